@@ -1,0 +1,218 @@
+"""The config file: models, loading, environment overrides. Relative paths start at the file's own folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from daemon import documents
+from daemon.errors import ConfigError, Fault
+from daemon.faults import explain, refusal, suggestion
+from daemon.settings import Model
+from daemon.sidecar import default_faults
+
+DEFAULT_PATH: Final = Path("/etc/styletransferd/config.yaml")
+PATH_VARIABLE: Final = "STYLETRANSFERD_CONFIG"
+OVERRIDE_PREFIX: Final = "STYLETRANSFERD__"
+
+
+def _matching(pattern: str, allowed: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise refusal(allowed)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise refusal("a number")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, le=86_400 * 365, allow_inf_nan=False)]
+Number = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
+Megabytes = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, allow_inf_nan=False)]
+Days = Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, allow_inf_nan=False)]
+Device = Annotated[str, _matching(r"auto|cpu|gpu(:\d{1,3})?", "auto, gpu, gpu:N or cpu")]
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
+Window = Annotated[str, _matching(rf"{_CLOCK}-{_CLOCK}", 'a span of the day, as in "22:00-06:00"')]
+
+
+class Folders(Model):
+    """Where files come from, rest and go."""
+
+    inbox: Path = Field(Path("inbox"), description="Users drop here.")
+    outbox: Path = Field(Path("outbox"), description="Results appear here, whole.")
+    spool: Path = Field(Path("spool"), description="Private to the daemon, on a local disk.")
+    styles: Path | None = Field(None, description="A read-only library of style pictures.")
+
+
+class Inbox(Model):
+    """How drops are noticed and what is taken."""
+
+    observer: Literal["auto", "native", "off"] = "auto"
+    settle_s: Seconds = 2.0
+    rescan_s: Seconds = 15.0
+    sidecar: Literal["required", "optional"] = "required"
+    ignore: tuple[str, ...] = ()
+    max_file_mb: Megabytes = 256
+    max_megapixels: Megabytes = 200
+    keep_originals: bool = False
+
+
+class Engine(Model):
+    """Where and how pictures are computed."""
+
+    device: Device = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    weights: str = "bundled"
+    memory_limit_mb: Number | None = None
+    job_timeout_s: Seconds | None = None
+    max_attempts: Number = 3
+
+
+class Schedule(Model):
+    """When jobs are started."""
+
+    window: Window | None = None
+
+
+class Retention(Model):
+    """How long the spool keeps the inputs of ended jobs."""
+
+    done: Days = 7
+    failed: Days = 30
+
+
+class Outbox(Model):
+    """What is published."""
+
+    retention_days: Retention = Retention()
+    gallery: bool = True
+
+
+class Log(Model):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Metrics(Model):
+    """Figures for a monitoring system."""
+
+    textfile: Path | None = None
+
+
+class Config(Model):
+    """The whole config."""
+
+    folders: Folders = Folders()
+    inbox: Inbox = Inbox()
+    engine: Engine = Engine()
+    schedule: Schedule = Schedule()
+    defaults: dict[str, Any] = Field({}, description="Any sidecar key: the house defaults.")
+    outbox: Outbox = Outbox()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+
+    def based_at(self, base: Path) -> Config:
+        """Resolve every relative path against a folder."""
+        moved = {name: None if path is None else base / path.expanduser() for name, path in self.folders}
+        weights = self.engine.weights
+        if weights not in {"bundled", "imagenet"}:
+            weights = str(base / Path(weights).expanduser())
+        textfile = self.metrics.textfile
+        return self.model_copy(
+            update={
+                "folders": Folders(**moved),
+                "engine": self.engine.model_copy(update={"weights": weights}),
+                "metrics": Metrics(textfile=None if textfile is None else base / textfile),
+            }
+        )
+
+
+def find(given: Path | None) -> Path:
+    """Say which config file applies: the given one, else the environment's, else the system's."""
+    if given is not None:
+        return given
+    named = os.environ.get(PATH_VARIABLE)
+    return Path(named) if named else DEFAULT_PATH
+
+
+def load(path: Path, environment: dict[str, str] | None = None) -> Config:
+    """Read and check a config file with its environment overrides.
+
+    Args:
+        path: the file.
+        environment: variables to draw overrides from; default: the process's.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        hint = "copy config.example.yaml, or name one with --config"
+        raise ConfigError((Fault(str(path), "", str(error.strerror), "a readable file", hint),)) from None
+    try:
+        raw = documents.parse(data)
+    except documents.DocumentError as error:
+        raise ConfigError((Fault(str(path), "", "", "YAML of keys and values", str(error)),)) from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict) or any(not isinstance(key, str) for key in raw):
+        raise ConfigError((Fault(str(path), "", "", "sections such as `folders:`"),))
+    return build(raw, path.absolute().parent, str(path), environment)
+
+
+def build(
+    raw: dict[str, Any], base: Path, source: str = "config", environment: dict[str, str] | None = None
+) -> Config:
+    """Make a config of plain data, with environment overrides; see `load`."""
+    merged, faults = _overridden(raw, dict(os.environ) if environment is None else environment)
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        faults += explain(error, Config, source)
+        config = None
+    house = merged.get("defaults")
+    if isinstance(house, dict):
+        faults += default_faults(house, source)
+    if faults or config is None:
+        raise ConfigError(faults)
+    return config.based_at(base)
+
+
+def _overridden(
+    raw: dict[str, Any], environment: dict[str, str]
+) -> tuple[dict[str, Any], tuple[Fault, ...]]:
+    """Lay `STYLETRANSFERD__SECTION__KEY=value` over the file's data; values are read as YAML."""
+    merged = {section: value for section, value in raw.items() if value is not None}
+    faults = []
+    for variable in sorted(environment):
+        if not variable.startswith(OVERRIDE_PREFIX):
+            continue
+        path = variable.removeprefix(OVERRIDE_PREFIX).lower().split("__")
+        sections = list(Config.model_fields)
+        if path[0] not in sections:
+            faults.append(Fault(variable, "", "", ", ".join(sections), suggestion(path[0], sections)))
+            continue
+        try:
+            value = documents.parse(environment[variable].encode("utf-8", "surrogateescape"))
+        except documents.DocumentError as error:
+            faults.append(Fault(variable, "", "", "a YAML value", str(error)))
+            continue
+        node = merged
+        for part in path[:-1]:
+            below = node.get(part)
+            node[part] = dict(below) if isinstance(below, dict) else {}
+            node = node[part]
+        node[path[-1]] = value
+    return merged, tuple(faults)

@@ -1,0 +1,96 @@
+"""YAML text to plain data and back; the only place that knows PyYAML.
+
+Whatever people drop is read here, so the reader is narrow: 64 KiB, UTF-8, one document, no anchors, aliases
+or merge keys (an 843-byte merge bomb takes `safe_load` 19 seconds), no duplicate keys, bounded depth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from daemon.errors import DaemonError
+
+MAX_BYTES = 64 * 1024
+MAX_DEPTH = 20
+
+
+class DocumentError(DaemonError):
+    """The text is not YAML of the kind read here; the message says why and where."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader without anchors, merges, duplicate keys and deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose one node, refusing aliases and anchors before anything expands."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise DocumentError(f"anchors and aliases are not allowed{_place(event.start_mark)}")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise DocumentError(f"nested deeper than {MAX_DEPTH} levels{_place(event.start_mark)}")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        """Construct one mapping, refusing what would overwrite silently."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise DocumentError(f"a key must be plain text{_place(key.start_mark)}")
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise DocumentError(f"merge keys (<<) are not allowed{_place(key.start_mark)}")
+            if key.value in seen:
+                raise DocumentError(f"duplicate key {key.value!r}{_place(key.start_mark)}")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+# `<<` must reach construct_mapping as written; SafeConstructor would flatten it first.
+_Loader.flatten_mapping = lambda _self, _node: None  # type: ignore[method-assign, assignment, misc]
+
+
+def _place(mark: yaml.Mark | None) -> str:
+    return f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+
+
+def parse(data: bytes) -> Any:
+    """Parse one YAML document.
+
+    Args:
+        data: the bytes of a file; an empty document gives None.
+
+    Raises:
+        DocumentError: whatever is wrong with it; no other exception leaves this function.
+    """
+    if len(data) > MAX_BYTES:
+        raise DocumentError(f"larger than {MAX_BYTES // 1024} KiB")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"not UTF-8 text (byte {error.start})") from None
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        raise DocumentError(f"not YAML: {error.problem}{_place(error.problem_mark)}") from None
+    except yaml.YAMLError as error:
+        raise DocumentError(f"not YAML: {str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        # Bad dates and huge integers raise ValueError, which is no YAMLError.
+        raise DocumentError(f"not YAML: {type(error).__name__} in a value") from None
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        """Write repeated values out, since `parse` takes no aliases."""
+        return True
+
+
+def dump(data: dict[str, Any]) -> str:
+    """Write plain data as YAML that `parse` reads back, keys in the given order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

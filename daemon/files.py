@@ -1,0 +1,185 @@
+"""The only place for durable operations: write, rename, copy, remove, each followed by its fsync.
+
+Two rules hold throughout. A file or folder appears whole or not at all: it is made under a hidden name beside
+its place, synced, and renamed. An fsync that failed is never repeated on the same descriptor, since Linux may
+then report success without the data; the error goes up, and the next try writes anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Final
+
+_CHUNK: Final = 1 << 20
+_NO_DIRECTORY_FSYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+# Errors of the surroundings, not of the job: the daemon waits for them to pass.
+ENVIRONMENT_ERRNOS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN}
+    | {errno.EACCES, errno.EPERM, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+
+
+class ChangedError(Exception):
+    """A file is not the one that was seen: gone, replaced, still being written, or no regular file."""
+
+
+class TooLargeError(Exception):
+    """A file holds more bytes than allowed."""
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable; shares that cannot do that (SMB) are let be."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_FSYNC:
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and its parents if they are missing, durably."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=mode, exist_ok=True)
+    fsync_folder(folder.parent)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a new file durably, in place: for folders that are themselves still hidden."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, data: bytes, *, is_durable: bool = True) -> None:
+    """Put a file in place whole; readers see the old one or the new one.
+
+    Args:
+        path: the file; its folder exists.
+        data: the whole content.
+        is_durable: False for what is rewritten every second and worthless after a crash.
+    """
+    hidden = path.with_name(f".{path.name}.new")
+    with hidden.open("wb") as file:
+        file.write(data)
+        if is_durable:
+            file.flush()
+            os.fsync(file.fileno())
+    hidden.replace(path)
+    if is_durable:
+        fsync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line durably."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, line.encode("utf-8") + b"\n")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename within one file system, durably; `target` does not exist.
+
+    Raises:
+        FileNotFoundError: another process moved `source` first.
+    """
+    source.rename(target)
+    fsync_folder(target.parent)
+    if source.parent != target.parent:
+        fsync_folder(source.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of our own making with all it holds; a missing one is fine."""
+    shutil.rmtree(folder, ignore_errors=False, onerror=None) if folder.is_dir() else folder.unlink(missing_ok=True)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Make every file and name below a folder durable."""
+    for directory, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            fd = os.open(Path(directory, name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        fsync_folder(Path(directory))
+
+
+def open_regular(folder: Path, name: str) -> int:
+    """Open a regular file of a folder for reading: no link is followed, no FIFO waited for.
+
+    Returns:
+        A descriptor that the caller closes.
+
+    Raises:
+        ChangedError: it is gone or not a regular file.
+    """
+    try:
+        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
+        finally:
+            os.close(folder_fd)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR}:
+            raise ChangedError(error.strerror) from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ChangedError("not a regular file")
+    return fd
+
+
+def copy_hashed(source_fd: int, target: Path, max_bytes: int) -> str:
+    """Copy an open file into a new one durably, hashing on the way.
+
+    Returns:
+        The SHA-256 of what was copied, in hexadecimal.
+
+    Raises:
+        TooLargeError: the source holds more than `max_bytes`.
+    """
+    digest, total = hashlib.sha256(), 0
+    with target.open("xb") as file:
+        while chunk := os.read(source_fd, _CHUNK):
+            total += len(chunk)
+            if total > max_bytes:
+                raise TooLargeError
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def hash_fd(fd: int) -> str:
+    """Hash what is left to read of an open file (SHA-256, hexadecimal)."""
+    digest = hashlib.sha256()
+    while chunk := os.read(fd, _CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Hash a file of our own (SHA-256, hexadecimal)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_environment(error: OSError) -> bool:
+    """Tell whether an error is of the surroundings: the disk, the share, the permissions."""
+    return error.errno in ENVIRONMENT_ERRNOS

@@ -1,0 +1,234 @@
+"""The words of the domain: frozen, without any input or output."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from daemon.errors import Failure
+from daemon.settings import Settings
+
+Picture = npt.NDArray[np.uint8]  # (H, W, 3), RGB, 0..255
+Role = Literal["sidecar", "content", "style", "init"]
+
+
+class State(StrEnum):
+    """A job's state is the name of the directory it lies in."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    HELD = "held"
+
+
+class Stamp(NamedTuple):
+    """What tells one file at one moment from another, without reading it."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class DropPart:
+    """One file of a drop, as the scan saw it."""
+
+    role: Role
+    name: str  # surrogateescape, as the file system has it
+    folder: Path
+    stamp: Stamp
+    weight: float = 1.0
+    library: bool = False  # from folders.styles: read, never consumed
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A complete group of files: somebody asks for a picture.
+
+    `settings` is None where `failure` says what is wrong with the sidecar.
+    """
+
+    stem: str
+    folder: Path  # relative to the inbox
+    parts: tuple[DropPart, ...]
+    preset: str
+    settings: Settings | None
+    sidecar_sha256: str | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One accepted file: where it came from and what its bytes are."""
+
+    role: Role
+    name: str
+    stored: str  # its name in the job's `in/`
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    sha256: str
+    weight: float = 1.0
+    library: bool = False
+
+    @property
+    def stamp(self) -> Stamp:
+        """The original as it was when it was copied."""
+        return Stamp(self.dev, self.ino, self.size, self.mtime_ns)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One accepted drop. Its `job.json` never changes; its directory moves."""
+
+    id: str
+    sequence: int
+    stem: str
+    folder: str  # relative to the inbox, surrogateescape
+    parts: tuple[Part, ...]
+    preset: str
+    settings: Settings | None
+    accepted_at: str  # ISO 8601, UTC
+    failure: Failure | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name of its outbox entry: readable, safe, unique."""
+        return f"{slug(self.stem)}-{self.id[:8]}"
+
+    @property
+    def priority(self) -> int:
+        """Higher first."""
+        return self.settings.priority if self.settings else 0
+
+    def parts_of(self, role: Role) -> tuple[Part, ...]:
+        """The accepted files that play one role."""
+        return tuple(part for part in self.parts if part.role == role)
+
+    def to_json(self) -> bytes:
+        """Write as ASCII JSON, names with their surrogates escaped."""
+        data = {name: value for name, value in vars(self).items() if name not in {"settings", "parts", "failure"}}
+        data["parts"] = [asdict(part) for part in self.parts]
+        data["settings"] = self.settings.model_dump(mode="json") if self.settings else None
+        data["failure"] = asdict(self.failure) if self.failure else None
+        return json.dumps(data, indent=1).encode("ascii")
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Job:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is not that.
+        """
+        data: dict[str, Any] = json.loads(text)
+        settings, failure = data.pop("settings"), data.pop("failure")
+        parts = tuple(Part(**part) for part in data.pop("parts"))
+        return cls(
+            **data,
+            parts=parts,
+            settings=None if settings is None else Settings.model_validate(settings),
+            failure=None if failure is None else Failure.from_dict(failure),
+        )
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The three numbers of one picture; `style` and `content` are weighted, `total` is what is minimised."""
+
+    total: float
+    style: float
+    content: float
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What a job ends with: the best picture at the final size."""
+
+    picture: Picture
+    best_iteration: int
+    first: Losses
+    best: Losses
+    last: Losses
+    target_s: float  # preparing the targets
+    loop_s: float  # iterating
+
+
+@dataclass(frozen=True)
+class Step:
+    """One picture of the way and its losses: picture 0 is the start, picture n has seen n updates."""
+
+    iteration: int
+    iterations: int
+    size_px: int
+    losses: Losses
+    elapsed_s: float
+    picture: Picture | None = None
+    is_frame: bool = False
+    painting: Painting | None = None  # on the last step
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an engine is asked to paint."""
+
+    content: Path
+    styles: tuple[tuple[Path, float], ...]
+    init: Path | None
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine says of itself once the model is loaded."""
+
+    device: str
+    precision: str
+    weights_source: str
+    weights_sha256: str
+    load_s: float
+    versions: dict[str, str]
+
+
+def job_id(parts: tuple[Part, ...], generation: int = 0) -> str:
+    """Name a drop by its files: the same untouched drop gets the same id after a crash.
+
+    Args:
+        parts: every file with its stamp and hash.
+        generation: how many earlier jobs, already retired, had these very stamps. File systems reuse inode
+            numbers, so a copy with preserved times can look exactly like the drop before it.
+    """
+    facts: list[Any] = [[part.name, *part.stamp, part.sha256] for part in parts]
+    if generation:
+        facts.append(generation)
+    return hashlib.sha256(json.dumps(facts).encode("ascii")).hexdigest()[:16]
+
+
+def slug(stem: str, longest: int = 80) -> str:
+    """Make a readable ASCII name that no shell, share or browser trips over."""
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode("ascii")
+    return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-")[:longest].rstrip("-") or "picture"
+
+
+def printable(name: str) -> str:
+    """Escape what a name may hold that a log line or a page should not."""
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort `p2` before `p10`."""
+    pieces = re.split(r"(\d{1,18})", name.casefold())
+    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces if piece]

@@ -1,0 +1,83 @@
+"""structlog to stdout: one JSON object a line, or colours on a terminal, and nothing beside it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+Format = Literal["auto", "json", "console"]
+FOREIGN_EVENT = "library.logged"
+
+
+def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A002 - the config's own word
+    """Send every record of this process, also foreign ones and warnings, through one renderer."""
+    is_json = format == "json" or (format == "auto" and not sys.stdout.isatty())
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer(default=str) if is_json else structlog.dev.ConsoleRenderer()
+    )
+    last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    last += [structlog.processors.dict_tracebacks, _in_order] if is_json else []
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_foreign],
+            processors=[*last, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO if number < logging.INFO else number)
+    logging.getLogger("daemon").setLevel(number)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def get(name: str) -> Any:
+    """Get the logger of one module."""
+    return structlog.get_logger(name)
+
+
+def _name_foreign(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Give a library's free text the constant event name that can be counted."""
+    event["message"] = event.pop("event")
+    event["event"] = FOREIGN_EVENT
+    event["logger"] = getattr(logger, "name", "") or "root"
+    return event
+
+
+def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put the keys first that every reader looks for first."""
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return {**first, **event}
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
+) -> None:
+    """Let a defect end the process with one parsable line, not a bare traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    info = (kind, error, traceback) if error is not None else None
+    get("daemon").critical("service.crashed", error=f"{kind.__name__}: {error}", exc_info=info)

@@ -1,0 +1,255 @@
+"""The settings of one job, and how presets, house defaults and a sidecar make them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from daemon.errors import Reason
+from daemon.faults import refusal
+
+MIN_SIZE_PX: Final = 16
+MAX_SIZE_PX: Final = 16384
+CONVOLUTIONS_PER_BLOCK: Final = (2, 2, 4, 4, 4)
+LAYERS: Final = tuple(
+    f"block{block}_conv{convolution}"
+    for block, count in enumerate(CONVOLUTIONS_PER_BLOCK, start=1)
+    for convolution in range(1, count + 1)
+)
+
+
+def _number(value: Any) -> Any:
+    """Refuse what YAML makes of `yes` and `on`; pydantic would take True for 1."""
+    if isinstance(value, bool):
+        raise refusal("a number")
+    return value
+
+
+def _size(value: Any) -> Any:
+    if value == "original":
+        return value
+    allowed = f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original"
+    try:
+        size = None if isinstance(value, bool) or int(value) != float(value) else int(value)
+    except (ValueError, TypeError, OverflowError):
+        size = None
+    if size is None or not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
+        raise refusal(allowed)
+    return size
+
+
+def _layers(value: Any) -> Any:
+    """Read `[a, b]` as equal weights, and `{a: 2}` as it stands."""
+    allowed = f"a list of VGG19 layers, or layer: weight, out of {', '.join(LAYERS)}"
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list):
+        names = [item for item in value if isinstance(item, str)]
+        if len(names) != len(value) or len(set(names)) != len(names):
+            raise refusal(allowed + ", each once")
+        value = dict.fromkeys(names, 1.0)
+    if not isinstance(value, dict) or not value or any(name not in LAYERS for name in value):
+        raise refusal(allowed)
+    weights: dict[str, float] = {}
+    for name, weight in value.items():
+        weights[name] = _weight(weight)
+    if not sum(weights.values()) > 0:
+        raise refusal("weights of which at least one is above 0")
+    return weights
+
+
+def _weight(value: Any) -> float:
+    try:
+        weight = float("nan") if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError, OverflowError):
+        weight = float("nan")
+    if not 0 <= weight < float("inf"):
+        raise refusal("a weight of 0 or more for each layer")
+    return weight
+
+
+def _scales(value: Any) -> Any:
+    if isinstance(value, list) or value in ("auto", "none"):
+        return value
+    raise refusal("auto, none, or a list of {size: 128, iterations: 60}")
+
+
+def plain_name(value: Any) -> Any:
+    """Accept the plain name of a file in the sidecar's own folder, nothing else."""
+    if not isinstance(value, str) or not value.strip():
+        raise refusal("the name of a file in the same folder")
+    if "/" in value or "\\" in value or "\0" in value or value in {".", ".."}:
+        raise refusal("the plain name of a file in the same folder, no path", Reason.PATH_OUTSIDE)
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=100_000)]
+Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+PlainName = Annotated[str, BeforeValidator(plain_name)]
+Size = Annotated[
+    int | Literal["original"],
+    BeforeValidator(_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": MIN_SIZE_PX, "maximum": MAX_SIZE_PX},
+                {"const": "original"},
+            ]
+        }
+    ),
+]
+LayerWeights = Annotated[
+    dict[str, float],
+    BeforeValidator(_layers),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"enum": list(LAYERS)}, "uniqueItems": True, "minItems": 1},
+                {
+                    "type": "object",
+                    "propertyNames": {"enum": list(LAYERS)},
+                    "additionalProperties": {"type": "number", "minimum": 0},
+                    "minProperties": 1,
+                },
+            ]
+        }
+    ),
+]
+Preset = Literal["default", "paper", "preview", "fine"]
+
+
+class Model(BaseModel):
+    """A frozen model in which an unknown key is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Scale(Model):
+    """One coarse size on the road to the final one."""
+
+    size: Annotated[int, BeforeValidator(_number), Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX)]
+    iterations: Count
+
+
+def _growing(value: list[Scale] | str, info: ValidationInfo) -> list[Scale] | str:
+    """See that each scale is larger than the one before it, and the final size larger than all."""
+    if isinstance(value, list):
+        final = info.data.get("size")
+        sizes = [scale.size for scale in value] + ([final] if isinstance(final, int) else [])
+        if any(smaller >= larger for smaller, larger in itertools.pairwise(sizes)):
+            raise refusal("sizes that grow from one scale to the next and stay below the final size")
+    return value
+
+
+class Frames(Model):
+    """Which pictures of the way are kept."""
+
+    every: Annotated[
+        int,
+        BeforeValidator(_number),
+        Field(ge=0, le=100_000, description="Keep a frame every so many iterations; 0: none."),
+    ] = 10
+    animation: Literal["none", "webp", "gif"] = Field("webp", description="Also make a film of the frames.")
+
+
+class Output(Model):
+    """How the result is written."""
+
+    format: Literal["png", "jpeg", "webp", "tiff"] = "png"
+
+
+class Settings(Model):
+    """Everything that shapes one picture besides the pictures themselves."""
+
+    size: Size = Field(512, description="Longest side of the result in pixels, or original.")
+    iterations: Count = Field(100, description="Iterations at the final size.")
+    scales: Annotated[
+        Literal["auto", "none"] | list[Scale], BeforeValidator(_scales), AfterValidator(_growing)
+    ] = Field("auto", description="Coarse sizes before the final one; auto: as the preset has it.")
+    objective: Literal["paper"] = Field("paper", description="What is minimised.")
+    optimizer: Literal["adam"] = Field("adam", description="How it is minimised.")
+    learning_rate: Rate = Field(2.0, description="Adam's step, in grey levels.")
+    content_weight: Amount = Field(1000.0, description="Weight of the content loss.")
+    style_weight: Amount = Field(0.01, description="Weight of the style loss.")
+    content_layers: LayerWeights = Field({"block5_conv2": 1.0}, description="Where the content is compared.")
+    style_layers: LayerWeights = Field(
+        {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Where the style is compared."
+    )
+    tv_weight: Amount = Field(0.0, description="Weight of the total variation.")
+    pooling: Literal["max", "avg"] = Field("max", description="VGG19's own max pooling, or average pooling.")
+    init: PlainName = Field("content", description="Start from content, style, noise, or a file's picture.")
+    seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**63)] = Field(0, description="For noise.")
+    frames: Frames = Frames()
+    output: Output = Output()
+    priority: Annotated[int, BeforeValidator(_number), Field(ge=-1000, le=1000)] = Field(
+        0, description="Higher first; then first come, first served."
+    )
+
+    @property
+    def road(self) -> tuple[tuple[int | Literal["original"], int], ...]:
+        """The sizes to paint at, coarse to fine, each with its iterations."""
+        coarse = self.scales if isinstance(self.scales, list) else []
+        return (*((scale.size, scale.iterations) for scale in coarse), (self.size, self.iterations))
+
+    @property
+    def total_iterations(self) -> int:
+        """Iterations over all sizes."""
+        return sum(iterations for _, iterations in self.road)
+
+
+_PAPER: Final[dict[str, Any]] = {
+    "iterations": 100,
+    "scales": "none",
+    "objective": "paper",
+    "optimizer": "adam",
+    "learning_rate": 2,
+    "content_weight": 1000,
+    "style_weight": 0.01,
+    "content_layers": {"block5_conv2": 1},
+    "style_layers": [f"block{block}_conv1" for block in range(1, 6)],
+    "tv_weight": 0,
+    "pooling": "max",
+    "init": "content",
+}
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "paper": _PAPER,
+    "default": _PAPER,
+    "preview": {**_PAPER, "size": 256, "iterations": 40},
+    "fine": {**_PAPER, "size": 1024, "scales": [{"size": 512, "iterations": 100}]},
+}
+
+
+def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Lay the layers of settings over each other, the sidecar's own on top.
+
+    A preset that the sidecar names overrides the house's keys, since the person asked for it; the house's own
+    preset lies below them. A key set to null counts as not set.
+
+    Args:
+        preset: the sidecar's preset, or None where it names none.
+        house: the config's `defaults`, its `preset` included.
+        own: the sidecar's keys.
+    """
+    house_keys = {key: value for key, value in house.items() if key != "preset"}
+    house_preset = PRESETS.get(str(house.get("preset") or "default"), {})
+    layers = [house_preset, house_keys, PRESETS.get(preset, {}) if preset else {}, own]
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if value is None:
+                continue
+            below = result.get(key)
+            partly = key in {"frames", "output"} and isinstance(below, dict) and isinstance(value, dict)
+            result[key] = {**below, **value} if partly else value
+    return result

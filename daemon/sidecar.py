@@ -1,0 +1,160 @@
+"""A sidecar's text to settings, all faults at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
+
+from daemon import documents
+from daemon.errors import Fault, Reason
+from daemon.faults import explain, refusal, shown
+from daemon.settings import Amount, Model, PlainName, Preset, Settings, merged, plain_name
+
+KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
+
+
+class StyleRef(Model):
+    """One style picture and its share in the blend."""
+
+    image: PlainName
+    weight: Amount = 1.0
+
+
+def _styles(value: Any) -> Any:
+    """Read `wave.jpg` and `[wave.jpg, {image: scream.jpg, weight: 2}]` alike."""
+    if value is None:
+        return None
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, str | dict) for item in items):
+        raise refusal("a file name, or a list of {image: wave.jpg, weight: 2}")
+    if isinstance(value, str):
+        plain_name(value)
+    return [{"image": item} if isinstance(item, str) else item for item in items]
+
+
+class SidecarModel(Settings):
+    """What a sidecar may say; the schema that editors complete from."""
+
+    content: PlainName | None = Field(None, description="The photo; default: NAME.content.* beside it.")
+    style: Annotated[
+        list[StyleRef] | None,
+        BeforeValidator(_styles),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": StyleRef.model_json_schema(), "minItems": 1},
+                    {"type": "null"},
+                ]
+            }
+        ),
+    ] = Field(None, description="The painting, or several; default: NAME.style.* beside it.")
+    preset: Preset = Field("default", description="Gives every key its value unless set here.")
+    result: dict[str, Any] | None = Field(
+        None, description="What result.yaml adds to a sidecar: a record, without effect when dropped again."
+    )
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """A sidecar as read: the pictures it names and its settings, or its faults.
+
+    With faults, `settings` is None and the names are those that can be told all the same.
+    """
+
+    content: str | None
+    styles: tuple[StyleRef, ...]
+    init: str | None
+    preset: str
+    settings: Settings | None
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every file the sidecar names itself."""
+        named = [self.content, self.init, *(style.image for style in self.styles)]
+        return tuple(name for name in named if name is not None)
+
+
+def parse(data: bytes, file: str, house: dict[str, Any] | None = None) -> Sidecar:
+    """Read a sidecar; faults are returned, never raised.
+
+    Args:
+        data: the file's bytes; an empty file asks for all defaults.
+        file: the name that faults carry.
+        house: the config's `defaults`.
+    """
+    try:
+        raw = documents.parse(data)
+    except documents.DocumentError as error:
+        return _faulty({}, (Fault(file, "", "", "YAML of keys and values", str(error)),))
+    return read(raw, file, house)
+
+
+def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
+    """Read a sidecar's plain data, as `parse` does."""
+    raw = {} if raw is None else raw
+    if not isinstance(raw, dict):
+        return _faulty({}, (Fault(file, "", shown(raw), "keys and values, as in `content: sunset.jpg`"),))
+    strange = [key for key in raw if not isinstance(key, str)]
+    if strange:
+        return _faulty(raw, tuple(Fault(file, shown(key), "", "a key that is a word") for key in strange))
+    preset = raw.get("preset")
+    try:
+        model = SidecarModel.model_validate(
+            merged(preset if isinstance(preset, str) else None, house or {}, raw)
+        )
+    except ValidationError as error:
+        return _faulty(raw, explain(error, SidecarModel, file))
+    settings = Settings.model_validate(model.model_dump(include=set(Settings.model_fields)))
+    return Sidecar(
+        content=model.content,
+        styles=tuple(model.style or ()),
+        init=None if model.init in KEYWORD_INITS else model.init,
+        preset=str(preset or (house or {}).get("preset") or "default"),
+        settings=settings,
+    )
+
+
+def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
+    """Keep what names can be told, so that the pictures of a faulty drop are kept with it."""
+    style = raw.get("style")
+    styles = [item.get("image") if isinstance(item, dict) else item for item in _as_list(style)]
+    init = raw.get("init")
+    return Sidecar(
+        content=_name(raw.get("content")),
+        styles=tuple(StyleRef(image=name) for item in styles if (name := _name(item))),
+        init=None if init in KEYWORD_INITS or not _name(init) else _name(init),
+        preset="default",
+        settings=None,
+        faults=faults,
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _name(value: Any) -> str | None:
+    try:
+        StyleRef(image=value)
+    except ValidationError:
+        return None
+    return str(value)
+
+
+def default_faults(house: dict[str, Any], file: str) -> tuple[Fault, ...]:
+    """Check the config's `defaults` as if a sidecar had said them."""
+    forbidden = {"content", "style", "result"}
+    named = tuple(
+        Fault(file, f"defaults.{key}", "", "only keys that do not name a picture", reason=Reason.BAD_SIDECAR)
+        for key in house
+        if key in forbidden
+    )
+    rest = {key: value for key, value in house.items() if key not in forbidden}
+    faults = read(rest, file).faults
+    return named + tuple(
+        Fault(fault.file, f"defaults.{fault.key}", fault.found, fault.allowed, fault.hint) for fault in faults
+    )

@@ -1,0 +1,48 @@
+"""RGB pixels to what VGG19 was trained on, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from daemon.job import Picture
+
+# Mean of ImageNet's training pictures in the order of the Caffe model that Simonyan & Zisserman (2014)
+# published: blue, green, red. Keras' preprocess_input(mode="caffe") subtracts the same.
+MEAN_BGR: Final = np.array([103.939, 116.779, 123.68], np.float32)
+LOWEST: Final = -MEAN_BGR  # black
+HIGHEST: Final = np.float32(255) - MEAN_BGR  # white
+
+
+def to_vgg(picture: Picture) -> Any:
+    """Make a picture VGG19's input.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (1, H, W, 3) float32 BGR minus the mean.
+    """
+    bgr = picture[:, :, ::-1].astype(np.float32) - MEAN_BGR
+    return tf.constant(bgr[np.newaxis])
+
+
+def from_vgg(image: Any) -> Picture:
+    """Make VGG19's input a picture again, rounding to the nearest grey level (never truncating).
+
+    Args:
+        image: (1, H, W, 3) float32 BGR minus the mean.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    bgr = np.asarray(image)[0] + MEAN_BGR
+    return np.ascontiguousarray(np.clip(np.rint(bgr[:, :, ::-1]), 0, 255).astype(np.uint8))
+
+
+def clip(image: Any) -> Any:
+    """Keep every channel of (1, H, W, 3) within what a picture can show: [-mean, 255 - mean]."""
+    return tf.clip_by_value(image, LOWEST, HIGHEST)

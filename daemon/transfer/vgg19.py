@@ -1,0 +1,66 @@
+"""VGG19 up to the last layer that is asked for. The whole network is `Vgg19.features`.
+
+Simonyan & Zisserman (2014), configuration E: 16 convolutions of 3 x 3 in five blocks, each followed by a ReLU,
+2 x 2 pooling between the blocks. `blockB_convK` names the features after the ReLU, as in Keras.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from daemon.settings import CONVOLUTIONS_PER_BLOCK, LAYERS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from daemon.transfer.weights import Weights
+
+
+class Vgg19:
+    """The frozen network, its weights on the device in the precision of its convolutions.
+
+    A step at 512 x 384 px is 2 x 146 GFLOP: nearly all of it is the convolutions here, forward and backward.
+    """
+
+    def __init__(self, weights: Weights, precision: str = "float32") -> None:
+        """Put the weights on the device.
+
+        Args:
+            weights: every layer's kernel and bias.
+            precision: float32, or bfloat16 for the convolutions; features leave in float32 in both.
+        """
+        self.dtype = tf.as_dtype(precision)
+        self._layers = {
+            name: (tf.constant(kernel, self.dtype), tf.constant(bias, self.dtype))
+            for name, (kernel, bias) in weights.layers.items()
+        }
+
+    def features(self, image: Any, layers: Collection[str], pooling: str = "max") -> dict[str, Any]:
+        """Run the network as far as needed.
+
+        Args:
+            image: (1, H, W, 3) float32 BGR minus the mean, each side 16 px or more.
+            layers: names out of `LAYERS`; nothing past the last of them is computed.
+            pooling: max or avg.
+
+        Returns:
+            layer -> (1, H / 2^(block - 1), W / 2^(block - 1), C) float32.
+        """
+        pool = tf.nn.max_pool2d if pooling == "max" else tf.nn.avg_pool2d
+        last = max(LAYERS.index(layer) for layer in layers)
+        found: dict[str, Any] = {}
+        x = tf.cast(image, self.dtype)
+        for block, count in enumerate(CONVOLUTIONS_PER_BLOCK, start=1):
+            if block > 1:
+                x = pool(x, 2, 2, "VALID")  # halves height and width, dropping an odd last row
+            for convolution in range(1, count + 1):
+                name = f"block{block}_conv{convolution}"
+                kernel, bias = self._layers[name]
+                x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
+                if name in layers:
+                    found[name] = tf.cast(x, tf.float32)
+                if LAYERS.index(name) == last:
+                    return found
+        return found
