@@ -190,9 +190,7 @@ def build(
     return config.based_at(base)
 
 
-def _overridden(
-    raw: dict[str, Any], environment: dict[str, str]
-) -> tuple[dict[str, Any], tuple[Fault, ...]]:
+def _overridden(raw: dict[str, Any], environment: dict[str, str]) -> tuple[dict[str, Any], tuple[Fault, ...]]:
     """Lay `STYLETRANSFERD__SECTION__KEY=value` over the file's data; values are read as YAML."""
     merged = {section: value for section, value in raw.items() if value is not None}
     faults = []

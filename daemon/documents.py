@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
 
 
 # `<<` must reach construct_mapping as written; SafeConstructor would flatten it first.
-_Loader.flatten_mapping = lambda _self, _node: None  # type: ignore[method-assign, assignment, misc]
+_Loader.flatten_mapping = lambda _self, _node: None  # type: ignore[method-assign, assignment]
 
 
 def _place(mark: yaml.Mark | None) -> str:

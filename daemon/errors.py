@@ -3,6 +3,7 @@
     DaemonError
     ├── ConfigError      the config is wrong: exit 78, every fault listed
     ├── NotReady         the surroundings are (a share, a disk, a GPU): the daemon pauses; at the start, exit 75
+    ├── NotTaken         a drop may not be complete: it stays in the inbox, where the message says why
     ├── JobError         one job cannot be done: it goes to `failed/`, the others go on
     └── EngineError      the engine's process ended or was ended: the attempt counts, the job is tried again
 
@@ -62,6 +63,7 @@ class Failure:
     file: str = ""
     key: str = ""
     faults: tuple[Fault, ...] = ()
+    last_lines: tuple[str, ...] = ()  # what the engine printed before it ended
 
     @classmethod
     def of_faults(cls, faults: tuple[Fault, ...]) -> Failure:
@@ -86,7 +88,8 @@ class Failure:
             KeyError, TypeError, ValueError: the data is not a failure's.
         """
         faults = tuple(Fault(**{**item, "reason": Reason(item["reason"])}) for item in data["faults"])
-        return cls(**{**data, "reason": Reason(data["reason"]), "faults": faults})
+        lines = tuple(data["last_lines"])
+        return cls(**{**data, "reason": Reason(data["reason"]), "faults": faults, "last_lines": lines})
 
 
 class DaemonError(Exception):
@@ -106,6 +109,10 @@ class ConfigError(DaemonError):
 
 class NotReady(DaemonError):  # noqa: N818 - a state to wait out, not an error of anyone
     """The surroundings do not allow work now; the message says what is missing."""
+
+
+class NotTaken(DaemonError):  # noqa: N818 - an answer, not an error
+    """A drop changed under the copy, or may not be complete yet; the message says why it stays."""
 
 
 @dataclass(eq=False)

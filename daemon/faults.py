@@ -52,9 +52,7 @@ def _fault(item: Any, path: list[str], model: type[BaseModel], file: str) -> Fau
         return Fault(file, key, shown(item["input"]), context["allowed"], reason=reason)
     if item["type"] == "literal_error":
         words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
-        return Fault(
-            file, key, shown(item["input"]), ", ".join(words), suggestion(str(item["input"]), words)
-        )
+        return Fault(file, key, shown(item["input"]), ", ".join(words), suggestion(str(item["input"]), words))
     return Fault(file, key, shown(item["input"]), _requirement(item["msg"]))
 
 

@@ -104,7 +104,9 @@ def move(source: Path, target: Path) -> None:
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder of our own making with all it holds; a missing one is fine."""
-    shutil.rmtree(folder, ignore_errors=False, onerror=None) if folder.is_dir() else folder.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=False, onerror=None) if folder.is_dir() else folder.unlink(
+        missing_ok=True
+    )
 
 
 def fsync_tree(folder: Path) -> None:

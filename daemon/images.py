@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from daemon.errors import Failure, JobError, Reason
 
@@ -74,7 +74,7 @@ def _check_header(image: Image.Image, max_megapixels: float, name: str) -> None:
 
 
 def _no_picture(name: str, error: Exception) -> Failure:
-    cause = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({type(error).__name__})"
+    cause = "" if isinstance(error, UnidentifiedImageError) else f" ({type(error).__name__})"
     return Failure(
         Reason.NOT_A_PICTURE,
         f"{name}: not a readable picture{cause}",

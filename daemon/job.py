@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,11 @@ class Stamp(NamedTuple):
     ino: int
     size: int
     mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """Take it from a stat."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,9 @@ class Job:
 
     def to_json(self) -> bytes:
         """Write as ASCII JSON, names with their surrogates escaped."""
-        data = {name: value for name, value in vars(self).items() if name not in {"settings", "parts", "failure"}}
+        data = {
+            name: value for name, value in vars(self).items() if name not in {"settings", "parts", "failure"}
+        }
         data["parts"] = [asdict(part) for part in self.parts]
         data["settings"] = self.settings.model_dump(mode="json") if self.settings else None
         data["failure"] = asdict(self.failure) if self.failure else None
@@ -176,7 +184,6 @@ class Step:
     losses: Losses
     elapsed_s: float
     picture: Picture | None = None
-    is_frame: bool = False
     painting: Painting | None = None  # on the last step
 
 
@@ -225,7 +232,9 @@ def slug(stem: str, longest: int = 80) -> str:
 def printable(name: str) -> str:
     """Escape what a name may hold that a log line or a page should not."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

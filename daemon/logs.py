@@ -47,7 +47,7 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(logging.INFO if number < logging.INFO else number)
+    root.setLevel(max(number, logging.INFO))
     logging.getLogger("daemon").setLevel(number)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught

@@ -162,6 +162,10 @@ class Frames(Model):
     ] = 10
     animation: Literal["none", "webp", "gif"] = Field("webp", description="Also make a film of the frames.")
 
+    def keeps(self, iteration: int) -> bool:
+        """Tell whether an iteration's picture is kept as a frame."""
+        return self.every > 0 and iteration % self.every == 0
+
 
 class Output(Model):
     """How the result is written."""
@@ -250,6 +254,8 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
             if value is None:
                 continue
             below = result.get(key)
-            partly = key in {"frames", "output"} and isinstance(below, dict) and isinstance(value, dict)
-            result[key] = {**below, **value} if partly else value
+            if key in {"frames", "output"} and isinstance(below, dict) and isinstance(value, dict):
+                result[key] = {**below, **value}
+            else:
+                result[key] = value
     return result

@@ -250,7 +250,7 @@ def _targets(
     grams: dict[str, Any] = {}
     shares = _shares(dict(enumerate(weight for _, weight in styles)))
     for index, (style, _) in enumerate(styles):
-        height, width = images.fit(*style.shape[:2], max(leg.height, leg.width))
+        height, width = images.fit(style.shape[0], style.shape[1], max(leg.height, leg.width))
         image = pixels.to_vgg(images.resize(style, height, width))
         for layer, gram in program.style_grams(image).items():
             grams[layer] = grams.get(layer, 0.0) + shares[index] * gram

@@ -76,9 +76,7 @@ def load(source: str) -> Weights:
 
 def _download() -> Path:
     try:
-        return Path(
-            keras.utils.get_file(KERAS_NAME, KERAS_URL, cache_subdir="models", file_hash=KERAS_MD5)
-        )
+        return Path(keras.utils.get_file(KERAS_NAME, KERAS_URL, cache_subdir="models", file_hash=KERAS_MD5))
     except Exception as error:  # noqa: BLE001 - the network's many errors have one meaning here
         raise NotReady(f"weights imagenet: cannot download {KERAS_URL} ({error})") from None
 
@@ -108,7 +106,7 @@ def _read_npz(path: Path) -> dict[str, tuple[Array, Array]]:
 
 def _read_h5(path: Path) -> dict[str, tuple[Array, Array]]:
     with h5py.File(path, "r") as file:
-        root = file["model_weights"] if "model_weights" in file else file
+        root = file.get("model_weights", file)
         return _read_new_h5(root) if "layers" in root else _read_old_h5(root)
 
 
@@ -117,7 +115,9 @@ def _read_old_h5(root: Any) -> dict[str, tuple[Array, Array]]:
     layers = {}
     for name in LAYERS:
         if name in root:
-            names = [item.decode() if isinstance(item, bytes) else item for item in root[name].attrs["weight_names"]]
+            names = [
+                item.decode() if isinstance(item, bytes) else item for item in root[name].attrs["weight_names"]
+            ]
             arrays = [np.asarray(root[name][item], np.float32) for item in names]
             layers[name] = _pair(arrays, name)
     return layers

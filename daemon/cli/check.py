@@ -1,0 +1,86 @@
+"""`check`: every fault of the config and of sidecars, without running anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon import config as config_module
+from daemon import documents, images, sidecar
+from daemon.cli.options import ConfigOption, load_or_default
+from daemon.errors import ConfigError, Fault, JobError
+from daemon.inbox import pairing
+
+if TYPE_CHECKING:
+    from daemon.config import Config
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(check)
+
+
+def check(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Sidecars or folders.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Validate the config, and any sidecars or folders given; list every fault."""
+    path = config_module.find(config)
+    if not paths and not path.exists():
+        raise ConfigError((Fault(str(path), "", "no such file", "a config file", "name one with --config"),))
+    loaded = load_or_default(config)
+    typer.echo(f"{path}: ok" if path.exists() else "no config file: the defaults apply")
+    faulty = 0
+    for file in _sidecars(paths or []):
+        faults = _faults(file, loaded)
+        faulty += bool(faults)
+        typer.echo(f"{file}: ok" if not faults else "\n".join(str(fault) for fault in faults))
+    raise typer.Exit(1 if faulty else 0)
+
+
+def _sidecars(paths: list[Path]) -> list[Path]:
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(
+                file for file in path.rglob("*") if pairing.is_sidecar(file.name) and file.is_file()
+            )
+        else:
+            found.append(path)
+    return found
+
+
+def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
+    """Check one sidecar and the pictures it names as the service would."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(documents.MAX_BYTES + 1)
+        names = os.listdir(file.absolute().parent)
+        library = os.listdir(config.folders.styles) if config.folders.styles else []
+    except OSError as error:
+        return (Fault(str(file), "", str(error.strerror), "a readable file"),)
+    read = sidecar.parse(data, str(file), config.defaults)
+    group = pairing.pair_sidecar(file.name, read, names, library)
+    missing = [Fault(str(file), "", name, "pictures that are there") for name in group.missing]
+    return (*read.faults, *missing, *_picture_faults(file, group, config))
+
+
+def _picture_faults(file: Path, group: pairing.Group, config: Config) -> list[Fault]:
+    faults = []
+    for member in group.members:
+        folder = config.folders.styles if member.library and config.folders.styles else file.parent
+        if member.role == "sidecar":
+            continue
+        try:
+            images.read(folder / member.name, config.inbox.max_megapixels)
+        except JobError as error:
+            failure = error.failure
+            faults.append(
+                Fault(str(file), member.role, member.name, failure.hint, failure.message, failure.reason)
+            )
+    return faults

@@ -1,0 +1,129 @@
+"""`list`, `show`, and the operator's verbs: each is one rename or one small file, service or no service."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon.cli.options import ConfigOption, JsonOption, load
+from daemon.errors import DaemonError
+from daemon.job import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.spool import Entry, Spool
+
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="An id, its beginning, or the name of its entry.")
+]
+StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("list")(list_jobs)
+    for command in (show, retry, cancel, hold, release):
+        app.command()(command)
+
+
+def _spool(config: Path | None) -> Spool:
+    from daemon.spool import Spool  # noqa: PLC0415 - after the config is known to be good
+
+    return Spool(load(config).folders.spool)
+
+
+def _find(spool: Spool, prefix: str, *states: State) -> Entry:
+    """Find the one job that is meant.
+
+    Raises:
+        DaemonError: there is none or more than one, or it is in another state than the verb needs.
+    """
+    found = spool.find(prefix)
+    if not found:
+        raise DaemonError(f"{prefix}: no such job")
+    if len(found) > 1:
+        raise DaemonError(f"{prefix}: ambiguous, {', '.join(entry.id for entry in found)}")
+    entry = found[0]
+    if states and entry.state not in states:
+        raise DaemonError(f"{entry.label} is {entry.state}, not {' or '.join(states)}")
+    return entry
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    failure = entry.failure if entry.state is State.FAILED else None
+    return {
+        "id": entry.id,
+        "state": entry.state.value,
+        "name": entry.label,
+        "priority": entry.job.priority if entry.job else 0,
+        "accepted_at": entry.job.accepted_at if entry.job else None,
+        "attempts": entry.attempts_used,
+        "reason": failure.reason.value if failure else None,
+    }
+
+
+def list_jobs(state: StateOption = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """List jobs in any state, or in one."""
+    spool = _spool(config)
+    summaries = [_summary(entry) for each in ([state] if state else State) for entry in spool.entries(each)]
+    if as_json:
+        typer.echo(json.dumps(summaries))
+        return
+    for item in summaries:
+        reason = f"  {item['reason']}" if item["reason"] else ""
+        typer.echo(f"{item['id']}  {item['state']:<8}{item['name']}{reason}")
+
+
+def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Show one job whole."""
+    from daemon import documents  # noqa: PLC0415 - only this command writes YAML
+    from daemon.job import printable  # noqa: PLC0415
+
+    entry = _find(_spool(config), job)
+    document = _summary(entry) | {"folder": str(entry.folder), "history": entry.attempts}
+    if entry.job:
+        document |= {
+            "preset": entry.job.preset,
+            "settings": entry.job.settings.model_dump(mode="json") if entry.job.settings else None,
+            "inputs": [
+                {"role": part.role, "name": printable(part.name), "sha256": part.sha256}
+                for part in entry.job.parts
+            ],
+        }
+    failure = entry.failure if entry.state is State.FAILED else None
+    if failure:
+        document["failure"] = {"message": failure.message, "hint": failure.hint}
+    typer.echo(json.dumps(document) if as_json else documents.dump(document).rstrip())
+
+
+def retry(job: JobArgument, config: ConfigOption = None) -> None:
+    """Queue a failed job again, with its attempts counted afresh."""
+    spool = _spool(config)
+    entry = spool.retry(_find(spool, job, State.FAILED))
+    typer.echo(f"{entry.label}: queued again")
+
+
+def cancel(job: JobArgument, config: ConfigOption = None) -> None:
+    """End a queued, held or running job; it goes to failed, and can be retried."""
+    spool = _spool(config)
+    entry = _find(spool, job, State.QUEUED, State.HELD, State.RUNNING)
+    spool.ask_cancel(entry)
+    when = "within seconds" if spool.is_locked() else "when the service starts"
+    typer.echo(f"{entry.label}: will be cancelled {when}")
+
+
+def hold(job: JobArgument, config: ConfigOption = None) -> None:
+    """Keep a queued job from being started."""
+    spool = _spool(config)
+    entry = spool.hold(_find(spool, job, State.QUEUED))
+    typer.echo(f"{entry.label}: held")
+
+
+def release(job: JobArgument, config: ConfigOption = None) -> None:
+    """Let a held job be started."""
+    spool = _spool(config)
+    entry = spool.release(_find(spool, job, State.HELD))
+    typer.echo(f"{entry.label}: queued")

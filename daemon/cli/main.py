@@ -1,0 +1,64 @@
+"""The entry point: every command, and what errors become."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from daemon import __version__
+from daemon.cli import check, demo, jobs, run, schema, selftest, status, stylize
+from daemon.errors import ConfigError, DaemonError, JobError, NotReady
+
+EXIT_FAILED = 1
+EXIT_NOT_READY = 75  # EX_TEMPFAIL
+EXIT_CONFIG = 78  # EX_CONFIG
+
+app = typer.Typer(
+    name="styletransferd",
+    help="Repaint dropped photos in the style of dropped paintings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"styletransferd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _styletransferd(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Repaint dropped photos in the style of dropped paintings."""
+
+
+for module in (run, demo, stylize, check, selftest, status, jobs, schema):
+    module.register(app)
+
+
+def main() -> None:
+    """Run one command; errors end as one readable line on stderr and an exit code."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(str(error), EXIT_CONFIG)
+    except NotReady as error:
+        _fail(str(error), EXIT_NOT_READY)
+    except JobError as error:
+        hint = f" ({error.failure.hint})" if error.failure.hint else ""
+        _fail(f"{error}{hint}", EXIT_FAILED)
+    except (DaemonError, OSError) as error:
+        _fail(str(error), EXIT_FAILED)
+
+
+def _fail(message: str, code: int) -> None:
+    for line in message.splitlines():
+        sys.stderr.write(f"styletransferd: {line}\n")
+    sys.exit(code)

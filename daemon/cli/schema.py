@@ -1,0 +1,31 @@
+"""`schema`: the JSON Schemas, for editors' completion."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Kind(StrEnum):
+    """What can be described."""
+
+    SIDECAR = "sidecar"
+    CONFIG = "config"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(schema)
+
+
+def schema(kind: Annotated[Kind, typer.Argument(help="Which file.")]) -> None:
+    """Print the JSON Schema of sidecars or of the config."""
+    from daemon.config import Config  # noqa: PLC0415 - only this command needs both
+    from daemon.sidecar import SidecarModel  # noqa: PLC0415
+
+    model = SidecarModel if kind is Kind.SIDECAR else Config
+    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
+    typer.echo(json.dumps(document, indent=2))

@@ -1,0 +1,50 @@
+"""`selftest`: proves at the user's site that device, weights and one real step work."""
+
+from __future__ import annotations
+
+import resource
+import time
+from importlib import resources
+from pathlib import Path
+
+import typer
+
+from daemon.cli.options import ConfigOption, load_or_default, quiet_tensorflow
+from daemon.errors import DaemonError, NotReady
+
+_SIZE_PX = 256
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(selftest)
+
+
+def selftest(config: ConfigOption = None) -> None:
+    """Load VGG19, run a real optimisation step on the chosen device, and print what computes."""
+    quiet_tensorflow()
+    from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
+    from daemon.job import Request  # noqa: PLC0415
+    from daemon.settings import Settings  # noqa: PLC0415
+
+    engine = LocalEngine(load_or_default(config))
+    info = engine.start()
+    bundled = Path(str(resources.files("daemon.demo")))
+    settings = Settings.model_validate({"size": _SIZE_PX, "iterations": 2, "frames": {"every": 0}})
+    request = Request(bundled / "photo.jpg", ((bundled / "painting.jpg", 1.0),), None, settings)
+    try:
+        times = [time.perf_counter() for _ in engine.stylize(request)]
+    except DaemonError as error:
+        raise NotReady(f"the step failed on {info.device}: {error}") from error
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    for name, value in {
+        "device": info.device,
+        "precision": info.precision,
+        "weights": info.weights_source,
+        "weights_sha256": info.weights_sha256,
+        "load_s": f"{info.load_s:.1f}",
+        "step_s": f"{times[2] - times[1]:.3f} (at {_SIZE_PX} px)",
+        "memory_mb": f"{peak_mb} (peak of this process)",
+        **{f"version_{name}": number for name, number in info.versions.items()},
+    }.items():
+        typer.echo(f"{name}: {value}")

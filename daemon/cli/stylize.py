@@ -1,0 +1,107 @@
+"""`stylize`: one picture in the foreground, by the same engine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon import documents, files, sidecar
+from daemon.cli.options import ConfigOption, load_or_default, quiet_tensorflow
+from daemon.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from daemon.job import Painting, Step
+
+_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(stylize)
+
+
+def stylize(
+    content: Annotated[Path, typer.Argument(help="The photo.")],
+    style: Annotated[Path, typer.Argument(help="The painting.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The picture to write: .png .jpg .webp .tiff")],
+    pairs: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any sidecar key, as in size=800.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Paint one picture in the foreground, with a progress bar on a terminal."""
+    format_ = _FORMATS.get(output.suffix.lower())
+    if format_ is None:
+        raise typer.BadParameter(f"{output.name}: the name must end in {', '.join(_FORMATS)}")
+    if not output.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{output.parent}: no such folder")
+    loaded = load_or_default(config)
+    settings = _settings(pairs or [], loaded.defaults, format_)
+
+    quiet_tensorflow()
+    from daemon import images  # noqa: PLC0415 - after the usage is checked
+    from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
+    from daemon.job import Request  # noqa: PLC0415
+
+    for path in (content, style):
+        images.read(path, loaded.inbox.max_megapixels)  # a bad picture is told before the model is loaded
+    engine = LocalEngine(loaded)
+    engine.start()
+    painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)), settings)
+    data = images.encode(painting.picture, format_, images.icc_profile(content))
+    files.replace(output, data)
+    typer.echo(str(output))
+
+
+def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings:
+    """Read `--set` as a sidecar's keys; `a.b=c` reaches into a section."""
+    raw: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"--set {pair}: KEY=VALUE expected")
+        try:
+            value = documents.parse(text.encode("utf-8", "surrogateescape"))
+        except documents.DocumentError as error:
+            raise typer.BadParameter(f"--set {pair}: {error}") from None
+        section, dot, inner = key.partition(".")
+        if dot:
+            raw.setdefault(section, {})[inner] = value
+        else:
+            raw[key] = value
+    raw.setdefault("output", {"format": format_})
+    read = sidecar.read(raw, "--set", house)
+    if read.faults:
+        raise typer.BadParameter("\n".join(str(fault) for fault in read.faults))
+    if read.names:
+        raise typer.BadParameter("--set: content, style and init files are arguments or not for this command")
+    assert read.settings is not None  # noqa: S101 - there are no faults
+    return Settings.model_validate({**read.settings.model_dump(), "frames": {"every": 0}})
+
+
+def _follow(steps: Iterator[Step], settings: Settings) -> Painting:
+    """Take the steps to the painting; on a terminal, show a bar with loss and time left."""
+    from rich.console import Console  # noqa: PLC0415 - 40 ms
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    painting = None
+    console = Console(file=sys.stderr if not sys.stdout.isatty() else sys.stdout)
+    columns = (TextColumn("painting"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("painting", total=settings.total_iterations, loss="-")
+        for step in steps:
+            progress.update(task, completed=step.iteration, loss=f"{step.losses.total:.4g}")
+            painting = step.painting or painting
+    assert painting is not None  # noqa: S101 - the last step carries it
+    return painting

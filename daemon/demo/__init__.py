@@ -1,0 +1,1 @@
+"""The bundled photo and painting of `styletransferd demo`, and the script that painted the painting."""

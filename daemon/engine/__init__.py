@@ -1,0 +1,33 @@
+"""Where a picture is computed: in this process, or in a child that keeps VGG19 loaded from job to job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from daemon.job import EngineInfo, Request, Step
+
+
+class Engine(Protocol):
+    """What the worker needs of an engine."""
+
+    def start(self) -> EngineInfo:
+        """Load the model, or say what is loaded.
+
+        Raises:
+            NotReady: the device or the weights are not what the config asks for.
+        """
+
+    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+        """Paint one picture. Once `is_stopping()` is true the steps end early, without a painting.
+
+        Raises:
+            NotReady: see `start`.
+            JobError: this picture cannot be painted.
+            EngineError: the engine ended.
+        """
+
+    def stop(self) -> None:
+        """Free everything."""

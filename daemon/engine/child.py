@@ -1,0 +1,76 @@
+"""The engine's own process: a `LocalEngine` behind a pipe. Run as `python -m daemon.engine.child FD`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Final
+
+from daemon.errors import EngineError, JobError, NotReady
+
+if TYPE_CHECKING:
+    from daemon.job import Request
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when the daemon's main thread ends, however it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)  # it ended before the line above
+
+
+def serve(pipe: Connection) -> None:
+    """Load the model, then paint request after request until the pipe closes.
+
+    The messages, each a tuple: up `config`, `request`, `stop`; down `started`, `not_ready`, `step`, `ended`,
+    `job_error`, `engine_error`.
+    """
+    from daemon.engine.local import LocalEngine  # noqa: PLC0415 - TensorFlow's output must be piped first
+
+    engine = LocalEngine(pipe.recv())
+    try:
+        pipe.send(("started", engine.start()))
+    except NotReady as error:
+        pipe.send(("not_ready", str(error)))
+        return
+    while True:
+        message = pipe.recv()
+        if message != "stop":  # a stop that crossed the end of its job
+            _paint(engine, message, pipe)
+
+
+def _paint(engine: Any, request: Request, pipe: Connection) -> None:
+    try:
+        for step in engine.stylize(request, is_stopping=pipe.poll):
+            pipe.send(("step", step))
+        pipe.send(("ended", None))
+    except JobError as error:
+        pipe.send(("job_error", error.failure))
+    except EngineError as error:
+        pipe.send(("engine_error", (error.message, error.reason)))
+    except (OSError, EOFError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a defect under one job; the daemon counts the attempt
+        traceback.print_exc()
+        pipe.send(("engine_error", (f"{type(error).__name__}: {error}", None)))
+
+
+def main() -> None:
+    """Serve until the daemon closes the pipe."""
+    parent, fd = int(sys.argv[1]), int(sys.argv[2])
+    _die_with_parent(parent)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the daemon blocks what it waits for, and that is inherited
+    try:
+        serve(Connection(fd))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+if __name__ == "__main__":
+    main()

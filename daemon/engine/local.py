@@ -1,0 +1,91 @@
+"""The engine in this process: used by `stylize`, by the child, and by tests."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from daemon import images
+from daemon.job import EngineInfo
+from daemon.transfer import device, weights
+from daemon.transfer.stylize import Painter
+from daemon.transfer.vgg19 import Vgg19
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from daemon.config import Config
+    from daemon.job import Picture, Request, Step
+    from daemon.settings import Frames
+
+# At least so often a picture leaves the engine, so that people see how it comes along.
+PREVIEW_S = 5.0
+
+
+class LocalEngine:
+    """Loads once, paints one picture after the other."""
+
+    def __init__(self, config: Config) -> None:
+        """Remember what to load; `start` loads it."""
+        self._options = config.engine
+        self._max_megapixels = config.inbox.max_megapixels
+        self._painter: Painter | None = None
+        self._info: EngineInfo | None = None
+
+    def start(self) -> EngineInfo:
+        """Choose the device and load the weights; see `Engine.start`."""
+        if self._info is None:
+            begun = time.perf_counter()
+            chosen = device.choose(self._options.device, self._options.precision, self._options.memory_limit_mb)
+            loaded = weights.load(self._options.weights)
+            self._painter = Painter(Vgg19(loaded, chosen.precision))
+            self._info = EngineInfo(
+                device=chosen.name,
+                precision=chosen.precision,
+                weights_source=loaded.source,
+                weights_sha256=loaded.sha256,
+                load_s=round(time.perf_counter() - begun, 3),
+                versions=device.versions(),
+            )
+        return self._info
+
+    def stylize(self, request: Request, is_stopping: Callable[[], bool] = lambda: False) -> Iterator[Step]:
+        """Decode the pictures and paint; see `Engine.stylize`."""
+        self.start()
+        assert self._painter is not None  # noqa: S101 - start() sets it
+        with device.out_of_memory_as_engine_error():
+            steps = self._painter.stylize(
+                self._read(request.content),
+                [(self._read(path), weight) for path, weight in request.styles],
+                request.settings,
+                self._read(request.init) if request.init else None,
+                wants_picture(request.settings.frames),
+            )
+            for step in steps:
+                yield step
+                if is_stopping():
+                    return
+
+    def _read(self, path: Path) -> Picture:
+        return images.read(path, self._max_megapixels)
+
+    def stop(self) -> None:
+        """Let go of the model."""
+        self._painter = None
+        self._info = None
+
+
+def wants_picture(frames: Frames, clock: Callable[[], float] = time.monotonic) -> Callable[[int], bool]:
+    """Ask for frames at their interval, and between them for a preview every few seconds."""
+    last = clock()
+
+    def wants(iteration: int) -> bool:
+        nonlocal last
+        now = clock()
+        if frames.keeps(iteration) or now - last >= PREVIEW_S:
+            last = now
+            return True
+        return False
+
+    return wants

@@ -1,0 +1,138 @@
+"""Which files belong together: pure functions from the names in one folder to groups."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from daemon.job import Role
+    from daemon.sidecar import Sidecar
+
+_SIDECAR_SUFFIXES = {".yaml", ".yml"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a group."""
+
+    role: Role
+    name: str
+    weight: float = 1.0
+    library: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """One sidecar with its pictures, or a pair of pictures without one."""
+
+    stem: str
+    members: tuple[Member, ...]
+    sidecar: Sidecar | None
+    missing: tuple[str, ...] = field(default=())
+
+    @property
+    def trigger(self) -> str:
+        """The file that stands for the whole: the sidecar, or else the content."""
+        return self.members[0].name
+
+    @property
+    def local_names(self) -> frozenset[str]:
+        """The files of the folder that the group needs, present or not."""
+        return frozenset(member.name for member in self.members if not member.library) | set(self.missing)
+
+
+def is_sidecar(name: str) -> bool:
+    """Tell a sidecar by its name."""
+    return PurePath(name).suffix.casefold() in _SIDECAR_SUFFIXES
+
+
+def folded(name: str) -> str:
+    """Fold what copying between systems changes in a name: case, and composed or decomposed accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def find(name: str, names: Collection[str]) -> str | None:
+    """Find a file by the name a person wrote: exactly, else the only one that folds to the same."""
+    if name in names:
+        return name
+    wanted = folded(name)
+    alike = [candidate for candidate in names if folded(candidate) == wanted]
+    return alike[0] if len(alike) == 1 else None
+
+
+def pair_sidecar(name: str, sidecar: Sidecar, names: Collection[str], library: Collection[str]) -> Group:
+    """Gather what one sidecar asks for.
+
+    A faulty sidecar does not wait for pictures that are not there: it takes along those that are.
+
+    Args:
+        name: the sidecar's file name.
+        sidecar: what it says.
+        names: every file name in its folder.
+        library: the names in folders.styles.
+    """
+    stem = PurePath(name).stem
+    members, missing = [Member("sidecar", name)], []
+
+    def want(
+        role: Role, wanted: str, found: str | None, *, weight: float = 1.0, is_library: bool = False
+    ) -> None:
+        if found is None:
+            missing.append(wanted)
+        else:
+            members.append(Member(role, found, weight, is_library))
+
+    content = sidecar.content or _conventional(stem, "content", names)
+    want("content", content, find(content, names))
+    for style in sidecar.styles:
+        local = find(style.image, names)
+        shared = None if local else find(style.image, library)
+        want("style", style.image, local or shared, weight=style.weight, is_library=local is None)
+    if not sidecar.styles:
+        style_name = _conventional(stem, "style", names)
+        want("style", style_name, find(style_name, names))
+    if sidecar.init:
+        want("init", sidecar.init, find(sidecar.init, names))
+    return Group(stem, tuple(members), sidecar, () if sidecar.faults else tuple(missing))
+
+
+def _conventional(stem: str, role: str, names: Collection[str]) -> str:
+    """Name the one file `STEM.role.*`; without one, or with several, the pattern itself, which no file has."""
+    found = _by_convention(role, names).get(folded(stem), [])
+    if len(found) > 1:
+        return f"only one of {', '.join(sorted(found))}"
+    return found[0] if found else f"{stem}.{role}.*"
+
+
+def _by_convention(role: str, names: Collection[str]) -> dict[str, list[str]]:
+    """Map folded stems to the files called STEM.role.suffix."""
+    result: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, rest = PurePath(name).stem.rpartition(".")
+        if stem and rest.casefold() == role and PurePath(name).suffix and not is_sidecar(name):
+            result.setdefault(folded(stem), []).append(name)
+    return result
+
+
+def pair_bare(names: Collection[str], claimed: Collection[str]) -> list[Group]:
+    """Find pairs `NAME.content.*` and `NAME.style.*` that no sidecar speaks for.
+
+    Args:
+        names: every file name in the folder.
+        claimed: the names that its sidecars need.
+    """
+    free = [name for name in names if name not in claimed]
+    spoken_for = {folded(PurePath(name).stem) for name in names if is_sidecar(name)}
+    contents, styles = _by_convention("content", free), _by_convention("style", free)
+    groups = []
+    for key in contents.keys() & styles.keys() - spoken_for:
+        if len(contents[key]) == len(styles[key]) == 1:
+            content, style = contents[key][0], styles[key][0]
+            stem = PurePath(content).stem.rpartition(".")[0]
+            groups.append(Group(stem, (Member("content", content), Member("style", style)), None))
+    return groups

@@ -1,0 +1,96 @@
+"""Frames and the live preview, encoded and written by a thread of their own, so that the engine never waits."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from daemon import files, images, logs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.job import Picture
+
+log = logs.get(__name__)
+
+_QUEUE: Final = 8
+
+
+class FrameWriter:
+    """Writes one job's frames to `folder` and its progress to `live`, a folder of the outbox.
+
+    The preview is a courtesy: where the outbox does not take it, one warning is logged and the job goes on.
+    A frame that cannot be kept is an error of the job's own folder, raised by `close`.
+    """
+
+    def __init__(self, folder: Path, live: Path) -> None:
+        """Start the thread."""
+        self._folder = folder
+        self._live = live
+        self._queue: queue.Queue[tuple[int | None, Picture | None, dict[str, Any]] | None] = queue.Queue(_QUEUE)
+        self._error: OSError | None = None
+        self._is_live = True
+        self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+        self._thread.start()
+
+    def put(self, frame: int | None, picture: Picture | None, status: dict[str, Any]) -> None:
+        """Hand over one step; waits only while eight are unwritten.
+
+        Args:
+            frame: the iteration, where the picture is to be kept as a frame.
+            picture: (H, W, 3) uint8 RGB, or None where only the progress is new.
+            status: what `status.json` shall say.
+        """
+        if picture is not None or self._queue.empty():
+            self._queue.put((frame, picture, status))
+
+    def close(self) -> None:
+        """Wait until everything is written, and take the live folder away.
+
+        Raises:
+            OSError: a frame could not be kept.
+        """
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+        remove_live(self._live)
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            frame, picture, status = item
+            data = images.encode(picture, "png") if picture is not None else None
+            if frame is not None and data is not None:
+                self._keep(self._folder / f"{frame:04d}.png", data)
+            if self._is_live:
+                self._show(data, status)
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.replace(path, data, is_durable=False)
+        except OSError as error:
+            self._error = self._error or error
+
+    def _show(self, data: bytes | None, status: dict[str, Any]) -> None:
+        try:
+            self._live.mkdir(parents=True, exist_ok=True)
+            if data is not None:
+                files.replace(self._live / "latest.png", data, is_durable=False)
+            files.replace(self._live / "status.json", json.dumps(status).encode(), is_durable=False)
+        except OSError as error:
+            self._is_live = False
+            log.warning("outbox.preview_failed", folder=str(self._live), error=str(error))
+
+
+def remove_live(live: Path) -> None:
+    """Remove a live folder, and `_running/` around it once it is empty."""
+    try:
+        files.remove_tree(live)
+        live.parent.rmdir()
+    except OSError:
+        return  # another's folder is still there, or the outbox is away: recovery cleans up

@@ -1,0 +1,74 @@
+"""What result.yaml and error.yaml say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from daemon import documents
+from daemon.job import printable
+
+if TYPE_CHECKING:
+    from daemon.errors import Failure
+    from daemon.job import EngineInfo, Job, Painting
+
+_HEAD = "# Drop this file back into the inbox beside the same pictures to repeat the job.\n"
+
+
+def result(job: Job, painting: Painting, info: EngineInfo, attempt: int, finished_at: str) -> bytes:
+    """Write result.yaml: a sidecar with every setting spelled out, and the record under `result`."""
+    assert job.settings is not None  # noqa: S101 - a painted job has settings
+    height, width = painting.picture.shape[:2]
+    record = {
+        "id": job.id,
+        "accepted_at": job.accepted_at,
+        "finished_at": finished_at,
+        "attempt": attempt,
+        "width_px": width,
+        "height_px": height,
+        "best_iteration": painting.best_iteration,
+        "losses": {name: asdict(getattr(painting, name)) for name in ("first", "best", "last")},
+        "timings": {
+            "targets_s": round(painting.target_s, 3),
+            "loop_s": round(painting.loop_s, 3),
+            "iteration_s": round(painting.loop_s / job.settings.iterations, 4),
+        },
+        "device": info.device,
+        "precision": info.precision,
+        "weights": {"source": info.weights_source, "sha256": info.weights_sha256},
+        "inputs": [
+            {"role": part.role, "name": printable(part.name), "sha256": part.sha256} for part in job.parts
+        ],
+        "versions": {**job.versions, **info.versions},
+    }
+    names = {"content": job.parts_of("content")[0].name, "style": _style(job), "preset": job.preset}
+    text = documents.dump({**names, **job.settings.model_dump(mode="json"), "result": record})
+    return (_HEAD + text).encode("utf-8", "backslashreplace")
+
+
+def _style(job: Job) -> str | list[dict[str, Any]]:
+    styles = job.parts_of("style")
+    if len(styles) == 1:
+        return styles[0].name
+    return [{"image": part.name, "weight": part.weight} for part in styles]
+
+
+def error(job: Job, failure: Failure, attempt: int, failed_at: str, versions: dict[str, str]) -> bytes:
+    """Write error.yaml: why, where, and what to do about it."""
+    document: dict[str, Any] = {
+        "reason": failure.reason.value,
+        "message": failure.message,
+        "hint": failure.hint,
+        "file": failure.file,
+        "key": failure.key,
+        "attempt": attempt,
+        "id": job.id,
+        "name": printable(job.stem),
+        "folder": printable(job.folder),
+        "accepted_at": job.accepted_at,
+        "failed_at": failed_at,
+        "faults": [{**asdict(fault), "reason": fault.reason.value} for fault in failure.faults],
+        "last_lines": list(failure.last_lines),
+        "versions": {**job.versions, **versions},
+    }
+    return documents.dump(document).encode("utf-8", "backslashreplace")

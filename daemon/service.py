@@ -1,0 +1,351 @@
+"""The service: builds every part from the config, runs intake and worker, and stops when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from daemon import __version__, files, logs
+from daemon.engine.process import ProcessEngine
+from daemon.errors import Failure, NotReady, Reason
+from daemon.inbox.intake import Intake, Report
+from daemon.inbox.watcher import Watcher
+from daemon.job import State
+from daemon.notify import notify
+from daemon.outbox.publish import Outbox
+from daemon.sentinel import Sentinel
+from daemon.spool import Spool
+from daemon.worker import Ending, Worker, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.config import Config
+    from daemon.engine import Engine
+    from daemon.job import Drop, EngineInfo, Job
+
+log = logs.get(__name__)
+
+_TICK_S: Final = 0.2
+_PAUSE_S: Final = 2.0
+_STATUS_S: Final = 1.0
+_SHOWN: Final = 200
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+STATUS_FILE: Final = "status.json"
+
+
+@dataclass
+class _Counts:
+    """What this run has done so far."""
+
+    accepted: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class Service:
+    """One run of the daemon."""
+
+    def __init__(self, config: Config, *, drains: bool = False, engine: Engine | None = None) -> None:
+        """Build the parts.
+
+        Args:
+            config: the whole config.
+            drains: work off what is there, then end.
+            engine: what paints; default: a child process.
+        """
+        self.config = config
+        self.stop = threading.Event()
+        self.counts = _Counts()
+        self._drains = drains
+        self._wake = threading.Event()  # for the intake: look again
+        self._work = threading.Event()  # for the worker: something is queued
+        self._at_rest = threading.Event()  # the inbox holds nothing that is about to become a job
+        self._first_scan = threading.Event()
+        self._started = time.monotonic()
+        self._state = "starting"
+        self._paused: dict[str, str] = {}  # part of the service -> why it waits
+        self._report = Report((), (), (), 0, None, is_at_rest=False)
+        self._info: EngineInfo | None = None
+        folders = config.folders
+        self.spool = Spool(folders.spool)
+        self.outbox = Outbox(folders.outbox)
+        self._sentinels = {
+            "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
+            "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
+        }
+        self._engine = engine or ProcessEngine(config, self.stop.is_set)
+        self._worker = Worker(
+            config,
+            self.spool,
+            self._engine,
+            self.outbox,
+            is_stopping=self.stop.is_set,
+            hold_out=lambda action: self._hold_out("outbox", action),
+        )
+
+    # The run
+
+    def run(self) -> int:
+        """Run until stopped or, when draining, until all is done.
+
+        Returns:
+            The exit code: 0, or 1 when draining and some jobs failed.
+
+        Raises:
+            NotReady: the surroundings do not allow a start.
+        """
+        self.spool.prepare()
+        with self.spool.locked():
+            log.info(
+                "service.started",
+                version=__version__,
+                pid=os.getpid(),
+                mode="drain" if self._drains else "watch",
+                **{name: str(path) for name, path in self.config.folders if path},
+            )
+            self._recover()
+            threads = [
+                threading.Thread(target=self._run_intake, name="intake"),
+                threading.Thread(target=self._run_status, name="status"),
+            ]
+            for thread in threads:
+                thread.start()
+            try:
+                self._run_worker()
+            finally:
+                self._shut_down(threads)
+        return 1 if self._drains and self.counts.failed else 0
+
+    def _recover(self) -> None:
+        for sentinel in self._sentinels.values():
+            sentinel.establish()
+        self.outbox.clean()
+        counts = self.spool.recover(self.outbox.is_published, self.config.engine.max_attempts)
+        log.info("spool.recovered", **counts, queued=self.spool.count(State.QUEUED))
+
+    def _run_worker(self) -> None:
+        """Load the model, say READY, and turn the worker in the main thread, where signals arrive."""
+        try:
+            self._info = self._engine.start()
+        except NotReady:
+            if self.stop.is_set():
+                return
+            raise
+        while not self._first_scan.wait(_TICK_S) and not self.stop.is_set():
+            pass
+        if self.stop.is_set():
+            return
+        self._state = "running"
+        notify(READY="1", STATUS="watching the inbox")
+        log.info("service.ready", startup_s=round(time.monotonic() - self._started, 3))
+        while not self.stop.is_set():
+            self._work.clear()
+            is_last_look = self._at_rest.is_set()  # read before the queue, so that no late drop is missed
+            ending = self._turn_worker()
+            if ending is Ending.COMPLETED:
+                self.counts.completed += 1
+            elif ending is Ending.FAILED:
+                self.counts.failed += 1
+            elif ending is None:
+                if self._drains and is_last_look:
+                    return
+                self._work.wait(_TICK_S)
+
+    def _turn_worker(self) -> Ending | None:
+        try:
+            self._sentinels["outbox"].check()
+            ending = self._worker.turn()
+        except (NotReady, OSError) as error:
+            self._pause("worker", error)
+            self.stop.wait(_PAUSE_S)
+            return Ending.INTERRUPTED
+        self._resume("worker")
+        return ending
+
+    def _shut_down(self, threads: list[threading.Thread]) -> None:
+        self._state = "stopping"
+        notify(STOPPING="1", STATUS="stopping")
+        self.stop.set()
+        self._wake.set()
+        self._engine.stop()
+        for thread in threads:
+            thread.join()
+        with contextlib.suppress(OSError):
+            self._write_status("stopped")
+        log.info(
+            "service.stopped",
+            **asdict(self.counts),
+            queued=self.spool.count(State.QUEUED),
+            uptime_s=round(time.monotonic() - self._started, 1),
+        )
+
+    # The intake's thread
+
+    def _run_intake(self) -> None:
+        intake = Intake(
+            self.config, self._take, [entry.job for entry in self.spool.unretired() if entry.job is not None]
+        )
+        watcher = Watcher(self.config.folders.inbox, self._wake)
+        while not self.stop.is_set():
+            if self.config.inbox.observer != "off":
+                watcher.ensure()
+            self._wake.clear()
+            wait_s = self._turn_intake(intake)
+            turned_at = time.monotonic()
+            while not self.stop.is_set() and time.monotonic() - turned_at < wait_s:
+                if self._wake.wait(min(_TICK_S, wait_s)):
+                    break
+        watcher.stop()
+
+    def _turn_intake(self, intake: Intake) -> float:
+        """Turn the intake once; returns how long to wait for the next turn at most."""
+        begun = time.monotonic()
+        try:
+            self._sentinels["inbox"].check()
+            report = intake.turn(begun)
+        except (NotReady, OSError) as error:
+            self._pause("inbox", error)
+            return _PAUSE_S
+        self._resume("inbox")
+        for id_ in report.retired:
+            self.spool.set_retired(id_)
+        self._report = report
+        if report.is_at_rest and not report.accepted:
+            self._at_rest.set()
+        else:
+            self._at_rest.clear()
+        self._first_scan.set()
+        log.debug(
+            "inbox.rescanned",
+            files=report.files,
+            accepted=len(report.accepted),
+            waiting=len(report.waiting),
+            elapsed_s=round(time.monotonic() - begun, 4),
+        )
+        rescan_s = self.config.inbox.rescan_s
+        return rescan_s if report.due_s is None else min(rescan_s, report.due_s + 0.01)
+
+    def _take(self, drop: Drop, *, believes_faults: bool) -> Job:
+        """Commit a drop to the spool; a faulty one is ended at once, without waiting its turn."""
+        options = self.config.inbox
+        entry = self.spool.accept(
+            drop,
+            max_bytes=int(options.max_file_mb * 1e6),
+            max_megapixels=options.max_megapixels,
+            believes_faults=believes_faults,
+            versions=versions(),
+        )
+        job = entry.job
+        if job is None:
+            raise NotReady(f"spool: {entry.folder} cannot be read back")
+        self.counts.accepted += 1
+        self._at_rest.clear()
+        if job.failure is None:
+            log.info(
+                "inbox.accepted", job_id=job.id, name=job.label, files=len(job.parts), sequence=job.sequence
+            )
+            self._work.set()
+        else:
+            log.warning("inbox.rejected", job_id=job.id, name=job.label, reason=job.failure.reason.value)
+            if self._worker.fail(entry, job.failure) is Ending.FAILED:
+                self.counts.failed += 1
+        return job
+
+    # Waiting for the surroundings
+
+    def _hold_out(self, part: str, action: Callable[[], object]) -> bool:
+        """Run an action as often as it takes; False once the service stops."""
+        while True:
+            try:
+                self._sentinels["outbox"].check()
+                action()
+            except (NotReady, OSError) as error:
+                self._pause(part, error)
+                if self.stop.wait(_PAUSE_S):
+                    return False
+            else:
+                self._resume(part)
+                return True
+
+    def _pause(self, part: str, error: Exception) -> None:
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+        if self._paused.get(part) != reason:
+            self._paused[part] = reason
+            log.warning("service.paused", part=part, reason=reason)
+            notify(STATUS=f"paused: {reason}")
+
+    def _resume(self, part: str) -> None:
+        if self._paused.pop(part, None) is not None:
+            log.info("service.resumed", part=part)
+
+    # The status thread
+
+    def _run_status(self) -> None:
+        """Refresh status.json every second, and look for what operators asked."""
+        while not self.stop.is_set():
+            try:
+                self._end_cancelled()
+                self._write_status(self._state)
+            except OSError as error:
+                self._pause("spool", error)
+            else:
+                self._resume("spool")
+            self.stop.wait(_STATUS_S)
+
+    def _end_cancelled(self) -> None:
+        for entry in self.spool.take_cancelled():
+            self._worker.fail(entry, Failure(Reason.CANCELLED, "cancelled by an operator"))
+
+    def _write_status(self, state: str) -> None:
+        progress = self._worker.progress
+        document: dict[str, Any] = {
+            "state": "paused" if state == "running" and self._paused else state,
+            "paused": dict(self._paused),
+            "pid": os.getpid(),
+            "version": __version__,
+            "updated_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "engine": asdict(self._info) if self._info else None,
+            "job": asdict(progress) if progress else None,
+            "waiting": [asdict(item) for item in self._report.waiting[:_SHOWN]],
+            "waiting_count": len(self._report.waiting),
+            "run": asdict(self.counts),
+        }
+        files.replace(self.spool.root / STATUS_FILE, json.dumps(document).encode(), is_durable=False)
+        if state == "running" and not self._paused:
+            notify(STATUS=_status_line(document, self.spool.count(State.QUEUED)))
+
+
+def _status_line(document: dict[str, Any], queued: int) -> str:
+    job = document["job"]
+    if job is None:
+        return f"watching the inbox, {queued} queued, {document['waiting_count']} waiting"
+    return f"painting {job['name']}: {job['iteration']}/{job['iterations']}, {queued} queued"
+
+
+def run(config: Config, *, drains: bool = False) -> int:
+    """Run the service with SIGTERM and SIGINT turned into its stop flag; see `Service.run`.
+
+    A thread waits for the signals instead of a handler, since a handler that sets an Event can deadlock with
+    the very wait it interrupts.
+    """
+    service = Service(config, drains=drains)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    threading.Thread(target=_await_signals, args=(service.stop,), name="signals", daemon=True).start()
+    return service.run()
+
+
+def _await_signals(stop: threading.Event) -> None:
+    number = signal.sigwait(_SIGNALS)
+    log.info("service.stop_requested", reason=signal.Signals(number).name)
+    stop.set()
+    signal.sigwait(_SIGNALS)
+    os._exit(0)  # asked twice: stop this instant; the spool recovers at the next start

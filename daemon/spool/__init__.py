@@ -1,0 +1,10 @@
+"""Jobs as directories. A job's state is the directory it lies in; every transition is one rename.
+
+SPOOL/lock                flock: one daemon a spool
+SPOOL/tmp/<id>/           being copied in, worthless after a crash
+SPOOL/<state>/<id>/       job.json  in/  attempts.jsonl  out/  [cancel]  [retired]  [failure.json]
+"""
+
+from daemon.spool.store import Claim, Entry, Spool
+
+__all__ = ["Claim", "Entry", "Spool"]

@@ -1,0 +1,97 @@
+"""Where and how precisely the network runs: chosen once, before TensorFlow touches a device."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from daemon.errors import EngineError, NotReady, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A device and the precision of its convolutions."""
+
+    name: str
+    precision: str
+
+
+def choose(wanted: str, precision: str, memory_limit_mb: int | None) -> Chosen:
+    """Choose the device and set it up.
+
+    A GPU takes memory as it needs it, or at most `memory_limit_mb`. `auto` precision is float32, the precision
+    of the paper and of every figure here.
+
+    Args:
+        wanted: auto, cpu, gpu or gpu:N. A GPU that is asked for by name is never replaced by the CPU.
+        precision: auto, float32 or bfloat16.
+        memory_limit_mb: for a GPU only.
+
+    Raises:
+        NotReady: the GPU that is asked for is not there, or cannot be set up.
+    """
+    chosen = "float32" if precision == "auto" else precision
+    gpus = [] if wanted == "cpu" else tf.config.list_physical_devices("GPU")
+    number = int(wanted.partition(":")[2] or 0)
+    if wanted.startswith("gpu") and number >= len(gpus):
+        found = f"{len(gpus)} found" if gpus else "none found"
+        raise NotReady(
+            f"engine.device is {wanted}, but TensorFlow sees no such GPU ({found}); "
+            "see the README on GPUs, or set engine.device: auto"
+        )
+    try:
+        if not gpus:
+            tf.config.set_visible_devices([], "GPU")
+            return Chosen(f"CPU ({_processor()})", chosen)
+        return Chosen(_set_up(gpus[number], number, memory_limit_mb), chosen)
+    except (RuntimeError, ValueError) as error:
+        raise NotReady(f"engine.device {wanted}: {error}") from error
+
+
+def _set_up(gpu: Any, number: int, memory_limit_mb: int | None) -> str:
+    tf.config.set_visible_devices([gpu], "GPU")
+    if memory_limit_mb is None:
+        tf.config.experimental.set_memory_growth(gpu, enable=True)
+    else:
+        limit = tf.config.LogicalDeviceConfiguration(memory_limit=memory_limit_mb)
+        tf.config.set_logical_device_configuration(gpu, [limit])
+    details = tf.config.experimental.get_device_details(gpu)
+    return f"GPU:{number} ({details.get('device_name', 'unknown')})"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Name what computes, for the record."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("tensorflow", "keras", "numpy", "pillow")},
+    }
+
+
+@contextlib.contextmanager
+def out_of_memory_as_engine_error() -> Iterator[None]:
+    """Tell memory that ran out from every other error.
+
+    Raises:
+        EngineError: with the reason out_of_memory.
+    """
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        message = f"memory ran out: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        raise EngineError(message, Reason.OUT_OF_MEMORY) from error
