@@ -1,7 +1,7 @@
 """Paint a swirling, futurist picture of brush strokes: `python paint.py painting.jpg`.
 
 The same seed always gives the same strokes. A stream function with a few vortices gives every stroke its
-direction and, in bands along the flow, its colour; rays from outside one corner ("force lines") break the bands.
+direction and, in bands along the flow, its colour; rays from outside one corner ("force lines") break them.
 """
 
 from __future__ import annotations

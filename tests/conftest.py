@@ -1,0 +1,45 @@
+"""What several kinds of tests share: pictures made on the spot, and a config on a temporary tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daemon import config as config_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.config import Config
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Make a smooth colourful picture, (H, W, 3) uint8, the same for the same seed."""
+    random = np.random.default_rng(seed)
+    small = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def save_picture(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:
+    """Write a picture to a file, in the format its name asks for."""
+    Image.fromarray(picture(height, width, seed)).save(path)
+    return path
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Callable[..., Config]:
+    """Build a config on `tmp_path` with fast settling; keywords are sections."""
+
+    def make(**sections: dict[str, Any]) -> Config:
+        raw = {
+            "inbox": {"settle_s": 0.2, "rescan_s": 0.5, **sections.pop("inbox", {})},
+            "log": {"format": "json", **sections.pop("log", {})},
+            **sections,
+        }
+        return config_module.build(raw, tmp_path, environment={})
+
+    return make
