@@ -35,10 +35,10 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, le=86_400 * 365, allow_inf_nan=False)]
-Number = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
-Megabytes = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, allow_inf_nan=False)]
-Days = Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False), BeforeValidator(_no_boolean)]
+Number = Annotated[int, Field(ge=1), BeforeValidator(_no_boolean)]
+Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_boolean)]
+Days = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_boolean)]
 Device = Annotated[str, _matching(r"auto|cpu|gpu(:\d{1,3})?", "auto, gpu, gpu:N or cpu")]
 _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 Window = Annotated[str, _matching(rf"{_CLOCK}-{_CLOCK}", 'a span of the day, as in "22:00-06:00"')]

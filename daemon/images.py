@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from daemon.job import Picture
 
-FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes phones' MPO
 SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 MIN_SIDE_PX: Final = 16  # VGG19 halves a picture four times before its fifth block
 _SAVE: Final[dict[str, dict[str, Any]]] = {

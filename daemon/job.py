@@ -10,15 +10,17 @@ import unicodedata
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from daemon.errors import Failure
 from daemon.settings import Settings
 
-Picture = npt.NDArray[np.uint8]  # (H, W, 3), RGB, 0..255
+if TYPE_CHECKING:  # `status` answers without numpy
+    import numpy as np
+    import numpy.typing as npt
+
+    Picture = npt.NDArray[np.uint8]  # (H, W, 3), RGB, 0..255
+
 Role = Literal["sidecar", "content", "style", "init"]
 
 

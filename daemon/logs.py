@@ -28,7 +28,9 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: Processor = (
-        structlog.processors.JSONRenderer(default=str) if is_json else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        structlog.processors.JSONRenderer(default=str)
+        if is_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
     )
     last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     last += [structlog.processors.dict_tracebacks, _in_order] if is_json else []

@@ -128,7 +128,19 @@ class Service:
         for sentinel in self._sentinels.values():
             sentinel.establish()
         self.outbox.clean()
-        counts = self.spool.recover(self.outbox.is_published, self.config.engine.max_attempts)
+        found = self.spool.recover(self.outbox.is_published)
+        for entry in found.requeued:
+            log.warning(
+                "spool.requeued",
+                job_id=entry.id,
+                name=entry.label,
+                attempt=entry.attempts_used,
+                max_attempts=self.config.engine.max_attempts,
+                reason="service_ended",
+            )
+        for entry in found.corrupt:
+            log.error("job.failed", job_id=entry.id, name=entry.label, reason=Reason.CORRUPT.value)
+        counts = {name: len(entries) for name, entries in vars(found).items()}
         log.info("spool.recovered", **counts, queued=self.spool.count(State.QUEUED))
 
     def _run_worker(self) -> None:

@@ -93,9 +93,9 @@ def plain_name(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=100_000)]
-Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_number)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 PlainName = Annotated[str, BeforeValidator(plain_name)]
 Size = Annotated[
     int | Literal["original"],
@@ -138,7 +138,7 @@ class Model(BaseModel):
 class Scale(Model):
     """One coarse size on the road to the final one."""
 
-    size: Annotated[int, BeforeValidator(_number), Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX)]
+    size: Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(_number)]
     iterations: Count
 
 
@@ -157,8 +157,8 @@ class Frames(Model):
 
     every: Annotated[
         int,
-        BeforeValidator(_number),
         Field(ge=0, le=100_000, description="Keep a frame every so many iterations; 0: none."),
+        BeforeValidator(_number),
     ] = 10
     animation: Literal["none", "webp", "gif"] = Field("webp", description="Also make a film of the frames.")
 
@@ -193,10 +193,10 @@ class Settings(Model):
     tv_weight: Amount = Field(0.0, description="Weight of the total variation.")
     pooling: Literal["max", "avg"] = Field("max", description="VGG19's own max pooling, or average pooling.")
     init: PlainName = Field("content", description="Start from content, style, noise, or a file's picture.")
-    seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**63)] = Field(0, description="For noise.")
+    seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_number)] = Field(0, description="For noise.")
     frames: Frames = Frames()
     output: Output = Output()
-    priority: Annotated[int, BeforeValidator(_number), Field(ge=-1000, le=1000)] = Field(
+    priority: Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(_number)] = Field(
         0, description="Higher first; then first come, first served."
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from daemon import config as config_module
-from daemon import documents, images, sidecar
+from daemon import documents, sidecar
 from daemon.cli.options import ConfigOption, load_or_default
 from daemon.errors import ConfigError, Fault, JobError
 from daemon.inbox import pairing
@@ -71,6 +71,8 @@ def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
 
 
 def _picture_faults(file: Path, group: pairing.Group, config: Config) -> list[Fault]:
+    from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
+
     faults = []
     for member in group.members:
         folder = config.folders.styles if member.library and config.folders.styles else file.parent
@@ -79,8 +81,8 @@ def _picture_faults(file: Path, group: pairing.Group, config: Config) -> list[Fa
         try:
             images.read(folder / member.name, config.inbox.max_megapixels)
         except JobError as error:
-            failure = error.failure
+            hint = f"{error.failure.message}; {error.failure.hint}"
             faults.append(
-                Fault(str(file), member.role, member.name, failure.hint, failure.message, failure.reason)
+                Fault(str(file), member.role, member.name, "a readable picture", hint, error.failure.reason)
             )
     return faults

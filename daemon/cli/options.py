@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,8 @@ import typer
 from daemon import config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from daemon.config import Config
 
 ConfigOption = Annotated[
@@ -45,6 +49,20 @@ def load_or_default(given: Path | None) -> Config:
     return config.load(path)
 
 
-def quiet_tensorflow() -> None:
-    """Keep TensorFlow's chatter off a person's terminal; call it before TensorFlow is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Keep what TensorFlow prints while it starts off a person's terminal.
+
+    Its early lines pass by every log level it offers, so the descriptor itself is turned away. Errors are
+    exceptions, and are not hidden.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

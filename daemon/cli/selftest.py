@@ -22,13 +22,15 @@ def register(app: typer.Typer) -> None:
 
 def selftest(config: ConfigOption = None) -> None:
     """Load VGG19, run a real optimisation step on the chosen device, and print what computes."""
-    quiet_tensorflow()
-    from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
-    from daemon.job import Request  # noqa: PLC0415
+    from daemon.job import Request  # noqa: PLC0415 - only this command needs them
     from daemon.settings import Settings  # noqa: PLC0415
 
-    engine = LocalEngine(load_or_default(config))
-    info = engine.start()
+    loaded = load_or_default(config)
+    with quiet_tensorflow():
+        from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
+
+        engine = LocalEngine(loaded)
+        info = engine.start()
     bundled = Path(str(resources.files("daemon.demo")))
     settings = Settings.model_validate({"size": _SIZE_PX, "iterations": 2, "frames": {"every": 0}})
     request = Request(bundled / "photo.jpg", ((bundled / "painting.jpg", 1.0),), None, settings)

@@ -43,15 +43,16 @@ def stylize(
     loaded = load_or_default(config)
     settings = _settings(pairs or [], loaded.defaults, format_)
 
-    quiet_tensorflow()
     from daemon import images  # noqa: PLC0415 - after the usage is checked
-    from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
     from daemon.job import Request  # noqa: PLC0415
 
     for path in (content, style):
         images.read(path, loaded.inbox.max_megapixels)  # a bad picture is told before the model is loaded
-    engine = LocalEngine(loaded)
-    engine.start()
+    with quiet_tensorflow():
+        from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
+
+        engine = LocalEngine(loaded)
+        engine.start()
     painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)), settings)
     data = images.encode(painting.picture, format_, images.icc_profile(content))
     files.replace(output, data)

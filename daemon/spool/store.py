@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import files, images, logs
+from daemon import files
 from daemon.errors import Failure, JobError, NotReady, NotTaken, Reason
 from daemon.job import Job, Part, Stamp, State, job_id, printable
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from daemon.job import Drop, DropPart
-
-log = logs.get(__name__)
 
 _JOB: Final = "job.json"
 _FAILURE: Final = "failure.json"
@@ -120,6 +118,15 @@ class Claim:
     entry: Entry
     job: Job
     attempt: int
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What recovery found: published but not ended, cut off and queued again, unreadable."""
+
+    completed: list[Entry]
+    requeued: list[Entry]
+    corrupt: list[Entry]
 
 
 class Spool:
@@ -315,6 +322,8 @@ class Spool:
 
     def _look(self, drop: Drop, parts: list[Part], folder: Path, max_megapixels: float) -> Failure | None:
         """Decode every picture whole: half a JPEG passes anything less."""
+        from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
+
         for part in parts:
             if part.role == "sidecar":
                 continue
@@ -349,8 +358,7 @@ class Spool:
         """Take the next queued job: its attempt goes on record, then it moves to `running/`."""
         for entry in self.entries(State.QUEUED):
             if entry.job is None:
-                self._fail_corrupt(entry)
-                continue
+                continue  # recovery sorts it out
             with contextlib.suppress(FileNotFoundError):  # an operator held it this instant
                 self._record(entry, "started")
                 moved = self._moved(entry, State.RUNNING)
@@ -427,47 +435,31 @@ class Spool:
 
     # Recovery
 
-    def recover(self, is_published: Callable[[Job], bool], max_attempts: int) -> dict[str, int]:
+    def recover(self, is_published: Callable[[Job], bool]) -> Recovery:
         """Bring the tree to rest after any end of the last run. Needs the lock.
 
         Args:
             is_published: tells whether a job's result already lies whole in the outbox.
-            max_attempts: more attempts without an ending than this, and a job fails when it is claimed.
-
-        Returns:
-            How many jobs were completed, requeued and failed.
         """
-        counts = {"completed": 0, "requeued": 0, "failed": 0}
         for draft in self._tmp.iterdir():
             files.remove_tree(draft)
+        done = Recovery([], [], [])
         for entry in self.entries(State.RUNNING):
             if entry.job is None:
-                self._fail_corrupt(entry)
-                counts["failed"] += 1
+                done.corrupt.append(self._fail_corrupt(entry))
             elif is_published(entry.job):
                 self.complete(Claim(entry, entry.job, entry.attempts_used))
-                counts["completed"] += 1
+                done.completed.append(entry)
             else:
-                back = self.requeue(entry, "crashed", "the service ended while it ran")
-                counts["requeued"] += 1
-                log.warning(
-                    "spool.requeued",
-                    job_id=entry.id,
-                    name=entry.job.label,
-                    attempt=back.attempts_used,
-                    max_attempts=max_attempts,
-                    reason="service_ended",
-                )
+                done.requeued.append(self.requeue(entry, "crashed", "the service ended while it ran"))
+        unreadable = [entry for entry in self.entries(State.QUEUED) if entry.job is None]
+        done.corrupt.extend(self._fail_corrupt(entry) for entry in unreadable)
         sequences = [entry.job.sequence for entry in self.all_entries() if entry.job]
         self._next_sequence = max(sequences, default=0) + 1
-        return counts
+        return done
 
-    def _fail_corrupt(self, entry: Entry) -> None:
-        failure = Failure(
-            Reason.CORRUPT, "the spool's record of this job cannot be read", hint="its files are kept in in/"
-        )
-        self.fail(entry, failure)
-        log.error("job.failed", job_id=entry.id, reason=failure.reason.value, message=failure.message)
+    def _fail_corrupt(self, entry: Entry) -> Entry:
+        return self.fail(entry, Failure(Reason.CORRUPT, "the spool's record of this job cannot be read"))
 
     def _moved(self, entry: Entry, state: State) -> Entry:
         target = self.folder(state) / entry.id
