@@ -44,6 +44,11 @@ _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 Window = Annotated[str, _matching(rf"{_CLOCK}-{_CLOCK}", 'a span of the day, as in "22:00-06:00"')]
 
 
+def _off(value: Any) -> Any:
+    """Read `off` as written; YAML takes it for False."""
+    return "off" if value is False else value
+
+
 class Folders(Model):
     """Where files come from, rest and go."""
 
@@ -56,7 +61,7 @@ class Folders(Model):
 class Inbox(Model):
     """How drops are noticed and what is taken."""
 
-    observer: Literal["auto", "native", "off"] = "auto"
+    observer: Annotated[Literal["auto", "native", "off"], BeforeValidator(_off)] = "auto"
     settle_s: Seconds = 2.0
     rescan_s: Seconds = 15.0
     sidecar: Literal["required", "optional"] = "required"
@@ -136,6 +141,12 @@ class Config(Model):
                 "metrics": Metrics(textfile=None if textfile is None else base / textfile),
             }
         )
+
+
+def without_effect(config: Config) -> tuple[str, ...]:
+    """Name the keys that are set and do nothing in this version."""
+    later = {"schedule.window": config.schedule.window, "metrics.textfile": config.metrics.textfile}
+    return tuple(key for key, value in later.items() if value is not None)
 
 
 def find(given: Path | None) -> Path:

@@ -80,8 +80,9 @@ def parse(data: bytes) -> Any:
         raise DocumentError(f"not YAML: {error.problem}{_place(error.problem_mark)}") from None
     except yaml.YAMLError as error:
         raise DocumentError(f"not YAML: {str(error).splitlines()[0]}") from None
-    except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        # Bad dates and huge integers raise ValueError, which is no YAMLError.
+    except DocumentError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a bad date raises ValueError, `!!bool maybe` KeyError, and so on
         raise DocumentError(f"not YAML: {type(error).__name__} in a value") from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
@@ -20,7 +20,10 @@ def refusal(allowed: str, reason: Reason = Reason.BAD_SIDECAR) -> PydanticCustom
 
 def shown(value: object) -> str:
     """Quote a value a person wrote, short and on one line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write out an integer of more than 4300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
@@ -52,7 +55,10 @@ def _fault(item: Any, path: list[str], model: type[BaseModel], file: str) -> Fau
         return Fault(file, key, shown(item["input"]), context["allowed"], reason=reason)
     if item["type"] == "literal_error":
         words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
-        return Fault(file, key, shown(item["input"]), ", ".join(words), suggestion(str(item["input"]), words))
+        word = item["input"] if isinstance(item["input"], str) else ""
+        return Fault(file, key, shown(item["input"]), ", ".join(words), suggestion(word, words))
+    if item["type"] == "model_type":
+        return Fault(file, key, shown(item["input"]), "keys and values out of " + ", ".join(_keys_at(model, path)))
     return Fault(file, key, shown(item["input"]), _requirement(item["msg"]))
 
 
@@ -64,11 +70,15 @@ def _requirement(message: str) -> str:
 
 
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """List the keys that the model knows at a path."""
+    """List the keys that the model knows at a path; a number in it is a place in a list."""
     for part in path:
         field = model.model_fields.get(part)
-        nested = field.annotation if field else None
-        if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
-            break
-        model = nested
+        model = (_model_in(field.annotation) if field else None) or model
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Find the model in an annotation such as `list[Scale] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)

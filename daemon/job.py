@@ -143,7 +143,7 @@ class Job:
         Raises:
             ValueError, KeyError, TypeError: it is not that.
         """
-        data: dict[str, Any] = json.loads(text)
+        data = _json_object(text)
         settings, failure = data.pop("settings"), data.pop("failure")
         parts = tuple(Part(**part) for part in data.pop("parts"))
         return cls(
@@ -152,6 +152,16 @@ class Job:
             settings=None if settings is None else Settings.model_validate(settings),
             failure=None if failure is None else Failure.from_dict(failure),
         )
+
+
+def _json_object(text: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(data, dict):
+        raise TypeError("not a JSON object")
+    return data
 
 
 @dataclass(frozen=True)

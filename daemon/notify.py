@@ -16,11 +16,11 @@ def notify(**facts: str) -> bool:
     if not address:
         return False
     path = "\0" + address[1:] if address.startswith("@") else address
-    message = "\n".join(f"{key}={value}" for key, value in facts.items())
+    message = "\n".join(f"{key}={value.replace(chr(10), ' ')}" for key, value in facts.items())
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.connect(path)
-            sender.sendall(message.encode("utf-8"))
+            sender.sendall(message.encode("utf-8", "backslashreplace"))
     except OSError:
         return False  # a service manager that is gone is no reason to stop painting
     return True

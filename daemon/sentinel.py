@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,14 +39,12 @@ class Sentinel:
             NotReady: they cannot be made, or were met before and are gone.
         """
         try:
-            met = self.memory.read_text("utf-8").splitlines() if self.memory.exists() else []
-            if str(self.folder) not in met:
+            met = self.memory.read_bytes().split(b"\0") if self.memory.exists() else []
+            if os.fsencode(self.folder) not in met:
                 files.make_folder(self.folder)
                 if not self.path.exists():
                     files.replace(self.path, _TEXT)
-                files.replace(
-                    self.memory, "\n".join([*met, str(self.folder)]).encode("utf-8", "surrogateescape")
-                )
+                files.replace(self.memory, b"\0".join([*met, os.fsencode(self.folder)]))
         except OSError as error:
             raise NotReady(f"{self.kind} {self.folder}: {error.strerror}") from error
         self.check()

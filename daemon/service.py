@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import __version__, files, logs
+from daemon.config import without_effect
 from daemon.engine.process import ProcessEngine
 from daemon.errors import Failure, NotReady, Reason
 from daemon.inbox.intake import Intake, Report
@@ -35,6 +36,7 @@ log = logs.get(__name__)
 
 _TICK_S: Final = 0.2
 _PAUSE_S: Final = 2.0
+_LEAST_S: Final = 0.1
 _STATUS_S: Final = 1.0
 _SHOWN: Final = 200
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -111,6 +113,8 @@ class Service:
                 mode="drain" if self._drains else "watch",
                 **{name: str(path) for name, path in self.config.folders if path},
             )
+            for key in without_effect(self.config):
+                log.warning("service.key_ignored", key=key, reason="it has no effect in this version")
             self._recover()
             threads = [
                 threading.Thread(target=self._run_intake, name="intake"),
@@ -212,6 +216,7 @@ class Service:
             self._wake.clear()
             wait_s = self._turn_intake(intake)
             turned_at = time.monotonic()
+            self.stop.wait(_LEAST_S)  # a copy sends thousands of events; one look for many of them is enough
             while not self.stop.is_set() and time.monotonic() - turned_at < wait_s:
                 if self._wake.wait(min(_TICK_S, wait_s)):
                     break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -11,12 +11,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationInfo,
     WithJsonSchema,
 )
 
 from daemon.errors import Reason
 from daemon.faults import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MIN_SIZE_PX: Final = 16
 MAX_SIZE_PX: Final = 16384
@@ -63,8 +67,7 @@ def _layers(value: Any) -> Any:
     weights: dict[str, float] = {}
     for name, weight in value.items():
         weights[name] = _weight(weight)
-    if not sum(weights.values()) > 0:
-        raise refusal("weights of which at least one is above 0")
+    has_share(weights.values())
     return weights
 
 
@@ -78,8 +81,16 @@ def _weight(value: Any) -> float:
     return weight
 
 
+def has_share(weights: Iterable[float]) -> None:
+    """Refuse weights that cannot be scaled to sum to 1."""
+    if not 0 < sum(weights) < float("inf"):
+        raise refusal("weights of which at least one is above 0")
+
+
 def _scales(value: Any) -> Any:
-    if isinstance(value, list) or value in ("auto", "none"):
+    if isinstance(value, list):
+        return _SCALE_LIST.validate_python(value)  # apart, so that faults name no branch of the union
+    if value in ("auto", "none"):
         return value
     raise refusal("auto, none, or a list of {size: 128, iterations: 60}")
 
@@ -140,6 +151,9 @@ class Scale(Model):
 
     size: Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(_number)]
     iterations: Count
+
+
+_SCALE_LIST: Final = TypeAdapter(list[Scale])
 
 
 def _growing(value: list[Scale] | str, info: ValidationInfo) -> list[Scale] | str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from daemon import documents
 from daemon.errors import Fault, Reason
 from daemon.faults import explain, refusal, shown
-from daemon.settings import Amount, Model, PlainName, Preset, Settings, merged, plain_name
+from daemon.settings import Amount, Model, PlainName, Preset, Settings, has_share, merged, plain_name
 
 KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
 
@@ -34,6 +34,12 @@ def _styles(value: Any) -> Any:
     return [{"image": item} if isinstance(item, str) else item for item in items]
 
 
+def _blend(styles: list[StyleRef] | None) -> list[StyleRef] | None:
+    if styles is not None:
+        has_share(style.weight for style in styles)
+    return styles
+
+
 class SidecarModel(Settings):
     """What a sidecar may say; the schema that editors complete from."""
 
@@ -41,6 +47,7 @@ class SidecarModel(Settings):
     style: Annotated[
         list[StyleRef] | None,
         BeforeValidator(_styles),
+        AfterValidator(_blend),
         WithJsonSchema(
             {
                 "anyOf": [
@@ -122,11 +129,11 @@ def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
     """Keep what names can be told, so that the pictures of a faulty drop are kept with it."""
     style = raw.get("style")
     styles = [item.get("image") if isinstance(item, dict) else item for item in _as_list(style)]
-    init = raw.get("init")
+    init = _name(raw.get("init"))
     return Sidecar(
         content=_name(raw.get("content")),
         styles=tuple(StyleRef(image=name) for item in styles if (name := _name(item))),
-        init=None if init in KEYWORD_INITS or not _name(init) else _name(init),
+        init=None if init in KEYWORD_INITS else init,
         preset="default",
         settings=None,
         faults=faults,

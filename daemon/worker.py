@@ -104,7 +104,7 @@ class Worker:
                 self.progress = None
 
     def _work(self, claim: Claim) -> Ending:
-        failure = claim.job.failure or self._given_up(claim)
+        failure = claim.entry.failure or self._given_up(claim)
         facts: dict[str, Any] | None = {}
         is_painted = (claim.entry.out / _RESULT_RECORD).exists()  # and was kept from the outbox
         if failure is None and not is_painted:
@@ -152,22 +152,29 @@ class Worker:
     # Endings
 
     def _publish(self, claim: Claim, facts: dict[str, Any]) -> Ending:
-        entry = []
-        if not self._hold_out(lambda: entry.append(self._outbox.publish(claim.job, claim.entry.out))):
-            return self._interrupted(claim)
-        log.info("outbox.published", path=str(entry[-1]))
-        self._spool.complete(claim)
-        log.info("job.completed", **facts, path=str(entry[-1]))
-        return Ending.COMPLETED
+        """Show the result and end the job, as often as it takes."""
+
+        def publish() -> None:
+            path = self._outbox.publish(claim.job, claim.entry.out)
+            log.info("outbox.published", path=str(path))
+            self._spool.complete(claim)
+            log.info("job.completed", **facts, path=str(path))
+
+        return Ending.COMPLETED if self._hold_out(publish) else self._interrupted(claim)
 
     def fail(self, entry: Entry, failure: Failure) -> Ending:
-        """Show a failure and end the job, wherever it waits."""
-        job = entry.job
-        if job is not None:
-            document = record.error(job, failure, entry.attempts_used, _now(), versions())
-            if not self._hold_out(lambda: self._outbox.publish_failure(job, document, entry.inputs)):
-                return Ending.INTERRUPTED
-        self._spool.fail(entry, failure)
+        """Show a failure and end the job, as often as it takes; it lies in `running/`."""
+        job, attempt = entry.job, entry.attempts_used
+        assert job is not None  # noqa: S101 - an unreadable job is never claimed
+
+        def publish() -> None:
+            self._spool.note_failure(entry, failure)
+            document = record.error(job, failure, attempt, _now(), versions())
+            self._outbox.publish_failure(job, document, entry.inputs)
+            self._spool.fail(entry, failure)
+
+        if not self._hold_out(publish):
+            return Ending.INTERRUPTED  # it stays in running/ with its failure on record, for recovery
         log.error(
             "job.failed",
             job_id=entry.id,
@@ -175,7 +182,7 @@ class Worker:
             reason=failure.reason.value,
             message=failure.message,
             hint=failure.hint,
-            attempt=entry.attempts_used,
+            attempt=attempt,
         )
         return Ending.FAILED
 

@@ -35,6 +35,8 @@ def check(
         raise ConfigError((Fault(str(path), "", "no such file", "a config file", "name one with --config"),))
     loaded = load_or_default(config)
     typer.echo(f"{path}: ok" if path.exists() else "no config file: the defaults apply")
+    for key in config_module.without_effect(loaded):
+        typer.echo(f"{path}: {key} has no effect in this version")
     faulty = 0
     for file in _sidecars(paths or []):
         faults = _faults(file, loaded)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-DEMO_SIZE_PX = 384
+DEMO_SIZE_PX = 512
 
 
 def register(app: typer.Typer) -> None:

@@ -50,7 +50,7 @@ def curve(rows: Sequence[Row], title: str) -> bytes:
         ("content", "#2a6f97", 1.3),
     ):
         axes.plot(iterations, [getattr(row, name) for row in rows], label=name, color=colour, linewidth=width)
-    axes.set_yscale("log")
+    axes.set_yscale("log", nonpositive="mask")  # the content loss starts at 0
     axes.set_xlabel("iteration")
     axes.set_ylabel("loss")
     axes.set_title(title.replace("$", r"\$"))

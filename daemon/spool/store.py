@@ -367,8 +367,9 @@ class Spool:
 
     def complete(self, claim: Claim) -> None:
         """End a published job; what was published need not be kept twice."""
-        self._record(claim.entry, "completed")
-        files.remove_tree(self._moved(claim.entry, State.DONE).out)
+        ended = self._moved(claim.entry, State.DONE)
+        self._note(ended, "completed")
+        files.remove_tree(ended.out)
 
     def take_cancelled(self) -> Iterator[Entry]:
         """Take every queued or held job that an operator cancelled, for the caller to end."""
@@ -386,15 +387,16 @@ class Spool:
         """End a job that cannot be done."""
         if not (entry.folder / _FAILURE).exists():
             self.note_failure(entry, failure)
-        self._record(entry, "failed", reason=failure.reason.value)
-        return self._moved(entry, State.FAILED)
+        ended = self._moved(entry, State.FAILED)
+        self._note(ended, "failed", reason=failure.reason.value)
+        return ended
 
     def requeue(self, entry: Entry, event: str, reason: str) -> Entry:
         """Put a running job back: `interrupted` uses no attempt, `crashed` does.
 
         What it had ready for the outbox stays with it.
         """
-        self._record(entry, event, reason=reason)
+        self._note(entry, event, reason=reason)
         return self._moved(entry, State.QUEUED)
 
     # Operators' verbs
@@ -462,9 +464,23 @@ class Spool:
         return self.fail(entry, Failure(Reason.CORRUPT, "the spool's record of this job cannot be read"))
 
     def _moved(self, entry: Entry, state: State) -> Entry:
+        """Move a job; done twice it is done once, so that an ending can be tried again.
+
+        Raises:
+            FileNotFoundError: another process moved it elsewhere first.
+        """
         target = self.folder(state) / entry.id
-        files.move(entry.folder, target)
+        try:
+            files.move(entry.folder, target)
+        except FileNotFoundError:
+            if not target.exists():
+                raise
         return Entry(state, entry.id, target)
+
+    def _note(self, entry: Entry, event: str, **facts: Any) -> None:
+        """Record what is good to know but must not stop an ending: a rename needs no space, a record does."""
+        with contextlib.suppress(OSError):
+            self._record(entry, event, **facts)
 
     def _record(self, entry: Entry, event: str, **facts: Any) -> None:
         record = {"event": event, "at": self._now(), **facts}
