@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -11,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from daemon import documents
 from daemon.errors import ConfigError, Fault
-from daemon.faults import explain, refusal, suggestion
+from daemon.faults import explain, refusal, shown, suggestion
 from daemon.settings import Model
 from daemon.sidecar import default_faults
 
@@ -129,18 +131,26 @@ class Config(Model):
 
     def based_at(self, base: Path) -> Config:
         """Resolve every relative path against a folder."""
-        moved = {name: None if path is None else base / path.expanduser() for name, path in self.folders}
+        moved = {name: None if path is None else base / _at_home(path) for name, path in self.folders}
         weights = self.engine.weights
         if weights not in {"bundled", "imagenet"}:
-            weights = str(base / Path(weights).expanduser())
+            weights = str(base / _at_home(Path(weights)))
         textfile = self.metrics.textfile
         return self.model_copy(
             update={
                 "folders": Folders(**moved),
                 "engine": self.engine.model_copy(update={"weights": weights}),
-                "metrics": Metrics(textfile=None if textfile is None else base / textfile),
+                "metrics": Metrics(textfile=None if textfile is None else base / _at_home(textfile)),
             }
         )
+
+
+def _at_home(path: Path) -> Path:
+    """Expand `~`; where nobody has that name, it is a name like any other."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def without_effect(config: Config) -> tuple[str, ...]:
@@ -187,23 +197,44 @@ def build(
     raw: dict[str, Any], base: Path, source: str = "config", environment: dict[str, str] | None = None
 ) -> Config:
     """Make a config of plain data, with environment overrides; see `load`."""
-    merged, faults = _overridden(raw, dict(os.environ) if environment is None else environment)
+    environment = dict(os.environ) if environment is None else environment
+    merged, faults = _overridden(raw, environment)
+    config = None
     try:
-        config = Config.model_validate(merged)
+        config = Config.model_validate(merged).based_at(base)
+        faults += _overlaps(config.folders, source)
     except ValidationError as error:
         faults += explain(error, Config, source)
-        config = None
     house = merged.get("defaults")
     if isinstance(house, dict):
         faults += default_faults(house, source)
     if faults or config is None:
-        raise ConfigError(faults)
-    return config.based_at(base)
+        raise ConfigError(tuple(_traced(fault, environment) for fault in faults))
+    return config
+
+
+def _overlaps(folders: Folders, source: str) -> tuple[Fault, ...]:
+    """Refuse folders inside the inbox, where results would be taken for drops, or inside the spool."""
+    paths = {name: Path(os.path.normpath(path)) for name, path in folders if path is not None}
+    return tuple(
+        Fault(source, f"folders.{inner}", shown(str(paths[inner])), f"a folder outside of folders.{outer}")
+        for outer, inner in itertools.permutations(paths, 2)
+        if outer in {"inbox", "spool"} and paths[inner].is_relative_to(paths[outer])
+    )
+
+
+def _traced(fault: Fault, environment: dict[str, str]) -> Fault:
+    """Name the variable instead of the file where a fault comes from the environment."""
+    for variable in environment:
+        path = variable.removeprefix(OVERRIDE_PREFIX).lower().replace("__", ".")
+        if variable.startswith(OVERRIDE_PREFIX) and f"{fault.key}.".startswith(f"{path}."):
+            return replace(fault, file=variable)
+    return fault
 
 
 def _overridden(raw: dict[str, Any], environment: dict[str, str]) -> tuple[dict[str, Any], tuple[Fault, ...]]:
     """Lay `STYLETRANSFERD__SECTION__KEY=value` over the file's data; values are read as YAML."""
-    merged = {section: value for section, value in raw.items() if value is not None}
+    merged = dict(raw)
     faults = []
     for variable in sorted(environment):
         if not variable.startswith(OVERRIDE_PREFIX):
@@ -224,4 +255,4 @@ def _overridden(raw: dict[str, Any], environment: dict[str, str]) -> tuple[dict[
             node[part] = dict(below) if isinstance(below, dict) else {}
             node = node[part]
         node[path[-1]] = value
-    return merged, tuple(faults)
+    return {section: value for section, value in merged.items() if value is not None}, tuple(faults)

@@ -14,6 +14,7 @@ from daemon.errors import DaemonError
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 20
+MAX_INT_BITS = 1024  # Python refuses to write out what has more than 4300 digits, in messages too
 
 
 class DocumentError(DaemonError):
@@ -50,9 +51,17 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Construct one integer, refusing what nobody could read."""
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > MAX_INT_BITS:
+            raise DocumentError(f"a number of hundreds of digits{_place(node.start_mark)}")
+        return value
+
 
 # `<<` must reach construct_mapping as written; SafeConstructor would flatten it first.
 _Loader.flatten_mapping = lambda _self, _node: None  # type: ignore[method-assign, assignment]
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _place(mark: yaml.Mark | None) -> str:

@@ -20,10 +20,7 @@ def refusal(allowed: str, reason: Reason = Reason.BAD_SIDECAR) -> PydanticCustom
 
 def shown(value: object) -> str:
     """Quote a value a person wrote, short and on one line."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write out an integer of more than 4300 digits
-        text = "a number of thousands of digits"
+    text = repr(value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
@@ -58,7 +55,8 @@ def _fault(item: Any, path: list[str], model: type[BaseModel], file: str) -> Fau
         word = item["input"] if isinstance(item["input"], str) else ""
         return Fault(file, key, shown(item["input"]), ", ".join(words), suggestion(word, words))
     if item["type"] == "model_type":
-        return Fault(file, key, shown(item["input"]), "keys and values out of " + ", ".join(_keys_at(model, path)))
+        allowed = "keys and values out of " + ", ".join(_keys_at(model, path))
+        return Fault(file, key, shown(item["input"]), allowed)
     return Fault(file, key, shown(item["input"]), _requirement(item["msg"]))
 
 

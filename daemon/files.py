@@ -103,10 +103,11 @@ def move(source: Path, target: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder of our own making with all it holds; a missing one is fine."""
-    shutil.rmtree(folder, ignore_errors=False, onerror=None) if folder.is_dir() else folder.unlink(
-        missing_ok=True
-    )
+    """Remove a folder of our own making with all it holds; a missing one is fine, a link goes alone."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
 
 
 def fsync_tree(folder: Path) -> None:

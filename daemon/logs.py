@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import math
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 Format = Literal["auto", "json", "console"]
 FOREIGN_EVENT = "library.logged"
+# Without local variables: they hold what users dropped, and pictures.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A002 - the config's own word
@@ -30,16 +36,20 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
     renderer: Processor = (
         structlog.processors.JSONRenderer(default=str)
         if is_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    last += [structlog.processors.dict_tracebacks, _in_order] if is_json else []
+    last += [_TRACEBACKS, _finite, _in_order] if is_json else []
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(number),
         cache_logger_on_first_use=False,
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name of invalid UTF-8 must not cost the record
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -61,12 +71,20 @@ def get(name: str) -> Any:
     return structlog.get_logger(name)
 
 
-def _name_foreign(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _name_foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Give a library's free text the constant event name that can be counted."""
     event["message"] = event.pop("event")
     event["event"] = FOREIGN_EVENT
-    event["logger"] = getattr(logger, "name", "") or "root"
+    event["logger"] = event["_record"].name
     return event
+
+
+def _finite(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Write NaN and infinities as text: JSON has no word for them."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in event.items()
+    }
 
 
 def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

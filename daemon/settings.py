@@ -84,7 +84,7 @@ def _weight(value: Any) -> float:
 def has_share(weights: Iterable[float]) -> None:
     """Refuse weights that cannot be scaled to sum to 1."""
     if not 0 < sum(weights) < float("inf"):
-        raise refusal("weights of which at least one is above 0")
+        raise refusal("weights with a sum above 0")
 
 
 def _scales(value: Any) -> Any:

@@ -135,7 +135,8 @@ def test_status_imports_neither_tensorflow_nor_numpy(tmp_path: Path) -> None:
         "import sys; sys.argv = ['styletransferd', 'status', '--json', '--config', sys.argv[1]]\n"
         "from daemon.cli.main import main\n"
         "try: main()\n"
-        "except SystemExit as end: print(end.code, [m for m in ('tensorflow', 'numpy', 'PIL') if m in sys.modules])"
+        "except SystemExit as end:\n"
+        "    print(end.code, [m for m in ('tensorflow', 'numpy', 'PIL') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "config.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
