@@ -100,6 +100,14 @@ class _Dumper(yaml.SafeDumper):
         """Write repeated values out, since `parse` takes no aliases."""
         return True
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Escape what is not printable: PyYAML itself writes U+0085 and U+2028 so that they read as a space."""
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 
 def dump(data: dict[str, Any]) -> str:
     """Write plain data as YAML that `parse` reads back, keys in the given order."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 _TICK_S: Final = 0.2
+_IDLE_S: Final = 1.0
 _PAUSE_S: Final = 2.0
 _LEAST_S: Final = 0.1
 _STATUS_S: Final = 1.0
@@ -76,6 +77,7 @@ class Service:
         self._paused: dict[str, str] = {}  # part of the service -> why it waits
         self._report = Report((), (), (), 0, None, is_at_rest=False)
         self._info: EngineInfo | None = None
+        self._defect: Exception | None = None
         folders = config.folders
         self.spool = Spool(folders.spool)
         self.outbox = Outbox(folders.outbox)
@@ -117,8 +119,8 @@ class Service:
                 log.warning("service.key_ignored", key=key, reason="it has no effect in this version")
             self._recover()
             threads = [
-                threading.Thread(target=self._run_intake, name="intake"),
-                threading.Thread(target=self._run_status, name="status"),
+                threading.Thread(target=self._guarded, args=(run,), name=name)
+                for name, run in (("intake", self._run_intake), ("status", self._run_status))
             ]
             for thread in threads:
                 thread.start()
@@ -126,7 +128,23 @@ class Service:
                 self._run_worker()
             finally:
                 self._shut_down(threads)
+        if self._defect is not None:
+            raise self._defect
         return 1 if self._drains and self.counts.failed else 0
+
+    def ask_stop(self) -> None:
+        """Have every loop end; returns at once."""
+        self.stop.set()
+        self._wake.set()
+        self._work.set()
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        """Run a thread's loop; a defect in it ends the whole service, which then starts anew, recovered."""
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 - raised again by `run`
+            self._defect = error
+            self.ask_stop()
 
     def _recover(self) -> None:
         for sentinel in self._sentinels.values():
@@ -173,7 +191,7 @@ class Service:
             elif ending is None:
                 if self._drains and is_last_look:
                     return
-                self._work.wait(_TICK_S)
+                self._work.wait(_TICK_S if self._drains else _IDLE_S)
 
     def _turn_worker(self) -> Ending | None:
         try:
@@ -189,8 +207,7 @@ class Service:
     def _shut_down(self, threads: list[threading.Thread]) -> None:
         self._state = "stopping"
         notify(STOPPING="1", STATUS="stopping")
-        self.stop.set()
-        self._wake.set()
+        self.ask_stop()
         self._engine.stop()
         for thread in threads:
             thread.join()
@@ -215,11 +232,8 @@ class Service:
                 watcher.ensure()
             self._wake.clear()
             wait_s = self._turn_intake(intake)
-            turned_at = time.monotonic()
             self.stop.wait(_LEAST_S)  # a copy sends thousands of events; one look for many of them is enough
-            while not self.stop.is_set() and time.monotonic() - turned_at < wait_s:
-                if self._wake.wait(min(_TICK_S, wait_s)):
-                    break
+            self._wake.wait(wait_s)
         watcher.stop()
 
     def _turn_intake(self, intake: Intake) -> float:
@@ -318,6 +332,10 @@ class Service:
             self.stop.wait(_STATUS_S)
 
     def _end_cancelled(self) -> None:
+        try:
+            self._sentinels["outbox"].check()
+        except NotReady:
+            return  # a cancel can wait for the outbox, the status cannot
         for entry in self.spool.take_cancelled():
             self._worker.fail(entry, Failure(Reason.CANCELLED, "cancelled by an operator"))
 
@@ -356,13 +374,13 @@ def run(config: Config, *, drains: bool = False) -> int:
     """
     service = Service(config, drains=drains)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    threading.Thread(target=_await_signals, args=(service.stop,), name="signals", daemon=True).start()
+    threading.Thread(target=_await_signals, args=(service,), name="signals", daemon=True).start()
     return service.run()
 
 
-def _await_signals(stop: threading.Event) -> None:
+def _await_signals(service: Service) -> None:
     number = signal.sigwait(_SIGNALS)
     log.info("service.stop_requested", reason=signal.Signals(number).name)
-    stop.set()
+    service.ask_stop()
     signal.sigwait(_SIGNALS)
     os._exit(0)  # asked twice: stop this instant; the spool recovers at the next start

@@ -44,6 +44,6 @@ def demo(
         path for path in (base / "outbox").iterdir() if path not in before and (path / "result.png").exists()
     ]
     if code == 0 and made:
-        typer.echo("Content, painting and result are pictures to open; the result is here:")
+        typer.echo("The painted picture:")
         typer.echo(str(made[0] / "result.png"))
     raise typer.Exit(code if made else 1)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.figure import Figure
+
 HEADER: Final = ("iteration", "size_px", "total", "style", "content", "elapsed_s")
 
 
@@ -40,6 +42,17 @@ def table(rows: Sequence[Row]) -> bytes:
 def curve(rows: Sequence[Row], title: str) -> bytes:
     """Draw losses.png: total, style and content over the iterations, on a logarithmic axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - 0.4 s, needed once a job
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks, losses that are all 0
+        figure = _figure(rows, title)
+        FigureCanvasAgg(figure)
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _figure(rows: Sequence[Row], title: str) -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
@@ -57,9 +70,4 @@ def curve(rows: Sequence[Row], title: str) -> bytes:
     axes.set_title(title.replace("$", r"\$"))
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters the font lacks, losses that are all 0
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return figure
