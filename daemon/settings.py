@@ -272,4 +272,13 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
                 result[key] = {**below, **value}
             else:
                 result[key] = value
+    _keep_below_size(result)
     return result
+
+
+def _keep_below_size(keys: dict[str, Any]) -> None:
+    """Leave out a preset's scales that a smaller size makes pointless; a person's own are a fault then."""
+    scales, size = keys.get("scales"), keys.get("size")
+    is_preset = any(scales is preset["scales"] for preset in PRESETS.values())
+    if is_preset and isinstance(scales, list) and isinstance(size, int):
+        keys["scales"] = [scale for scale in scales if scale["size"] < size]

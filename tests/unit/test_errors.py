@@ -1,0 +1,76 @@
+"""Faults and failures say where, what and what else, and survive being written down."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from daemon.errors import ConfigError, EngineError, Failure, Fault, JobError, Reason
+
+BARE = Fault("a.yaml", "", "", "keys and values")
+SIZE = Fault("a.yaml", "size", "3", "16 or more", "did you mean 30?")
+OUTSIDE = Fault("a.yaml", "content", "'../x'", "a plain name", reason=Reason.PATH_OUTSIDE)
+
+
+def test_a_fault_is_one_line_with_all_it_knows() -> None:
+    """File, key, what was found, what is allowed and the hint; what is unknown leaves no trace."""
+    assert str(SIZE) == "a.yaml: size: found 3, allowed: 16 or more (did you mean 30?)"
+    assert str(BARE) == "a.yaml: allowed: keys and values"
+
+
+def test_a_failure_counts_and_lists_its_faults() -> None:
+    """The message holds every fault; file and key are the first one's, the hint the first there is."""
+    failure = Failure.of_faults((BARE, SIZE))
+
+    assert failure.message == f"2 faults: {BARE}; {SIZE}"
+    assert (failure.file, failure.key, failure.hint) == ("a.yaml", "", "did you mean 30?")
+    assert failure.faults == (BARE, SIZE)
+    assert Failure.of_faults((SIZE,)).message == f"1 fault: {SIZE}"
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ((SIZE,), Reason.BAD_SIDECAR),
+        ((OUTSIDE,), Reason.PATH_OUTSIDE),
+        ((OUTSIDE, OUTSIDE), Reason.PATH_OUTSIDE),
+        ((OUTSIDE, SIZE), Reason.BAD_SIDECAR),
+    ],
+)
+def test_a_failure_has_its_faults_reason_where_they_agree(faults: tuple[Fault, ...], reason: Reason) -> None:
+    """Faults of different reasons make a bad sidecar."""
+    assert Failure.of_faults(faults).reason is reason
+
+
+def test_a_failure_survives_json() -> None:
+    """What asdict() writes, from_dict() reads, with enums and tuples restored."""
+    failure = Failure(
+        Reason.ENGINE_CRASHED, "m", hint="h", file="f", key="k", faults=(OUTSIDE, SIZE), last_lines=("a", "b")
+    )
+
+    read = Failure.from_dict(json.loads(json.dumps(asdict(failure))))
+
+    assert read == failure
+    assert isinstance(read.faults[0].reason, Reason)
+    assert isinstance(read.last_lines, tuple)
+
+
+@pytest.mark.parametrize(
+    "change", [{"reason": "unheard_of"}, {"colour": "red"}, {"faults": [{"reason": "diverged"}]}, {"faults": 3}]
+)
+def test_other_data_is_no_failure(change: dict[str, object]) -> None:
+    """Unknown reasons and keys, and incomplete faults, are told apart from a failure."""
+    data = {**asdict(Failure(Reason.DIVERGED, "m")), **change}
+
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Failure.from_dict(data)
+
+
+def test_errors_say_what_happened() -> None:
+    """The text of an error is its message, a config's one line a fault."""
+    assert str(ConfigError((BARE, SIZE))).splitlines() == [str(BARE), str(SIZE)]
+    assert str(JobError(Failure(Reason.DIVERGED, "it diverged"))) == "it diverged"
+    assert str(EngineError("it died")) == "it died"
+    assert EngineError("it died").reason is Reason.ENGINE_CRASHED
