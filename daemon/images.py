@@ -139,10 +139,21 @@ def cover(picture: Picture, height: int, width: int) -> Picture:
 
 
 def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes:  # noqa: A002
-    """Write a picture as the bytes of a png, jpeg, webp or tiff file."""
+    """Write a picture as the bytes of a png, jpeg, webp or tiff file.
+
+    Raises:
+        JobError: the format holds no picture of this size (webp: 16383 px a side).
+    """
     buffer = io.BytesIO()
     extra = {"icc_profile": profile} if profile else {}
-    Image.fromarray(picture).save(buffer, format.upper(), **_SAVE[format], **extra)
+    try:
+        Image.fromarray(picture).save(buffer, format.upper(), **_SAVE[format], **extra)
+    except (OSError, ValueError) as error:
+        height, width = picture.shape[:2]
+        message = f"{width} x {height} px cannot be written as {format}: {error}"
+        raise JobError(
+            Failure(Reason.PICTURE_TOO_LARGE, message, hint="choose another output.format, or a smaller size")
+        ) from None
     return buffer.getvalue()
 
 

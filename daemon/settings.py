@@ -208,8 +208,8 @@ class Settings(Model):
     pooling: Literal["max", "avg"] = Field("max", description="VGG19's own max pooling, or average pooling.")
     init: PlainName = Field("content", description="Start from content, style, noise, or a file's picture.")
     seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_number)] = Field(0, description="For noise.")
-    frames: Frames = Frames()
-    output: Output = Output()
+    frames: Frames = Field(Frames(), description="Which pictures of the way are kept.")
+    output: Output = Field(Output(), description="How the result is written.")
     priority: Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(_number)] = Field(
         0, description="Higher first; then first come, first served."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from daemon import documents
 from daemon.errors import Fault, Reason
@@ -40,8 +40,24 @@ def _blend(styles: list[StyleRef] | None) -> list[StyleRef] | None:
     return styles
 
 
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Have the schema say of every key that null means "not set"."""
+    for name, key in schema["properties"].items():
+        if "anyOf" in key:
+            key["anyOf"] = [*(item for item in key["anyOf"] if item != {"type": "null"}), {"type": "null"}]
+        elif "enum" in key:
+            key["enum"] = [*key["enum"], None]
+            key.pop("type", None)
+        elif "$ref" in key:
+            schema["properties"][name] = {"anyOf": [{"$ref": key.pop("$ref")}, {"type": "null"}], **key}
+        elif "type" in key:
+            key["type"] = [key["type"], "null"]
+
+
 class SidecarModel(Settings):
     """What a sidecar may say; the schema that editors complete from."""
+
+    model_config = ConfigDict(json_schema_extra=_allow_null)
 
     content: PlainName | None = Field(None, description="The photo; default: NAME.content.* beside it.")
     style: Annotated[

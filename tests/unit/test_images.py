@@ -454,3 +454,11 @@ def test_a_film_shows_every_frame_and_rests_on_the_last(tmp_path: Path, format_:
     assert film.size == (32, 24)
     assert durations == [120, 120, 2000]
     assert film.info["loop"] == 0
+
+
+def test_a_picture_too_large_for_its_format_is_a_jobs_failure() -> None:
+    """WebP ends at 16383 px a side; that fails the job, with a way out, and not the service."""
+    with pytest.raises(JobError) as caught:
+        images.encode(np.zeros((1, 16400, 3), np.uint8), "webp")
+    assert caught.value.failure.reason is Reason.PICTURE_TOO_LARGE
+    assert "output.format" in caught.value.failure.hint

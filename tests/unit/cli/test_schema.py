@@ -37,12 +37,13 @@ def test_the_sidecars_schema_lists_words_and_ranges() -> None:
     """Presets, layers and sizes are there to be completed."""
     properties = schema("sidecar")["properties"]
 
-    assert properties["preset"]["enum"] == ["default", "paper", "preview", "fine"]
+    assert properties["preset"]["enum"] == ["default", "paper", "preview", "fine", None]
     assert properties["size"]["anyOf"][0] == {"type": "integer", "minimum": 16, "maximum": 16384}
     assert properties["style_layers"]["anyOf"][0]["items"]["enum"] == list(LAYERS)
     assert properties["iterations"]["minimum"] == 1
+    assert properties["iterations"]["type"] == ["integer", "null"]
     assert {"type": "string"} in properties["style"]["anyOf"]
-    assert all(item.get("description") for item in properties.values() if "$ref" not in item)
+    assert all(item.get("description") for item in properties.values())
 
 
 def test_an_unknown_kind_is_a_usage_error() -> None:
