@@ -106,7 +106,7 @@ def plain_name(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_number)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), BeforeValidator(_number)]
 PlainName = Annotated[str, BeforeValidator(plain_name)]
 Size = Annotated[
     int | Literal["original"],
@@ -208,8 +208,8 @@ class Settings(Model):
     pooling: Literal["max", "avg"] = Field("max", description="VGG19's own max pooling, or average pooling.")
     init: PlainName = Field("content", description="Start from content, style, noise, or a file's picture.")
     seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_number)] = Field(0, description="For noise.")
-    frames: Frames = Field(Frames(), description="Which pictures of the way are kept.")
-    output: Output = Field(Output(), description="How the result is written.")
+    frames: Frames = Field(Frames(), description="Frames and film of the way.")
+    output: Output = Field(Output(), description="The file of the result.")
     priority: Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(_number)] = Field(
         0, description="Higher first; then first come, first served."
     )

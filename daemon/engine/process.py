@@ -30,7 +30,8 @@ log = logs.get(__name__)
 
 _TICK_S: Final = 0.1
 _STOP_S: Final = 10.0
-_KEPT_LINES: Final = 20
+_LAST_WORDS_S: Final = 1.0  # for what a dead child printed at the very end to be read
+_KEPT_LINES: Final = 40  # a crash report of faulthandler is about 25
 _CHATTER: Final = {"I": "debug", "W": "info", "E": "warning", "F": "error"}
 
 
@@ -49,12 +50,14 @@ class ProcessEngine:
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._info: EngineInfo | None = None
+        self._listener = threading.Thread()
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
 
     def start(self) -> EngineInfo:
         """Start the child and wait for its model; see `Engine.start`. Told to stop, it is not ready either."""
-        if self._info is not None:
+        if self._info is not None and self._child is not None and self._child.poll() is None:
             return self._info
+        self.stop()  # what is left of a child that died while it was idle, which is no job's fault
         self._spawn()
         try:
             kind, content = self._receive(self._is_stopping)
@@ -77,8 +80,9 @@ class ProcessEngine:
         return info
 
     def _spawn(self) -> None:
-        package_root = str(Path(daemon.__file__).parent.parent)
-        environment = {**os.environ, "PYTHONPATH": package_root}
+        paths = [str(Path(daemon.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        environment.setdefault("PYTHONFAULTHANDLER", "1")
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
         ours, theirs = socket.socketpair()
         with theirs:
@@ -94,7 +98,8 @@ class ProcessEngine:
         self._pipe = Connection(ours.detach())
         self._lines.clear()
         assert self._child.stdout is not None  # noqa: S101 - asked for above
-        threading.Thread(target=self._listen, args=(self._child.stdout,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._child.stdout,), daemon=True)
+        self._listener.start()
         log.info("engine.started", engine_pid=self._child.pid, device=self._config.engine.device)
         self._pipe.send(self._config)
 
@@ -115,17 +120,21 @@ class ProcessEngine:
         Raises:
             EngineError: the child ended, or passed the deadline and was ended.
         """
+        while True:  # asked before every message: steps may come faster than a tick
+            if is_stopping():
+                return "stopped", None
+            if deadline is not None and time.monotonic() > deadline:
+                raise self._overdue()
+            message = self._poll()
+            if message is not None:
+                return message
+
+    def _poll(self) -> tuple[str, Any] | None:
         assert self._pipe is not None  # noqa: S101 - only called after _spawn
         try:
-            while not self._pipe.poll(_TICK_S):
-                if is_stopping():
-                    return "stopped", None
-                if deadline is not None and time.monotonic() > deadline:
-                    raise self._overdue()
-            message: tuple[str, Any] = self._pipe.recv()
+            return self._pipe.recv() if self._pipe.poll(_TICK_S) else None
         except (EOFError, OSError):
             raise self._died() from None
-        return message
 
     def _overdue(self) -> EngineError:
         """End a child that does not come to an end by itself."""
@@ -142,11 +151,12 @@ class ProcessEngine:
             self._child.kill()
             code = self._child.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self._listener.join(_LAST_WORDS_S)
         lines = tuple(self._lines)
         self._forget()
         log.error("engine.died", ended_by=how, last_lines=lines[-5:])
-        reason = Reason.OUT_OF_MEMORY if code == -signal.SIGKILL else Reason.ENGINE_CRASHED
-        return EngineError(f"the engine's process ended by {how}", reason, lines)
+        guess = " (perhaps for want of memory)" if code == -signal.SIGKILL else ""
+        return EngineError(f"the engine's process ended by {how}{guess}", Reason.ENGINE_CRASHED, lines)
 
     def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
         """Paint in the child; see `Engine.stylize`."""
@@ -158,6 +168,13 @@ class ProcessEngine:
             self._pipe.send(request)
         except OSError:
             raise self._died() from None
+        try:
+            yield from self._follow(is_stopping, deadline)
+        except GeneratorExit:  # whoever asked takes no more steps, for instance because a disk is full
+            self._interrupt()
+            raise
+
+    def _follow(self, is_stopping: Callable[[], bool], deadline: float | None) -> Iterator[Step]:
         while True:
             kind, content = self._receive(is_stopping, deadline)
             if kind == "step":
@@ -175,7 +192,8 @@ class ProcessEngine:
 
     def _interrupt(self) -> None:
         """End the running picture but keep the model; a child that does not come to its next step is ended."""
-        assert self._pipe is not None  # noqa: S101 - only called while the child lives
+        if self._pipe is None:
+            return  # it was ended meanwhile
         with contextlib.suppress(EngineError, OSError):
             self._pipe.send("stop")
             deadline = time.monotonic() + _STOP_S

@@ -39,6 +39,14 @@ def choose(wanted: str, precision: str, memory_limit_mb: int | None) -> Chosen:
         NotReady: the GPU that is asked for is not there, or cannot be set up.
     """
     chosen = "float32" if precision == "auto" else precision
+    try:
+        return Chosen(_prepare(wanted, memory_limit_mb), chosen)
+    except (RuntimeError, ValueError, tf.errors.OpError) as error:
+        raise NotReady(f"engine.device {wanted}: {error}") from error
+
+
+def _prepare(wanted: str, memory_limit_mb: int | None) -> str:
+    """Make the wanted device the only one that TensorFlow sees; returns its name."""
     gpus = [] if wanted == "cpu" else tf.config.list_physical_devices("GPU")
     number = int(wanted.partition(":")[2] or 0)
     if wanted.startswith("gpu") and number >= len(gpus):
@@ -47,13 +55,10 @@ def choose(wanted: str, precision: str, memory_limit_mb: int | None) -> Chosen:
             f"engine.device is {wanted}, but TensorFlow sees no such GPU ({found}); "
             "see the README on GPUs, or set engine.device: auto"
         )
-    try:
-        if not gpus:
-            tf.config.set_visible_devices([], "GPU")
-            return Chosen(f"CPU ({_processor()})", chosen)
-        return Chosen(_set_up(gpus[number], number, memory_limit_mb), chosen)
-    except (RuntimeError, ValueError) as error:
-        raise NotReady(f"engine.device {wanted}: {error}") from error
+    if not gpus:
+        tf.config.set_visible_devices([], "GPU")
+        return f"CPU ({_processor()})"
+    return _set_up(gpus[number], number, memory_limit_mb)
 
 
 def _set_up(gpu: Any, number: int, memory_limit_mb: int | None) -> str:

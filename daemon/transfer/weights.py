@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import h5py
 import keras
@@ -15,6 +16,9 @@ import numpy.typing as npt
 
 from daemon.errors import NotReady
 from daemon.settings import CONVOLUTIONS_PER_BLOCK, LAYERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Array = npt.NDArray[np.float32]
 
@@ -62,15 +66,13 @@ def load(source: str) -> Weights:
     else:
         path = Path(source)
     try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         layers = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
-    except NotReady:
-        raise
     except Exception as error:  # noqa: BLE001 - h5py and numpy raise nearly anything on foreign files
         detail = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise NotReady(f"weights {path}: not a readable weights file ({detail})") from None
     _check(layers, path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Weights(layers, source if source in {"bundled", "imagenet"} else str(path), digest)
 
 
@@ -95,12 +97,13 @@ def _check(layers: dict[str, tuple[Array, Array]], path: Path) -> None:
 
 def _read_npz(path: Path) -> dict[str, tuple[Array, Array]]:
     """Read the bundled kind: 8-bit indices into 256 values a layer (see weights_data/README.md)."""
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         layers = {}
         for name in LAYERS:
             if f"{name}/kernel_index" in file:
-                kernel = file[f"{name}/kernel_codebook"][file[f"{name}/kernel_index"]]
-                layers[name] = (kernel.astype(np.float32), file[f"{name}/bias"].astype(np.float32))
+                with _naming(name):
+                    kernel = file[f"{name}/kernel_codebook"][file[f"{name}/kernel_index"]]
+                    layers[name] = (kernel.astype(np.float32), file[f"{name}/bias"].astype(np.float32))
         return layers
 
 
@@ -115,11 +118,10 @@ def _read_old_h5(root: Any) -> dict[str, tuple[Array, Array]]:
     layers = {}
     for name in LAYERS:
         if name in root:
-            names = [
-                item.decode() if isinstance(item, bytes) else item for item in root[name].attrs["weight_names"]
-            ]
-            arrays = [np.asarray(root[name][item], np.float32) for item in names]
-            layers[name] = _pair(arrays, name)
+            with _naming(name):
+                stored = root[name].attrs["weight_names"]
+                names = [item.decode() if isinstance(item, bytes) else item for item in stored]
+                layers[name] = _pair([np.asarray(root[name][item], np.float32) for item in names])
     return layers
 
 
@@ -132,14 +134,23 @@ def _read_new_h5(root: Any) -> dict[str, tuple[Array, Array]]:
     for index, layer in enumerate(LAYERS):
         for name in (layer, f"conv2d_{index}" if index else "conv2d"):
             if name in group and "vars" in group[name]:
-                variables = group[name]["vars"]
-                arrays = [np.asarray(variables[key], np.float32) for key in sorted(variables)]
-                layers[layer] = _pair(arrays, layer)
+                with _naming(layer):
+                    variables = group[name]["vars"]
+                    layers[layer] = _pair([np.asarray(variables[key], np.float32) for key in sorted(variables)])
                 break
     return layers
 
 
-def _pair(arrays: list[Array], name: str) -> tuple[Array, Array]:
+def _pair(arrays: list[Array]) -> tuple[Array, Array]:
     if len(arrays) != 2:  # noqa: PLR2004 - a kernel and a bias
-        raise ValueError(f"{name} holds {len(arrays)} arrays, expected a kernel and a bias")
+        raise ValueError(f"{len(arrays)} arrays found, expected a kernel and a bias")
     return arrays[0], arrays[1]
+
+
+@contextlib.contextmanager
+def _naming(layer: str) -> Iterator[None]:
+    """Say in whose layer a file is damaged; h5py and numpy name the place inside it at best."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{layer}: {error.args[0] if error.args else error}") from error

@@ -1,0 +1,81 @@
+"""What the numeric tests share: the bundled weights, a network and a painter on them, and small pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from reference import network as keras_network
+
+from daemon.settings import Settings
+from daemon.transfer import weights as weights_module
+from daemon.transfer.stylize import Painter
+from daemon.transfer.vgg19 import Vgg19
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import keras
+
+    from daemon.job import Step
+    from daemon.transfer.weights import Weights
+
+    Paint = Callable[..., list[Step]]
+
+
+@pytest.fixture(scope="session")
+def weights() -> Weights:
+    """The bundled weights."""
+    return weights_module.load("bundled")
+
+
+@pytest.fixture(scope="session")
+def network(weights: Weights) -> Vgg19:
+    """The product's VGG19 in float32."""
+    return Vgg19(weights)
+
+
+@pytest.fixture(scope="session")
+def keras_vgg19() -> keras.Model:
+    """Keras' own VGG19 with the same numbers, giving every convolution's features by name."""
+    return keras_network()
+
+
+@pytest.fixture(scope="session")
+def painter(network: Vgg19) -> Painter:
+    """One painter for all tests: what is compiled once stays compiled."""
+    return Painter(network)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., np.ndarray]:
+    """Make a smooth colourful picture of (height, width, seed)."""
+
+    def make(height: int, width: int, seed: int = 0) -> np.ndarray:
+        small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+        return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def paint(painter: Painter, picture: Callable[..., np.ndarray]) -> Paint:
+    """Paint with few settings and give every step, its picture included.
+
+    Keywords are settings, except `content`, `styles` (weighted pictures) and `start` (an init picture).
+    """
+
+    def run(
+        content: np.ndarray | None = None,
+        styles: Sequence[tuple[np.ndarray, float]] | None = None,
+        start: np.ndarray | None = None,
+        **settings: Any,
+    ) -> list[Step]:
+        content = picture(30, 40) if content is None else content
+        styles = [(picture(36, 28, 1), 1.0)] if styles is None else styles
+        chosen = Settings.model_validate({"size": 32, "iterations": 3, **settings})
+        return list(painter.stylize(content, styles, chosen, start, lambda _iteration: True))
+
+    return run

@@ -1,0 +1,82 @@
+"""The paper's preset against an independent implementation (`reference.py`), loss by loss."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import reference
+from PIL import Image
+from skimage import data
+
+from daemon.settings import PRESETS, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import keras
+
+    from daemon.job import Step
+    from daemon.transfer.stylize import Painter
+
+EVERY = 0.01
+FIRST = 0.001
+
+
+def paper_steps(
+    painter: Painter, content: np.ndarray, style: np.ndarray, size: int, iterations: int
+) -> list[Step]:
+    """Paint with the preset `paper`."""
+    settings = Settings.model_validate({**PRESETS["paper"], "size": size, "iterations": iterations})
+    return list(painter.stylize(content, [(style, 1.0)], settings))
+
+
+def assert_agree(steps: list[Step], rows: Sequence[Sequence[float]]) -> None:
+    """Every iteration's three losses agree within 1 %, the first total within 0.1 %."""
+    assert [step.iteration for step in steps] == list(range(len(rows)))
+    assert steps[0].losses.total == pytest.approx(rows[0][0], rel=FIRST)
+    for step, (total, style, content) in zip(steps, rows, strict=True):
+        assert step.losses.total == pytest.approx(total, rel=EVERY), step.iteration
+        assert step.losses.style == pytest.approx(style, rel=EVERY), step.iteration
+        assert step.losses.content == pytest.approx(content, rel=EVERY, abs=1e-6 * total), step.iteration
+
+
+@pytest.mark.parametrize("names", [("coffee", "chelsea"), ("chelsea", "coffee")])
+def test_paper_run_agrees_with_an_independent_one(
+    painter: Painter, keras_vgg19: keras.Model, names: tuple[str, str]
+) -> None:
+    """On photographs at 96 px, twelve iterations give the losses of Keras' eager network and Adam."""
+    content, style = (Image.fromarray(getattr(data, name)()) for name in names)
+    start = reference.scaled(content, 96)
+    rows = reference.descend(reference.Paper(keras_vgg19, start, reference.scaled(style, 96)), start, 12)
+    assert rows[-1][0] < 0.8 * rows[0][0]  # it is on its way down, so the updates matter
+    assert_agree(paper_steps(painter, np.asarray(content), np.asarray(style), 96, 12), rows)
+
+
+def test_demo_pair_gives_the_recorded_losses(painter: Painter) -> None:
+    """The bundled pair at 128 px gives the 31 losses that the independent run recorded."""
+    recorded = json.loads(reference.LOSSES.read_text())
+    content, style = (np.asarray(reference.demo_picture(name)) for name in ("photo.jpg", "painting.jpg"))
+    steps = paper_steps(painter, content, style, recorded["size_px"], len(recorded["losses"]) - 1)
+    assert len(steps) == 31
+    assert_agree(steps, recorded["losses"])
+
+
+def test_recorded_losses_are_of_the_files_as_they_are(keras_vgg19: keras.Model) -> None:
+    """The recorded first loss is that of the demo pair in the package, so neither went out of step."""
+    recorded = json.loads(reference.LOSSES.read_text())
+    content, style = (
+        reference.scaled(reference.demo_picture(name), recorded["size_px"])
+        for name in ("photo.jpg", "painting.jpg")
+    )
+    paper = reference.Paper(keras_vgg19, content, style)
+    total, _, _ = paper.losses(reference.vgg_input(content))
+    assert float(total) == pytest.approx(recorded["losses"][0][0], rel=FIRST)
+
+
+def test_default_preset_is_the_papers() -> None:
+    """Until the next issue, a sidecar that names no preset gets the paper's settings and 100 iterations."""
+    assert Settings.model_validate(PRESETS["default"]) == Settings.model_validate(PRESETS["paper"])
+    assert Settings.model_validate(PRESETS["paper"]).iterations == 100

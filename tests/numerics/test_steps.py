@@ -1,0 +1,243 @@
+"""The steps of a job: losses paired with pictures, the best one kept, faults of numbers and of size."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from daemon.errors import JobError, Reason
+from daemon.settings import Settings
+from daemon.transfer import pixels
+from daemon.transfer.stylize import Painter, _Leg, _targets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.errors import Failure
+    from daemon.job import Step
+    from daemon.transfer.vgg19 import Vgg19
+
+    Paint = Callable[..., list[Step]]
+    Draw = Callable[..., np.ndarray]
+
+
+def test_each_loss_is_of_the_picture_it_comes_with(painter: Painter, paint: Paint, picture: Draw) -> None:
+    """The objective of a step's own picture is the step's loss, and no neighbour's.
+
+    The picture has gone through uint8: half a grey level at most in each pixel, which moves the loss by less
+    than a quarter of what the smallest update does.
+    """
+    content, style = picture(30, 40), picture(36, 28, 1)
+    steps = paint(content, [(style, 1.0)], iterations=6)
+    settings = Settings()
+    program = painter.program(settings)
+    targets = _targets(program, content, [(style, 1.0)], settings, _Leg(24, 32, 6))
+    again = [float(program.loss(pixels.to_vgg(step.picture), targets).total) for step in steps]
+    found = [step.losses.total for step in steps]
+    smallest_update = np.abs(np.diff(found)).min()
+    assert np.abs(np.array(again) - found).max() < smallest_update / 4
+
+
+def test_start_is_step_zero(paint: Paint, picture: Draw) -> None:
+    """Picture 0 is the content itself, before any update, and its content loss is nothing."""
+    content = picture(24, 32)
+    first = paint(content)[0]
+    assert first.iteration == 0
+    assert np.array_equal(first.picture, content)
+    assert first.losses.content == 0
+
+
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_a_size_gives_one_step_more_than_iterations(paint: Paint, iterations: int) -> None:
+    """The start and every update give a step, numbered in order, and only the last carries the painting."""
+    steps = paint(iterations=iterations)
+    assert [step.iteration for step in steps] == list(range(iterations + 1))
+    assert {step.iterations for step in steps} == {iterations}
+    assert [step.painting is not None for step in steps] == [False] * iterations + [True]
+
+
+def test_painting_is_the_best_picture_with_its_losses(paint: Paint) -> None:
+    """The painting is the picture of the least loss, also where later updates made it worse."""
+    steps = paint(iterations=5, learning_rate=20)
+    totals = [step.losses.total for step in steps]
+    best = int(np.argmin(totals))
+    painting = steps[-1].painting
+    assert 0 < best < 5  # at this rate the last update makes it worse again
+    assert painting.best_iteration == best
+    assert painting.best == steps[best].losses
+    assert np.array_equal(painting.picture, steps[best].picture)
+    assert (painting.first, painting.last) == (steps[0].losses, steps[-1].losses)
+
+
+def test_pictures_only_where_they_are_wanted(painter: Painter, picture: Draw) -> None:
+    """A step carries its picture exactly where the caller asked for it."""
+    asked: list[int] = []
+
+    def wants(iteration: int) -> bool:
+        asked.append(iteration)
+        return iteration == 2
+
+    settings = Settings.model_validate({"size": 32, "iterations": 3})
+    steps = list(painter.stylize(picture(24, 32), [(picture(24, 32, 1), 1.0)], settings, None, wants))
+    assert asked == [0, 1, 2, 3]
+    assert [step.picture is not None for step in steps] == [False, False, True, False]
+
+
+def test_total_is_style_plus_content_plus_variation(paint: Paint) -> None:
+    """Total variation, where it is asked for, is in the total beside style and content."""
+    for step in paint(tv_weight=1e6):
+        assert step.losses.total > 1.0001 * (step.losses.style + step.losses.content)
+    for step in paint():
+        assert step.losses.total == pytest.approx(step.losses.style + step.losses.content, rel=1e-6)
+
+
+def test_weights_scale_their_losses(paint: Paint) -> None:
+    """Ten times the style weight gives ten times the style loss of the same picture."""
+    once, tenfold = paint(style_weight=0.01)[0].losses, paint(style_weight=0.1)[0].losses
+    assert tenfold.style == pytest.approx(10 * once.style, rel=1e-5)
+
+
+# Determinism
+
+FRESH = """
+import hashlib, json, sys
+import numpy as np
+from daemon.settings import Settings
+from daemon.transfer import weights
+from daemon.transfer.stylize import Painter
+from daemon.transfer.vgg19 import Vgg19
+content, style = np.load(sys.argv[1]), np.load(sys.argv[2])
+painter = Painter(Vgg19(weights.load("bundled")))
+settings = Settings.model_validate({"size": 48, "iterations": 4})
+steps = list(painter.stylize(content, [(style, 1.0)], settings))
+painted = hashlib.sha256(steps[-1].painting.picture.tobytes()).hexdigest()
+print(json.dumps([painted, [[v.hex() for v in vars(s.losses).values()] for s in steps]]))
+"""
+
+
+def test_two_runs_are_equal_to_the_bit(paint: Paint) -> None:
+    """The same job gives the same losses and pictures again, not nearly but to the bit."""
+    one, other = paint(size=40, iterations=4), paint(size=40, iterations=4)
+    assert [step.losses for step in one] == [step.losses for step in other]
+    assert all(np.array_equal(a.picture, b.picture) for a, b in zip(one, other, strict=True))
+
+
+def test_two_processes_are_equal_to_the_bit(tmp_path: Path, picture: Draw) -> None:
+    """The same job in two fresh processes, with different hash seeds, gives the same losses and picture."""
+    np.save(tmp_path / "content.npy", picture(40, 52))
+    np.save(tmp_path / "style.npy", picture(36, 28, 1))
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", FRESH, tmp_path / "content.npy", tmp_path / "style.npy"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            stdout=subprocess.PIPE,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert len(json.loads(said[0])[1]) == 5
+    assert said[0] == said[1]
+
+
+# One compilation
+
+
+def test_every_function_is_traced_once(network: Vgg19, picture: Draw) -> None:
+    """Sizes, weights, rates, numbers of styles, scales and seeds differ, and nothing is compiled again."""
+    painter = Painter(network)
+    styles = [(picture(36, 28, seed), float(seed)) for seed in (1, 2, 3)]
+    jobs = [
+        (picture(24, 32), styles[:1], {"size": 32}),
+        (picture(51, 33), styles[:2], {"size": 51, "style_weight": 5, "content_weight": 2, "tv_weight": 1}),
+        (picture(32, 24), styles, {"size": "original", "learning_rate": 7, "init": "noise", "seed": 9}),
+        (picture(48, 48), styles[:1], {"size": 48, "scales": [{"size": 20, "iterations": 1}], "init": "style"}),
+        (picture(24, 32), styles[:1], {"size": 32, "style_layers": dict.fromkeys(Settings().style_layers, 3)}),
+    ]
+    programs = set()
+    for content, chosen, settings in jobs:
+        job = Settings.model_validate({"iterations": 2, **settings})
+        assert list(painter.stylize(content, chosen, job))[-1].painting is not None
+        programs.add(painter.program(job))
+    (program,) = programs
+    for function in (program.step, program.loss, program.content_features, program.style_grams):
+        assert function.experimental_get_tracing_count() == 1
+
+
+# Numbers that run away, pictures that are too narrow
+
+
+def diverged(
+    painter: Painter, content: np.ndarray, style: np.ndarray, **settings: float
+) -> tuple[int, Failure]:
+    """Paint what must fail; returns how many steps came before, and the failure."""
+    job = Settings.model_validate({"size": 32, "iterations": 5, **settings})
+    steps = painter.stylize(content, [(style, 1.0)], job)
+    for count in range(7):
+        try:
+            next(steps)
+        except JobError as error:
+            return count, error.failure
+    pytest.fail("it went on to its end")
+
+
+def test_an_infinite_loss_fails_the_job(painter: Painter, picture: Draw) -> None:
+    """A loss past float32 ends the job as diverged at its first picture, and says what to do."""
+    count, failure = diverged(painter, picture(24, 32), picture(24, 32, 1), style_weight=1e38)
+    assert (count, failure.reason) == (0, Reason.DIVERGED)
+    assert failure.message == "the loss is inf at iteration 0"
+    assert "learning_rate" in failure.hint
+
+
+def test_a_loss_that_is_no_number_fails_the_job(painter: Painter, picture: Draw) -> None:
+    """A picture that became NaN ends the job as diverged, after the steps that were fine.
+
+    A learning rate past float32 is infinite; where content and style are one picture the gradient is nothing,
+    and infinity times nothing is NaN, which clipping does not hide.
+    """
+    count, failure = diverged(painter, picture(24, 32), picture(24, 32), learning_rate=1e39)
+    assert (count, failure.reason) == (1, Reason.DIVERGED)
+    assert failure.message == "the loss is nan at iteration 1"
+
+
+def test_a_huge_learning_rate_stays_within_black_and_white(paint: Paint) -> None:
+    """However far an update throws, every picture is clipped and every loss a number."""
+    steps = paint(iterations=4, learning_rate=1e6)
+    assert all(np.isfinite(step.losses.total) for step in steps)
+    assert set(np.unique(steps[1].picture)) <= {0, 255}
+
+
+@pytest.mark.parametrize("narrow", ["content", "style"])
+def test_too_narrow_pictures_fail_the_job(paint: Paint, picture: Draw, narrow: str) -> None:
+    """A content or style whose short side falls below 16 px is refused with both numbers named."""
+    thin, fine = picture(20, 200), picture(60, 60, 1)
+    with pytest.raises(JobError) as caught:
+        paint(thin if narrow == "content" else fine, [(fine if narrow == "content" else thin, 1.0)], size=64)
+    assert caught.value.failure.reason is Reason.PICTURE_TOO_NARROW
+    assert "200 x 20 px scaled to 64 px is 6 px" in caught.value.failure.message
+    assert "16 px" in caught.value.failure.hint
+
+
+def test_the_narrowest_picture_is_painted(paint: Paint, picture: Draw) -> None:
+    """A short side of exactly 16 px passes all four poolings."""
+    assert paint(picture(16, 40), size="original")[-1].painting.picture.shape == (16, 40, 3)
+
+
+def test_out_of_range_never_leaves_the_step(painter: Painter, picture: Draw) -> None:
+    """The picture inside the loop, not only the saved one, is held within [-mean, 255 - mean]."""
+    settings = Settings.model_validate({"size": 32, "learning_rate": 500})
+    program = painter.program(settings)
+    content = picture(24, 32)
+    targets = _targets(program, content, [(picture(24, 32, 1), 1.0)], settings, _Leg(24, 32, 1))
+    image = pixels.to_vgg(content)
+    _, moved, _ = program.step(image, targets, program.optimizer.start(image, settings.learning_rate))
+    assert float(tf.reduce_max(tf.abs(moved - image))) > 50
+    assert np.all(moved >= pixels.LOWEST)
+    assert np.all(moved <= pixels.HIGHEST)

@@ -1,0 +1,475 @@
+"""The engine in a child process: equal to the local one, patient, and replaced when it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import structlog
+from PIL import Image
+from structlog.testing import capture_logs
+
+from daemon import config as config_module
+from daemon.engine.local import LocalEngine
+from daemon.engine.process import ProcessEngine
+from daemon.errors import EngineError, JobError, NotReady, Reason
+from daemon.job import Request
+from daemon.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from daemon.config import Config
+    from daemon.job import Step
+
+LONG = 100_000  # iterations that no test waits for
+MOMENT_S = 5.0
+
+
+def save(path: Path, seed: int, height: int = 24, width: int = 32) -> Path:
+    """Write a smooth picture, the same for the same seed."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = 30) -> Any:
+    """Wait until a condition holds; past the deadline, fail and say what was awaited."""
+    end = time.monotonic() + deadline_s
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited {deadline_s} s for {what}"
+        time.sleep(0.02)
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet has ended as well."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.fixture(autouse=True)
+def plain_logs() -> Iterator[None]:
+    """Logs as they are before anything configures them, so that every level can be caught."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+def config_for(folder: Path, **engine: Any) -> Config:
+    """Make a config for the CPU; keywords are of its section engine."""
+    return config_module.build({"engine": {"device": "cpu", **engine}}, folder, environment={})
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessEngine]:
+    """One started engine for all tests that leave it alive."""
+    engine = ProcessEngine(config_for(tmp_path_factory.mktemp("engine")))
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def engine(shared: ProcessEngine) -> Iterator[ProcessEngine]:
+    """The shared engine; a test that lost its child fails, so that it does not pass for alive."""
+    pid = shared._child.pid
+    yield shared
+    assert shared._child.pid == pid
+    assert not is_gone(pid)
+
+
+@pytest.fixture
+def make_engine(tmp_path: Path) -> Iterator[Callable[..., ProcessEngine]]:
+    """Make engines of a test's own; keywords are of the config's section engine."""
+    made: list[ProcessEngine] = []
+
+    def make(is_stopping: Callable[[], bool] = lambda: False, **options: Any) -> ProcessEngine:
+        made.append(ProcessEngine(config_for(tmp_path, **options), is_stopping))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.stop()
+
+
+@pytest.fixture
+def request_for(tmp_path: Path) -> Callable[..., Request]:
+    """Make a request for two small pictures; keywords are settings."""
+    content, style = save(tmp_path / "content.png", 1), save(tmp_path / "style.png", 2, 32, 28)
+
+    def make(**settings: Any) -> Request:
+        chosen = Settings.model_validate({"size": 32, "iterations": 3, "frames": {"every": 1}, **settings})
+        return Request(content, ((style, 1.0),), None, chosen)
+
+    return make
+
+
+def paint(engine: ProcessEngine | LocalEngine, request: Request) -> list[Step]:
+    """Paint without ever stopping."""
+    return list(engine.stylize(request, lambda: False))
+
+
+def facts(steps: list[Step]) -> list[tuple[Any, ...]]:
+    """Everything of some steps but how long they took."""
+    return [
+        (
+            step.iteration,
+            step.iterations,
+            step.size_px,
+            step.losses,
+            step.picture.tobytes(),
+            step.painting is None,
+        )
+        for step in steps
+    ]
+
+
+# Painting
+
+
+def test_child_paints_what_the_local_engine_paints(
+    engine: ProcessEngine, request_for: Callable[..., Request]
+) -> None:
+    """The same request gives the same steps, losses and pictures in both engines, to the bit."""
+    request = request_for(size=36, scales=[{"size": 24, "iterations": 2}])
+    local = LocalEngine(engine._config)
+    ours, theirs = paint(engine, request), paint(local, request)
+    assert len(ours) == 7
+    assert facts(ours) == facts(theirs)
+    assert np.array_equal(ours[-1].painting.picture, theirs[-1].painting.picture)
+    assert ours[-1].painting.best == theirs[-1].painting.best
+    said, theirs_said = vars(engine.start()), vars(local.start())
+    assert {**said, "load_s": 0} == {**theirs_said, "load_s": 0}
+
+
+def test_the_model_is_loaded_once_for_several_pictures(
+    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+) -> None:
+    """Started once and asked three times, it starts one child and loads one model, and says so once each."""
+    engine = make_engine()
+    with capture_logs() as records:
+        info = engine.start()
+        pids = {engine._child.pid}
+        for size in (24, 32, 24):
+            assert paint(engine, request_for(size=size))[-1].painting is not None
+            pids.add(engine._child.pid)
+    assert len(pids) == 1
+    (started,) = [record for record in records if record["event"] == "engine.started"]
+    (loaded,) = [record for record in records if record["event"] == "engine.model_loaded"]
+    assert started["engine_pid"] in pids
+    assert loaded["weights_sha256"] == info.weights_sha256
+    assert (loaded["device"], loaded["precision"]) == (info.device, "float32")
+    engine.stop()
+    assert is_gone(started["engine_pid"])
+
+
+def test_a_second_picture_starts_at_once(engine: ProcessEngine, request_for: Callable[..., Request]) -> None:
+    """Once a size was painted, the next picture's first step comes within a second: nothing is loaded again."""
+    paint(engine, request_for())
+    begun = time.monotonic()
+    first = next(iter(steps := engine.stylize(request_for(), lambda: False)))
+    assert time.monotonic() - begun < 1
+    assert first.iteration == 0
+    assert list(steps)[-1].painting is not None
+
+
+# Ending early
+
+
+def test_stop_ends_the_picture_and_keeps_the_child(
+    engine: ProcessEngine, request_for: Callable[..., Request]
+) -> None:
+    """Told to stop between fast steps, it ends without a painting, and paints the next one whole."""
+    steps = []
+    for step in engine.stylize(request_for(iterations=LONG), lambda: len(steps) >= 3):
+        steps.append(step)
+        if len(steps) == 3:
+            told = time.monotonic()
+    assert time.monotonic() - told < MOMENT_S
+    assert all(step.painting is None for step in steps)
+    assert [step.iteration for step in paint(engine, request_for())] == [0, 1, 2, 3]
+
+
+def test_stop_before_the_first_step_keeps_the_child(
+    engine: ProcessEngine, request_for: Callable[..., Request]
+) -> None:
+    """Told to stop from the beginning, it ends in a moment; the next picture is not mistaken for it."""
+    begun = time.monotonic()
+    assert all(step.painting is None for step in engine.stylize(request_for(iterations=LONG), lambda: True))
+    assert time.monotonic() - begun < MOMENT_S
+    steps = paint(engine, request_for(iterations=2))
+    assert {step.iterations for step in steps} == {2}
+    assert steps[-1].painting is not None
+
+
+@pytest.mark.parametrize("taken", [1, 4])
+def test_steps_nobody_takes_any_more_are_ended(
+    engine: ProcessEngine, request_for: Callable[..., Request], taken: int
+) -> None:
+    """A picture left midway, as after a full disk, is ended; none of its steps reach the next request."""
+    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    for _ in range(taken):
+        next(steps)
+    steps.close()
+    again = paint(engine, request_for(iterations=2))
+    assert [(step.iteration, step.iterations) for step in again] == [(0, 2), (1, 2), (2, 2)]
+    assert again[-1].painting is not None
+
+
+def test_steps_may_be_left_after_the_engine_was_stopped(
+    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+) -> None:
+    """Steps that are dropped only after the engine itself was stopped are dropped in silence."""
+    engine = make_engine()
+    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    next(steps)
+    pid = engine._child.pid
+    engine.stop()
+    steps.close()
+    assert is_gone(pid)
+    engine.stop()  # once more changes nothing
+
+
+# Errors that cross the pipe
+
+
+def test_job_errors_cross_the_pipe_whole(
+    engine: ProcessEngine, request_for: Callable[..., Request], tmp_path: Path
+) -> None:
+    """A job that cannot be done fails with the very failure of the local engine, and the child lives on."""
+    narrow = request_for()
+    narrow = Request(save(tmp_path / "narrow.png", 3, 20, 200), narrow.styles, None, narrow.settings)
+    words = tmp_path / "words.jpg"
+    words.write_text("no picture")
+    for request in (narrow, Request(words, narrow.styles, None, narrow.settings)):
+        failures = []
+        for painter in (engine, LocalEngine(engine._config)):
+            with pytest.raises(JobError) as caught:
+                paint(painter, request)
+            failures.append(caught.value.failure)
+        assert failures[0] == failures[1]
+    assert failures[0].reason is Reason.NOT_A_PICTURE
+    assert paint(engine, request_for())[-1].painting is not None
+
+
+def test_a_defect_under_a_job_is_an_engine_error(
+    engine: ProcessEngine, request_for: Callable[..., Request], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An unforeseen exception in the child is told, its traceback is logged, and the child lives on.
+
+    Nothing of it reaches this process's own stdout or stderr.
+    """
+    request = request_for()
+    with capture_logs() as records, pytest.raises(EngineError) as caught:
+        paint(engine, Request(request.content, request.styles, None, None))
+    assert caught.value.reason is Reason.ENGINE_CRASHED
+    assert caught.value.message.startswith("AttributeError: ")
+    wait_for(
+        lambda: any(caught.value.message in line for line in printed(records)), "the traceback's last line"
+    )
+    assert any("Traceback" in line for line in printed(records))
+    assert capfd.readouterr() == ("", "")
+    assert paint(engine, request)[-1].painting is not None
+
+
+def printed(records: list[Any]) -> list[str]:
+    """What the child printed, line by line."""
+    return [record["line"] for record in records if record["event"] == "engine.printed"]
+
+
+def test_what_the_child_prints_becomes_log_records(
+    make_engine: Callable[..., ProcessEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """TensorFlow's words on stderr and Keras' on stdout arrive as records, by level, and nowhere else.
+
+    Keras says where it downloads from before it tries; the network is closed here, so it is not ready either.
+    """
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    for scheme in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(scheme, "http://127.0.0.1:9")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    engine = make_engine(weights="imagenet")
+    with capture_logs() as records:
+        with pytest.raises(NotReady, match="weights imagenet: cannot download https://"):
+            engine.start()
+        wait_for(lambda: any("Downloading data" in line for line in printed(records)), "Keras' line on stdout")
+    absl = [record for record in records if record["event"] == "engine.printed" and "oneDNN" in record["line"]]
+    assert absl
+    assert {record["log_level"] for record in absl} == {"debug"}  # TensorFlow's I is no operator's info
+    assert capfd.readouterr() == ("", "")
+
+
+# Deaths
+
+
+def test_a_killed_child_is_told_and_replaced(
+    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+) -> None:
+    """`kill -9` in the middle of a picture names the signal; the next picture gets a new child and is whole."""
+    engine = make_engine()
+    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    next(steps)
+    pid = engine._child.pid
+    os.kill(pid, signal.SIGKILL)
+    with capture_logs() as records, pytest.raises(EngineError) as caught:
+        list(steps)
+    assert "SIGKILL" in caught.value.message
+    (died,) = [record for record in records if record["event"] == "engine.died"]
+    assert (died["ended_by"], died["log_level"]) == ("signal SIGKILL", "error")
+    assert paint(engine, request_for())[-1].painting is not None
+    assert engine._child.pid != pid
+
+
+def test_last_words_of_a_child_are_kept(
+    make_engine: Callable[..., ProcessEngine],
+    request_for: Callable[..., Request],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a crashing child printed at the very end is in the error, for the job's `error.yaml`."""
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+    engine = make_engine()
+    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    next(steps)
+    os.kill(engine._child.pid, signal.SIGABRT)
+    with pytest.raises(EngineError) as caught:
+        list(steps)
+    assert "SIGABRT" in caught.value.message
+    assert caught.value.reason is Reason.ENGINE_CRASHED
+    assert any("engine/child.py" in line for line in caught.value.last_lines)
+    assert caught.value.last_lines[-1].startswith("Extension modules: ")  # faulthandler's last line
+
+
+def test_a_child_that_died_between_jobs_costs_no_job(
+    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+) -> None:
+    """A child that died while idle is replaced before the next request, which is painted at once."""
+    engine = make_engine()
+    engine.start()
+    child = engine._child
+    os.kill(child.pid, signal.SIGTERM)
+    wait_for(lambda: child.poll() is not None, "the child's end")
+    assert paint(engine, request_for())[-1].painting is not None
+
+
+def test_the_time_limit_ends_a_job(
+    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+) -> None:
+    """Past `job_timeout_s` the child is ended and the job has timed out; the next one gets a new child."""
+    engine = make_engine(job_timeout_s=2.0)
+    engine.start()
+    pid, begun = engine._child.pid, time.monotonic()
+    os.kill(pid, signal.SIGSTOP)  # it hangs
+    with pytest.raises(EngineError) as caught:
+        paint(engine, request_for(iterations=LONG))
+    assert caught.value.reason is Reason.TIMED_OUT
+    assert 2 <= time.monotonic() - begun < 2 + MOMENT_S
+    assert is_gone(pid)
+    engine._config = config_for(engine._config.folders.inbox.parent)
+    assert paint(engine, request_for())[-1].painting is not None
+    assert engine._child.pid != pid
+
+
+def test_the_time_limit_ends_a_job_that_makes_steps(
+    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+) -> None:
+    """The limit is for the whole job: steps that keep coming do not put it off."""
+    engine = make_engine(job_timeout_s=3.0)
+    engine.start()
+    begun, taken = time.monotonic(), []
+    with pytest.raises(EngineError) as caught:
+        taken.extend(step.iteration for step in engine.stylize(request_for(iterations=LONG), lambda: False))
+    assert caught.value.reason is Reason.TIMED_OUT
+    assert time.monotonic() - begun < 3 + MOMENT_S
+    assert len(taken) > 1
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from daemon import config
+from daemon.engine.process import ProcessEngine
+engine = ProcessEngine(config.build({"engine": {"device": "cpu"}}, Path(sys.argv[1]), environment={}))
+engine.start() if sys.argv[2] == "started" else engine._spawn()
+print("child", engine._child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("moment", ["started", "loading"])
+def test_the_child_dies_with_its_parent(tmp_path: Path, moment: str) -> None:
+    """Nothing is left when the daemon is killed with SIGKILL, not even a child that hangs, deaf to its pipe."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, tmp_path, moment], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        line = next(line for line in parent.stdout if line.startswith("child "))
+        pid = int(line.split()[1])
+        if moment == "started":
+            os.kill(pid, signal.SIGSTOP)
+        assert not is_gone(pid)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+    try:
+        wait_for(lambda: is_gone(pid), "the child's end", MOMENT_S)
+    finally:
+        if not is_gone(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+# Not ready
+
+
+def test_missing_weights_are_not_ready(make_engine: Callable[..., ProcessEngine]) -> None:
+    """The child's own words on missing weights reach the caller, and no child is left."""
+    engine = make_engine(weights="none.h5")
+    with pytest.raises(NotReady, match=r"none\.h5: not a readable weights file \(No such file or directory\)"):
+        engine.start()
+    assert engine._child is None
+
+
+def test_a_gpu_that_is_missing_is_not_ready(
+    make_engine: Callable[..., ProcessEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`device: gpu` without a GPU is never painted on the CPU: it is not ready, and no child is left."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    engine = make_engine(device="gpu")
+    with pytest.raises(NotReady, match=r"engine\.device is gpu, but TensorFlow sees no such GPU"):
+        engine.start()
+    assert engine._child is None
+
+
+def test_stop_while_the_model_loads_is_obeyed(make_engine: Callable[..., ProcessEngine]) -> None:
+    """Told to stop while the child still loads, it does not wait for the model, and ends the child."""
+    engine = make_engine(is_stopping=lambda: True)
+    begun = time.monotonic()
+    with capture_logs() as records, pytest.raises(NotReady, match="told to stop"):
+        engine.start()
+    assert time.monotonic() - begun < MOMENT_S
+    (started,) = [record for record in records if record["event"] == "engine.started"]
+    assert is_gone(started["engine_pid"])
+
+
+def test_a_child_killed_while_it_loads_is_not_ready(
+    make_engine: Callable[..., ProcessEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that ends before its model is loaded means not ready, and says how it ended."""
+    engine = make_engine()
+    spawn = engine._spawn
+    monkeypatch.setattr(engine, "_spawn", lambda: (spawn(), engine._child.kill()))
+    with pytest.raises(NotReady, match="SIGKILL"):
+        engine.start()
