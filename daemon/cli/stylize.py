@@ -92,14 +92,9 @@ def _follow(steps: Iterator[Step], settings: Settings) -> Painting:
 
     painting = None
     console = Console(file=sys.stderr if not sys.stdout.isatty() else sys.stdout)
-    columns = (TextColumn("painting"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TextColumn("loss {task.fields[loss]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as progress:
+    loss = TextColumn("loss {task.fields[loss]}")
+    columns = (TextColumn("painting"), BarColumn(), MofNCompleteColumn(), loss, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("painting", total=settings.total_iterations, loss="-")
         for step in steps:
             progress.update(task, completed=step.iteration, loss=f"{step.losses.total:.4g}")

@@ -1,0 +1,187 @@
+"""The commands: their words, exit codes, and that errors are single readable lines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the program in `tmp_path`, as a person would."""
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "daemon", *words],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a config, a photo, a painting and a text that claims to be a picture."""
+    (tmp_path / "config.yaml").write_text("inbox: {settle_s: 0.2}\n", "utf-8")
+    for seed, name in enumerate(("photo.png", "painting.png")):
+        noise = np.random.default_rng(seed).integers(0, 256, (40, 64, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / name)
+    (tmp_path / "text.jpg").write_text("not a picture", "utf-8")
+    return tmp_path
+
+
+def test_stylize_paints_one_picture(command: Any, folder: Path) -> None:
+    """The picture has the asked size, and its path is all that is said."""
+    done = command(
+        "stylize", "photo.png", "painting.png", "-o", "out.jpg", "--set", "size=48", "--set", "iterations=2"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out.jpg\n", "")
+    with Image.open(folder / "out.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (48, 30))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-o", "out.gif"), "must end in"),
+        (("-o", "nowhere/out.png"), "no such folder"),
+        (("-o", "out.png", "--set", "szie=3"), "did you mean 'size'"),
+        (("-o", "out.png", "--set", "size"), "KEY=VALUE"),
+        (("-o", "out.png", "--set", "style=other.png"), "arguments"),
+    ],
+)
+def test_a_wrong_usage_of_stylize_exits_2(
+    command: Any, folder: Path, words: tuple[str, ...], message: str
+) -> None:
+    """Usage errors say what is wrong, and write nothing."""
+    before = set(folder.iterdir())
+    done = command("stylize", "photo.png", "painting.png", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("content", ["text.jpg", "missing.png"])
+def test_stylize_of_a_bad_picture_exits_1_with_one_line(command: Any, folder: Path, content: str) -> None:
+    """A picture that cannot be read is one line on stderr; an older result stays as it was."""
+    (folder / "out.png").write_bytes(b"older")
+    done = command("stylize", content, "painting.png", "-o", "out.png")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert content in done.stderr
+    assert (folder / "out.png").read_bytes() == b"older"
+
+
+def test_check_lists_every_fault_of_every_sidecar(command: Any, folder: Path) -> None:
+    """Unknown keys, bad values, missing and unreadable pictures are all named; good sidecars are ok."""
+    sidecars = folder / "drops"
+    sidecars.mkdir()
+    for name in ("photo.png", "painting.png", "text.jpg"):
+        (sidecars / name).write_bytes((folder / name).read_bytes())
+    (sidecars / "good.yaml").write_text("content: photo.png\nstyle: painting.png\n", "utf-8")
+    (sidecars / "bad.yaml").write_text("contnt: a\nsize: 3\niterations: many\n", "utf-8")
+    (sidecars / "gone.yaml").write_text("content: gone.png\nstyle: text.jpg\n", "utf-8")
+    done = command("check", "--config", "config.yaml", "drops")
+    assert done.returncode == 1
+    for words in ("good.yaml: ok", "did you mean 'content'", "size: found 3", "'many'", "gone.png", "text.jpg"):
+        assert words in done.stdout, words
+
+
+def test_check_exits_0_on_a_good_config_and_78_on_a_bad_one(command: Any, folder: Path) -> None:
+    """Every fault of a config is on a line of its own."""
+    assert command("check", "--config", "config.yaml").returncode == 0
+    (folder / "bad.yaml").write_text("inbx: {}\ninbox: {settle_s: -1}\ndefaults: {szie: 1}\n", "utf-8")
+    done = command("check", "--config", "bad.yaml")
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_check_names_keys_that_do_nothing_yet(command: Any, folder: Path) -> None:
+    """A person who sets a key that has no effect is told."""
+    (folder / "config.yaml").write_text("schedule: {window: '22:00-06:00'}\n", "utf-8")
+    assert "schedule.window has no effect" in command("check", "--config", "config.yaml").stdout
+
+
+@pytest.mark.parametrize("words", [("run",), ("status",), ("list",), ("retry", "abc")])
+def test_a_missing_config_exits_78(command: Any, words: tuple[str, ...]) -> None:
+    """Every command that needs a config says that there is none."""
+    done = command(*words, "--config", "missing.yaml")
+    assert done.returncode == 78
+    assert done.stderr.startswith("styletransferd: missing.yaml")
+
+
+def test_the_environment_names_the_config(command: Any, folder: Path) -> None:
+    """$STYLETRANSFERD_CONFIG is used where --config is not given; overrides apply on top."""
+    done = command("check", STYLETRANSFERD_CONFIG="config.yaml")
+    assert done.returncode == 0
+    done = command("check", STYLETRANSFERD_CONFIG="config.yaml", STYLETRANSFERD__INBOX__RESCAN_S="-3")
+    assert done.returncode == 78
+    assert "RESCAN_S" in done.stderr.upper()
+
+
+def test_status_of_a_stopped_service_exits_3(command: Any, folder: Path) -> None:
+    """The document says stopped, and counts what lies in the spool."""
+    done = command("status", "--json", "--config", "config.yaml")
+    assert done.returncode == 3
+    document = json.loads(done.stdout)
+    assert document["running"] is False
+    assert document["state"] == "stopped"
+    assert document["counts"] == {"queued": 0, "running": 0, "done": 0, "failed": 0, "held": 0}
+
+
+def test_an_unknown_job_exits_1(command: Any, folder: Path) -> None:
+    """Each verb says so in one line."""
+    for verb in ("show", "retry", "cancel", "hold", "release"):
+        done = command(verb, "abc", "--config", "config.yaml")
+        assert (done.returncode, done.stderr) == (1, "styletransferd: abc: no such job\n"), verb
+
+
+def test_a_gpu_that_is_not_there_exits_75(command: Any, folder: Path) -> None:
+    """`device: gpu` is a requirement: selftest and stylize refuse to fall back to the CPU."""
+    (folder / "config.yaml").write_text("engine: {device: gpu}\n", "utf-8")
+    for words in (("selftest",), ("stylize", "photo.png", "painting.png", "-o", "out.png")):
+        done = command(*words, "--config", "config.yaml")
+        assert done.returncode == 75
+        assert "no such GPU" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_selftest_runs_a_real_step(command: Any) -> None:
+    """It names device, precision, weights with their hash, seconds and memory."""
+    done = command("selftest")
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert said["weights_sha256"] == "2b5ec442c892f52d65240dcff44323dd011857b4236eb0993835aa798055c0b8"
+    assert {"device", "precision", "weights", "load_s", "step_s", "memory_mb"} <= set(said)
+    assert float(said["step_s"].split()[0]) > 0
+
+
+def test_the_demo_ends_with_the_path_of_a_picture(command: Any, tmp_path: Path) -> None:
+    """The real service paints the bundled pair; run twice, it gives a second entry."""
+    paths = []
+    for _ in range(2):
+        done = command("demo", "--dir", "demo", "--size", "32")
+        assert done.returncode == 0, done.stdout + done.stderr
+        paths.append(Path(done.stdout.splitlines()[-1]))
+        with Image.open(paths[-1]) as image:
+            assert image.size == (32, 21)
+    assert paths[0] != paths[1]
