@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import queue
 import threading
@@ -31,7 +33,7 @@ class FrameWriter:
         self._folder = folder
         self._live = live
         self._queue: queue.Queue[tuple[int | None, Picture | None, dict[str, Any]] | None] = queue.Queue(_QUEUE)
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._is_live = True
         self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
         self._thread.start()
@@ -48,33 +50,32 @@ class FrameWriter:
             self._queue.put((frame, picture, status))
 
     def close(self) -> None:
-        """Wait until everything is written, and take the live folder away.
+        """Wait until everything is written, and take the live folder away, if the outbox lets us.
 
         Raises:
             OSError: a frame could not be kept.
         """
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-        remove_live(self._live)
+        self._queue.put(None)
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            remove_live(self._live)
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            frame, picture, status = item
-            data = images.encode(picture, "png") if picture is not None else None
-            if frame is not None and data is not None:
-                self._keep(self._folder / f"{frame:04d}.png", data)
-            if self._is_live:
-                self._show(data, status)
+            try:
+                self._write(*item)
+            except Exception as error:  # noqa: BLE001 - for `close` to raise; the queue must be emptied, or `put` waits
+                self._error = self._error or error
 
-    def _keep(self, path: Path, data: bytes) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.replace(path, data, is_durable=False)
-        except OSError as error:
-            self._error = self._error or error
+    def _write(self, frame: int | None, picture: Picture | None, status: dict[str, Any]) -> None:
+        data = images.encode(picture, "png") if picture is not None else None
+        if self._is_live:
+            self._show(data, status)
+        if frame is not None and data is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            files.replace(self._folder / f"{frame:04d}.png", data, is_durable=False)
 
     def _show(self, data: bytes | None, status: dict[str, Any]) -> None:
         try:
@@ -88,9 +89,14 @@ class FrameWriter:
 
 
 def remove_live(live: Path) -> None:
-    """Remove a live folder, and `_running/` around it once it is empty."""
+    """Remove a live folder, and `_running/` around it once it is empty.
+
+    Raises:
+        OSError: the outbox does not let us.
+    """
+    files.remove_tree(live)
     try:
-        files.remove_tree(live)
         live.parent.rmdir()
-    except OSError:
-        return  # another's folder is still there, or the outbox is away: recovery cleans up
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTEMPTY}:
+            raise

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from daemon import files
 from daemon.job import printable
+from daemon.outbox.frames import remove_live
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.job import Job
+    from daemon.job import Job, Part
 
 MANIFEST: Final = "manifest.json"
 RUNNING: Final = "_running"
+_SHARES_REFUSE: Final = frozenset('<>:"|?*\\')
 
 
 class Outbox:
@@ -39,7 +41,7 @@ class Outbox:
         return self._find(job, "") is not None
 
     def publish(self, job: Job, out: Path) -> Path:
-        """Show a result; an older failure of the same job goes.
+        """Show a result; an older failure of the same job goes, and its progress. After an error, try again.
 
         Args:
             job: whose result it is.
@@ -51,12 +53,13 @@ class Outbox:
         Raises:
             OSError: the outbox does not take it; nothing of it is visible.
         """
-        entry = self._find(job, "") or self._show(
-            job, "", {path: path.relative_to(out) for path in _files(out)}, {}
-        )
-        failed = self._find(job, ".failed")
-        if failed is not None:
-            self._hide(failed)
+        entry = self._find(job, "")
+        if entry is None:
+            entry = self._show(job, "", {path: path.relative_to(out) for path in _files(out)}, {})
+        else:
+            files.fsync_folder(self.root)
+        self._withdraw(job, ".failed")
+        remove_live(self.live(job))
         return entry
 
     def publish_failure(self, job: Job, error: bytes, inputs: Path) -> Path:
@@ -65,16 +68,11 @@ class Outbox:
         Raises:
             OSError: the outbox does not take it; nothing of it is visible.
         """
-        earlier = self._find(job, ".failed")
-        if earlier is not None:
-            self._hide(earlier)
-        sources = {}
-        for part in job.parts:
-            source = inputs / part.stored
-            if source.exists() and not part.library:
-                name = part.name if _is_plain(part.name) else part.stored
-                sources[source] = f"drop/{name}"
-        return self._show(job, ".failed", sources, {"error.yaml": error})
+        self._withdraw(job, ".failed")
+        remove_live(self.live(job))
+        sources = {inputs / part.stored: f"drop/{name}" for name, part in _drop_names(job).items()}
+        present = {source: name for source, name in sources.items() if source.exists()}
+        return self._show(job, ".failed", present, {"error.yaml": error})
 
     def _show(self, job: Job, suffix: str, sources: dict[Any, Any], texts: dict[str, bytes]) -> Path:
         draft = self.root / f".tmp-{job.id}"
@@ -112,12 +110,14 @@ class Outbox:
                 continue
         return None
 
-    def _hide(self, entry: Path) -> None:
-        """Take an entry away; readers see it whole or not at all."""
-        hidden = self.root / f".tmp-old-{entry.name}"
-        files.remove_tree(hidden)
-        files.move(entry, hidden)
-        files.remove_tree(hidden)
+    def _withdraw(self, job: Job, suffix: str) -> None:
+        """Take an entry away, if there is one; readers see it whole or not at all."""
+        hidden = self.root / f".tmp-old-{job.id}"
+        files.remove_tree(hidden)  # of a try that was cut short
+        entry = self._find(job, suffix)
+        if entry is not None:
+            files.move(entry, hidden)
+            files.remove_tree(hidden)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -132,5 +132,17 @@ def _copy(source: Path, target: Path) -> str:
         os.close(fd)
 
 
+def _drop_names(job: Job) -> dict[str, Part]:
+    """Name each dropped file once, though it may play two parts, also where case makes no difference."""
+    names: dict[str, Part] = {}
+    for part in {part.name: part for part in job.parts if not part.library}.values():
+        name = part.name if _is_plain(part.name) else part.stored
+        while name.casefold() in {taken.casefold() for taken in names}:
+            name = f"_{name}"
+        names[name] = part
+    return names
+
+
 def _is_plain(name: str) -> bool:
-    return printable(name) == name and not name.startswith(("-", "."))
+    """Tell whether any shell and any share takes a name."""
+    return printable(name) == name and not name.startswith(("-", ".")) and not set(name) & _SHARES_REFUSE

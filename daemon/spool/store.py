@@ -82,16 +82,18 @@ class Entry:
 
     @property
     def attempts_used(self) -> int:
-        """Attempts that count: started since the last retry and not ended by a stop or the surroundings."""
-        used = 0
+        """Attempts that count: started since the last retry and not ended by a stop or the surroundings.
+
+        Of two starts in a row the first never left the queue, and an end recorded twice is one end.
+        """
+        used, is_open = 0, False
         for record in self.attempts:
-            if record["event"] == "started":
-                used += 1
-            elif record["event"] == "interrupted":
-                used -= 1
-            elif record["event"] == "retried":
+            if record["event"] == "retried":
                 used = 0
-        return used
+            elif is_open and record["event"] not in {"started", "interrupted"}:
+                used += 1
+            is_open = record["event"] == "started"
+        return used + is_open
 
     @property
     def failure(self) -> Failure | None:
@@ -247,7 +249,8 @@ class Spool:
         """Take a drop: copy and hash it, check the pictures, and commit it with one rename.
 
         From the return on, the daemon owes a result. A faulty drop is taken too, with its failure on record; it
-        goes straight to `running/`, where no claim finds it, for the caller to end.
+        goes straight to `running/`, where no claim finds it, for the caller to end. A drop that was committed
+        before, with an error after the rename, gives the same entry again, wherever it lies by now.
 
         Args:
             drop: the files as the scan saw them.
@@ -281,8 +284,12 @@ class Spool:
         failure: Failure | None,
         versions: dict[str, str],
     ) -> Entry:
+        id_, known = self._identify(parts)
+        if known is not None:
+            files.fsync_folder(known.folder.parent)
+            return known
         job = Job(
-            id=self._new_id(parts),
+            id=id_,
             sequence=self._next_sequence,
             stem=drop.stem,
             folder=str(drop.folder),
@@ -336,20 +343,20 @@ class Spool:
                 return Failure(**{**vars(error.failure), "file": name})
         return None
 
-    def _new_id(self, parts: tuple[Part, ...]) -> str:
-        """Find the drop's id; a retired job of the same id was an earlier drop in reused inodes.
+    def _identify(self, parts: tuple[Part, ...]) -> tuple[str, Entry | None]:
+        """Find the drop's id, and its entry where it was committed before.
 
-        Raises:
-            NotTaken: a job of this id still waits for its originals to be retired: it is this very drop.
+        A retired job of the same id was an earlier drop in reused inodes; one that is not retired yet is this
+        very drop.
         """
         for generation in itertools.count():
             found = job_id(parts, generation)
-            places = [self.folder(state) / found for state in State]
-            present = [place for place in places if place.exists()]
+            places = [Entry(state, found, self.folder(state) / found) for state in State]
+            present = [entry for entry in places if entry.folder.exists()]
             if not present:
-                return found
-            if not any((place / _RETIRED).exists() for place in present):
-                raise NotTaken("accepted before, and still present")
+                return found, None
+            if not any(entry.is_retired for entry in present):
+                return found, present[0]
         raise AssertionError
 
     # Working
@@ -361,7 +368,7 @@ class Spool:
                 continue  # recovery sorts it out
             with contextlib.suppress(FileNotFoundError):  # an operator held it this instant
                 self._record(entry, "started")
-                moved = self._moved(entry, State.RUNNING)
+                moved = self._taken(entry)
                 return Claim(moved, entry.job, moved.attempts_used)
         return None
 
@@ -377,17 +384,17 @@ class Spool:
             for entry in self.entries(state):
                 if entry.is_cancelled:
                     with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
-                        yield self._moved(entry, State.RUNNING)
+                        yield self._taken(entry)
 
     def note_failure(self, entry: Entry, failure: Failure) -> None:
         """Write down why a job fails, before its failure is published and it moves."""
         files.replace(entry.folder / _FAILURE, json.dumps(asdict(failure)).encode("ascii"))
 
     def fail(self, entry: Entry, failure: Failure) -> Entry:
-        """End a job that cannot be done."""
-        if not (entry.folder / _FAILURE).exists():
-            self.note_failure(entry, failure)
+        """End a job that cannot be done; after an error, to be called again."""
         ended = self._moved(entry, State.FAILED)
+        if not (ended.folder / _FAILURE).exists():
+            self.note_failure(ended, failure)
         self._note(ended, "failed", reason=failure.reason.value)
         return ended
 
@@ -462,6 +469,15 @@ class Spool:
 
     def _fail_corrupt(self, entry: Entry) -> Entry:
         return self.fail(entry, Failure(Reason.CORRUPT, "the spool's record of this job cannot be read"))
+
+    def _taken(self, entry: Entry) -> Entry:
+        """Move a job to `running/`, where an error must mean that it did not move, or no one would end it.
+
+        So without fsync: if a power cut undoes the rename, the job is where it was.
+        """
+        target = self.folder(State.RUNNING) / entry.id
+        entry.folder.rename(target)
+        return Entry(State.RUNNING, entry.id, target)
 
     def _moved(self, entry: Entry, state: State) -> Entry:
         """Move a job; done twice it is done once, so that an ending can be tried again.
