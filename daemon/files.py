@@ -12,16 +12,13 @@ import hashlib
 import os
 import shutil
 import stat
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _CHUNK: Final = 1 << 20
 _NO_DIRECTORY_FSYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
-# Errors of the surroundings, not of the job: the daemon waits for them to pass.
-ENVIRONMENT_ERRNOS: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN}
-    | {errno.EACCES, errno.EPERM, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-)
 
 
 class ChangedError(Exception):
@@ -30,6 +27,10 @@ class ChangedError(Exception):
 
 class TooLargeError(Exception):
     """A file holds more bytes than allowed."""
+
+
+class SourceError(Exception):
+    """The file that is copied cannot be read, which says nothing about the disk it is copied to."""
 
 
 def fsync_folder(folder: Path) -> None:
@@ -80,14 +81,19 @@ def replace(path: Path, data: bytes, *, is_durable: bool = True) -> None:
         fsync_folder(path.parent)
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def append_line(path: Path, line: str) -> None:
-    """Append one line durably."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, line.encode("utf-8") + b"\n")
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    """Append one line durably; a torn line that a crash left before it stays a line of its own."""
+    with open(path, "a+b", buffering=0, opener=_private) as file:
+        end = file.seek(0, os.SEEK_END)
+        torn = bool(end) and os.pread(file.fileno(), 1, end - 1) != b"\n"
+        data = (b"\n" if torn else b"") + line.encode("utf-8") + b"\n"
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(file.fileno())
 
 
 def move(source: Path, target: Path) -> None:
@@ -108,18 +114,6 @@ def remove_tree(folder: Path) -> None:
         shutil.rmtree(folder)
     else:
         folder.unlink(missing_ok=True)
-
-
-def fsync_tree(folder: Path) -> None:
-    """Make every file and name below a folder durable."""
-    for directory, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            fd = os.open(Path(directory, name), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        fsync_folder(Path(directory))
 
 
 def open_regular(folder: Path, name: str) -> int:
@@ -155,10 +149,11 @@ def copy_hashed(source_fd: int, target: Path, max_bytes: int) -> str:
 
     Raises:
         TooLargeError: the source holds more than `max_bytes`.
+        SourceError: the source cannot be read.
     """
     digest, total = hashlib.sha256(), 0
     with target.open("xb") as file:
-        while chunk := os.read(source_fd, _CHUNK):
+        while chunk := _read(source_fd):
             total += len(chunk)
             if total > max_bytes:
                 raise TooLargeError
@@ -167,6 +162,13 @@ def copy_hashed(source_fd: int, target: Path, max_bytes: int) -> str:
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, _CHUNK)
+    except OSError as error:
+        raise SourceError(error.strerror) from error
 
 
 def hash_fd(fd: int) -> str:
@@ -181,8 +183,3 @@ def hash_file(path: Path) -> str:
     """Hash a file of our own (SHA-256, hexadecimal)."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def is_environment(error: OSError) -> bool:
-    """Tell whether an error is of the surroundings: the disk, the share, the permissions."""
-    return error.errno in ENVIRONMENT_ERRNOS

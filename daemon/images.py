@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import itertools
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from daemon.errors import Failure, JobError, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from daemon.job import Picture
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes phones' MPO
 SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 MIN_SIDE_PX: Final = 16  # VGG19 halves a picture four times before its fifth block
+FILM_FRAMES: Final = 120
+FILM_SIZE_PX: Final = 1024
+FRAME_MS: Final = 120
+LAST_FRAME_MS: Final = 2000
+_OF_THE_DISK: Final = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _SAVE: Final[dict[str, dict[str, Any]]] = {
     "png": {"compress_level": 4},
     "jpeg": {"quality": 95, "subsampling": 0},
@@ -44,6 +51,7 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
 
     Raises:
         JobError: it is not a picture of an allowed format, is damaged, or is too large.
+        OSError: the disk it lies on does not give it.
     """
     try:
         with warnings.catch_warnings():
@@ -55,22 +63,26 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
     except JobError:
         raise
     except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - Pillow raises nearly anything on hostile files
-        raise JobError(_no_picture(name or path.name, error)) from None
+        raise JobError(_too_large(name or path.name, "it needs more memory than there is")) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise
+        raise JobError(_no_picture(name or path.name, error)) from None  # Pillow raises nearly anything
 
 
 def _check_header(image: Image.Image, max_megapixels: float, name: str) -> None:
     width, height = image.size
     if width * height > max_megapixels * 1e6:
-        raise JobError(
-            Failure(
-                Reason.PICTURE_TOO_LARGE,
-                f"{name}: {width} x {height} px is more than {max_megapixels:g} megapixels",
-                hint="scale it down, or raise inbox.max_megapixels",
-                file=name,
-            )
-        )
+        raise JobError(_too_large(name, f"{width} x {height} px is more than {max_megapixels:g} megapixels"))
+
+
+def _too_large(name: str, why: str) -> Failure:
+    return Failure(
+        Reason.PICTURE_TOO_LARGE,
+        f"{name}: {why}",
+        hint="scale it down, or raise inbox.max_megapixels",
+        file=name,
+    )
 
 
 def _no_picture(name: str, error: Exception) -> Failure:
@@ -88,8 +100,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16 bits grey; converting to RGB directly would clip to white
-        grey = np.asarray(image).astype(np.float64) / 257.0
-        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+        grey = (np.clip(np.asarray(image), 0, 65535).astype(np.uint32) + 128) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pictures have no agreed white")
     if image.has_transparency_data:
@@ -157,23 +169,32 @@ def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes
     return buffer.getvalue()
 
 
-def animate(frames: Sequence[Path], format: str, frame_ms: int = 120, last_ms: int = 2000) -> bytes:  # noqa: A002
-    """Make a looping film of frame files, all scaled to the last one's size; it rests on the last."""
+def animate(frames: Sequence[Path], format: str) -> bytes:  # noqa: A002
+    """Make a looping film of frame files, scaled to the last one's size, that rests on the last.
+
+    At most `FILM_FRAMES` of them, evenly chosen, and at most `FILM_SIZE_PX` on the longest side: a film is to
+    be watched, and its frames lie beside it.
+    """
+    step = -(-len(frames) // FILM_FRAMES)
+    chosen = [*frames[:-1:step], frames[-1]]
     with Image.open(frames[-1]) as last:
-        size = last.size
-    pictures = []
-    for path in frames:
-        with Image.open(path) as image:
-            pictures.append(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-    durations = [frame_ms] * (len(pictures) - 1) + [last_ms]
+        scale = min(1.0, FILM_SIZE_PX / max(last.size))
+        size = (max(1, round(last.width * scale)), max(1, round(last.height * scale)))
+
+    def pictures() -> Iterator[Image.Image]:
+        for path in chosen:
+            with Image.open(path) as image:
+                yield image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+    first = next(pictures())
     options: dict[str, Any] = {"quality": 85} if format == "webp" else {}
     buffer = io.BytesIO()
-    pictures[0].save(
+    first.save(
         buffer,
         format.upper(),
         save_all=True,
-        append_images=pictures[1:],
-        duration=durations,
+        append_images=itertools.islice(pictures(), 1, None),
+        duration=[FRAME_MS] * (len(chosen) - 1) + [LAST_FRAME_MS],
         loop=0,
         **options,
     )

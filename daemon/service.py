@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.engine import Engine
     from daemon.job import Drop, EngineInfo, Job
+    from daemon.spool import Entry
 
 log = logs.get(__name__)
 
@@ -40,7 +41,6 @@ _PAUSE_S: Final = 2.0
 _LEAST_S: Final = 0.1
 _STATUS_S: Final = 1.0
 _SHOWN: Final = 200
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 STATUS_FILE: Final = "status.json"
 
 
@@ -75,16 +75,16 @@ class Service:
         self._started = time.monotonic()
         self._state = "starting"
         self._paused: dict[str, str] = {}  # part of the service -> why it waits
-        self._report = Report((), (), (), 0, None, is_at_rest=False)
+        self._report = Report((), (), 0, None, is_at_rest=False)
         self._info: EngineInfo | None = None
         self._defect: Exception | None = None
         folders = config.folders
         self.spool = Spool(folders.spool)
-        self.outbox = Outbox(folders.outbox)
         self._sentinels = {
             "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
             "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
         }
+        self.outbox = Outbox(folders.outbox, self._sentinels["outbox"].check)
         self._engine = engine or ProcessEngine(config, self.stop.is_set)
         self._worker = Worker(
             config,
@@ -147,10 +147,13 @@ class Service:
             self.ask_stop()
 
     def _recover(self) -> None:
-        for sentinel in self._sentinels.values():
-            sentinel.establish()
-        self.outbox.clean()
-        found = self.spool.recover(self.outbox.is_published)
+        try:
+            for sentinel in self._sentinels.values():
+                sentinel.establish()
+            self.outbox.clean(entry.job for entry in self.spool.all_entries() if entry.job)
+            found = self.spool.recover(self.outbox.is_published)
+        except OSError as error:
+            raise NotReady(f"recovery: {error}") from error
         for entry in found.requeued:
             log.warning(
                 "spool.requeued",
@@ -160,6 +163,8 @@ class Service:
                 max_attempts=self.config.engine.max_attempts,
                 reason="service_ended",
             )
+        for entry in found.completed:
+            log.info("job.completed", job_id=entry.id, name=entry.label, **entry.facts)
         for entry in found.corrupt:
             log.error("job.failed", job_id=entry.id, name=entry.label, reason=Reason.CORRUPT.value)
         counts = {name: len(entries) for name, entries in vars(found).items()}
@@ -195,7 +200,7 @@ class Service:
 
     def _turn_worker(self) -> Ending | None:
         try:
-            self._sentinels["outbox"].check()
+            self.outbox.check()
             ending = self._worker.turn()
         except (NotReady, OSError) as error:
             self._pause("worker", error)
@@ -223,9 +228,8 @@ class Service:
     # The intake's thread
 
     def _run_intake(self) -> None:
-        intake = Intake(
-            self.config, self._take, [entry.job for entry in self.spool.unretired() if entry.job is not None]
-        )
+        unretired = [entry.job for entry in self.spool.unretired() if entry.job is not None]
+        intake = Intake(self.config, self._take, unretired, self.spool.set_retired, self.stop.is_set)
         watcher = Watcher(self.config.folders.inbox, self._wake)
         while not self.stop.is_set():
             if self.config.inbox.observer != "off":
@@ -246,8 +250,6 @@ class Service:
             self._pause("inbox", error)
             return _PAUSE_S
         self._resume("inbox")
-        for id_ in report.retired:
-            self.spool.set_retired(id_)
         self._report = report
         if report.is_at_rest and not report.accepted:
             self._at_rest.set()
@@ -286,8 +288,7 @@ class Service:
             self._work.set()
         else:
             log.warning("inbox.rejected", job_id=job.id, name=job.label, reason=job.failure.reason.value)
-            if self._worker.fail(entry, job.failure) is Ending.FAILED:
-                self.counts.failed += 1
+            self._fail_now(entry, job.failure)
         return job
 
     # Waiting for the surroundings
@@ -296,7 +297,7 @@ class Service:
         """Run an action as often as it takes; False once the service stops."""
         while True:
             try:
-                self._sentinels["outbox"].check()
+                self.outbox.check()
                 action()
             except (NotReady, OSError) as error:
                 self._pause(part, error)
@@ -332,12 +333,14 @@ class Service:
             self.stop.wait(_STATUS_S)
 
     def _end_cancelled(self) -> None:
-        try:
-            self._sentinels["outbox"].check()
-        except NotReady:
-            return  # a cancel can wait for the outbox, the status cannot
         for entry in self.spool.take_cancelled():
-            self._worker.fail(entry, Failure(Reason.CANCELLED, "cancelled by an operator"))
+            self._fail_now(entry, Failure(Reason.CANCELLED, "cancelled by an operator"))
+
+    def _fail_now(self, entry: Entry, failure: Failure) -> None:
+        if self._worker.fail_now(entry, failure):
+            self.counts.failed += 1
+        else:
+            self._work.set()
 
     def _write_status(self, state: str) -> None:
         progress = self._worker.progress
@@ -369,18 +372,22 @@ def _status_line(document: dict[str, Any], queued: int) -> str:
 def run(config: Config, *, drains: bool = False) -> int:
     """Run the service with SIGTERM and SIGINT turned into its stop flag; see `Service.run`.
 
-    A thread waits for the signals instead of a handler, since a handler that sets an Event can deadlock with
-    the very wait it interrupts.
+    The interpreter writes each signal's number into a pipe, and a thread reads it there: a handler that sets
+    an Event can deadlock with the very wait it interrupts, and blocked signals would still end the process by
+    way of the threads that NumPy's libraries start before anything here runs.
     """
     service = Service(config, drains=drains)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    threading.Thread(target=_await_signals, args=(service,), name="signals", daemon=True).start()
+    told, tells = os.pipe()
+    os.set_blocking(tells, False)
+    signal.set_wakeup_fd(tells)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    threading.Thread(target=_await_signals, args=(service, told), name="signals", daemon=True).start()
     return service.run()
 
 
-def _await_signals(service: Service) -> None:
-    number = signal.sigwait(_SIGNALS)
-    log.info("service.stop_requested", reason=signal.Signals(number).name)
+def _await_signals(service: Service, told: int) -> None:
+    log.info("service.stop_requested", reason=signal.Signals(os.read(told, 1)[0]).name)
     service.ask_stop()
-    signal.sigwait(_SIGNALS)
+    os.read(told, 1)
     os._exit(0)  # asked twice: stop this instant; the spool recovers at the next start

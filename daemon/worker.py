@@ -20,7 +20,6 @@ from daemon.outbox.frames import FrameWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from daemon.config import Config
     from daemon.engine import Engine
@@ -105,11 +104,10 @@ class Worker:
 
     def _work(self, claim: Claim) -> Ending:
         failure = claim.entry.failure or self._given_up(claim)
-        facts: dict[str, Any] | None = {}
         is_painted = (claim.entry.out / _RESULT_RECORD).exists()  # and was kept from the outbox
         if failure is None and not is_painted:
             try:
-                facts = self._paint(claim)
+                is_painted = self._paint(claim)
             except JobError as error:
                 failure = error.failure
             except EngineError as error:
@@ -119,12 +117,19 @@ class Worker:
             except (NotReady, OSError) as error:
                 return self._put_off(claim, error)
         if failure is not None:
-            return self.fail(claim.entry, failure)
-        return self._interrupted(claim) if facts is None else self._publish(claim, facts)
+            return self._fail(claim, failure)
+        return self._publish(claim) if is_painted else self._interrupted(claim)
 
-    def _paint(self, claim: Claim) -> dict[str, Any] | None:
-        easel = _Easel(claim, self._outbox.live(claim.job), self._show, lambda: self._is_unwanted(claim))
-        return easel.paint(self._engine)
+    def _paint(self, claim: Claim) -> bool:
+        """Paint into the job's `out/`; False when it ended early because it is no longer wanted."""
+        easel = _Easel(claim, self._outbox, self._show, lambda: self._is_unwanted(claim))
+        result = easel.paint(self._engine)
+        if result is None:
+            return False
+        record_, facts = result
+        self._spool.keep_facts(claim.entry, facts)
+        files.replace(claim.entry.out / _RESULT_RECORD, record_)  # comes last and says that the rest is there
+        return True
 
     def _show(self, progress: Progress) -> None:
         self.progress = progress
@@ -151,8 +156,9 @@ class Worker:
 
     # Endings
 
-    def _publish(self, claim: Claim, facts: dict[str, Any]) -> Ending:
+    def _publish(self, claim: Claim) -> Ending:
         """Show the result and end the job, as often as it takes."""
+        facts = claim.entry.facts
 
         def publish() -> None:
             path = self._outbox.publish(claim.job, claim.entry.out)
@@ -162,19 +168,33 @@ class Worker:
 
         return Ending.COMPLETED if self._hold_out(publish) else self._interrupted(claim)
 
-    def fail(self, entry: Entry, failure: Failure) -> Ending:
-        """Show a failure and end the job, as often as it takes; it lies in `running/`."""
+    def _fail(self, claim: Claim, failure: Failure) -> Ending:
+        """Show a failure and end the job, as often as it takes."""
+        if not self._hold_out(lambda: self._end_failed(claim.entry, failure)):
+            return Ending.INTERRUPTED  # it stays in running/ with its failure on record, for recovery
+        return Ending.FAILED
+
+    def fail_now(self, entry: Entry, failure: Failure) -> bool:
+        """End a job of another thread, which lies in `running/`; where that fails, it waits in the queue.
+
+        Returns:
+            Whether it ended; if not, the worker ends it when its turn comes.
+        """
+        try:
+            self._outbox.check()
+            self._end_failed(entry, failure)
+        except (NotReady, OSError) as error:
+            self._spool.requeue(entry, "interrupted", str(error))
+            return False
+        return True
+
+    def _end_failed(self, entry: Entry, failure: Failure) -> None:
         job, attempt = entry.job, entry.attempts_used
         assert job is not None  # noqa: S101 - an unreadable job is never claimed
-
-        def publish() -> None:
-            self._spool.note_failure(entry, failure)
-            document = record.error(job, failure, attempt, _now(), versions())
-            self._outbox.publish_failure(job, document, entry.inputs)
-            self._spool.fail(entry, failure)
-
-        if not self._hold_out(publish):
-            return Ending.INTERRUPTED  # it stays in running/ with its failure on record, for recovery
+        self._spool.note_failure(entry, failure)
+        document = record.error(job, failure, attempt, _now(), versions())
+        self._outbox.publish_failure(job, document, entry.inputs)
+        self._spool.fail(entry, failure)
         log.error(
             "job.failed",
             job_id=entry.id,
@@ -184,23 +204,22 @@ class Worker:
             hint=failure.hint,
             attempt=attempt,
         )
-        return Ending.FAILED
 
     def _interrupted(self, claim: Claim) -> Ending:
         if claim.entry.is_cancelled:
-            return self.fail(claim.entry, Failure(Reason.CANCELLED, "cancelled by an operator"))
-        self._spool.requeue(claim.entry, "interrupted", "the service was stopped")
+            return self._fail(claim, Failure(Reason.CANCELLED, "cancelled by an operator"))
+        self._requeue(claim, "interrupted", "the service was stopped")
         log.info("job.interrupted", attempt=claim.attempt, reason="stop")
         return Ending.INTERRUPTED
 
     def _put_off(self, claim: Claim, error: Exception) -> Ending:
         """Queue a job again that the surroundings did not allow, and wait until they might."""
-        self._spool.requeue(claim.entry, "interrupted", str(error))
+        self._requeue(claim, "interrupted", str(error))
         log.warning("spool.requeued", attempt=claim.attempt, reason="not_ready", message=str(error))
         raise NotReady(str(error)) from error
 
     def _crashed(self, claim: Claim, error: EngineError) -> Ending:
-        self._spool.requeue(claim.entry, "crashed", error.message)
+        self._requeue(claim, "crashed", error.message)
         log.warning(
             "spool.requeued",
             attempt=claim.attempt,
@@ -210,29 +229,34 @@ class Worker:
         )
         return Ending.CRASHED
 
+    def _requeue(self, claim: Claim, event: str, reason: str) -> None:
+        """Give a claim back, as often as it takes, or no one would work on it before the next start."""
+        self._hold_out(lambda: self._spool.requeue(claim.entry, event, reason))
+
 
 class _Easel:
     """The painting of one claim: steps to rows, frames and progress, then the files of the result."""
 
     def __init__(
-        self, claim: Claim, live: Path, show: Callable[[Progress], None], is_unwanted: Callable[[], bool]
+        self, claim: Claim, outbox: Outbox, show: Callable[[Progress], None], is_unwanted: Callable[[], bool]
     ) -> None:
         assert claim.job.settings is not None  # noqa: S101 - a job without failure has settings
         self._claim = claim
         self._job: Job = claim.job
         self._settings = claim.job.settings
-        self._live = live
+        self._outbox = outbox
         self._show = show
         self._is_unwanted = is_unwanted
         self._rows: list[curve.Row] = []
         self._begun = self._reported = time.monotonic()
         self._started_at = _now()
 
-    def paint(self, engine: Engine) -> dict[str, Any] | None:
-        """Paint and write everything that is to be published into the job's `out/`.
+    def paint(self, engine: Engine) -> tuple[bytes, dict[str, Any]] | None:
+        """Paint, and write everything that is to be published but result.yaml into the job's `out/`.
 
         Returns:
-            The facts of `job.completed`; None when it ended early because it is no longer wanted.
+            result.yaml and the facts of `job.completed`; None when it ended early because it is no longer
+            wanted.
 
         Raises:
             JobError, EngineError, NotReady: as the engine does.
@@ -243,15 +267,16 @@ class _Easel:
         files.remove_tree(out)
         out.mkdir()
         log.info("job.started", **self._facts(info))
-        writer = FrameWriter(out / "frames", self._live)
+        writer = FrameWriter(out / "frames", self._outbox.live(self._job), self._outbox.check)
         try:
             painting = self._follow(engine.stylize(self._request(), self._is_unwanted), writer)
         finally:
             writer.close()
         if painting is None:
             return None
-        self._write(painting, info)
-        return self._canonical(painting, info)
+        self._write(painting)
+        document = record.result(self._job, painting, info, self._claim.attempt, _now())
+        return document, self._canonical(painting, info)
 
     def _request(self) -> Request:
         entry, job = self._claim.entry, self._job
@@ -312,8 +337,7 @@ class _Easel:
             eta_s=progress.eta_s,
         )
 
-    def _write(self, painting: Painting, info: EngineInfo) -> None:
-        """Write the files of the result; result.yaml comes last and says that the rest is there."""
+    def _write(self, painting: Painting) -> None:
         out, job, settings = self._claim.entry.out, self._job, self._settings
         profile = images.icc_profile(self._claim.entry.input(job.parts_of("content")[0]))
         name = f"result{images.SUFFIXES[settings.output.format]}"
@@ -324,14 +348,13 @@ class _Easel:
         if frames and settings.frames.animation != "none":
             film = images.animate(frames, settings.frames.animation)
             files.write(out / "frames" / f"animation.{settings.frames.animation}", film)
-        files.replace(out / _RESULT_RECORD, record.result(job, painting, info, self._claim.attempt, _now()))
 
     def _facts(self, info: EngineInfo) -> dict[str, Any]:
         settings = self._settings
         return {
             "attempt": self._claim.attempt,
             "preset": self._job.preset,
-            "size_px": settings.size,
+            "size": settings.size,
             "iterations": settings.total_iterations,
             "styles": len(self._job.parts_of("style")),
             "device": info.device,
@@ -343,6 +366,7 @@ class _Easel:
         height, width = painting.picture.shape[:2]
         return {
             **self._facts(info),
+            "size_px": max(height, width),
             "height_px": height,
             "width_px": width,
             "first_loss": painting.first.total,

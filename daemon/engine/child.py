@@ -1,4 +1,4 @@
-"""The engine's own process: a `LocalEngine` behind a pipe. Run as `python -m daemon.engine.child FD`."""
+"""The engine's own process: a `LocalEngine` behind a pipe. Run as `python -m daemon.engine.child PARENT FD`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,6 @@ def main() -> None:
     """Serve until the daemon closes the pipe."""
     parent, fd = int(sys.argv[1]), int(sys.argv[2])
     _die_with_parent(parent)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the daemon blocks what it waits for, and that is inherited
     try:
         serve(Connection(fd))
     except (EOFError, BrokenPipeError, ConnectionResetError):

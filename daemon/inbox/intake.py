@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from daemon import documents, files, logs, sidecar
 from daemon.errors import Failure, NotTaken
@@ -16,6 +17,8 @@ from daemon.inbox.settle import Settle
 from daemon.job import Drop, DropPart, Job, Stamp, natural_key, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from daemon.config import Config
     from daemon.inbox.pairing import Group, Member
     from daemon.sidecar import Sidecar
@@ -26,6 +29,8 @@ IGNORED: Final = (
     *(".*", "~*", "*~", "*.tmp", "*.part", "*.partial", "*.filepart", "*.crdownload", "*.download", "*.swp"),
     *("~$*", "Thumbs.db", "desktop.ini", "@eaDir/", "__MACOSX/", "lost+found/", "_accepted/", "_rejected/"),
 )
+# One turn accepts for about so long, then looks around again: a stop is seen, what was accepted is retired.
+BUDGET_S: Final = 2.0
 # A fault is believed once the files have been quiet for so many times settle_s: a copy may stall.
 DOUBT_FACTOR: Final = 5
 
@@ -55,7 +60,6 @@ class Report:
 
     accepted: tuple[Job, ...]
     waiting: tuple[Waiting, ...]
-    retired: tuple[str, ...]  # ids of jobs that are done with the inbox
     files: int
     due_s: float | None  # until a file may be settled or a fault believed
     is_at_rest: bool  # nothing is being written or doubted: what waits, waits for somebody
@@ -68,7 +72,6 @@ class _Turn:
     now: float
     accepted: list[Job] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
-    retired: list[str] = field(default_factory=list)
     dues: list[float] = field(default_factory=list)
 
 
@@ -82,24 +85,52 @@ class _Folder:
     groups: list[Group] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)  # sidecars that are not settled yet
 
+    @property
+    def needed(self) -> frozenset[str]:
+        """Every name that a sidecar or pair of the folder needs."""
+        return frozenset().union(*(group.local_names for group in self.groups))
+
+
+class _Doubt(NamedTuple):
+    """A drop that was not taken, and until when it need not be tried again unless it changes."""
+
+    stamps: tuple[Stamp, ...]
+    until: float
+    reason: str
+
 
 class Intake:
     """The inbox and what is remembered of it from turn to turn."""
 
-    def __init__(self, config: Config, sink: Sink, unretired: list[Job]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        sink: Sink,
+        unretired: list[Job],
+        set_retired: Callable[[str], None],
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Prepare for turns.
 
         Args:
             config: the whole config.
             sink: where complete drops go.
             unretired: accepted jobs whose originals may still be here.
+            set_retired: told the id of each job that is done with the inbox.
+            is_stopping: whether a turn should end early.
         """
-        self._root = config.folders.inbox
-        self._library = config.folders.styles
+        self._root = config.folders.inbox.resolve()
+        self._library = config.folders.styles.resolve() if config.folders.styles else None
         self._house = config.defaults
         self._options = config.inbox
         self._ignored = [pattern.casefold() for pattern in (*IGNORED, *config.inbox.ignore)]
         self._sink = sink
+        self._set_retired = set_retired
+        self._is_stopping = is_stopping
+        self._doubts: dict[str, _Doubt] = {}
+        self._rests: dict[
+            str, tuple[float, dict[str, str]]
+        ] = {}  # of the pending: when to try again, what stays
         self._settle = Settle()
         self._pending: dict[str, Job] = {}
         self._triggers: dict[tuple[str, str], Stamp] = {}  # of the pending: the file that stands for the drop
@@ -115,6 +146,7 @@ class Intake:
 
     def _forget(self, job: Job) -> None:
         del self._pending[job.id]
+        self._rests.pop(job.id, None)
         if self._triggers.get((job.folder, job.parts[0].name)) == job.parts[0].stamp:
             del self._triggers[job.folder, job.parts[0].name]
 
@@ -128,14 +160,15 @@ class Intake:
             OSError: the inbox cannot be read, or the sink's disk is full.
         """
         turn = _Turn(now)
-        folders = self._scan()
+        folders = self._scan(turn)
         self._settle.observe(
             {str(folder.path / name): stamp for folder in folders for name, stamp in folder.stamps.items()},
             now,
         )
         self._watch_settling(folders, turn)
+        library = self._library_names()
         for folder in folders:
-            self._pair(folder, turn)
+            self._pair(folder, library, turn)
         self._accept_complete(folders, turn)
         self._retire_pending(folders, turn)
         self._name_orphans(folders, turn)
@@ -143,21 +176,33 @@ class Intake:
 
     # Scanning
 
-    def _scan(self) -> list[_Folder]:
+    def _scan(self, turn: _Turn) -> list[_Folder]:
+        """List every folder; one that cannot be read waits alone, unless it is the inbox itself."""
         found, todo = [], [Path()]
         while todo:
             folder = _Folder(todo.pop())
+            try:
+                todo += self._list(folder)
+            except OSError as error:
+                if folder.path == Path():
+                    raise
+                turn.waiting[printable(str(folder.path))] = f"cannot be read: {error.strerror}"
             found.append(folder)
-            with os.scandir(self._root / folder.path) as items:
-                for item in items:
-                    is_folder = item.is_dir(follow_symlinks=False)
-                    if self._is_ignored(item.name, is_folder=is_folder):
-                        continue
-                    if is_folder:
-                        todo.append(folder.path / item.name)
-                    else:
-                        _classify(folder, item)
         return found
+
+    def _list(self, folder: _Folder) -> list[Path]:
+        """Fill in one folder, and return the folders in it."""
+        below = []
+        with os.scandir(self._root / folder.path) as items:
+            for item in items:
+                is_folder = item.is_dir(follow_symlinks=False)
+                if self._is_ignored(item.name, is_folder=is_folder):
+                    continue
+                if is_folder:
+                    below.append(folder.path / item.name)
+                else:
+                    _classify(folder, item)
+        return below
 
     def _is_ignored(self, name: str, *, is_folder: bool) -> bool:
         name = name.casefold()
@@ -186,9 +231,8 @@ class Intake:
 
     # Pairing
 
-    def _pair(self, folder: _Folder, turn: _Turn) -> None:
-        names = [*folder.stamps, *folder.strange]
-        library = self._library_names()
+    def _pair(self, folder: _Folder, library: pairing.Names, turn: _Turn) -> None:
+        names = pairing.Names([*folder.stamps, *folder.strange])
         for name in sorted((name for name in folder.stamps if pairing.is_sidecar(name)), key=natural_key):
             if self._is_accepted(folder, name):
                 continue
@@ -205,18 +249,21 @@ class Intake:
                 folder.unread.append(name)
                 continue
             folder.groups.append(pairing.pair_sidecar(name, read, names, library))
-        if self._options.sidecar == "optional":
-            claimed = {name for group in folder.groups for name in group.local_names}
-            for group in pairing.pair_bare(names, claimed):
+        if self._options.sidecar == "optional" and not folder.unread:  # which may speak for any pair
+            for group in pairing.pair_bare(folder.stamps, folder.needed):
                 if not self._is_accepted(folder, group.trigger):
                     self._notice(folder, group.trigger)
                     folder.groups.append(group)
 
-    def _library_names(self) -> list[str]:
+    def _library_names(self) -> pairing.Names:
+        """List the regular files of the styles library; what is missing there says so where it is named."""
+        if self._library is None:
+            return pairing.Names()
         try:
-            return os.listdir(self._library) if self._library else []
+            with os.scandir(self._library) as items:
+                return pairing.Names(item.name for item in items if item.is_file(follow_symlinks=False))
         except OSError:
-            return []  # its pictures then count as missing, and say so
+            return pairing.Names()
 
     def _read_sidecar(self, folder: _Folder, name: str) -> Sidecar:
         """Read a settled sidecar, once for each state of the file."""
@@ -244,11 +291,18 @@ class Intake:
     # Accepting
 
     def _accept_complete(self, folders: list[_Folder], turn: _Turn) -> None:
+        begun = time.monotonic()
         groups = [(folder, group) for folder in folders for group in folder.groups]
         for folder, group in sorted(groups, key=lambda item: natural_key(_path(item[0], item[1].trigger))):
+            if self._is_stopping() or time.monotonic() - begun > BUDGET_S:
+                turn.dues.append(0.0)
+                return
             reason = self._obstacle(folder, group, turn)
             if not reason:
-                reason = self._accept(folder, group, turn)
+                try:
+                    self._accept(folder, group, turn)
+                except NotTaken as error:
+                    reason = f"not ready: {error}"
             if reason:
                 turn.waiting[_path(folder, group.trigger)] = reason
 
@@ -265,35 +319,50 @@ class Intake:
                 return f"{printable(member.name)} is still being written"
         return ""
 
-    def _accept(self, folder: _Folder, group: Group, turn: _Turn) -> str:
+    def _accept(self, folder: _Folder, group: Group, turn: _Turn) -> None:
+        """Hand one complete group to the sink.
+
+        Raises:
+            NotTaken: it stays, and is not tried again before it changes or could be believed.
+        """
         quiet = min(self._quiet_s(folder, member.name, turn) for member in group.members if not member.library)
-        believe_s = DOUBT_FACTOR * self._options.settle_s
+        left = DOUBT_FACTOR * self._options.settle_s - quiet
         drop = self._drop(folder, group)
-        if isinstance(drop, str):
-            return drop
-        if drop.failure and quiet < believe_s:
-            turn.dues.append(believe_s - quiet)
-            return f"not ready: {drop.failure.message}"
         try:
-            job = self._sink(drop, believes_faults=quiet >= believe_s)
-        except NotTaken as error:
-            if quiet < believe_s:
-                turn.dues.append(believe_s - quiet)
-            return f"not ready: {error}"
+            job = self._offer(drop, _path(folder, group.trigger), left, turn.now)
+        except NotTaken:
+            if left > 0:
+                turn.dues.append(left)
+            raise
         self._remember(job)
         folder.groups.remove(group)
         turn.accepted.append(job)
         if job.failure:
             retire.note_rejection(self._root, job)
-        return ""
 
-    def _drop(self, folder: _Folder, group: Group) -> Drop | str:
-        parts = []
-        for member in group.members:
-            part = self._part(folder, member)
-            if isinstance(part, str):
-                return part
-            parts.append(part)
+    def _offer(self, drop: Drop, path: str, left: float, now: float) -> Job:
+        """Hand a drop to the sink, unless it was refused as it is a moment ago.
+
+        Args:
+            drop: complete and settled.
+            path: what it is called.
+            left: seconds until its faults are believed.
+            now: monotonic time.
+        """
+        stamps = tuple(part.stamp for part in drop.parts)
+        doubt = self._doubts.get(path)
+        if doubt and doubt.stamps == stamps and now < doubt.until:
+            raise NotTaken(doubt.reason)
+        try:
+            if drop.failure and left > 0:
+                raise NotTaken(drop.failure.message)  # noqa: TRY301 - remembered like the sink's own
+            return self._sink(drop, believes_faults=left <= 0)
+        except NotTaken as error:
+            until = now + (left if left > 0 else self._options.rescan_s)
+            self._doubts[path] = _Doubt(stamps, until, str(error))
+            raise
+
+    def _drop(self, folder: _Folder, group: Group) -> Drop:
         read, digest = group.sidecar, None
         if read is None:
             read = sidecar.read({}, "", self._house)
@@ -302,52 +371,65 @@ class Intake:
         return Drop(
             stem=group.stem,
             folder=folder.path,
-            parts=tuple(parts),
+            parts=tuple(self._part(folder, member) for member in group.members),
             preset=read.preset,
             settings=read.settings,
             sidecar_sha256=digest,
             failure=Failure.of_faults(read.faults) if read.faults else None,
         )
 
-    def _part(self, folder: _Folder, member: Member) -> DropPart | str:
+    def _part(self, folder: _Folder, member: Member) -> DropPart:
         if not member.library or self._library is None:
             place, stamp = self._root / folder.path, folder.stamps[member.name]
         else:
             place = self._library
             try:
-                stamp = Stamp.of((place / member.name).stat())
+                stamp = Stamp.of((place / member.name).lstat())
             except OSError as error:
-                return f"{printable(member.name)} in the styles library: {error.strerror}"
+                message = f"{printable(member.name)} in the styles library: {error.strerror}"
+                raise NotTaken(message) from None
         return DropPart(member.role, member.name, place, stamp, member.weight, member.library)
 
     # Retiring
 
     def _retire_pending(self, folders: list[_Folder], turn: _Turn) -> None:
         by_path = {str(folder.path): folder for folder in folders}
+        needed = {path: folder.needed for path, folder in by_path.items()}
         for job in list(self._pending.values()):
             folder = by_path.get(job.folder, _Folder(Path(job.folder)))
-
-            def is_needed(name: str, folder: _Folder = folder) -> bool:
-                return bool(folder.unread) or any(name in group.local_names for group in folder.groups)
-
-            remaining = retire.retire(self._root, job, is_needed, keeps=self._options.keep_originals)
+            remaining = self._retire(job, folder, needed.get(job.folder, frozenset()), turn)
             for part in job.parts:
-                if part.name not in remaining:
+                if part.name not in remaining and not part.library:
                     folder.stamps.pop(part.name, None)
                     turn.waiting.pop(_path(folder, part.name), None)
             for name, reason in remaining.items():
                 turn.waiting[_path(folder, name)] = reason
             if not remaining:
+                self._set_retired(job.id)
                 self._forget(job)
-                turn.retired.append(job.id)
+
+    def _retire(self, job: Job, folder: _Folder, needed: frozenset[str], turn: _Turn) -> dict[str, str]:
+        """Retire one job's originals; what cannot be removed is not read again before the next rescan."""
+        next_try, remaining = self._rests.get(job.id, (turn.now, {}))
+        if turn.now < next_try:
+            return remaining
+        remaining = retire.retire(
+            self._root,
+            job,
+            lambda name: bool(folder.unread) or name in needed,
+            keeps=self._options.keep_originals,
+        )
+        if any(reason != retire.NEEDED for reason in remaining.values()):
+            self._rests[job.id] = (turn.now + self._options.rescan_s, remaining)
+        return remaining
 
     # Telling
 
     def _name_orphans(self, folders: list[_Folder], turn: _Turn) -> None:
         for folder in folders:
-            claimed = {name for group in folder.groups for name in group.local_names}
+            needed = folder.needed
             for name in folder.stamps:
-                if name not in claimed and not folder.unread:
+                if name not in needed and not folder.unread:
                     turn.waiting.setdefault(_path(folder, name), "no sidecar names it")
             for name, kind in folder.strange.items():
                 turn.waiting.setdefault(_path(folder, name), kind)
@@ -358,12 +440,12 @@ class Intake:
                 log.info("inbox.waiting", path=path, reason=reason)
         self._reasons = turn.waiting
         self._noticed &= turn.waiting.keys()
+        self._doubts = {path: doubt for path, doubt in self._doubts.items() if path in turn.waiting}
         present = {str(folder.path / name) for folder in folders for name in folder.stamps}
         self._sidecars = {path: known for path, known in self._sidecars.items() if path in present}
         return Report(
             accepted=tuple(turn.accepted),
             waiting=tuple(Waiting(path, reason) for path, reason in sorted(turn.waiting.items())),
-            retired=tuple(turn.retired),
             files=len(present),
             due_s=min(turn.dues, default=None),
             is_at_rest=not turn.dues,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from daemon.job import Role
     from daemon.sidecar import Sidecar
 
+_Key = TypeVar("_Key")
 _SIDECAR_SUFFIXES = {".yaml", ".yml"}
 
 
@@ -56,13 +58,42 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+class Names(frozenset[str]):
+    """The file names of one folder, with the tables to find them by: built once for all its sidecars."""
+
+    @functools.cached_property
+    def by_fold(self) -> dict[str, list[str]]:
+        """Folded names to the names that fold to them."""
+        return _grouped((folded(name), name) for name in self)
+
+    @functools.cached_property
+    def by_convention(self) -> dict[tuple[str, str], list[str]]:
+        """(role, folded stem) to the files called STEM.role.suffix."""
+        return _grouped(
+            ((rest.casefold(), folded(stem)), name)
+            for name in self
+            for stem, _, rest in [PurePath(name).stem.rpartition(".")]
+            if stem and PurePath(name).suffix and not is_sidecar(name)
+        )
+
+
+def _grouped(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, list[str]]:
+    result: dict[_Key, list[str]] = {}
+    for key, name in pairs:
+        result.setdefault(key, []).append(name)
+    return result
+
+
 def find(name: str, names: Collection[str]) -> str | None:
     """Find a file by the name a person wrote: exactly, else the only one that folds to the same."""
     if name in names:
         return name
-    wanted = folded(name)
-    alike = [candidate for candidate in names if folded(candidate) == wanted]
+    alike = _tables(names).by_fold.get(folded(name), [])
     return alike[0] if len(alike) == 1 else None
+
+
+def _tables(names: Collection[str]) -> Names:
+    return names if isinstance(names, Names) else Names(names)
 
 
 def pair_sidecar(name: str, sidecar: Sidecar, names: Collection[str], library: Collection[str]) -> Group:
@@ -76,6 +107,7 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Collection[str], library: C
         names: every file name in its folder.
         library: the names in folders.styles.
     """
+    names, library = _tables(names), _tables(library)
     stem = PurePath(name).stem
     members, missing = [Member("sidecar", name)], []
 
@@ -101,22 +133,12 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Collection[str], library: C
     return Group(stem, tuple(members), sidecar, () if sidecar.faults else tuple(missing))
 
 
-def _conventional(stem: str, role: str, names: Collection[str]) -> str:
+def _conventional(stem: str, role: str, names: Names) -> str:
     """Name the one file `STEM.role.*`; without one, or with several, the pattern itself, which no file has."""
-    found = _by_convention(role, names).get(folded(stem), [])
+    found = names.by_convention.get((role, folded(stem)), [])
     if len(found) > 1:
         return f"only one of {', '.join(sorted(found))}"
     return found[0] if found else f"{stem}.{role}.*"
-
-
-def _by_convention(role: str, names: Collection[str]) -> dict[str, list[str]]:
-    """Map folded stems to the files called STEM.role.suffix."""
-    result: dict[str, list[str]] = {}
-    for name in names:
-        stem, _, rest = PurePath(name).stem.rpartition(".")
-        if stem and rest.casefold() == role and PurePath(name).suffix and not is_sidecar(name):
-            result.setdefault(folded(stem), []).append(name)
-    return result
 
 
 def pair_bare(names: Collection[str], claimed: Collection[str]) -> list[Group]:
@@ -126,13 +148,12 @@ def pair_bare(names: Collection[str], claimed: Collection[str]) -> list[Group]:
         names: every file name in the folder.
         claimed: the names that its sidecars need.
     """
-    free = [name for name in names if name not in claimed]
+    free = Names(name for name in names if name not in claimed)
     spoken_for = {folded(PurePath(name).stem) for name in names if is_sidecar(name)}
-    contents, styles = _by_convention("content", free), _by_convention("style", free)
     groups = []
-    for key in contents.keys() & styles.keys() - spoken_for:
-        if len(contents[key]) == len(styles[key]) == 1:
-            content, style = contents[key][0], styles[key][0]
-            stem = PurePath(content).stem.rpartition(".")[0]
-            groups.append(Group(stem, (Member("content", content), Member("style", style)), None))
+    for (role, stem), contents in free.by_convention.items():
+        styles = free.by_convention.get(("style", stem), [])
+        if role == "content" and stem not in spoken_for and len(contents) == len(styles) == 1:
+            name = PurePath(contents[0]).stem.rpartition(".")[0]
+            groups.append(Group(name, (Member("content", contents[0]), Member("style", styles[0])), None))
     return groups

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from daemon.job import Job, Part
 
 ACCEPTED_FOLDER = "_accepted"
+NEEDED = "accepted; another sidecar names it"
 
 
 def retire(inbox: Path, job: Job, is_needed: Callable[[str], bool], *, keeps: bool) -> dict[str, str]:
@@ -39,8 +40,8 @@ def retire(inbox: Path, job: Job, is_needed: Callable[[str], bool], *, keeps: bo
             reason = _retire_one(inbox, folder, job, part, is_needed, keeps=keeps)
         except files.ChangedError:
             reason = ""  # gone, or something new that is not ours to touch
-        except OSError as error:
-            reason = f"accepted but present: {error.strerror}"
+        except (OSError, files.SourceError) as error:
+            reason = f"accepted but present: {getattr(error, 'strerror', error)}"
         if reason:
             remaining[part.name] = reason
     return remaining
@@ -56,7 +57,7 @@ def _retire_one(
         if not part.sha256:
             return "accepted but present: too large to be kept elsewhere"
         if part.role != "sidecar" and is_needed(part.name):
-            return "accepted; another sidecar names it"
+            return NEEDED
         if files.hash_fd(fd) != part.sha256:
             return ""
     finally:

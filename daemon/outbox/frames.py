@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import errno
 import json
 import queue
@@ -10,8 +11,10 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import files, images, logs
+from daemon.errors import NotReady
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from daemon.job import Picture
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 _QUEUE: Final = 8
+_NOT_OURS: Final = {errno.ENOENT, errno.ENOTEMPTY, errno.ENOTDIR}  # `_running/` is another's, or not there
 
 
 class FrameWriter:
@@ -28,26 +32,37 @@ class FrameWriter:
     A frame that cannot be kept is an error of the job's own folder, raised by `close`.
     """
 
-    def __init__(self, folder: Path, live: Path) -> None:
-        """Start the thread."""
+    def __init__(self, folder: Path, live: Path, check: Callable[[], None] = lambda: None) -> None:
+        """Start the thread.
+
+        Args:
+            folder: where frames are kept.
+            live: where the progress is shown; its parent's parent exists.
+            check: raises NotReady while the outbox is away, so that nothing is written under its mount point.
+        """
+        self._check = check
         self._folder = folder
         self._live = live
         self._queue: queue.Queue[tuple[int | None, Picture | None, dict[str, Any]] | None] = queue.Queue(_QUEUE)
         self._error: Exception | None = None
         self._is_live = True
-        self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+        run = contextvars.copy_context().run  # so that its log lines carry the job's id
+        self._thread = threading.Thread(target=run, args=(self._run,), name="frames", daemon=True)
         self._thread.start()
 
     def put(self, frame: int | None, picture: Picture | None, status: dict[str, Any]) -> None:
-        """Hand over one step; waits only while eight are unwritten.
+        """Hand over one step; only a frame waits while eight are unwritten, a preview is left out then.
 
         Args:
             frame: the iteration, where the picture is to be kept as a frame.
             picture: (H, W, 3) uint8 RGB, or None where only the progress is new.
             status: what `status.json` shall say.
         """
-        if picture is not None or self._queue.empty():
+        if frame is not None:
             self._queue.put((frame, picture, status))
+        elif picture is not None or self._queue.empty():
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait((frame, picture, status))
 
     def close(self) -> None:
         """Wait until everything is written, and take the live folder away, if the outbox lets us.
@@ -79,11 +94,13 @@ class FrameWriter:
 
     def _show(self, data: bytes | None, status: dict[str, Any]) -> None:
         try:
-            self._live.mkdir(parents=True, exist_ok=True)
+            self._check()
+            for folder in (self._live.parent, self._live):
+                folder.mkdir(exist_ok=True)
             if data is not None:
                 files.replace(self._live / "latest.png", data, is_durable=False)
             files.replace(self._live / "status.json", json.dumps(status).encode(), is_durable=False)
-        except OSError as error:
+        except (OSError, NotReady) as error:
             self._is_live = False
             log.warning("outbox.preview_failed", folder=str(self._live), error=str(error))
 
@@ -94,9 +111,9 @@ def remove_live(live: Path) -> None:
     Raises:
         OSError: the outbox does not let us.
     """
-    files.remove_tree(live)
     try:
+        files.remove_tree(live)
         live.parent.rmdir()
     except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.ENOTEMPTY}:
+        if error.errno not in _NOT_OURS:
             raise

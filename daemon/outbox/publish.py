@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +12,7 @@ from daemon.job import printable
 from daemon.outbox.frames import remove_live
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from daemon.job import Job, Part
@@ -23,18 +25,36 @@ _SHARES_REFUSE: Final = frozenset('<>:"|?*\\')
 class Outbox:
     """The folder where results appear."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, check: Callable[[], None] = lambda: None) -> None:
+        """Name the folder.
+
+        Args:
+            root: the outbox.
+            check: raises NotReady while it is away.
+        """
         self.root = root
+        self.check = check
 
     def live(self, job: Job) -> Path:
         """Give the folder of a job's progress while it runs."""
         return self.root / RUNNING / job.label
 
-    def clean(self) -> None:
-        """Remove what an earlier run left half made: hidden drafts, and progress of jobs that run no more."""
-        for item in self.root.iterdir():
-            if item.name.startswith(".tmp-") or item.name == RUNNING:
+    def clean(self, jobs: Iterable[Job]) -> None:
+        """Remove what an earlier run left half made for these jobs: hidden drafts, and their progress.
+
+        Another daemon may publish to the same outbox; what is not of these jobs is let be.
+        """
+        known = {job.id: job.label for job in jobs}
+        for item in self.root.glob(".tmp-*"):
+            if item.name.rpartition("-")[2] in known:
                 files.remove_tree(item)
+        for label in {item.name for item in self.root.glob(f"{RUNNING}/*")} & set(known.values()):
+            self._end_live(self.root / RUNNING / label)
+
+    def _end_live(self, live: Path) -> None:
+        """Take a job's progress away, if the share lets us: somebody may be looking at its picture."""
+        with contextlib.suppress(OSError):
+            remove_live(live)
 
     def is_published(self, job: Job) -> bool:
         """Tell whether a job's result is there, whole."""
@@ -59,7 +79,7 @@ class Outbox:
         else:
             files.fsync_folder(self.root)
         self._withdraw(job, ".failed")
-        remove_live(self.live(job))
+        self._end_live(self.live(job))
         return entry
 
     def publish_failure(self, job: Job, error: bytes, inputs: Path) -> Path:
@@ -69,7 +89,7 @@ class Outbox:
             OSError: the outbox does not take it; nothing of it is visible.
         """
         self._withdraw(job, ".failed")
-        remove_live(self.live(job))
+        self._end_live(self.live(job))
         sources = {inputs / part.stored: f"drop/{name}" for name, part in _drop_names(job).items()}
         present = {source: name for source, name in sources.items() if source.exists()}
         return self._show(job, ".failed", present, {"error.yaml": error})

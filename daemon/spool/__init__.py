@@ -1,8 +1,8 @@
 """Jobs as directories. A job's state is the directory it lies in; every transition is one rename.
 
 SPOOL/lock                flock: one daemon a spool
-SPOOL/tmp/<id>/           being copied in, worthless after a crash
-SPOOL/<state>/<id>/       job.json  in/  attempts.jsonl  out/  [cancel]  [retired]  [failure.json]
+SPOOL/tmp/draft-*/        being copied in, worthless after a crash
+SPOOL/<state>/<id>/       job.json  in/  attempts.jsonl  out/  [facts.json  failure.json  cancel  retired]
 """
 
 from daemon.spool.store import Claim, Entry, Spool

@@ -27,6 +27,7 @@ _JOB: Final = "job.json"
 _FAILURE: Final = "failure.json"
 _ATTEMPTS: Final = "attempts.jsonl"
 _CANCEL: Final = "cancel"
+_FACTS: Final = "facts.json"
 _RETIRED: Final = "retired"
 _LOCK_TRIES: Final = 20
 _LOCK_PAUSE_S: Final = 0.05
@@ -45,7 +46,7 @@ class Entry:
         """Its job.json, read when first asked for; None where it cannot be read."""
         try:
             return Job.from_json((self.folder / _JOB).read_bytes())
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
     @property
@@ -71,14 +72,14 @@ class Entry:
     def attempts(self) -> list[dict[str, Any]]:
         """Every record of an attempt, oldest first; a torn last line is passed over."""
         try:
-            lines = (self.folder / _ATTEMPTS).read_text("utf-8").splitlines()
+            lines = (self.folder / _ATTEMPTS).read_bytes().splitlines()
         except FileNotFoundError:
             return []
         records = []
         for line in lines:
             with contextlib.suppress(ValueError):
                 records.append(json.loads(line))
-        return records
+        return [record for record in records if isinstance(record, dict) and "event" in record]
 
     @property
     def attempts_used(self) -> int:
@@ -101,6 +102,14 @@ class Entry:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return Failure.from_dict(json.loads((self.folder / _FAILURE).read_bytes()))
         return self.job.failure if self.job else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `job.completed` shall say once the painted picture is published."""
+        with contextlib.suppress(OSError, ValueError):
+            facts = json.loads((self.folder / _FACTS).read_bytes())
+            return facts if isinstance(facts, dict) else {}
+        return {}
 
     @property
     def is_cancelled(self) -> bool:
@@ -198,18 +207,19 @@ class Spool:
 
     def entries(self, state: State) -> list[Entry]:
         """List the jobs in one state in the order they are worked off."""
+        found = (Entry(state, id_, self.folder(state) / id_) for id_ in self._ids(state))
+        return sorted(found, key=self._order)
+
+    def _ids(self, state: State) -> list[str]:
         try:
-            names = [item.name for item in os.scandir(self.folder(state)) if item.is_dir(follow_symlinks=False)]
+            with os.scandir(self.folder(state)) as items:
+                return [item.name for item in items if item.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
-        return sorted((Entry(state, name, self.folder(state) / name) for name in names), key=self._order)
 
     def count(self, state: State) -> int:
         """Count the jobs in one state without reading them."""
-        try:
-            return len(os.listdir(self.folder(state)))
-        except FileNotFoundError:
-            return 0
+        return len(self._ids(state))
 
     def _order(self, entry: Entry) -> tuple[int, int]:
         """Higher priority first, then first come, first served; job.json never changes, so it is read once."""
@@ -226,14 +236,17 @@ class Spool:
             yield from self.entries(state)
 
     def find(self, prefix: str) -> list[Entry]:
-        """Find jobs by an id's beginning, or by the whole label of their outbox entry."""
-        label, _, short = prefix.rpartition("-")
-        wanted = short if label else prefix
-        return [
-            entry
-            for entry in self.all_entries()
-            if entry.id.startswith(wanted) and (not label or (entry.job and entry.job.label == prefix))
+        """Find jobs by an id's beginning, or by the name of their outbox entry."""
+        name = prefix.removesuffix(".failed")
+        label, _, short = name.rpartition("-")
+        wanted = short if label else name
+        found = [
+            Entry(state, id_, self.folder(state) / id_)
+            for state in State
+            for id_ in self._ids(state)
+            if id_.startswith(wanted)
         ]
+        return [entry for entry in found if not label or (entry.job and name.startswith(entry.job.label))]
 
     # Accepting
 
@@ -332,13 +345,14 @@ class Spool:
         from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
         for part in parts:
-            if part.role == "sidecar":
+            if part.role == "sidecar" or not part.sha256:
                 continue
             name = printable(part.name)
             try:
                 height, width = images.read(folder / part.stored, max_megapixels, name).shape[:2]
                 size = drop.settings.road[0][0] if drop.settings else "original"
-                images.fit(height, width, max(height, width) if size == "original" else size)
+                if part.role != "init":  # which is cropped to the content's shape
+                    images.fit(height, width, max(height, width) if size == "original" else size)
             except JobError as error:
                 return Failure(**{**vars(error.failure), "file": name})
         return None
@@ -368,9 +382,13 @@ class Spool:
                 continue  # recovery sorts it out
             with contextlib.suppress(FileNotFoundError):  # an operator held it this instant
                 self._record(entry, "started")
-                moved = self._taken(entry)
-                return Claim(moved, entry.job, moved.attempts_used)
+                attempt = entry.attempts_used  # read before the move: an error after it would strand the job
+                return Claim(self._taken(entry), entry.job, attempt)
         return None
+
+    def keep_facts(self, entry: Entry, facts: dict[str, Any]) -> None:
+        """Keep what `job.completed` shall say, in case that the publication has to wait for another run."""
+        files.replace(entry.folder / _FACTS, json.dumps(facts).encode("ascii"))
 
     def complete(self, claim: Claim) -> None:
         """End a published job; what was published need not be kept twice."""
@@ -382,13 +400,14 @@ class Spool:
         """Take every queued or held job that an operator cancelled, for the caller to end."""
         for state in (State.QUEUED, State.HELD):
             for entry in self.entries(state):
-                if entry.is_cancelled:
+                if entry.is_cancelled and entry.job:
                     with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
                         yield self._taken(entry)
 
     def note_failure(self, entry: Entry, failure: Failure) -> None:
-        """Write down why a job fails, before its failure is published and it moves."""
-        files.replace(entry.folder / _FAILURE, json.dumps(asdict(failure)).encode("ascii"))
+        """Write down why a job fails, before its failure is published and it moves; done then, it is done."""
+        if entry.folder.exists():
+            files.replace(entry.folder / _FAILURE, json.dumps(asdict(failure)).encode("ascii"))
 
     def fail(self, entry: Entry, failure: Failure) -> Entry:
         """End a job that cannot be done; after an error, to be called again."""
@@ -436,7 +455,7 @@ class Spool:
 
     def set_retired(self, id: str) -> None:  # noqa: A002 - what it is
         """Remember that a job's originals are dealt with, wherever the job lies by now."""
-        for state in State:
+        for state in (*State, *State):  # twice: it may move from a state not yet looked at to one that was
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 folder = self.folder(state) / id
                 os.close(os.open(folder / _RETIRED, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -525,8 +544,8 @@ def _copy_part(item: DropPart, target: Path, max_bytes: int) -> str:
     """Copy one part if it is still, and remains, the file that was seen."""
     try:
         fd = files.open_regular(item.folder, item.name)
-    except (files.ChangedError, PermissionError) as error:
-        raise NotTaken(f"{printable(item.name)}: {error}") from None
+    except (files.ChangedError, OSError) as error:
+        raise NotTaken(f"{printable(item.name)}: {getattr(error, 'strerror', None) or error}") from None
     try:
         if Stamp.of(os.fstat(fd)) != item.stamp:
             raise NotTaken(f"{printable(item.name)} changed")
@@ -535,6 +554,8 @@ def _copy_part(item: DropPart, target: Path, max_bytes: int) -> str:
             raise NotTaken(f"{printable(item.name)} changed while it was copied")
     except files.TooLargeError:
         raise NotTaken(f"{printable(item.name)} grew while it was copied") from None
+    except files.SourceError as error:
+        raise NotTaken(f"{printable(item.name)} cannot be read: {error}") from None
     finally:
         os.close(fd)
     return digest

@@ -182,19 +182,6 @@ def test_remove_tree_removes_anything_and_follows_no_link(tmp_path: Path) -> Non
     assert names(tmp_path / "kept") == {"a"}
 
 
-def test_fsync_tree_reaches_every_file_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing below a folder is left out."""
-    (tmp_path / "a/b").mkdir(parents=True)
-    for name in ("x", "a/y", "a/b/z"):
-        (tmp_path / name).write_bytes(b"")
-    synced: set[str] = set()
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.add(str(Path(f"/proc/self/fd/{fd}").readlink())))
-
-    files.fsync_tree(tmp_path)
-
-    assert synced == {str(tmp_path / name) for name in ("", "x", "a", "a/y", "a/b", "a/b/z")}
-
-
 def test_a_regular_file_is_opened(tmp_path: Path) -> None:
     """A descriptor for reading comes back, not inherited by children."""
     (tmp_path / "-a\n").write_bytes(b"abc")
@@ -286,21 +273,3 @@ def test_a_copy_replaces_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         copy(tmp_path / "a", tmp_path / "b", max_bytes=10)
     assert (tmp_path / "b").read_bytes() == b"old"
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [
-        *(
-            (errno.ENOSPC, True),
-            (errno.EROFS, True),
-            (errno.EDQUOT, True),
-            (errno.ESTALE, True),
-            (errno.EIO, True),
-        ),
-        *((errno.ENOENT, False), (errno.EEXIST, False), (errno.EINVAL, False)),
-    ],
-)
-def test_errors_of_the_surroundings_are_told_from_defects(number: int, *, expected: bool) -> None:
-    """A full or missing disk is to be waited out; a missing file is not."""
-    assert files.is_environment(OSError(number, "x")) is expected

@@ -444,7 +444,7 @@ def test_a_film_shows_every_frame_and_rests_on_the_last(tmp_path: Path, format_:
         paths.append(tmp_path / f"{number}.png")
         Image.new("RGB", size, (90 * number, 0, 0)).save(paths[-1])
 
-    film = Image.open(io.BytesIO(images.animate(paths, format_, frame_ms=120, last_ms=2000)))
+    film = Image.open(io.BytesIO(images.animate(paths, format_)))
 
     durations = []
     for frame in range(film.n_frames):

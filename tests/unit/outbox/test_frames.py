@@ -1,0 +1,129 @@
+"""Frames and the preview, written by a thread of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+from trees import wait_for
+
+from daemon import files, images
+from daemon.outbox.frames import FrameWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _picture(value: int) -> np.ndarray:
+    return np.full((8, 8, 3), value, np.uint8)
+
+
+def test_frames_are_named_by_their_iteration(tmp_path: Path) -> None:
+    """Frames are called NNNN.png and hold the pictures they were given; others are not kept."""
+    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    for iteration in range(0, 31, 5):
+        writer.put(iteration if iteration % 10 == 0 else None, _picture(iteration), {"iteration": iteration})
+    writer.close()
+    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    assert names == ["0000.png", "0010.png", "0020.png", "0030.png"]
+    assert images.read(tmp_path / "frames" / "0030.png", 1).max() == 30
+
+
+def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(tmp_path: Path) -> None:
+    """Whoever looks while a job runs finds a whole picture and whole JSON, and nothing after it."""
+    live = tmp_path / "_running" / "sea"
+    writer = FrameWriter(tmp_path / "frames", live)
+    writer.put(None, _picture(0), {"iteration": 0})
+    wait_for((live / "status.json").exists, "the first status")
+    seen: set[int] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            assert images.read(live / "latest.png", 1).shape == (8, 8, 3)
+            seen.add(json.loads((live / "status.json").read_bytes())["iteration"])
+
+    with_errors: list[Exception] = []
+
+    def guarded() -> None:
+        try:
+            look()
+        except Exception as error:  # noqa: BLE001 - carried over to the test
+            with_errors.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    for iteration in range(1, 200):
+        writer.put(iteration, _picture(iteration), {"iteration": iteration})
+    wait_for(lambda: 199 in seen or with_errors, "the last status")
+    done.set()
+    thread.join()
+    writer.close()
+    assert with_errors == []
+    assert len(seen) > 2
+    assert not (tmp_path / "_running").exists()
+
+
+def test_another_jobs_preview_is_left(tmp_path: Path) -> None:
+    """`_running/` stays while it holds somebody else's folder."""
+    (tmp_path / "_running" / "other").mkdir(parents=True)
+    writer = FrameWriter(tmp_path / "frames", tmp_path / "_running" / "sea")
+    writer.put(None, _picture(1), {})
+    writer.close()
+    assert [path.name for path in (tmp_path / "_running").iterdir()] == ["other"]
+
+
+def test_a_preview_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> None:
+    """An outbox that refuses the preview is warned about once, and the frames are kept all the same."""
+    (tmp_path / "outbox").write_text("a file in the place of the folder")
+    with capture_logs() as records:
+        writer = FrameWriter(tmp_path / "frames", tmp_path / "outbox" / "sea")
+        for iteration in range(5):
+            writer.put(iteration, _picture(1), {})
+        writer.close()
+    assert [record["event"] for record in records] == ["outbox.preview_failed"]
+    assert len(list((tmp_path / "frames").iterdir())) == 5
+
+
+def test_a_frame_that_cannot_be_kept_is_raised_by_close(tmp_path: Path) -> None:
+    """A full disk under the job's own folder ends the job's turn, and never blocks the engine."""
+    (tmp_path / "frames").write_text("a file in the place of the folder")
+    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    for iteration in range(50):
+        writer.put(iteration, _picture(1), {})
+    with pytest.raises(FileExistsError):
+        writer.close()
+    assert not (tmp_path / "live").exists()
+
+
+def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the encoder throws at the thread comes out of `close`; fifty pictures later nothing waits."""
+
+    def fail(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "encode", fail)
+    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    for iteration in range(50):
+        writer.put(iteration, _picture(1), {})
+    with pytest.raises(MemoryError):
+        writer.close()
+
+
+def test_the_preview_is_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of the way are never fsynced: worthless after a crash, they would let the disk set the pace."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    writer.put(0, _picture(1), {})
+    writer.close()
+    assert synced == []
+    files.replace(tmp_path / "x", b"")
+    assert synced
