@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from daemon import documents
 from daemon.errors import ConfigError, Fault
 from daemon.faults import explain, refusal, shown, suggestion
-from daemon.settings import Model
+from daemon.settings import Model, number
 from daemon.sidecar import default_faults
 
 DEFAULT_PATH: Final = Path("/etc/styletransferd/config.yaml")
@@ -31,16 +31,10 @@ def _matching(pattern: str, allowed: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _no_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise refusal("a number")
-    return value
-
-
-Seconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False), BeforeValidator(_no_boolean)]
-Number = Annotated[int, Field(ge=1), BeforeValidator(_no_boolean)]
-Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_boolean)]
-Days = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_boolean)]
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False), BeforeValidator(number)]
+Number = Annotated[int, Field(ge=1), BeforeValidator(number)]
+Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
+Days = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
 Device = Annotated[str, _matching(r"auto|cpu|gpu(:\d{1,3})?", "auto, gpu, gpu:N or cpu")]
 _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 Window = Annotated[str, _matching(rf"{_CLOCK}-{_CLOCK}", 'a span of the day, as in "22:00-06:00"')]
@@ -155,8 +149,13 @@ def _at_home(path: Path) -> Path:
 
 def without_effect(config: Config) -> tuple[str, ...]:
     """Name the keys that are set and do nothing in this version."""
-    later = {"schedule.window": config.schedule.window, "metrics.textfile": config.metrics.textfile}
-    return tuple(key for key, value in later.items() if value is not None)
+    sections = {
+        "schedule.window": config.schedule != Schedule(),
+        "metrics.textfile": config.metrics != Metrics(),
+        "outbox.retention_days": config.outbox.retention_days != Retention(),
+        "outbox.gallery": config.outbox.gallery != Outbox().gallery,
+    }
+    return tuple(key for key, is_set in sections.items() if is_set)
 
 
 def find(given: Path | None) -> Path:

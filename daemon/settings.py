@@ -32,7 +32,7 @@ LAYERS: Final = tuple(
 )
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """Refuse what YAML makes of `yes` and `on`; pydantic would take True for 1."""
     if isinstance(value, bool):
         raise refusal("a number")
@@ -104,9 +104,9 @@ def plain_name(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_number)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
-Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=1, le=100_000), BeforeValidator(number)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
+Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), BeforeValidator(number)]
 PlainName = Annotated[str, BeforeValidator(plain_name)]
 Size = Annotated[
     int | Literal["original"],
@@ -149,7 +149,7 @@ class Model(BaseModel):
 class Scale(Model):
     """One coarse size on the road to the final one."""
 
-    size: Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(_number)]
+    size: Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(number)]
     iterations: Count
 
 
@@ -172,7 +172,7 @@ class Frames(Model):
     every: Annotated[
         int,
         Field(ge=0, le=100_000, description="Keep a frame every so many iterations; 0: none."),
-        BeforeValidator(_number),
+        BeforeValidator(number),
     ] = 10
     animation: Literal["none", "webp", "gif"] = Field("webp", description="Also make a film of the frames.")
 
@@ -207,10 +207,10 @@ class Settings(Model):
     tv_weight: Amount = Field(0.0, description="Weight of the total variation.")
     pooling: Literal["max", "avg"] = Field("max", description="VGG19's own max pooling, or average pooling.")
     init: PlainName = Field("content", description="Start from content, style, noise, or a file's picture.")
-    seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_number)] = Field(0, description="For noise.")
+    seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(number)] = Field(0, description="For noise.")
     frames: Frames = Field(Frames(), description="Frames and film of the way.")
     output: Output = Field(Output(), description="The file of the result.")
-    priority: Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(_number)] = Field(
+    priority: Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(number)] = Field(
         0, description="Higher first; then first come, first served."
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from daemon import config as config_module
-from daemon import documents, sidecar
+from daemon import documents, files, sidecar
 from daemon.cli.options import ConfigOption, load_or_default
 from daemon.errors import ConfigError, Fault, JobError
 from daemon.inbox import pairing
@@ -60,12 +60,12 @@ def _sidecars(paths: list[Path]) -> list[Path]:
 def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
     """Check one sidecar and the pictures it names as the service would."""
     try:
-        with file.open("rb") as opened:
+        with os.fdopen(files.open_regular(file.absolute().parent, file.name), "rb") as opened:
             data = opened.read(documents.MAX_BYTES + 1)
         names = os.listdir(file.absolute().parent)
         library = os.listdir(config.folders.styles) if config.folders.styles else []
-    except OSError as error:
-        return (Fault(str(file), "", str(error.strerror), "a readable file"),)
+    except (OSError, files.ChangedError) as error:
+        return (Fault(str(file), "", getattr(error, "strerror", None) or str(error), "a readable file"),)
     read = sidecar.parse(data, str(file), config.defaults)
     group = pairing.pair_sidecar(file.name, read, names, library)
     missing = [Fault(str(file), "", name, "pictures that are there") for name in group.missing]
@@ -81,7 +81,10 @@ def _picture_faults(file: Path, group: pairing.Group, config: Config) -> list[Fa
         if member.role == "sidecar":
             continue
         try:
+            os.close(files.open_regular(folder.absolute(), member.name))
             images.read(folder / member.name, config.inbox.max_megapixels)
+        except (OSError, files.ChangedError) as error:
+            faults.append(Fault(str(file), member.role, member.name, "a readable picture", str(error)))
         except JobError as error:
             hint = f"{error.failure.message}; {error.failure.hint}"
             faults.append(

@@ -29,7 +29,6 @@ def demo(
     base = dir.absolute()
     for name in ("inbox", "outbox"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    (base / "config.yaml").write_text("inbox: {settle_s: 0.5}\n", "utf-8")
     before = set((base / "outbox").iterdir())
     bundled = resources.files("daemon.demo")
     for name in ("photo.jpg", "painting.jpg"):
@@ -37,7 +36,7 @@ def demo(
             shutil.copyfile(source, base / "inbox" / name)
     sidecar = documents.dump({"content": "photo.jpg", "style": "painting.jpg", "size": size})
     (base / "inbox" / "coffee.yaml").write_text(sidecar, "utf-8")
-    loaded = config.load(base / "config.yaml")
+    loaded = config.build({"inbox": {"settle_s": 0.5}}, base, environment={})
     logs.configure("info", "console")
     code = service.run(loaded, drains=True)
     made = [

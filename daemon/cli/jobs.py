@@ -102,7 +102,10 @@ def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = N
 def retry(job: JobArgument, config: ConfigOption = None) -> None:
     """Queue a failed job again, with its attempts counted afresh."""
     spool = _spool(config)
-    entry = spool.retry(_find(spool, job, State.FAILED))
+    found = _find(spool, job, State.FAILED)
+    if found.job is None:
+        raise DaemonError(f"{found.id}: its record cannot be read, so it cannot be tried again")
+    entry = spool.retry(found)
     typer.echo(f"{entry.label}: queued again")
 
 

@@ -32,7 +32,7 @@ def selftest(config: ConfigOption = None) -> None:
         engine = LocalEngine(loaded)
         info = engine.start()
     bundled = Path(str(resources.files("daemon.demo")))
-    settings = Settings.model_validate({"size": _SIZE_PX, "iterations": 2, "frames": {"every": 0}})
+    settings = Settings.model_validate({"size": _SIZE_PX, "iterations": 3, "frames": {"every": 0}})
     request = Request(bundled / "photo.jpg", ((bundled / "painting.jpg", 1.0),), None, settings)
     try:
         times = [time.perf_counter() for _ in engine.stylize(request)]

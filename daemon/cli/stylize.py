@@ -72,7 +72,8 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
             raise typer.BadParameter(f"--set {pair}: {error}") from None
         section, dot, inner = key.partition(".")
         if dot:
-            raw.setdefault(section, {})[inner] = value
+            known = raw.get(section)
+            raw[section] = {**known, inner: value} if isinstance(known, dict) else {inner: value}
         else:
             raw[key] = value
     raw.setdefault("output", {"format": format_})

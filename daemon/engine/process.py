@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
 import signal
 import socket
@@ -194,11 +193,16 @@ class ProcessEngine:
         """End the running picture but keep the model; a child that does not come to its next step is ended."""
         if self._pipe is None:
             return  # it was ended meanwhile
-        with contextlib.suppress(EngineError, OSError):
+        deadline = time.monotonic() + _STOP_S
+        try:
             self._pipe.send("stop")
-            deadline = time.monotonic() + _STOP_S
-            while self._receive(lambda: False, deadline)[0] == "step":
-                pass
+            while time.monotonic() < deadline:
+                message = self._poll()
+                if message is not None and message[0] != "step":
+                    return
+        except (EngineError, OSError):
+            return
+        self._kill()
 
     def _kill(self) -> None:
         if self._child is not None:
