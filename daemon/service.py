@@ -92,7 +92,7 @@ class Service:
             self._engine,
             self.outbox,
             is_stopping=self.stop.is_set,
-            hold_out=lambda action: self._hold_out("outbox", action),
+            hold_out=self._hold_out,
         )
 
     # The run
@@ -297,7 +297,6 @@ class Service:
         """Run an action as often as it takes; False once the service stops."""
         while True:
             try:
-                self.outbox.check()
                 action()
             except (NotReady, OSError) as error:
                 self._pause(part, error)

@@ -70,7 +70,7 @@ class Worker:
         outbox: Outbox,
         *,
         is_stopping: Callable[[], bool],
-        hold_out: Callable[[Callable[[], object]], bool],
+        hold_out: Callable[[str, Callable[[], object]], bool],
     ) -> None:
         """Put the parts together.
 
@@ -80,7 +80,8 @@ class Worker:
             engine: what paints.
             outbox: where endings are shown.
             is_stopping: whether the service is asked to stop.
-            hold_out: runs an action, and again while the surroundings do not allow it; False once told to stop.
+            hold_out: runs an action upon a part of the surroundings, and again while they do not allow it;
+                False once told to stop.
         """
         self._config = config
         self._spool = spool
@@ -166,11 +167,11 @@ class Worker:
             self._spool.complete(claim)
             log.info("job.completed", **facts, path=str(path))
 
-        return Ending.COMPLETED if self._hold_out(publish) else self._interrupted(claim)
+        return Ending.COMPLETED if self._hold_out("outbox", publish) else self._interrupted(claim)
 
     def _fail(self, claim: Claim, failure: Failure) -> Ending:
         """Show a failure and end the job, as often as it takes."""
-        if not self._hold_out(lambda: self._end_failed(claim.entry, failure)):
+        if not self._hold_out("outbox", lambda: self._end_failed(claim.entry, failure)):
             return Ending.INTERRUPTED  # it stays in running/ with its failure on record, for recovery
         return Ending.FAILED
 
@@ -181,7 +182,6 @@ class Worker:
             Whether it ended; if not, the worker ends it when its turn comes.
         """
         try:
-            self._outbox.check()
             self._end_failed(entry, failure)
         except (NotReady, OSError) as error:
             self._spool.requeue(entry, "interrupted", str(error))
@@ -191,9 +191,10 @@ class Worker:
     def _end_failed(self, entry: Entry, failure: Failure) -> None:
         job, attempt = entry.job, entry.attempts_used
         assert job is not None  # noqa: S101 - an unreadable job is never claimed
-        self._spool.note_failure(entry, failure)
-        document = record.error(job, failure, attempt, _now(), versions())
-        self._outbox.publish_failure(job, document, entry.inputs)
+        if entry.folder.exists():  # else it was shown and moved before, and only the end of that failed
+            self._spool.note_failure(entry, failure)
+            document = record.error(job, failure, attempt, _now(), versions())
+            self._outbox.publish_failure(job, document, entry.inputs)
         self._spool.fail(entry, failure)
         log.error(
             "job.failed",
@@ -231,7 +232,7 @@ class Worker:
 
     def _requeue(self, claim: Claim, event: str, reason: str) -> None:
         """Give a claim back, as often as it takes, or no one would work on it before the next start."""
-        self._hold_out(lambda: self._spool.requeue(claim.entry, event, reason))
+        self._hold_out("spool", lambda: self._spool.requeue(claim.entry, event, reason))
 
 
 class _Easel:

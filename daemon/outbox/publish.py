@@ -71,8 +71,10 @@ class Outbox:
             The entry.
 
         Raises:
-            OSError: the outbox does not take it; nothing of it is visible.
+            NotReady: the outbox is away.
+            OSError: it does not take the result; nothing of it is visible.
         """
+        self.check()
         entry = self._find(job, "")
         if entry is None:
             entry = self._show(job, "", {path: path.relative_to(out) for path in _files(out)}, {})
@@ -86,8 +88,10 @@ class Outbox:
         """Show a failure: error.yaml, and the files as they were dropped, to be mended and dropped again.
 
         Raises:
-            OSError: the outbox does not take it; nothing of it is visible.
+            NotReady: the outbox is away.
+            OSError: it does not take the failure; nothing of it is visible.
         """
+        self.check()
         self._withdraw(job, ".failed")
         self._end_live(self.live(job))
         sources = {inputs / part.stored: f"drop/{name}" for name, part in _drop_names(job).items()}

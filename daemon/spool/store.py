@@ -405,9 +405,8 @@ class Spool:
                         yield self._taken(entry)
 
     def note_failure(self, entry: Entry, failure: Failure) -> None:
-        """Write down why a job fails, before its failure is published and it moves; done then, it is done."""
-        if entry.folder.exists():
-            files.replace(entry.folder / _FAILURE, json.dumps(asdict(failure)).encode("ascii"))
+        """Write down why a job fails, before its failure is published and it moves."""
+        files.replace(entry.folder / _FAILURE, json.dumps(asdict(failure)).encode("ascii"))
 
     def fail(self, entry: Entry, failure: Failure) -> Entry:
         """End a job that cannot be done; after an error, to be called again."""

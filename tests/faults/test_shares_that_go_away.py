@@ -1,0 +1,123 @@
+"""A share that is not mounted: the service waits, and goes on by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from fakes import FakeEngine
+from structlog.testing import capture_logs
+from trees import Stepper, wait_for
+
+from daemon.job import State
+from daemon.worker import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trees import Tree
+
+    from daemon.job import Step
+
+
+def test_a_missing_outbox_pauses_and_the_painted_picture_waits(make_tree: Callable[[], Tree]) -> None:
+    """An outbox that goes away during a job gets the picture when it is back; it is painted once."""
+    tree = make_tree()
+    sentinel, aside = tree.outbox / ".styletransferd-outbox", tree.config.folders.spool / "aside"
+    attempts = 0
+
+    def unmount(step: Step) -> None:
+        if step.painting and sentinel.exists():
+            sentinel.rename(aside)
+
+    engine = FakeEngine(on_step=unmount)
+    stepper = Stepper(tree.config, engine)
+    tree.drop("sea")
+
+    def pause(part: str, error: Exception) -> None:
+        nonlocal attempts
+        attempts += 1
+        assert tree.results() == []
+        assert part == "outbox"
+        assert "outbox unavailable" in str(error)
+        if attempts == 3:
+            aside.rename(sentinel)
+
+    stepper.service._pause = pause  # type: ignore[method-assign]
+    assert stepper.until_quiet() == [Ending.COMPLETED]
+    assert attempts == 3
+    assert len(engine.calls) == 1
+    tree.check(is_quiet=True)
+
+
+def test_a_stop_while_the_outbox_is_away_keeps_the_painted_picture(make_tree: Callable[[], Tree]) -> None:
+    """A job painted while the outbox was away is published after a restart without being painted again."""
+    tree = make_tree()
+    sentinel = tree.outbox / ".styletransferd-outbox"
+
+    def unmount(step: Step) -> None:
+        if step.painting:
+            sentinel.unlink()
+            stepper.service.stop.set()
+
+    first = FakeEngine(on_step=unmount)
+    stepper = Stepper(tree.config, first)
+    tree.drop("sea")
+    wait_for(lambda: stepper.turn() is Ending.INTERRUPTED, "the job to be put off")
+    (entry,) = tree.spool.entries(State.QUEUED)
+    assert entry.attempts_used == 0
+    sentinel.touch()
+    second = FakeEngine()
+    assert Stepper(tree.config, second).until_quiet() == [Ending.COMPLETED]
+    assert (len(first.calls), second.calls) == (1, [])
+    tree.check(is_quiet=True)
+
+
+def test_nothing_is_started_or_published_without_the_outbox(make_tree: Callable[[], Tree]) -> None:
+    """With the outbox' sentinel gone the service pauses, says so, and writes nothing under the mount point."""
+    tree = make_tree()
+    stepper = Stepper(tree.config, FakeEngine())
+    (tree.outbox / ".styletransferd-outbox").unlink()
+    tree.drop("sea")
+    with capture_logs() as records:
+        for _ in range(20):
+            stepper.turn()
+            stepper.service.stop.wait(0.001)
+    paused = [record for record in records if record["event"] == "service.paused"]
+    assert [record["part"] for record in paused] == ["worker"]
+    assert "outbox unavailable" in paused[0]["reason"]
+    assert list(tree.outbox.iterdir()) == []
+    (tree.outbox / ".styletransferd-outbox").touch()
+    with capture_logs() as records:
+        assert stepper.until_quiet() == [Ending.COMPLETED]
+    assert [record["part"] for record in records if record["event"] == "service.resumed"] == ["worker"]
+    tree.check(is_quiet=True)
+
+
+def test_nothing_is_accepted_without_the_inbox(make_tree: Callable[[], Tree]) -> None:
+    """With the inbox' sentinel gone what lies there is left alone, and accepted once the sentinel is back."""
+    tree = make_tree()
+    stepper = Stepper(tree.config, FakeEngine())
+    (tree.inbox / ".styletransferd-inbox").unlink()
+    tree.drop("sea")
+    before = tree.left()
+    with capture_logs() as records:
+        for _ in range(20):
+            stepper.turn()
+            stepper.service.stop.wait(0.001)
+    assert [record["part"] for record in records if record["event"] == "service.paused"] == ["inbox"]
+    assert tree.left() == before
+    assert list(tree.spool.all_entries()) == []
+    (tree.inbox / ".styletransferd-inbox").touch()
+    assert stepper.until_quiet() == [Ending.COMPLETED]
+    tree.check(is_quiet=True)
+
+
+def test_a_sentinel_is_never_made_again(make_tree: Callable[[], Tree]) -> None:
+    """A start on a folder that lost its sentinel is refused instead of taking the mount point for the share."""
+    tree = make_tree()
+    Stepper(tree.config, FakeEngine())
+    (tree.inbox / ".styletransferd-inbox").unlink()
+    with pytest.raises(Exception, match="inbox unavailable"):
+        Stepper(tree.config, FakeEngine())
+    assert not (tree.inbox / ".styletransferd-inbox").exists()

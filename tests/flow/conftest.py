@@ -1,0 +1,155 @@
+"""The real service in a process of its own, with the real engine, on small pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from trees import Tree, wait_for
+
+from daemon import config as config_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+START_S = 90  # on a machine with other things to do
+CONFIG: dict[str, Any] = {
+    "inbox": {"settle_s": 0.3, "rescan_s": 0.5},
+    "engine": {"device": "cpu", "precision": "float32"},
+    "defaults": {"size": 64, "iterations": 4, "frames": {"every": 2}},
+    "log": {"level": "debug"},
+}
+
+
+class Live:
+    """A service that is, was, or will be running on a tree."""
+
+    def __init__(self, base: Path, **sections: dict[str, Any]) -> None:
+        base.mkdir(parents=True, exist_ok=True)
+        raw = {**CONFIG, **{key: {**CONFIG.get(key, {}), **value} for key, value in sections.items()}}
+        self.base = base
+        self.config_file = base / "config.yaml"
+        self.config_file.write_text(json.dumps(raw))
+        self.tree = Tree(config_module.build(raw, base, environment={}))
+        self.tree.inbox.mkdir(exist_ok=True)
+        self.log = base / "stdout.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> Live:
+        """Start it; the log begins anew."""
+        with self.log.open("wb") as stdout, (self.base / "stderr.log").open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "daemon", "run", "--config", str(self.config_file), *options],
+                stdout=stdout,
+                stderr=stderr,
+                env=_environment(),
+            )
+        return self
+
+    def until_ready(self) -> Live:
+        """Wait for READY."""
+        self.until("service.ready", deadline_s=START_S)
+        return self
+
+    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command on the same config."""
+        return subprocess.run(
+            [sys.executable, "-m", "daemon", *arguments, "--config", str(self.config_file)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=_environment(),
+        )
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        assert self.process
+        self.process.send_signal(number)
+
+    def wait(self, deadline_s: float = 30) -> int:
+        """Wait for the end and give the exit code."""
+        assert self.process
+        return self.process.wait(timeout=deadline_s)
+
+    def end(self) -> None:
+        """End it, if it still runs, however it takes."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def records(self, *events: str, job: str = "") -> list[dict[str, Any]]:
+        """Give the log's records so far, of some events and of the jobs whose name begins so."""
+        *lines, _unfinished = self.log.read_bytes().split(b"\n")
+        records = [json.loads(line) for line in lines]
+        return [
+            record
+            for record in records
+            if (not events or record["event"] in events)
+            and (not job or str(record.get("name", "")).rpartition("-")[0] == job)
+        ]
+
+    def until(
+        self, *events: str, job: str = "", count: int = 1, deadline_s: float = 60
+    ) -> list[dict[str, Any]]:
+        """Wait for records; fail early where the service has ended."""
+
+        def found() -> list[dict[str, Any]] | None:
+            records = self.records(*events, job=job)
+            is_over = self.process is not None and self.process.poll() is not None
+            assert len(records) >= count or not is_over, (self.base / "stderr.log").read_text()
+            return records if len(records) >= count else None
+
+        result: list[dict[str, Any]] = wait_for(found, f"{events} {job}", deadline_s)
+        return result
+
+    def completed(self, job: str) -> Path:
+        """Wait until a job is done; gives its entry."""
+        self.until("job.completed", job=job)
+        return self.tree.result(job)
+
+    def status(self) -> dict[str, Any]:
+        """Read the service's own state."""
+        document: dict[str, Any] = json.loads((self.tree.config.folders.spool / "status.json").read_bytes())
+        return document
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("STYLETRANSFERD")}
+
+
+@pytest.fixture
+def make_live(tmp_path: Path) -> Iterator[Callable[..., Live]]:
+    """Make services; those that still run are ended."""
+    made: list[Live] = []
+
+    def make(**sections: dict[str, Any]) -> Live:
+        made.append(Live(tmp_path / f"live-{len(made)}", **sections))
+        return made[-1]
+
+    yield make
+    for live in made:
+        live.end()
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """Run one service for all tests of a file."""
+    service = Live(tmp_path_factory.mktemp("live")).start()
+    try:
+        yield service.until_ready()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            service.send(signal.SIGTERM)
+        service.end()

@@ -1,0 +1,162 @@
+"""How the real service ends, and how it begins again."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from trees import wait_for
+
+from daemon import documents
+from daemon.job import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Live
+
+LONG = {"iterations": 5000, "frames": {"every": 0}}
+STOPPED_S = 10
+
+
+def test_a_killed_service_loses_nothing(make_live: Callable[..., Live]) -> None:
+    """After kill -9 in the middle of a job and a start, the job is published once and the inbox is empty."""
+    live = make_live().start().until_ready()
+    live.tree.drop("struck", iterations=120)
+    live.until("job.progressed", job="struck", count=5)
+    live.send(signal.SIGKILL)
+    live.wait()
+    live.tree.check()
+    live.start()
+    entry = live.completed("struck")
+    assert [record["reason"] for record in live.records("spool.requeued")] == ["service_ended"]
+    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 2
+    assert live.tree.left() == []
+    live.tree.check(is_quiet=True)
+
+
+def test_the_engine_dies_with_the_service(make_live: Callable[..., Live]) -> None:
+    """After kill -9 of the service no engine goes on burning the processor."""
+    live = make_live().start()
+    (started,) = live.until("engine.started", deadline_s=90)
+    live.send(signal.SIGKILL)
+    live.wait()
+    wait_for(lambda: not _lives(started["engine_pid"]), "the engine to end", 10)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_requeues_the_running_job(number: int, make_live: Callable[..., Live]) -> None:
+    """SIGTERM and SIGINT end the service with 0; the job is queued again, with no attempt used."""
+    live = make_live().start().until_ready()
+    live.tree.drop("long", **LONG)
+    live.until("job.progressed", job="long", count=3)
+    live.send(number)
+    assert live.wait(STOPPED_S) == 0
+    events = [record["event"] for record in live.records() if record["event"] != "job.progressed"]
+    assert events[-3:] == ["service.stop_requested", "job.interrupted", "service.stopped"]
+    assert live.records("service.stop_requested")[0]["reason"] == signal.Signals(number).name
+    (entry,) = live.tree.spool.entries(State.QUEUED)
+    assert entry.attempts_used == 0
+    assert not (live.tree.outbox / "_running").exists()
+    assert live.status()["state"] == "stopped"
+    assert live.ask("status").returncode == 3
+    live.tree.check()
+
+
+def test_a_stop_while_the_model_loads_is_heard(make_live: Callable[..., Live]) -> None:
+    """SIGTERM before READY ends the service with 0 as well."""
+    live = make_live().start()
+    live.until("engine.started", deadline_s=90)
+    live.send(signal.SIGTERM)
+    assert live.wait(STOPPED_S) == 0
+    assert live.records("service.ready") == []
+    assert live.records("service.stopped")
+
+
+def test_a_second_signal_ends_at_once(make_live: Callable[..., Live]) -> None:
+    """A second signal does not wait for what the first one started; the next start recovers."""
+    live = make_live().start().until_ready()
+    live.tree.drop("long", size=400, **LONG)  # a step of this takes longer than the second signal
+    live.until("job.progressed", job="long")
+    live.send(signal.SIGTERM)
+    live.until("service.stop_requested")
+    begun = time.monotonic()
+    live.send(signal.SIGTERM)
+    assert live.wait(STOPPED_S) == 0
+    assert time.monotonic() - begun < 1
+    live.tree.check()
+
+
+def test_a_second_service_on_the_same_spool_is_refused(make_live: Callable[..., Live]) -> None:
+    """The second one exits 75 with one line, and the first goes on."""
+    live = make_live().start()
+    live.until("service.started")
+    second = live.ask("run")
+    assert second.returncode == 75
+    assert "another styletransferd works here" in second.stderr
+    assert second.stderr.count("\n") == 1
+    live.until_ready()
+
+
+def test_a_gpu_that_is_not_there_is_not_ready(make_live: Callable[..., Live]) -> None:
+    """`device: gpu` without a GPU exits 75 instead of painting on the processor."""
+    pytest.importorskip("tensorflow")
+    live = make_live(engine={"device": "gpu"})
+    asked = live.ask("run")
+    assert asked.returncode == 75
+    assert "gpu" in asked.stderr.lower()
+    assert "Traceback" not in asked.stderr
+
+
+def test_a_bad_config_lists_every_fault(make_live: Callable[..., Live]) -> None:
+    """`run` on a bad config exits 78, one line a fault on stderr, nothing on stdout."""
+    live = make_live()
+    live.config_file.write_text("inbox: {settel_s: 1}\nengine: {device: tpu}\n")
+    asked = live.ask("run")
+    assert asked.returncode == 78
+    assert asked.stdout == ""
+    lines = asked.stderr.splitlines()
+    assert len(lines) == 2
+    assert "settel_s" in asked.stderr
+    assert "did you mean 'settle_s'?" in asked.stderr
+    assert "engine.device" in asked.stderr
+
+
+def test_the_verbs_work_on_a_stopped_service(make_live: Callable[..., Live]) -> None:
+    """What an operator asks while nothing runs is done, at the latest by the next start."""
+    live = make_live().start().until_ready()
+    live.tree.drop("long", **LONG)
+    live.until("job.started", job="long")
+    for name in ("held", "dropped", "kept"):
+        live.tree.drop(name)
+    ids = {
+        name: live.until("inbox.accepted", job=name)[0]["job_id"]
+        for name in ("long", "held", "dropped", "kept")
+    }
+    live.send(signal.SIGTERM)
+    live.wait(STOPPED_S)
+    assert live.ask("hold", ids["held"]).returncode == 0
+    for name in ("long", "dropped"):
+        assert live.ask("cancel", ids[name]).returncode == 0
+    assert live.start("--drain").wait(120) == 1
+    states = {entry.job.stem: entry.state for entry in live.tree.spool.all_entries() if entry.job}
+    assert states == {
+        "long": State.FAILED,
+        "dropped": State.FAILED,
+        "held": State.HELD,
+        "kept": State.DONE,
+    }
+    live.tree.check()
+    assert live.ask("release", ids["held"]).returncode == 0
+    assert live.start("--drain").wait(120) == 0
+    live.tree.check(is_quiet=True)
