@@ -5,6 +5,7 @@ SPOOL/tmp/draft-*/        being copied in, worthless after a crash
 SPOOL/<state>/<id>/       job.json  in/  attempts.jsonl  out/  [facts.json  failure.json  cancel  retired]
 """
 
-from daemon.spool.store import Claim, Entry, Spool
+from daemon.spool.entry import Claim, Entry
+from daemon.spool.store import Spool
 
 __all__ = ["Claim", "Entry", "Spool"]

@@ -4,140 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import itertools
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import files
-from daemon.errors import Failure, JobError, NotReady, NotTaken, Reason
-from daemon.job import Job, Part, Stamp, State, job_id, printable
+from daemon.errors import Failure, NotReady, NotTaken, Reason
+from daemon.job import Job, State, job_id
+from daemon.spool import copying
+from daemon.spool.entry import ATTEMPTS, CANCEL, FACTS, FAILURE, JOB, RETIRED, Claim, Entry, Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from daemon.job import Drop, DropPart
+    from daemon.job import Drop, Part
 
-_JOB: Final = "job.json"
-_FAILURE: Final = "failure.json"
-_ATTEMPTS: Final = "attempts.jsonl"
-_CANCEL: Final = "cancel"
-_FACTS: Final = "facts.json"
-_RETIRED: Final = "retired"
 _LOCK_TRIES: Final = 20
 _LOCK_PAUSE_S: Final = 0.05
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One job where it lies."""
-
-    state: State
-    id: str
-    folder: Path
-
-    @functools.cached_property
-    def job(self) -> Job | None:
-        """Its job.json, read when first asked for; None where it cannot be read."""
-        try:
-            return Job.from_json((self.folder / _JOB).read_bytes())
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-
-    @property
-    def label(self) -> str:
-        """The name people know it by."""
-        return self.job.label if self.job else self.id
-
-    @property
-    def inputs(self) -> Path:
-        """The accepted files."""
-        return self.folder / "in"
-
-    @property
-    def out(self) -> Path:
-        """What is to be published."""
-        return self.folder / "out"
-
-    def input(self, part: Part) -> Path:
-        """The accepted bytes of one part."""
-        return self.inputs / part.stored
-
-    @property
-    def attempts(self) -> list[dict[str, Any]]:
-        """Every record of an attempt, oldest first; a torn last line is passed over."""
-        try:
-            lines = (self.folder / _ATTEMPTS).read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
-        records = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-        return [record for record in records if isinstance(record, dict) and "event" in record]
-
-    @property
-    def attempts_used(self) -> int:
-        """Attempts that count: started since the last retry and not ended by a stop or the surroundings.
-
-        Of two starts in a row the first never left the queue, and an end recorded twice is one end.
-        """
-        used, is_open = 0, False
-        for record in self.attempts:
-            if record["event"] == "retried":
-                used = 0
-            elif is_open and record["event"] not in {"started", "interrupted"}:
-                used += 1
-            is_open = record["event"] == "started"
-        return used + is_open
-
-    @property
-    def failure(self) -> Failure | None:
-        """Why it failed, where it did."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return Failure.from_dict(json.loads((self.folder / _FAILURE).read_bytes()))
-        return self.job.failure if self.job else None
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What `job.completed` shall say once the painted picture is published."""
-        with contextlib.suppress(OSError, ValueError):
-            facts = json.loads((self.folder / _FACTS).read_bytes())
-            return facts if isinstance(facts, dict) else {}
-        return {}
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether an operator asked to end it."""
-        return (self.folder / _CANCEL).exists()
-
-    @property
-    def is_retired(self) -> bool:
-        """Whether its originals are known to have left the inbox, or to be somebody's new files."""
-        return (self.folder / _RETIRED).exists()
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One job taken for work: it lies in `running/` and its attempt is on record."""
-
-    entry: Entry
-    job: Job
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """What recovery found: published but not ended, cut off and queued again, unreadable."""
-
-    completed: list[Entry]
-    requeued: list[Entry]
-    corrupt: list[Entry]
 
 
 class Spool:
@@ -281,8 +169,8 @@ class Spool:
         files.remove_tree(draft)
         (draft / "in").mkdir(parents=True, mode=0o700)
         try:
-            parts, failure = self._copy(drop, draft / "in", max_bytes)
-            failure = drop.failure or failure or self._look(drop, parts, draft / "in", max_megapixels)
+            parts, failure = copying.copy(drop, draft / "in", max_bytes)
+            failure = drop.failure or failure or copying.look(drop, parts, draft / "in", max_megapixels)
             if failure and not believes_faults:
                 raise NotTaken(failure.message)
             return self._commit(drop, draft, tuple(parts), failure, versions)
@@ -313,7 +201,7 @@ class Spool:
             failure=failure,
             versions=versions,
         )
-        files.write(draft / _JOB, job.to_json())
+        files.write(draft / JOB, job.to_json())
         files.fsync_folder(draft / "in")
         files.fsync_folder(draft)
         state = State.RUNNING if failure else State.QUEUED
@@ -321,41 +209,6 @@ class Spool:
         files.move(draft, target)
         self._next_sequence += 1
         return Entry(state, job.id, target)
-
-    def _copy(self, drop: Drop, target: Path, max_bytes: int) -> tuple[list[Part], Failure | None]:
-        """Copy every part; a file over the cap is kept out, and is the failure."""
-        parts, failure, counts = [], None, dict.fromkeys(("sidecar", "content", "style", "init"), 0)
-        for item in drop.parts:
-            stored = f"{item.role}-{counts[item.role]}{_safe_suffix(item.name)}"
-            counts[item.role] += 1
-            digest = ""
-            if item.stamp.size > max_bytes:
-                failure = failure or _too_large(item, max_bytes)
-            else:
-                digest = _copy_part(item, target / stored, max_bytes)
-            if item.role == "sidecar" and drop.sidecar_sha256 not in {None, digest}:
-                raise NotTaken(f"{printable(item.name)} changed while it was read")
-            parts.append(
-                Part(item.role, item.name, stored, *item.stamp, digest, item.weight, library=item.library)
-            )
-        return parts, failure
-
-    def _look(self, drop: Drop, parts: list[Part], folder: Path, max_megapixels: float) -> Failure | None:
-        """Decode every picture whole: half a JPEG passes anything less."""
-        from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
-
-        for part in parts:
-            if part.role == "sidecar" or not part.sha256:
-                continue
-            name = printable(part.name)
-            try:
-                height, width = images.read(folder / part.stored, max_megapixels, name).shape[:2]
-                size = drop.settings.road[0][0] if drop.settings else "original"
-                if part.role != "init":  # which is cropped to the content's shape
-                    images.fit(height, width, max(height, width) if size == "original" else size)
-            except JobError as error:
-                return Failure(**{**vars(error.failure), "file": name})
-        return None
 
     def _identify(self, parts: tuple[Part, ...]) -> tuple[str, Entry | None]:
         """Find the drop's id, and its entry where it was committed before.
@@ -388,7 +241,7 @@ class Spool:
 
     def keep_facts(self, entry: Entry, facts: dict[str, Any]) -> None:
         """Keep what `job.completed` shall say, in case that the publication has to wait for another run."""
-        files.replace(entry.folder / _FACTS, json.dumps(facts).encode("ascii"))
+        files.replace(entry.folder / FACTS, json.dumps(facts).encode("ascii"))
 
     def complete(self, claim: Claim) -> None:
         """End a published job; what was published need not be kept twice."""
@@ -406,12 +259,12 @@ class Spool:
 
     def note_failure(self, entry: Entry, failure: Failure) -> None:
         """Write down why a job fails, before its failure is published and it moves."""
-        files.replace(entry.folder / _FAILURE, json.dumps(asdict(failure)).encode("ascii"))
+        files.replace(entry.folder / FAILURE, json.dumps(asdict(failure)).encode("ascii"))
 
     def fail(self, entry: Entry, failure: Failure) -> Entry:
         """End a job that cannot be done; after an error, to be called again."""
         ended = self._moved(entry, State.FAILED)
-        if not (ended.folder / _FAILURE).exists():
+        if not (ended.folder / FAILURE).exists():
             self.note_failure(ended, failure)
         self._note(ended, "failed", reason=failure.reason.value)
         return ended
@@ -437,14 +290,14 @@ class Spool:
     def retry(self, entry: Entry) -> Entry:
         """Queue a failed job again, with its attempts counted afresh."""
         self._record(entry, "retried")
-        (entry.folder / _FAILURE).unlink(missing_ok=True)
-        (entry.folder / _CANCEL).unlink(missing_ok=True)
+        (entry.folder / FAILURE).unlink(missing_ok=True)
+        (entry.folder / CANCEL).unlink(missing_ok=True)
         files.remove_tree(entry.out)
         return self._moved(entry, State.QUEUED)
 
     def ask_cancel(self, entry: Entry) -> None:
         """Ask whoever works on the spool to end a job."""
-        files.append_line(entry.folder / _CANCEL, self._now())
+        files.append_line(entry.folder / CANCEL, self._now())
 
     # Retiring originals
 
@@ -457,7 +310,7 @@ class Spool:
         for state in (*State, *State):  # twice: it may move from a state not yet looked at to one that was
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 folder = self.folder(state) / id
-                os.close(os.open(folder / _RETIRED, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+                os.close(os.open(folder / RETIRED, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
                 return
 
     # Recovery
@@ -518,43 +371,7 @@ class Spool:
 
     def _record(self, entry: Entry, event: str, **facts: Any) -> None:
         record = {"event": event, "at": self._now(), **facts}
-        files.append_line(entry.folder / _ATTEMPTS, json.dumps(record))
+        files.append_line(entry.folder / ATTEMPTS, json.dumps(record))
 
     def _now(self) -> str:
         return self._clock().isoformat(timespec="milliseconds")
-
-
-def _safe_suffix(name: str) -> str:
-    suffix = Path(name).suffix.lower()
-    return suffix if suffix.isascii() and suffix[1:].isalnum() and len(suffix) <= 6 else ""  # noqa: PLR2004
-
-
-def _too_large(item: DropPart, max_bytes: int) -> Failure:
-    name = printable(item.name)
-    return Failure(
-        Reason.FILE_TOO_LARGE,
-        f"{name}: {item.stamp.size} bytes is more than {max_bytes}",
-        hint="use a smaller file, or raise inbox.max_file_mb",
-        file=name,
-    )
-
-
-def _copy_part(item: DropPart, target: Path, max_bytes: int) -> str:
-    """Copy one part if it is still, and remains, the file that was seen."""
-    try:
-        fd = files.open_regular(item.folder, item.name)
-    except (files.ChangedError, OSError) as error:
-        raise NotTaken(f"{printable(item.name)}: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        if Stamp.of(os.fstat(fd)) != item.stamp:
-            raise NotTaken(f"{printable(item.name)} changed")
-        digest = files.copy_hashed(fd, target, max_bytes)
-        if Stamp.of(os.fstat(fd)) != item.stamp:
-            raise NotTaken(f"{printable(item.name)} changed while it was copied")
-    except files.TooLargeError:
-        raise NotTaken(f"{printable(item.name)} grew while it was copied") from None
-    except files.SourceError as error:
-        raise NotTaken(f"{printable(item.name)} cannot be read: {error}") from None
-    finally:
-        os.close(fd)
-    return digest

@@ -1,0 +1,85 @@
+"""A drop's files into the spool: copied whole while they stay what they were, then looked at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daemon import files
+from daemon.errors import Failure, JobError, NotTaken, Reason
+from daemon.job import Part, Stamp, printable
+
+if TYPE_CHECKING:
+    from daemon.job import Drop, DropPart
+
+
+def copy(drop: Drop, target: Path, max_bytes: int) -> tuple[list[Part], Failure | None]:
+    """Copy every part; a file over the cap is kept out, and is the failure."""
+    parts, failure, counts = [], None, dict.fromkeys(("sidecar", "content", "style", "init"), 0)
+    for item in drop.parts:
+        stored = f"{item.role}-{counts[item.role]}{_safe_suffix(item.name)}"
+        counts[item.role] += 1
+        digest = ""
+        if item.stamp.size > max_bytes:
+            failure = failure or _too_large(item, max_bytes)
+        else:
+            digest = _copy_part(item, target / stored, max_bytes)
+        if item.role == "sidecar" and drop.sidecar_sha256 not in {None, digest}:
+            raise NotTaken(f"{printable(item.name)} changed while it was read")
+        parts.append(Part(item.role, item.name, stored, *item.stamp, digest, item.weight, library=item.library))
+    return parts, failure
+
+
+def look(drop: Drop, parts: list[Part], folder: Path, max_megapixels: float) -> Failure | None:
+    """Decode every picture whole: half a JPEG passes anything less."""
+    from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
+
+    for part in parts:
+        if part.role == "sidecar" or not part.sha256:
+            continue
+        name = printable(part.name)
+        try:
+            height, width = images.read(folder / part.stored, max_megapixels, name).shape[:2]
+            size = drop.settings.road[0][0] if drop.settings else "original"
+            if part.role != "init":  # which is cropped to the content's shape
+                images.fit(height, width, max(height, width) if size == "original" else size)
+        except JobError as error:
+            return Failure(**{**vars(error.failure), "file": name})
+    return None
+
+
+def _safe_suffix(name: str) -> str:
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix.isascii() and suffix[1:].isalnum() and len(suffix) <= 6 else ""  # noqa: PLR2004
+
+
+def _too_large(item: DropPart, max_bytes: int) -> Failure:
+    name = printable(item.name)
+    return Failure(
+        Reason.FILE_TOO_LARGE,
+        f"{name}: {item.stamp.size} bytes is more than {max_bytes}",
+        hint="use a smaller file, or raise inbox.max_file_mb",
+        file=name,
+    )
+
+
+def _copy_part(item: DropPart, target: Path, max_bytes: int) -> str:
+    """Copy one part if it is still, and remains, the file that was seen."""
+    try:
+        fd = files.open_regular(item.folder, item.name)
+    except (files.ChangedError, OSError) as error:
+        raise NotTaken(f"{printable(item.name)}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        if Stamp.of(os.fstat(fd)) != item.stamp:
+            raise NotTaken(f"{printable(item.name)} changed")
+        digest = files.copy_hashed(fd, target, max_bytes)
+        if Stamp.of(os.fstat(fd)) != item.stamp:
+            raise NotTaken(f"{printable(item.name)} changed while it was copied")
+    except files.TooLargeError:
+        raise NotTaken(f"{printable(item.name)} grew while it was copied") from None
+    except files.SourceError as error:
+        raise NotTaken(f"{printable(item.name)} cannot be read: {error}") from None
+    finally:
+        os.close(fd)
+    return digest

@@ -1,0 +1,131 @@
+"""One job where it lies: what its directory says."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from daemon.errors import Failure
+from daemon.job import Job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.job import Part, State
+
+JOB: Final = "job.json"
+FAILURE: Final = "failure.json"
+ATTEMPTS: Final = "attempts.jsonl"
+CANCEL: Final = "cancel"
+FACTS: Final = "facts.json"
+RETIRED: Final = "retired"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One job where it lies."""
+
+    state: State
+    id: str
+    folder: Path
+
+    @functools.cached_property
+    def job(self) -> Job | None:
+        """Its job.json, read when first asked for; None where it cannot be read."""
+        try:
+            return Job.from_json((self.folder / JOB).read_bytes())
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def label(self) -> str:
+        """The name people know it by."""
+        return self.job.label if self.job else self.id
+
+    @property
+    def inputs(self) -> Path:
+        """The accepted files."""
+        return self.folder / "in"
+
+    @property
+    def out(self) -> Path:
+        """What is to be published."""
+        return self.folder / "out"
+
+    def input(self, part: Part) -> Path:
+        """The accepted bytes of one part."""
+        return self.inputs / part.stored
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Every record of an attempt, oldest first; a torn last line is passed over."""
+        try:
+            lines = (self.folder / ATTEMPTS).read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        records = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+        return [record for record in records if isinstance(record, dict) and "event" in record]
+
+    @property
+    def attempts_used(self) -> int:
+        """Attempts that count: started since the last retry and not ended by a stop or the surroundings.
+
+        Of two starts in a row the first never left the queue, and an end recorded twice is one end.
+        """
+        used, is_open = 0, False
+        for record in self.attempts:
+            if record["event"] == "retried":
+                used = 0
+            elif is_open and record["event"] not in {"started", "interrupted"}:
+                used += 1
+            is_open = record["event"] == "started"
+        return used + is_open
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed, where it did."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return Failure.from_dict(json.loads((self.folder / FAILURE).read_bytes()))
+        return self.job.failure if self.job else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `job.completed` shall say once the painted picture is published."""
+        with contextlib.suppress(OSError, ValueError):
+            facts = json.loads((self.folder / FACTS).read_bytes())
+            return facts if isinstance(facts, dict) else {}
+        return {}
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether an operator asked to end it."""
+        return (self.folder / CANCEL).exists()
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether its originals are known to have left the inbox, or to be somebody's new files."""
+        return (self.folder / RETIRED).exists()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One job taken for work: it lies in `running/` and its attempt is on record."""
+
+    entry: Entry
+    job: Job
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What recovery found: published but not ended, cut off and queued again, unreadable."""
+
+    completed: list[Entry]
+    requeued: list[Entry]
+    corrupt: list[Entry]
