@@ -234,10 +234,10 @@ class Service:
         while not self.stop.is_set():
             if self.config.inbox.observer != "off":
                 watcher.ensure()
-            self._wake.clear()
             wait_s = self._turn_intake(intake)
             self.stop.wait(_LEAST_S)  # a copy sends thousands of events; one look for many of them is enough
             self._wake.wait(wait_s)
+            self._wake.clear()  # before the look that answers it
         watcher.stop()
 
     def _turn_intake(self, intake: Intake) -> float:

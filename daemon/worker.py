@@ -104,8 +104,8 @@ class Worker:
                 self.progress = None
 
     def _work(self, claim: Claim) -> Ending:
-        failure = claim.entry.failure or self._given_up(claim)
         is_painted = (claim.entry.out / _RESULT_RECORD).exists()  # and was kept from the outbox
+        failure = claim.entry.failure or (None if is_painted else self._given_up(claim))
         if failure is None and not is_painted:
             try:
                 is_painted = self._paint(claim)

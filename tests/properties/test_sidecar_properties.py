@@ -85,7 +85,7 @@ def valid_settings(draw: st.DrawFn) -> Settings:
         "size": draw(st.sampled_from([sizes[-1], "original"])),
         "iterations": draw(COUNTS),
         "scales": draw(st.sampled_from(["auto", "none", scales])),
-        "learning_rate": draw(st.floats(0, 1e9, exclude_min=True)),
+        "learning_rate": draw(st.floats(0, 1e6, exclude_min=True)),
         **{key: draw(WEIGHTS) for key in ("content_weight", "style_weight", "tv_weight")},
         **{key: draw(LAYER_WEIGHTS) for key in ("content_layers", "style_layers")},
         "pooling": draw(st.sampled_from(["max", "avg"])),
