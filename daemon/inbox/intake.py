@@ -84,6 +84,12 @@ class _Folder:
     strange: dict[str, str] = field(default_factory=dict)  # anything else: name -> what it is
     groups: list[Group] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)  # sidecars that are not settled yet
+    is_listed: bool = True  # whole
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every sidecar of the folder has been read: else one may name any of its files."""
+        return self.is_listed and not self.unread
 
     @property
     def needed(self) -> frozenset[str]:
@@ -186,6 +192,7 @@ class Intake:
             except OSError as error:
                 if folder.path == Path():
                     raise
+                folder = _Folder(folder.path, is_listed=False)
                 turn.waiting[printable(str(folder.path))] = f"cannot be read: {error.strerror}"
             found.append(folder)
         return found
@@ -249,8 +256,8 @@ class Intake:
                 folder.unread.append(name)
                 continue
             folder.groups.append(pairing.pair_sidecar(name, read, names, library))
-        if self._options.sidecar == "optional" and not folder.unread:  # which may speak for any pair
-            for group in pairing.pair_bare(folder.stamps, folder.needed):
+        if self._options.sidecar == "optional" and folder.is_known:
+            for group in pairing.pair_bare(folder.stamps, folder.needed, folder.strange):
                 if not self._is_accepted(folder, group.trigger):
                     self._notice(folder, group.trigger)
                     folder.groups.append(group)
@@ -396,7 +403,7 @@ class Intake:
         by_path = {str(folder.path): folder for folder in folders}
         needed = {path: folder.needed for path, folder in by_path.items()}
         for job in list(self._pending.values()):
-            folder = by_path.get(job.folder, _Folder(Path(job.folder)))
+            folder = by_path.get(job.folder, _Folder(Path(job.folder), is_listed=False))
             remaining = self._retire(job, folder, needed.get(job.folder, frozenset()), turn)
             for part in job.parts:
                 if part.name not in remaining and not part.library:
@@ -416,7 +423,7 @@ class Intake:
         remaining = retire.retire(
             self._root,
             job,
-            lambda name: bool(folder.unread) or name in needed,
+            lambda name: not folder.is_known or name in needed,
             keeps=self._options.keep_originals,
         )
         if any(reason != retire.NEEDED for reason in remaining.values()):
@@ -429,7 +436,7 @@ class Intake:
         for folder in folders:
             needed = folder.needed
             for name in folder.stamps:
-                if name not in needed and not folder.unread:
+                if name not in needed and folder.is_known:
                     turn.waiting.setdefault(_path(folder, name), "no sidecar names it")
             for name, kind in folder.strange.items():
                 turn.waiting.setdefault(_path(folder, name), kind)

@@ -141,15 +141,16 @@ def _conventional(stem: str, role: str, names: Names) -> str:
     return found[0] if found else f"{stem}.{role}.*"
 
 
-def pair_bare(names: Collection[str], claimed: Collection[str]) -> list[Group]:
+def pair_bare(names: Collection[str], claimed: Collection[str], strange: Collection[str] = ()) -> list[Group]:
     """Find pairs `NAME.content.*` and `NAME.style.*` that no sidecar speaks for.
 
     Args:
-        names: every file name in the folder.
+        names: every regular file in the folder.
         claimed: the names that its sidecars need.
+        strange: what else is there; a sidecar that is a link still speaks for its pair.
     """
     free = Names(name for name in names if name not in claimed)
-    spoken_for = {folded(PurePath(name).stem) for name in names if is_sidecar(name)}
+    spoken_for = {folded(PurePath(name).stem) for name in (*names, *strange) if is_sidecar(name)}
     groups = []
     for (role, stem), contents in free.by_convention.items():
         styles = free.by_convention.get(("style", stem), [])

@@ -132,7 +132,7 @@ class Spool:
             Entry(state, id_, self.folder(state) / id_)
             for state in State
             for id_ in self._ids(state)
-            if id_.startswith(wanted)
+            if wanted and id_.startswith(wanted)
         ]
         return [entry for entry in found if not label or (entry.job and name.startswith(entry.job.label))]
 
@@ -243,11 +243,12 @@ class Spool:
         """Keep what `job.completed` shall say, in case that the publication has to wait for another run."""
         files.replace(entry.folder / FACTS, json.dumps(facts).encode("ascii"))
 
-    def complete(self, claim: Claim) -> None:
+    def complete(self, claim: Claim) -> Entry:
         """End a published job; what was published need not be kept twice."""
         ended = self._moved(claim.entry, State.DONE)
         self._note(ended, "completed")
         files.remove_tree(ended.out)
+        return ended
 
     def take_cancelled(self) -> Iterator[Entry]:
         """Take every queued or held job that an operator cancelled, for the caller to end."""
@@ -328,8 +329,7 @@ class Spool:
             if entry.job is None:
                 done.corrupt.append(self._fail_corrupt(entry))
             elif is_published(entry.job):
-                self.complete(Claim(entry, entry.job, entry.attempts_used))
-                done.completed.append(entry)
+                done.completed.append(self.complete(Claim(entry, entry.job, entry.attempts_used)))
             else:
                 done.requeued.append(self.requeue(entry, "crashed", "the service ended while it ran"))
         unreadable = [entry for entry in self.entries(State.QUEUED) if entry.job is None]
