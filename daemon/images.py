@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from daemon.errors import Failure, JobError, Reason
+from daemon.job import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,7 +87,10 @@ def _too_large(name: str, why: str) -> Failure:
 
 
 def _no_picture(name: str, error: Exception) -> Failure:
-    cause = "" if isinstance(error, UnidentifiedImageError) else f" ({type(error).__name__})"
+    if isinstance(error, FileNotFoundError):
+        return Failure(Reason.NOT_A_PICTURE, f"{name}: no such file", file=name)
+    known = isinstance(error, UnidentifiedImageError)
+    cause = "" if known else f" ({printable(str(error))[:100] or type(error).__name__})"
     return Failure(
         Reason.NOT_A_PICTURE,
         f"{name}: not a readable picture{cause}",

@@ -26,7 +26,8 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 
 def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A002 - the config's own word
     """Send every record of this process, also foreign ones and warnings, through one renderer."""
-    is_json = format == "json" or (format == "auto" and not sys.stdout.isatty())
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    is_json = format == "json" or (format == "auto" and not is_terminal)
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -37,7 +38,7 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
         structlog.processors.JSONRenderer(default=str)
         if is_json
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
         )
     )
     last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
@@ -50,7 +51,7 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of invalid UTF-8 must not cost the record
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(sys.stdout)  # where a person closed it, logging takes stderr
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_foreign],
@@ -64,6 +65,18 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Says once that the log cannot be written, instead of a traceback for every record."""
+
+    has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's own signature
+        """Say so the first time."""
+        if not self.has_failed and sys.stderr is not None:
+            sys.stderr.write("styletransferd: the log cannot be written\n")
+        self.has_failed = True
 
 
 def get(name: str) -> Any:

@@ -13,6 +13,7 @@ from daemon import documents, files, sidecar
 from daemon.cli.options import ConfigOption, load_or_default
 from daemon.errors import ConfigError, Fault, JobError
 from daemon.inbox import pairing
+from daemon.inbox.intake import is_ignored
 
 if TYPE_CHECKING:
     from daemon.config import Config
@@ -38,22 +39,27 @@ def check(
     for key in config_module.without_effect(loaded):
         typer.echo(f"{path}: {key} has no effect in this version")
     faulty = 0
-    for file in _sidecars(paths or []):
+    library = loaded.folders.styles
+    if library and not library.is_dir():
+        faulty += 1
+        typer.echo(str(Fault(str(path), "folders.styles", str(library), "a folder that is there")))
+    for file in _sidecars(paths or [], loaded.inbox.ignore):
         faults = _faults(file, loaded)
         faulty += bool(faults)
         typer.echo(f"{file}: ok" if not faults else "\n".join(str(fault) for fault in faults))
     raise typer.Exit(1 if faulty else 0)
 
 
-def _sidecars(paths: list[Path]) -> list[Path]:
+def _sidecars(paths: list[Path], ignore: tuple[str, ...]) -> list[Path]:
+    """List the sidecars given, and those of the folders given that the service would look at."""
     found = []
     for path in paths:
-        if path.is_dir():
-            found += sorted(
-                file for file in path.rglob("*") if pairing.is_sidecar(file.name) and file.is_file()
-            )
-        else:
+        if not path.is_dir():
             found.append(path)
+        for folder, folders, names in os.walk(path):
+            folders[:] = [name for name in folders if not is_ignored(name, ignore, is_folder=True)]
+            seen = [name for name in sorted(names) if not is_ignored(name, ignore, is_folder=False)]
+            found += [Path(folder, name) for name in seen if pairing.is_sidecar(name)]
     return found
 
 

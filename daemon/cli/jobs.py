@@ -68,7 +68,8 @@ def _summary(entry: Entry) -> dict[str, Any]:
 def list_jobs(state: StateOption = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """List jobs in any state, or in one."""
     spool = _spool(config)
-    summaries = [_summary(entry) for each in ([state] if state else State) for entry in spool.entries(each)]
+    entries = [entry for each in ([state] if state else State) for entry in spool.entries(each)]
+    summaries = sorted((_summary(entry) for entry in entries), key=lambda item: item["accepted_at"] or "")
     if as_json:
         typer.echo(json.dumps(summaries))
         return

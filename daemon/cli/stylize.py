@@ -40,6 +40,8 @@ def stylize(
         raise typer.BadParameter(f"{output.name}: the name must end in {', '.join(_FORMATS)}")
     if not output.absolute().parent.is_dir():
         raise typer.BadParameter(f"{output.parent}: no such folder")
+    if output.exists() and any(path.exists() and output.samefile(path) for path in (content, style)):
+        raise typer.BadParameter(f"{output}: the output is also an input")
     loaded = load_or_default(config)
     settings = _settings(pairs or [], loaded.defaults, format_)
 

@@ -31,7 +31,7 @@ _TICK_S: Final = 0.1
 _STOP_S: Final = 10.0
 _LAST_WORDS_S: Final = 1.0  # for what a dead child printed at the very end to be read
 _KEPT_LINES: Final = 40  # a crash report of faulthandler is about 25
-_CHATTER: Final = {"I": "debug", "W": "info", "E": "warning", "F": "error"}
+_CHATTER: Final = {"I": "debug", "W": "info", "E": "info", "F": "error"}  # what fails is an exception
 
 
 class ProcessEngine:

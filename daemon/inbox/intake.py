@@ -17,7 +17,7 @@ from daemon.inbox.settle import Settle
 from daemon.job import Drop, DropPart, Job, Stamp, natural_key, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from daemon.config import Config
     from daemon.inbox.pairing import Group, Member
@@ -33,6 +33,16 @@ IGNORED: Final = (
 BUDGET_S: Final = 2.0
 # A fault is believed once the files have been quiet for so many times settle_s: a copy may stall.
 DOUBT_FACTOR: Final = 5
+
+
+def is_ignored(name: str, extra: Iterable[str], *, is_folder: bool) -> bool:
+    """Tell a name that is never looked at, by the built-in globs and extra ones; case does not matter."""
+    name = name.casefold()
+    return any(
+        fnmatch.fnmatchcase(f"{name}/" if pattern.endswith("/") else name, pattern.casefold())
+        for pattern in (*IGNORED, *extra)
+        if is_folder or not pattern.endswith("/")
+    )
 
 
 class Sink(Protocol):
@@ -129,7 +139,6 @@ class Intake:
         self._library = config.folders.styles.resolve() if config.folders.styles else None
         self._house = config.defaults
         self._options = config.inbox
-        self._ignored = [pattern.casefold() for pattern in (*IGNORED, *config.inbox.ignore)]
         self._sink = sink
         self._set_retired = set_retired
         self._is_stopping = is_stopping
@@ -140,7 +149,7 @@ class Intake:
         self._settle = Settle()
         self._pending: dict[str, Job] = {}
         self._triggers: dict[tuple[str, str], Stamp] = {}  # of the pending: the file that stands for the drop
-        self._sidecars: dict[str, tuple[Stamp, Sidecar, str]] = {}
+        self._sidecars: dict[str, tuple[Stamp, Sidecar, str | None]] = {}
         self._reasons: dict[str, str] = {}
         self._noticed: set[str] = set()
         for job in unretired:
@@ -172,7 +181,7 @@ class Intake:
             now,
         )
         self._watch_settling(folders, turn)
-        library = self._library_names()
+        library = self._library_names(turn)
         for folder in folders:
             self._pair(folder, library, turn)
         self._accept_complete(folders, turn)
@@ -203,21 +212,13 @@ class Intake:
         with os.scandir(self._root / folder.path) as items:
             for item in items:
                 is_folder = item.is_dir(follow_symlinks=False)
-                if self._is_ignored(item.name, is_folder=is_folder):
+                if is_ignored(item.name, self._options.ignore, is_folder=is_folder):
                     continue
                 if is_folder:
                     below.append(folder.path / item.name)
                 else:
                     _classify(folder, item)
         return below
-
-    def _is_ignored(self, name: str, *, is_folder: bool) -> bool:
-        name = name.casefold()
-        return any(
-            fnmatch.fnmatchcase(f"{name}/" if pattern.endswith("/") else name, pattern)
-            for pattern in self._ignored
-            if is_folder or not pattern.endswith("/")
-        )
 
     # Settling
 
@@ -262,14 +263,15 @@ class Intake:
                     self._notice(folder, group.trigger)
                     folder.groups.append(group)
 
-    def _library_names(self) -> pairing.Names:
-        """List the regular files of the styles library; what is missing there says so where it is named."""
+    def _library_names(self, turn: _Turn) -> pairing.Names:
+        """List the regular files of the styles library."""
         if self._library is None:
             return pairing.Names()
         try:
             with os.scandir(self._library) as items:
                 return pairing.Names(item.name for item in items if item.is_file(follow_symlinks=False))
-        except OSError:
+        except OSError as error:
+            turn.waiting["folders.styles"] = f"{self._library} cannot be read: {error.strerror}"
             return pairing.Names()
 
     def _read_sidecar(self, folder: _Folder, name: str) -> Sidecar:
@@ -282,7 +284,8 @@ class Intake:
         with os.fdopen(fd, "rb") as file:
             data = file.read(documents.MAX_BYTES + 1)
         read = sidecar.parse(data, printable(name), self._house)
-        self._sidecars[path] = (stamp, read, hashlib.sha256(data).hexdigest())
+        is_whole = len(data) <= documents.MAX_BYTES
+        self._sidecars[path] = (stamp, read, hashlib.sha256(data).hexdigest() if is_whole else None)
         return read
 
     def _is_accepted(self, folder: _Folder, name: str) -> bool:

@@ -185,3 +185,46 @@ def test_the_demo_ends_with_the_path_of_a_picture(command: Any, tmp_path: Path) 
         with Image.open(paths[-1]) as image:
             assert image.size == (32, 21)
     assert paths[0] != paths[1]
+
+
+def test_stylize_never_overwrites_its_input(command: Any, folder: Path) -> None:
+    """An output that is also an input is a usage error, by whatever name it is called."""
+    before = (folder / "photo.png").read_bytes()
+    (folder / "link.png").symlink_to("photo.png")
+    for name in ("photo.png", "link.png"):
+        done = command("stylize", "photo.png", "painting.png", "-o", name)
+        assert done.returncode == 2
+        assert "also an input" in done.stderr
+    assert (folder / "photo.png").read_bytes() == before
+
+
+def test_check_looks_where_the_service_looks(command: Any, folder: Path) -> None:
+    """Ignored folders and files, built in or configured, are not checked."""
+    (folder / "config.yaml").write_text("inbox: {ignore: ['archive/']}\n", "utf-8")
+    for name in ("_accepted/a.yaml", ".git/b.yaml", "archive/c.yaml", "d.yaml.part", "deep/seen.yaml"):
+        path = folder / "drops" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("sise: 3\n", "utf-8")
+    done = command("check", "--config", "config.yaml", "drops")
+    assert done.returncode == 1
+    assert "seen.yaml: sise" in done.stdout
+    assert not any(name in done.stdout for name in ("a.yaml", "b.yaml", "c.yaml", "d.yaml"))
+
+
+def test_a_log_that_cannot_be_written_is_told_in_one_line(command: Any, folder: Path) -> None:
+    """The work goes on without its log, and without a traceback a record."""
+    (folder / "inbox").mkdir()
+    (folder / "inbox" / "big.yaml").write_text("#" * 70_000, "utf-8")
+    script = f"{sys.executable} -m daemon run --drain --config config.yaml > /dev/full"
+    done = subprocess.run(
+        ["/bin/sh", "-c", script],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stderr.splitlines()[0] == "styletransferd: the log cannot be written"
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, len(list((folder / "outbox").glob("big-*.failed")))) == (1, 1)
