@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import math
 import sys
 import threading
@@ -77,6 +78,16 @@ class _Handler(logging.StreamHandler[Any]):
         if not self.has_failed and sys.stderr is not None:
             sys.stderr.write("styletransferd: the log cannot be written\n")
         self.has_failed = True
+
+
+def close() -> None:
+    """End the log; what is still unwritten of one that cannot be written must not become the exit code."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def get(name: str) -> Any:

@@ -23,4 +23,6 @@ def run(
 
     loaded = load(config)
     logs.configure(loaded.log.level, loaded.log.format)
-    raise typer.Exit(service.run(loaded, drains=drain))
+    code = service.run(loaded, drains=drain)
+    logs.close()
+    raise typer.Exit(code)
