@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import math
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Literal
