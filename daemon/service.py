@@ -150,7 +150,7 @@ class Service:
         try:
             for sentinel in self._sentinels.values():
                 sentinel.establish()
-            self.outbox.clean(entry.job for entry in self.spool.all_entries() if entry.job)
+            self.outbox.clean(self.spool.ids())
             found = self.spool.recover(self.outbox.is_published)
         except OSError as error:
             raise NotReady(f"recovery: {error}") from error

@@ -12,7 +12,7 @@ from daemon.job import printable
 from daemon.outbox.frames import remove_live
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from daemon.job import Job, Part
@@ -39,17 +39,18 @@ class Outbox:
         """Give the folder of a job's progress while it runs."""
         return self.root / RUNNING / job.label
 
-    def clean(self, jobs: Iterable[Job]) -> None:
+    def clean(self, ids: Collection[str]) -> None:
         """Remove what an earlier run left half made for these jobs: hidden drafts, and their progress.
 
         Another daemon may publish to the same outbox; what is not of these jobs is let be.
         """
-        known = {job.id: job.label for job in jobs}
+        known = {*ids, *(id_[:8] for id_ in ids)}  # drafts end in the id, labels in its beginning
         for item in self.root.glob(".tmp-*"):
             if item.name.rpartition("-")[2] in known:
                 files.remove_tree(item)
-        for label in {item.name for item in self.root.glob(f"{RUNNING}/*")} & set(known.values()):
-            self._end_live(self.root / RUNNING / label)
+        for item in self.root.glob(f"{RUNNING}/*"):
+            if item.name.rpartition("-")[2] in known:
+                self._end_live(item)
 
     def _end_live(self, live: Path) -> None:
         """Take a job's progress away, if the share lets us: somebody may be looking at its picture."""

@@ -105,6 +105,10 @@ class Spool:
         except FileNotFoundError:
             return []
 
+    def ids(self) -> list[str]:
+        """List the ids of all jobs without reading any."""
+        return [id_ for state in State for id_ in self._ids(state)]
+
     def count(self, state: State) -> int:
         """Count the jobs in one state without reading them."""
         return len(self._ids(state))
@@ -304,7 +308,7 @@ class Spool:
 
     def unretired(self) -> list[Entry]:
         """List the jobs whose originals may still lie in the inbox."""
-        return [entry for entry in self.all_entries() if entry.job and not entry.is_retired]
+        return [entry for entry in self.all_entries() if not entry.is_retired and entry.job]
 
     def set_retired(self, id: str) -> None:  # noqa: A002 - what it is
         """Remember that a job's originals are dealt with, wherever the job lies by now."""

@@ -197,7 +197,7 @@ def test_cleaning_removes_only_what_is_our_own_and_half(outbox: Outbox, out: Pat
     for name in (*ours, *others):
         (outbox.root / name).mkdir(parents=True)
     (outbox.root / ".styletransferd-outbox").touch()
-    outbox.clean([_job()])
+    outbox.clean([_job().id])
     assert not [name for name in ours if (outbox.root / name).exists()]
     assert [name for name in others if (outbox.root / name).exists()] == list(others)
     assert (outbox.root / "sunset-3f9c21ab" / "manifest.json").exists()

@@ -78,7 +78,7 @@ def test_a_start_goes_on_though_progress_is_locked(outbox: Outbox, is_watched: N
     (outbox.root / f".tmp-{ID}").mkdir()
     other = _job("9" * 16, "hill")
     outbox.live(other).mkdir()
-    outbox.clean([_job(), other])
+    outbox.clean([_job().id, other.id])
     assert _names(outbox.root) == ["_running"]
     assert _names(outbox.root / "_running") == ["sunset-3f9c21ab"]
 
@@ -91,7 +91,7 @@ def test_another_daemons_jobs_are_let_be_at_a_start(outbox: Outbox) -> None:
         (outbox.root / name / "half.png").touch()
     outbox.clean([])
     assert outbox.live(_job()).is_dir()
-    outbox.clean([_job()])
+    outbox.clean([_job().id])
     assert not outbox.live(_job()).exists()
     assert [name for name in others if (outbox.root / name / "half.png").exists()] == list(others)
 
