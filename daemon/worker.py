@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
@@ -345,7 +345,7 @@ class _Easel:
         files.write(out / name, images.encode(painting.picture, settings.output.format, profile))
         files.write(out / "losses.csv", curve.table(self._rows))
         files.write(out / "losses.png", curve.curve(self._rows, printable(job.stem)))
-        frames = sorted((out / "frames").glob("*.png"))
+        frames = sorted((out / "frames").glob("*.png"), key=lambda path: int(path.stem))
         if frames and settings.frames.animation != "none":
             film = images.animate(frames, settings.frames.animation)
             files.write(out / "frames" / f"animation.{settings.frames.animation}", film)
@@ -387,8 +387,8 @@ def _crash_failure(error: EngineError, attempt: int) -> Failure:
         Reason.TIMED_OUT: "use fewer iterations or a smaller size, or raise engine.job_timeout_s",
     }
     hint = hints.get(error.reason, "see the log; retry once the cause is gone")
-    failure = Failure(error.reason, f"{error.message} (attempt {attempt})", hint=hint)
-    return replace(failure, last_lines=error.last_lines)
+    message = f"{error.message} (attempt {attempt})"
+    return Failure(error.reason, message, hint=hint, last_lines=error.last_lines)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from fakes import FakeEngine
 from structlog.testing import capture_logs
 from trees import Stepper, Tree, wait_for
 
-from daemon import documents
+from daemon import documents, images
 from daemon import service as service_module
 from daemon.errors import NotReady
 from daemon.job import State
@@ -68,6 +68,19 @@ def test_the_record_repeats_as_a_sidecar(tree: Tree) -> None:
     assert (document["content"], document["style"], document["size"]) == ("sea.jpg", "sea-style.png", 32)
     assert document["result"]["weights"] == {"source": "fake", "sha256": "0" * 64}
     assert {item["role"] for item in document["result"]["inputs"]} == {"sidecar", "content", "style"}
+
+
+def test_the_film_shows_its_frames_in_the_order_of_the_iterations(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frame 10000 comes after frame 5000, though its name sorts before."""
+    shown: list[str] = []
+    monkeypatch.setattr(
+        images, "animate", lambda frames, _format: shown.extend(path.stem for path in frames) or b""
+    )
+    tree.drop("sea", iterations=10_000, frames={"every": 5_000})
+    Stepper(tree.config, FakeEngine()).until_quiet(deadline_s=60)
+    assert shown == ["0000", "5000", "10000"]
 
 
 def test_progress_is_there_while_a_job_runs_and_only_then(tree: Tree) -> None:
