@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from daemon import documents
 from daemon.errors import ConfigError, Fault
@@ -34,10 +34,10 @@ def _matching(pattern: str, allowed: str) -> BeforeValidator:
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False), BeforeValidator(number)]
 Number = Annotated[int, Field(ge=1), BeforeValidator(number)]
 Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
-Days = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
+Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), BeforeValidator(number)]
 Device = Annotated[str, _matching(r"auto|cpu|gpu(:\d{1,3})?", "auto, gpu, gpu:N or cpu")]
-_CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
-Window = Annotated[str, _matching(rf"{_CLOCK}-{_CLOCK}", 'a span of the day, as in "22:00-06:00"')]
+CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+Window = Annotated[str, _matching(rf"{CLOCK}-{CLOCK}", 'a span of the day, as in "22:00-06:00"')]
 
 
 def _off(value: Any) -> Any:
@@ -76,6 +76,7 @@ class Engine(Model):
     memory_limit_mb: Number | None = None
     job_timeout_s: Seconds | None = None
     max_attempts: Number = 3
+    checkpoint_s: Seconds = 30
 
 
 class Schedule(Model):
@@ -147,15 +148,38 @@ def _at_home(path: Path) -> Path:
         return path
 
 
+def flat(model: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """List a config's keys with their values, sections joined by dots."""
+    found: dict[str, Any] = {}
+    for name, value in model:
+        below = flat(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {f"{prefix}{name}": value}
+        found |= below
+    return found
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Name the keys in which two configs differ."""
+    before, after = flat(one), flat(other)
+    return [key for key, value in after.items() if before.get(key) != value]
+
+
+def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
+    """Lay a config that was read anew over the running one.
+
+    What a running service cannot change stays: where it lives, and what its children were started with.
+
+    Returns:
+        The config that applies from now on, and the keys that differ but need a restart.
+    """
+    engine = running.engine.model_copy(update={"max_attempts": read.engine.max_attempts})
+    inbox = read.inbox.model_copy(update={"max_megapixels": running.inbox.max_megapixels})
+    merged = read.model_copy(update={"folders": running.folders, "engine": engine, "inbox": inbox})
+    return merged, differences(merged, read)
+
+
 def without_effect(config: Config) -> tuple[str, ...]:
     """Name the keys that are set and do nothing in this version."""
-    sections = {
-        "schedule.window": config.schedule != Schedule(),
-        "metrics.textfile": config.metrics != Metrics(),
-        "outbox.retention_days": config.outbox.retention_days != Retention(),
-        "outbox.gallery": config.outbox.gallery != Outbox().gallery,
-    }
-    return tuple(key for key, is_set in sections.items() if is_set)
+    return ("outbox.gallery",) if config.outbox.gallery != Outbox().gallery else ()
 
 
 def find(given: Path | None) -> Path:

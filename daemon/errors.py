@@ -30,6 +30,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     TIMED_OUT = "timed_out"
     DIVERGED = "diverged"
+    OUTBOX_REFUSED = "outbox_refused"
     CANCELLED = "cancelled"
     CORRUPT = "corrupt"
 
@@ -117,9 +118,14 @@ class NotTaken(DaemonError):  # noqa: N818 - an answer, not an error
 
 @dataclass(eq=False)
 class JobError(DaemonError):
-    """This job cannot be done, now or later."""
+    """This job cannot be done, now or later; `picture` is the last good one, where there was one."""
 
     failure: Failure
+    picture: Any = None  # (H, W, 3) uint8 RGB
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross a pipe whole."""
+        return JobError, (self.failure, self.picture)
 
     def __str__(self) -> str:
         """Say what happened."""

@@ -7,17 +7,28 @@ then report success without the data; the error goes up, and the next try writes
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from daemon.errors import NotReady
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _CHUNK: Final = 1 << 20
+_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Left free on every disk, so that records, the log's neighbours and a person at work find some room.
+SPARE_BYTES: Final = 1 << 20
+# Errors that another try does not mend: of what is written, not of the place. Everything else is waited out.
+_OF_THE_FILE: Final = {
+    *(errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG, errno.ENOTSUP, errno.EXDEV, errno.EOVERFLOW),
+}
 _NO_DIRECTORY_FSYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 
 
@@ -31,6 +42,11 @@ class TooLargeError(Exception):
 
 class SourceError(Exception):
     """The file that is copied cannot be read, which says nothing about the disk it is copied to."""
+
+
+def is_of_the_file(error: Exception) -> bool:
+    """Tell an error that waiting does not mend, such as a name that a share does not take."""
+    return isinstance(error, OSError) and error.errno in _OF_THE_FILE
 
 
 def fsync_folder(folder: Path) -> None:
@@ -62,17 +78,20 @@ def write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace(path: Path, data: bytes, *, is_durable: bool = True) -> None:
+def replace(path: Path, data: bytes, *, is_durable: bool = True, mode: int | None = None) -> None:
     """Put a file in place whole; readers see the old one or the new one.
 
     Args:
         path: the file; its folder exists.
         data: the whole content.
         is_durable: False for what is rewritten every second and worthless after a crash.
+        mode: who may read it; default: as the umask says.
     """
     hidden = path.with_name(f".{path.name}.new")
     with hidden.open("wb") as file:
         file.write(data)
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         if is_durable:
             file.flush()
             os.fsync(file.fileno())
@@ -116,8 +135,49 @@ def remove_tree(folder: Path) -> None:
         folder.unlink(missing_ok=True)
 
 
-def open_regular(folder: Path, name: str) -> int:
+@contextlib.contextmanager
+def opened_folder(folder: Path) -> Iterator[int]:
+    """Open a folder whose whole path must be free of links, so that nobody can lead us elsewhere.
+
+    Args:
+        folder: absolute and resolved; a link in it was put there since.
+
+    Yields:
+        A descriptor to give as `dir_fd`; it needs no right to list the folder.
+
+    Raises:
+        ChangedError: it is gone, or a part of its path is no folder any more.
+    """
+    with _absence_as_change():
+        fd = os.open("/", _FOLDER)
+        for name in folder.parts[1:]:
+            above, fd = fd, -1
+            try:
+                fd = os.open(name, _FOLDER, dir_fd=above)
+            finally:
+                os.close(above)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _absence_as_change() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR}:
+            raise ChangedError(error.strerror) from error
+        raise
+
+
+def open_regular(folder: int | Path, name: str) -> int:
     """Open a regular file of a folder for reading: no link is followed, no FIFO waited for.
+
+    Args:
+        folder: a descriptor, or a path as `opened_folder` takes it.
+        name: of the file.
 
     Returns:
         A descriptor that the caller closes.
@@ -125,24 +185,83 @@ def open_regular(folder: Path, name: str) -> int:
     Raises:
         ChangedError: it is gone or not a regular file.
     """
-    try:
-        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
-        finally:
-            os.close(folder_fd)
-    except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR}:
-            raise ChangedError(error.strerror) from error
-        raise
+    if not isinstance(folder, int):
+        with opened_folder(folder) as folder_fd:
+            return open_regular(folder_fd, name)
+    with _absence_as_change():
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise ChangedError("not a regular file")
     return fd
 
 
-def copy_hashed(source_fd: int, target: Path, max_bytes: int) -> str:
+def put_back(folder: int, hidden: str, name: str, other: str) -> None:
+    """Give a file that was set aside its name again; where that is taken by now, another one.
+
+    Args:
+        folder: a descriptor.
+        hidden: the name it has.
+        name: the name it had.
+        other: the name it gets where that is taken.
+    """
+    for wanted in (name, other):
+        try:
+            os.link(hidden, wanted, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        except OSError:  # a folder, or a share without hard links
+            if _exists_at(folder, wanted):
+                continue
+            os.rename(hidden, wanted, src_dir_fd=folder, dst_dir_fd=folder)
+            return
+        os.unlink(hidden, dir_fd=folder)
+        return
+
+
+def _exists_at(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def require_room(folder: Path, size: int, entries: int) -> None:
+    """See that a file system has room for so many bytes and so many files.
+
+    Raises:
+        NotReady: it has not.
+        OSError: it cannot be asked.
+    """
+    free = room(folder)
+    if free.size < size + SPARE_BYTES:
+        raise NotReady(f"{folder}: {free.size / 1e6:.1f} MB free, {(size + SPARE_BYTES) / 1e6:.1f} MB needed")
+    if free.entries is not None and free.entries < entries:
+        raise NotReady(f"{folder}: {free.entries} inodes free, {entries} needed")
+
+
+class Room(NamedTuple):
+    """What a file system has left; `entries` is None where it does not count them."""
+
+    size: int  # bytes
+    entries: int | None
+
+
+def room(folder: Path) -> Room:
+    """Ask the file system of a folder what an ordinary user may still take."""
+    found = os.statvfs(folder)
+    return Room(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
+
+
+def copy_hashed(source_fd: int, target: Path, max_bytes: int, beat: Callable[[], None] = lambda: None) -> str:
     """Copy an open file into a new one durably, hashing on the way.
+
+    Args:
+        source_fd: the open file.
+        target: does not exist.
+        max_bytes: the most that is copied.
+        beat: called for every piece, to show that a long copy is alive.
 
     Returns:
         The SHA-256 of what was copied, in hexadecimal.
@@ -154,6 +273,7 @@ def copy_hashed(source_fd: int, target: Path, max_bytes: int) -> str:
     digest, total = hashlib.sha256(), 0
     with target.open("xb") as file:
         while chunk := _read(source_fd):
+            beat()
             total += len(chunk)
             if total > max_bytes:
                 raise TooLargeError

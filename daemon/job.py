@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from daemon.errors import Failure
 from daemon.settings import Settings
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # `status` answers without numpy
 
     Picture = npt.NDArray[np.uint8]  # (H, W, 3), RGB, 0..255
 
+CHECKPOINT_SUFFIX: Final = ".ckpt"
 Role = Literal["sidecar", "content", "style", "init"]
 
 
@@ -184,6 +185,7 @@ class Painting:
     last: Losses
     target_s: float  # preparing the targets
     loop_s: float  # iterating
+    steps_back: int = 0  # how often the numbers ran away
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,9 @@ class Step:
     elapsed_s: float
     picture: Picture | None = None
     painting: Painting | None = None  # on the last step
+    is_replayed: bool = False  # known from a checkpoint, and told again for the record
+    steps_back: int = 0  # how often the numbers ran away so far
+    trouble: str = ""  # what did not work beside the painting
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,8 @@ class Request:
     styles: tuple[tuple[Path, float], ...]
     init: Path | None
     settings: Settings
+    checkpoints: Path | None = None  # where its state is kept, to go on from after a crash
+    resume_limit: int | None = None  # the last iteration to go on from: later frames are not all there
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,27 @@
-"""The service: builds every part from the config, runs intake and worker, and stops when told to."""
+"""Builds every part from the config, runs intake and worker, turns signals into one stop flag."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import functools
 import os
 import signal
 import threading
 import time
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
 
-from daemon import __version__, files, logs
-from daemon.config import without_effect
+from daemon import __version__, clock, config, files, logs
 from daemon.engine.process import ProcessEngine
-from daemon.errors import Failure, NotReady, Reason
-from daemon.inbox.intake import Intake, Report
+from daemon.errors import ConfigError, Failure, NotReady, Reason
+from daemon.housekeeping import Housekeeping, Situation
+from daemon.inbox.intake import Intake
 from daemon.inbox.watcher import Watcher
+from daemon.inspector.client import Inspector
 from daemon.job import State
 from daemon.notify import notify
 from daemon.outbox.publish import Outbox
+from daemon.pulse import Pulse
+from daemon.schedule import Hours
 from daemon.sentinel import Sentinel
 from daemon.spool import Spool
 from daemon.worker import Ending, Worker, versions
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.engine import Engine
-    from daemon.job import Drop, EngineInfo, Job
+    from daemon.job import Drop, Job
     from daemon.spool import Entry
 
 log = logs.get(__name__)
@@ -40,59 +41,72 @@ _IDLE_S: Final = 1.0
 _PAUSE_S: Final = 2.0
 _LEAST_S: Final = 0.1
 _STATUS_S: Final = 1.0
-_SHOWN: Final = 200
-STATUS_FILE: Final = "status.json"
-
-
-@dataclass
-class _Counts:
-    """What this run has done so far."""
-
-    accepted: int = 0
-    completed: int = 0
-    failed: int = 0
+_BEAT_S: Final = 5.0  # the longest wait without a sign of life
+_TRIES: Final = 3  # of what another try does not mend
 
 
 class Service:
     """One run of the daemon."""
 
-    def __init__(self, config: Config, *, drains: bool = False, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        settings: Config,
+        *,
+        drains: bool = False,
+        stop_starting_at: str | None = None,
+        engine: Engine | None = None,
+        inspector: Inspector | None = None,
+        reload: Callable[[], Config] | None = None,
+    ) -> None:
         """Build the parts.
 
         Args:
-            config: the whole config.
+            settings: the whole config.
             drains: work off what is there, then end.
+            stop_starting_at: "HH:MM": from its next occurrence on no job is started.
             engine: what paints; default: a child process.
+            inspector: what decodes what was dropped; default: a child process.
+            reload: reads the config anew; raises ConfigError.
         """
-        self.config = config
+        self.config = settings
         self.stop = threading.Event()
-        self.counts = _Counts()
+        self.situation = Situation()
+        self.counts = self.situation.counts
         self._drains = drains
+        self._hours = Hours(settings.schedule.window, stop_starting_at, clock.local())
+        self._read_config = reload
+        self.reloads = reload is not None
         self._wake = threading.Event()  # for the intake: look again
         self._work = threading.Event()  # for the worker: something is queued
         self._at_rest = threading.Event()  # the inbox holds nothing that is about to become a job
         self._first_scan = threading.Event()
-        self._started = time.monotonic()
-        self._state = "starting"
-        self._paused: dict[str, str] = {}  # part of the service -> why it waits
-        self._report = Report((), (), 0, None, is_at_rest=False)
-        self._info: EngineInfo | None = None
         self._defect: Exception | None = None
-        folders = config.folders
+        self._heart = Pulse()
+        folders = settings.folders
         self.spool = Spool(folders.spool)
         self._sentinels = {
             "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
             "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
         }
         self.outbox = Outbox(folders.outbox, self._sentinels["outbox"].check)
-        self._engine = engine or ProcessEngine(config, self.stop.is_set)
+        self._inspector = inspector or Inspector(settings.inbox.max_megapixels, self._intake_is_stopping)
+        self._engine = engine or ProcessEngine(settings, self._worker_is_stopping)
         self._worker = Worker(
-            config,
+            settings,
             self.spool,
             self._engine,
             self.outbox,
-            is_stopping=self.stop.is_set,
+            is_stopping=self._worker_is_stopping,
             hold_out=self._hold_out,
+            note_ending=self._note_ending,
+        )
+        self._housekeeping = Housekeeping(
+            lambda: self.config,
+            self.spool,
+            self.outbox,
+            self.situation,
+            progress=lambda: self._worker.progress,
+            heart=self._heart,
         )
 
     # The run
@@ -115,11 +129,11 @@ class Service:
                 mode="drain" if self._drains else "watch",
                 **{name: str(path) for name, path in self.config.folders if path},
             )
-            for key in without_effect(self.config):
+            for key in config.without_effect(self.config):
                 log.warning("service.key_ignored", key=key, reason="it has no effect in this version")
             self._recover()
             threads = [
-                threading.Thread(target=self._guarded, args=(run,), name=name)
+                threading.Thread(target=self.guarded, args=(name, run), name=name)
                 for name, run in (("intake", self._run_intake), ("status", self._run_status))
             ]
             for thread in threads:
@@ -138,13 +152,15 @@ class Service:
         self._wake.set()
         self._work.set()
 
-    def _guarded(self, run: Callable[[], None]) -> None:
+    def guarded(self, name: str, run: Callable[[], None]) -> None:
         """Run a thread's loop; a defect in it ends the whole service, which then starts anew, recovered."""
         try:
             run()
         except Exception as error:  # noqa: BLE001 - raised again by `run`
             self._defect = error
             self.ask_stop()
+        finally:
+            self._heart.end(name)
 
     def _recover(self) -> None:
         try:
@@ -165,38 +181,77 @@ class Service:
             )
         for entry in found.completed:
             log.info("job.completed", job_id=entry.id, name=entry.label, **entry.facts)
+            self._note_ending(Ending.COMPLETED, entry.label, 0.0, None)
         for entry in found.corrupt:
             log.error("job.failed", job_id=entry.id, name=entry.label, reason=Reason.CORRUPT.value)
+            self._note_ending(Ending.FAILED, entry.label, 0.0, entry.failure)
         counts = {name: len(entries) for name, entries in vars(found).items()}
         log.info("spool.recovered", **counts, queued=self.spool.count(State.QUEUED))
 
+    def _shut_down(self, threads: list[threading.Thread]) -> None:
+        self.situation.state = "stopping"
+        notify(STOPPING="1", STATUS="stopping")
+        self.ask_stop()
+        self._heart.end("worker")
+        self._engine.stop()
+        for thread in threads:
+            thread.join()
+        self.situation.state = "stopped"
+        self._housekeeping.end()
+        log.info(
+            "service.stopped",
+            **asdict(self.counts),
+            queued=self.spool.count(State.QUEUED),
+            uptime_s=round(time.monotonic() - self.situation.started, 1),
+        )
+
+    # The worker, in the main thread
+
+    def _worker_is_stopping(self) -> bool:
+        self._heart.beat("worker")
+        return self.stop.is_set()
+
     def _run_worker(self) -> None:
-        """Load the model, say READY, and turn the worker in the main thread, where signals arrive."""
+        """Load the model, say READY, and turn the worker."""
         try:
-            self._info = self._engine.start()
+            self.situation.info = self._engine.start()
         except NotReady:
             if self.stop.is_set():
                 return
             raise
-        while not self._first_scan.wait(_TICK_S) and not self.stop.is_set():
+        while not self._first_scan.wait(_TICK_S) and not self._worker_is_stopping():
             pass
         if self.stop.is_set():
             return
-        self._state = "running"
+        self.situation.state = "running"
         notify(READY="1", STATUS="watching the inbox")
-        log.info("service.ready", startup_s=round(time.monotonic() - self._started, 3))
-        while not self.stop.is_set():
+        log.info("service.ready", startup_s=round(time.monotonic() - self.situation.started, 3))
+        while not self._worker_is_stopping():
+            may_start = self._may_start()
+            if self._drains and self._hours.are_over(clock.local()):
+                return
+            if not may_start:
+                self.stop.wait(_IDLE_S)
+                continue
             self._work.clear()
             is_last_look = self._at_rest.is_set()  # read before the queue, so that no late drop is missed
-            ending = self._turn_worker()
-            if ending is Ending.COMPLETED:
-                self.counts.completed += 1
-            elif ending is Ending.FAILED:
-                self.counts.failed += 1
-            elif ending is None:
+            if self._turn_worker() is None:
                 if self._drains and is_last_look:
                     return
                 self._work.wait(_TICK_S if self._drains else _IDLE_S)
+
+    def _may_start(self) -> bool:
+        """Tell whether this is a time at which jobs are started, and say so when that changes."""
+        now = clock.local()
+        opens_at = self._hours.opens_at(now)
+        text = None if opens_at is None else clock.stamp(opens_at)
+        if text is not None and self.situation.opens_at is None:
+            log.info("service.window_closed", queued=self.spool.count(State.QUEUED), opens_at=text)
+            self._housekeeping.end_night()
+        elif text is None and self.situation.opens_at is not None:
+            log.info("service.window_opened", queued=self.spool.count(State.QUEUED))
+        self.situation.opens_at = text
+        return text is None
 
     def _turn_worker(self) -> Ending | None:
         try:
@@ -204,41 +259,51 @@ class Service:
             ending = self._worker.turn()
         except (NotReady, OSError) as error:
             self._pause("worker", error)
-            self.stop.wait(_PAUSE_S)
+            self._sleep(_PAUSE_S)
             return Ending.INTERRUPTED
         self._resume("worker")
         return ending
 
-    def _shut_down(self, threads: list[threading.Thread]) -> None:
-        self._state = "stopping"
-        notify(STOPPING="1", STATUS="stopping")
-        self.ask_stop()
-        self._engine.stop()
-        for thread in threads:
-            thread.join()
-        with contextlib.suppress(OSError):
-            self._write_status("stopped")
-        log.info(
-            "service.stopped",
-            **asdict(self.counts),
-            queued=self.spool.count(State.QUEUED),
-            uptime_s=round(time.monotonic() - self._started, 1),
-        )
+    def _note_ending(self, ending: Ending, name: str, elapsed_s: float, failure: Failure | None) -> None:
+        """Take an ending into the figures and the report."""
+        self.situation.attempts[ending.value] += 1
+        if failure is not None:
+            self.counts.failed += 1
+            self._housekeeping.summary.failed(name, failure.reason.value, failure.message)
+        elif ending is Ending.COMPLETED:
+            self.counts.completed += 1
+            self._housekeeping.summary.completed(elapsed_s)
 
     # The intake's thread
 
+    def _intake_is_stopping(self) -> bool:
+        self._heart.beat("intake")
+        return self.stop.is_set()
+
     def _run_intake(self) -> None:
         unretired = [entry.job for entry in self.spool.unretired() if entry.job is not None]
-        intake = Intake(self.config, self._take, unretired, self.spool.set_retired, self.stop.is_set)
+        intake = Intake(self.config, self._take, unretired, self.spool.set_retired, self._intake_is_stopping)
         watcher = Watcher(self.config.folders.inbox, self._wake)
-        while not self.stop.is_set():
+        while not self._intake_is_stopping():
+            intake.config = self.config
             if self.config.inbox.observer != "off":
                 watcher.ensure()
+                self.situation.is_watcher_up = watcher.is_up
+            else:
+                watcher.stop()
+                self.situation.is_watcher_up = None
             wait_s = self._turn_intake(intake)
             self.stop.wait(_LEAST_S)  # a copy sends thousands of events; one look for many of them is enough
-            self._wake.wait(wait_s)
-            self._wake.clear()  # before the look that answers it
+            self._wait_for_news(wait_s)
         watcher.stop()
+        self._inspector.stop()
+
+    def _wait_for_news(self, longest_s: float) -> None:
+        end = time.monotonic() + longest_s
+        while not self._intake_is_stopping() and (left := end - time.monotonic()) > 0:
+            if self._wake.wait(min(left, _BEAT_S)):
+                break
+        self._wake.clear()  # before the look that answers it
 
     def _turn_intake(self, intake: Intake) -> float:
         """Turn the intake once; returns how long to wait for the next turn at most."""
@@ -250,7 +315,7 @@ class Service:
             self._pause("inbox", error)
             return _PAUSE_S
         self._resume("inbox")
-        self._report = report
+        self.situation.report, self.situation.last_scan = report, time.time()
         if report.is_at_rest and not report.accepted:
             self._at_rest.set()
         else:
@@ -268,18 +333,19 @@ class Service:
 
     def _take(self, drop: Drop, *, believes_faults: bool) -> Job:
         """Commit a drop to the spool; a faulty one is ended at once, without waiting its turn."""
-        options = self.config.inbox
         entry = self.spool.accept(
             drop,
-            max_bytes=int(options.max_file_mb * 1e6),
-            max_megapixels=options.max_megapixels,
+            max_bytes=int(self.config.inbox.max_file_mb * 1e6),
+            inspect=self._inspector.inspect,
             believes_faults=believes_faults,
             versions=versions(),
+            beat=lambda: self._heart.beat("intake"),
         )
         job = entry.job
         if job is None:
             raise NotReady(f"spool: {entry.folder} cannot be read back")
         self.counts.accepted += 1
+        self._housekeeping.summary.accepted()
         self._at_rest.clear()
         if job.failure is None:
             log.info(
@@ -294,37 +360,51 @@ class Service:
     # Waiting for the surroundings
 
     def _hold_out(self, part: str, action: Callable[[], object]) -> bool:
-        """Run an action as often as it takes; False once the service stops."""
+        """Run an action as often as it takes; False once the service stops.
+
+        Raises:
+            OSError: an outbox will never take it, such as a name it does not know how to write.
+        """
+        tries = 0
         while True:
             try:
                 action()
             except (NotReady, OSError) as error:
+                tries += 1
+                if part == "outbox" and tries >= _TRIES and files.is_of_the_file(error):
+                    self._resume(part)
+                    raise
                 self._pause(part, error)
-                if self.stop.wait(_PAUSE_S):
+                if self._sleep(_PAUSE_S):
                     return False
             else:
                 self._resume(part)
                 return True
 
+    def _sleep(self, duration_s: float) -> bool:
+        """Let the worker's loop wait; True once the service stops."""
+        return self.stop.wait(duration_s) or self._worker_is_stopping()
+
     def _pause(self, part: str, error: Exception) -> None:
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
-        if self._paused.get(part) != reason:
-            self._paused[part] = reason
+        is_placed = isinstance(error, OSError) and error.filename is not None
+        reason = f"{error.strerror}: {error.filename}" if is_placed else str(error)
+        if self.situation.paused.get(part) != reason:
+            self.situation.paused[part] = reason
             log.warning("service.paused", part=part, reason=reason)
             notify(STATUS=f"paused: {reason}")
 
     def _resume(self, part: str) -> None:
-        if self._paused.pop(part, None) is not None:
+        if self.situation.paused.pop(part, None) is not None:
             log.info("service.resumed", part=part)
 
     # The status thread
 
     def _run_status(self) -> None:
-        """Refresh status.json every second, and look for what operators asked."""
+        """Keep house every second, and look for what operators asked."""
         while not self.stop.is_set():
             try:
+                self._housekeeping.turn(time.monotonic())  # first: it feeds the watchdog, whatever the spool does
                 self._end_cancelled()
-                self._write_status(self._state)
             except OSError as error:
                 self._pause("spool", error)
             else:
@@ -336,57 +416,69 @@ class Service:
             self._fail_now(entry, Failure(Reason.CANCELLED, "cancelled by an operator"))
 
     def _fail_now(self, entry: Entry, failure: Failure) -> None:
-        if self._worker.fail_now(entry, failure):
-            self.counts.failed += 1
-        else:
+        if not self._worker.fail_now(entry, failure):
             self._work.set()
 
-    def _write_status(self, state: str) -> None:
-        progress = self._worker.progress
-        document: dict[str, Any] = {
-            "state": "paused" if state == "running" and self._paused else state,
-            "paused": dict(self._paused),
-            "pid": os.getpid(),
-            "version": __version__,
-            "updated_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "uptime_s": round(time.monotonic() - self._started, 1),
-            "engine": asdict(self._info) if self._info else None,
-            "job": asdict(progress) if progress else None,
-            "waiting": [asdict(item) for item in self._report.waiting[:_SHOWN]],
-            "waiting_count": len(self._report.waiting),
-            "run": asdict(self.counts),
-        }
-        files.replace(self.spool.root / STATUS_FILE, json.dumps(document).encode(), is_durable=False)
-        if state == "running" and not self._paused:
-            notify(STATUS=_status_line(document, self.spool.count(State.QUEUED)))
+    # Reloading
+
+    def reload(self) -> None:
+        """Take over what may change while the service runs; a config with faults changes nothing."""
+        assert self._read_config is not None  # noqa: S101 - asked only where `reloads`
+        is_ready = self.situation.state == "running"  # else READY would say what is not so
+        if is_ready:
+            notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+        try:
+            read = self._read_config()
+        except ConfigError as error:
+            log.error("service.reload_refused", faults=[str(fault) for fault in error.faults])  # noqa: TRY400
+        else:
+            self._adopt(read)
+        if is_ready:
+            notify(READY="1")
+
+    def _adopt(self, read: Config) -> None:
+        merged, ignored = config.reloaded(self.config, read)
+        for key in ignored:
+            log.warning("service.key_ignored", key=key, reason="it needs a restart")
+        changed = config.differences(self.config, merged)
+        self.config = self._worker.config = merged
+        self._hours.window = merged.schedule.window
+        logs.configure(merged.log.level, merged.log.format)
+        log.info("service.reloaded", changed=changed)
+        self._housekeeping.hasten()
+        self._wake.set()
+        self._work.set()
 
 
-def _status_line(document: dict[str, Any], queued: int) -> str:
-    job = document["job"]
-    if job is None:
-        return f"watching the inbox, {queued} queued, {document['waiting_count']} waiting"
-    return f"painting {job['name']}: {job['iteration']}/{job['iterations']}, {queued} queued"
-
-
-def run(config: Config, *, drains: bool = False) -> int:
-    """Run the service with SIGTERM and SIGINT turned into its stop flag; see `Service.run`.
+def run(
+    settings: Config,
+    *,
+    drains: bool = False,
+    stop_starting_at: str | None = None,
+    reload: Callable[[], Config] | None = None,
+) -> int:
+    """Run the service with SIGTERM and SIGINT turned into its stop flag, SIGHUP into a reload; see `Service`.
 
     The interpreter writes each signal's number into a pipe, and a thread reads it there: a handler that sets
     an Event can deadlock with the very wait it interrupts, and blocked signals would still end the process by
     way of the threads that NumPy's libraries start before anything here runs.
     """
-    service = Service(config, drains=drains)
+    service = Service(settings, drains=drains, stop_starting_at=stop_starting_at, reload=reload)
     told, tells = os.pipe()
     os.set_blocking(tells, False)
     signal.set_wakeup_fd(tells)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: None)
-    threading.Thread(target=_await_signals, args=(service, told), name="signals", daemon=True).start()
+    listen = functools.partial(_await_signals, service, told)
+    threading.Thread(target=service.guarded, args=("signals", listen), name="signals", daemon=True).start()
     return service.run()
 
 
 def _await_signals(service: Service, told: int) -> None:
-    log.info("service.stop_requested", reason=signal.Signals(os.read(told, 1)[0]).name)
+    while (number := os.read(told, 1)[0]) == signal.SIGHUP and service.reloads:
+        service.reload()
+    log.info("service.stop_requested", reason=signal.Signals(number).name)
     service.ask_stop()
-    os.read(told, 1)
+    while os.read(told, 1)[0] == signal.SIGHUP:
+        pass
     os._exit(0)  # asked twice: stop this instant; the spool recovers at the next start

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon import files, images, logs
+from daemon import clock, files, images, logs
+from daemon.easel import Easel, room_needed
 from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
-from daemon.job import Request, printable
-from daemon.outbox import curve, record
-from daemon.outbox.frames import FrameWriter
+from daemon.outbox import record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from daemon.config import Config
+    from daemon.easel import Progress
     from daemon.engine import Engine
-    from daemon.job import EngineInfo, Job, Painting, Step
+    from daemon.job import Job
     from daemon.outbox.publish import Outbox
     from daemon.spool import Claim, Entry, Spool
 
 log = logs.get(__name__)
 
-_PROGRESS_S: Final = 5.0
 _LOOK_S: Final = 1.0
 _RESULT_RECORD: Final = "result.yaml"
 
@@ -41,22 +38,6 @@ class Ending(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"  # by a stop; no attempt used
     CRASHED = "crashed"  # the engine ended; queued again
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the running job is doing, for `status`."""
-
-    job_id: str
-    name: str
-    attempt: int
-    iteration: int
-    iterations: int
-    size_px: int
-    loss: float | None
-    elapsed_s: float
-    eta_s: float | None
-    started_at: str
 
 
 class Worker:
@@ -71,6 +52,7 @@ class Worker:
         *,
         is_stopping: Callable[[], bool],
         hold_out: Callable[[str, Callable[[], object]], bool],
+        note_ending: Callable[[Ending, str, float, Failure | None], None],
     ) -> None:
         """Put the parts together.
 
@@ -81,20 +63,22 @@ class Worker:
             outbox: where endings are shown.
             is_stopping: whether the service is asked to stop.
             hold_out: runs an action upon a part of the surroundings, and again while they do not allow it;
-                False once told to stop.
+                False once told to stop. It raises the OSError of an outbox that will never take it.
+            note_ending: told of every ending: which, of what, the seconds it took, and why it failed.
         """
-        self._config = config
+        self.config = config  # may be replaced between two jobs
         self._spool = spool
         self._engine = engine
         self._outbox = outbox
         self._is_stopping = is_stopping
         self._hold_out = hold_out
+        self._note_ending = note_ending
         self._looked = 0.0
         self.progress: Progress | None = None
 
     def turn(self) -> Ending | None:
         """Take the next job to its ending; None when nothing is queued."""
-        claim = self._spool.claim()
+        claim = self._spool.claim(self._require_room)
         if claim is None:
             return None
         with structlog.contextvars.bound_contextvars(job_id=claim.job.id, name=claim.job.label):
@@ -102,6 +86,16 @@ class Worker:
                 return self._work(claim)
             finally:
                 self.progress = None
+
+    def _require_room(self, job: Job) -> None:
+        """See that spool and outbox have room for a job before it is started.
+
+        Raises:
+            NotReady: they have not.
+        """
+        shown, kept, entries = room_needed(job)
+        files.require_room(self._spool.root, kept, entries)
+        files.require_room(self._outbox.root, shown, entries)
 
     def _work(self, claim: Claim) -> Ending:
         is_painted = (claim.entry.out / _RESULT_RECORD).exists()  # and was kept from the outbox
@@ -111,8 +105,9 @@ class Worker:
                 is_painted = self._paint(claim)
             except JobError as error:
                 failure = error.failure
+                self._keep_last_good(claim, error)
             except EngineError as error:
-                if claim.attempt < self._config.engine.max_attempts:
+                if claim.attempt < self.config.engine.max_attempts:
                     return self._crashed(claim, error)
                 failure = _crash_failure(error, claim.attempt)
             except (NotReady, OSError) as error:
@@ -123,7 +118,7 @@ class Worker:
 
     def _paint(self, claim: Claim) -> bool:
         """Paint into the job's `out/`; False when it ended early because it is no longer wanted."""
-        easel = _Easel(claim, self._outbox, self._show, lambda: self._is_unwanted(claim))
+        easel = Easel(claim, self._outbox, self._show, lambda: self._is_unwanted(claim))
         result = easel.paint(self._engine)
         if result is None:
             return False
@@ -132,12 +127,18 @@ class Worker:
         files.replace(claim.entry.out / _RESULT_RECORD, record_)  # comes last and says that the rest is there
         return True
 
+    def _keep_last_good(self, claim: Claim, error: JobError) -> None:
+        """Keep the picture of a job whose numbers ran away, to be shown with the failure."""
+        if error.picture is not None:
+            data = images.encode(error.picture, "png")
+            self._hold_out("spool", lambda: files.replace(claim.entry.last_good, data))
+
     def _show(self, progress: Progress) -> None:
         self.progress = progress
 
     def _given_up(self, claim: Claim) -> Failure | None:
         """Fail what ended the service or the engine too often."""
-        if claim.attempt <= self._config.engine.max_attempts:
+        if claim.attempt <= self.config.engine.max_attempts:
             return None
         return Failure(
             Reason.ENGINE_CRASHED,
@@ -166,14 +167,25 @@ class Worker:
             log.info("outbox.published", path=str(path))
             self._spool.complete(claim)
             log.info("job.completed", **facts, path=str(path))
+            self._note_ending(Ending.COMPLETED, claim.job.label, facts.get("elapsed_s", 0.0), None)
 
-        return Ending.COMPLETED if self._hold_out("outbox", publish) else self._interrupted(claim)
+        try:
+            is_shown = self._hold_out("outbox", publish)
+        except OSError as error:
+            return self._fail(claim, _refusal(error))
+        return Ending.COMPLETED if is_shown else self._interrupted(claim)
 
     def _fail(self, claim: Claim, failure: Failure) -> Ending:
-        """Show a failure and end the job, as often as it takes."""
-        if not self._hold_out("outbox", lambda: self._end_failed(claim.entry, failure)):
-            return Ending.INTERRUPTED  # it stays in running/ with its failure on record, for recovery
-        return Ending.FAILED
+        """Show a failure and end the job, as often as it takes; what cannot be shown at all is ended unseen."""
+        entry = claim.entry
+        try:
+            is_ended = self._hold_out("outbox", lambda: self._end_failed(entry, failure))
+        except OSError as error:
+            log.warning("outbox.refused", message=str(error))
+            is_ended = self._hold_out("spool", lambda: self._end_failed(entry, failure, is_shown=False))
+        return (
+            Ending.FAILED if is_ended else Ending.INTERRUPTED
+        )  # then recovery ends it: its failure is on record
 
     def fail_now(self, entry: Entry, failure: Failure) -> bool:
         """End a job of another thread, which lies in `running/`; where that fails, it waits in the queue.
@@ -188,13 +200,14 @@ class Worker:
             return False
         return True
 
-    def _end_failed(self, entry: Entry, failure: Failure) -> None:
+    def _end_failed(self, entry: Entry, failure: Failure, *, is_shown: bool = True) -> None:
         job, attempt = entry.job, entry.attempts_used
         assert job is not None  # noqa: S101 - an unreadable job is never claimed
         if entry.folder.exists():  # else it was shown and moved before, and only the end of that failed
             self._spool.note_failure(entry, failure)
-            document = record.error(job, failure, attempt, _now(), versions())
-            self._outbox.publish_failure(job, document, entry.inputs)
+            if is_shown:
+                document = record.error(job, failure, attempt, clock.stamp(clock.utc()), versions())
+                self._outbox.publish_failure(job, document, entry.inputs, entry.last_good)
         self._spool.fail(entry, failure)
         log.error(
             "job.failed",
@@ -205,12 +218,14 @@ class Worker:
             hint=failure.hint,
             attempt=attempt,
         )
+        self._note_ending(Ending.FAILED, entry.label, 0.0, failure)
 
     def _interrupted(self, claim: Claim) -> Ending:
         if claim.entry.is_cancelled:
             return self._fail(claim, Failure(Reason.CANCELLED, "cancelled by an operator"))
         self._requeue(claim, "interrupted", "the service was stopped")
         log.info("job.interrupted", attempt=claim.attempt, reason="stop")
+        self._note_ending(Ending.INTERRUPTED, claim.job.label, 0.0, None)
         return Ending.INTERRUPTED
 
     def _put_off(self, claim: Claim, error: Exception) -> Ending:
@@ -224,161 +239,16 @@ class Worker:
         log.warning(
             "spool.requeued",
             attempt=claim.attempt,
-            max_attempts=self._config.engine.max_attempts,
+            max_attempts=self.config.engine.max_attempts,
             reason=error.reason.value,
             message=error.message,
         )
+        self._note_ending(Ending.CRASHED, claim.job.label, 0.0, None)
         return Ending.CRASHED
 
     def _requeue(self, claim: Claim, event: str, reason: str) -> None:
         """Give a claim back, as often as it takes, or no one would work on it before the next start."""
         self._hold_out("spool", lambda: self._spool.requeue(claim.entry, event, reason))
-
-
-class _Easel:
-    """The painting of one claim: steps to rows, frames and progress, then the files of the result."""
-
-    def __init__(
-        self, claim: Claim, outbox: Outbox, show: Callable[[Progress], None], is_unwanted: Callable[[], bool]
-    ) -> None:
-        assert claim.job.settings is not None  # noqa: S101 - a job without failure has settings
-        self._claim = claim
-        self._job: Job = claim.job
-        self._settings = claim.job.settings
-        self._outbox = outbox
-        self._show = show
-        self._is_unwanted = is_unwanted
-        self._rows: list[curve.Row] = []
-        self._begun = self._reported = time.monotonic()
-        self._started_at = _now()
-
-    def paint(self, engine: Engine) -> tuple[bytes, dict[str, Any]] | None:
-        """Paint, and write everything that is to be published but result.yaml into the job's `out/`.
-
-        Returns:
-            result.yaml and the facts of `job.completed`; None when it ended early because it is no longer
-            wanted.
-
-        Raises:
-            JobError, EngineError, NotReady: as the engine does.
-            OSError: the spool does not take the files.
-        """
-        info = engine.start()
-        out = self._claim.entry.out
-        files.remove_tree(out)
-        out.mkdir()
-        log.info("job.started", **self._facts(info))
-        writer = FrameWriter(out / "frames", self._outbox.live(self._job), self._outbox.check)
-        try:
-            painting = self._follow(engine.stylize(self._request(), self._is_unwanted), writer)
-        finally:
-            writer.close()
-        if painting is None:
-            return None
-        self._write(painting)
-        document = record.result(self._job, painting, info, self._claim.attempt, _now())
-        return document, self._canonical(painting, info)
-
-    def _request(self) -> Request:
-        entry, job = self._claim.entry, self._job
-        init = job.parts_of("init")
-        return Request(
-            content=entry.input(job.parts_of("content")[0]),
-            styles=tuple((entry.input(part), part.weight) for part in job.parts_of("style")),
-            init=entry.input(init[0]) if init else None,
-            settings=self._settings,
-        )
-
-    def _follow(self, steps: Iterator[Step], writer: FrameWriter) -> Painting | None:
-        painting = None
-        for step in steps:
-            self._rows.append(
-                curve.Row(step.iteration, step.size_px, **vars(step.losses), elapsed_s=step.elapsed_s)
-            )
-            progress = self._progress(step)
-            self._show(progress)
-            self._report(step, progress)
-            writer.put(
-                step.iteration if self._settings.frames.keeps(step.iteration) else None,
-                step.picture,
-                vars(progress),
-            )
-            painting = step.painting or painting
-        return painting
-
-    def _progress(self, step: Step) -> Progress:
-        elapsed = time.monotonic() - self._begun
-        left = step.iterations - step.iteration
-        return Progress(
-            job_id=self._job.id,
-            name=self._job.label,
-            attempt=self._claim.attempt,
-            iteration=step.iteration,
-            iterations=step.iterations,
-            size_px=step.size_px,
-            loss=step.losses.total,
-            elapsed_s=round(elapsed, 3),
-            eta_s=round(elapsed / step.iteration * left, 1) if step.iteration else None,
-            started_at=self._started_at,
-        )
-
-    def _report(self, step: Step, progress: Progress) -> None:
-        """Log the paper's "Iteration: N": every one at debug, one every five seconds at info."""
-        now = time.monotonic()
-        is_due = now - self._reported >= _PROGRESS_S
-        if is_due:
-            self._reported = now
-        (log.info if is_due else log.debug)(
-            "job.progressed",
-            iteration=step.iteration,
-            iterations=step.iterations,
-            size_px=step.size_px,
-            **{f"{name}_loss": value for name, value in vars(step.losses).items()},
-            elapsed_s=progress.elapsed_s,
-            eta_s=progress.eta_s,
-        )
-
-    def _write(self, painting: Painting) -> None:
-        out, job, settings = self._claim.entry.out, self._job, self._settings
-        profile = images.icc_profile(self._claim.entry.input(job.parts_of("content")[0]))
-        name = f"result{images.SUFFIXES[settings.output.format]}"
-        files.write(out / name, images.encode(painting.picture, settings.output.format, profile))
-        files.write(out / "losses.csv", curve.table(self._rows))
-        files.write(out / "losses.png", curve.curve(self._rows, printable(job.stem)))
-        frames = sorted((out / "frames").glob("*.png"), key=lambda path: int(path.stem))
-        if frames and settings.frames.animation != "none":
-            film = images.animate(frames, settings.frames.animation)
-            files.write(out / "frames" / f"animation.{settings.frames.animation}", film)
-
-    def _facts(self, info: EngineInfo) -> dict[str, Any]:
-        settings = self._settings
-        return {
-            "attempt": self._claim.attempt,
-            "preset": self._job.preset,
-            "size": settings.size,
-            "iterations": settings.total_iterations,
-            "styles": len(self._job.parts_of("style")),
-            "device": info.device,
-            "precision": info.precision,
-        }
-
-    def _canonical(self, painting: Painting, info: EngineInfo) -> dict[str, Any]:
-        """Gather the one line an operator filters by."""
-        height, width = painting.picture.shape[:2]
-        return {
-            **self._facts(info),
-            "size_px": max(height, width),
-            "height_px": height,
-            "width_px": width,
-            "first_loss": painting.first.total,
-            "best_loss": painting.best.total,
-            "last_loss": painting.last.total,
-            "best_iteration": painting.best_iteration,
-            "target_s": round(painting.target_s, 3),
-            "loop_s": round(painting.loop_s, 3),
-            "elapsed_s": round(time.monotonic() - self._begun, 3),
-            "weights_sha256": info.weights_sha256,
-        }
 
 
 def _crash_failure(error: EngineError, attempt: int) -> Failure:
@@ -391,6 +261,14 @@ def _crash_failure(error: EngineError, attempt: int) -> Failure:
     return Failure(error.reason, message, hint=hint, last_lines=error.last_lines)
 
 
+def _refusal(error: OSError) -> Failure:
+    return Failure(
+        Reason.OUTBOX_REFUSED,
+        f"the outbox does not take the result: {error.strerror}",
+        hint="another file system or share for folders.outbox may; then retry",
+    )
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """Name the installed programs without importing them."""
@@ -401,7 +279,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

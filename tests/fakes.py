@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import builtins
 import collections
+import contextlib
+import datetime as dt
 import errno
 import io
 import os
+import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
-from daemon import images
+from daemon import files, images
 from daemon.errors import EngineError, Failure, JobError, Reason
-from daemon.job import EngineInfo, Losses, Painting, Step
+from daemon.job import CHECKPOINT_SUFFIX, EngineInfo, Losses, Painting, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from daemon.job import Request
+    from daemon.job import Picture, Request
 
 INFO = EngineInfo(
     device="fake",
@@ -34,12 +40,15 @@ INFO = EngineInfo(
 class FakeEngine:
     """Paints the content itself, quickly; `script` says what each call does, and every further call paints.
 
-    Words: `paint`, `crash` and `job_error` (after the first step), `hang` (until it is told to stop).
+    Words: `paint`, `crash` and `job_error` (after the first step), `hang` (until it is told to stop). It keeps
+    a checkpoint after each step (after a tenth of a long way) where the job has a place for them, and goes on
+    from the newest whole one.
     """
 
     def __init__(self, *script: str, on_step: Callable[[Step], None] = lambda _step: None) -> None:
         self.script = collections.deque(script)
         self.calls: list[str] = []  # the job of each call
+        self.steps: list[str] = []  # the job of each iteration that was painted, not replayed
         self.is_started = False
         self._on_step = on_step
 
@@ -51,28 +60,21 @@ class FakeEngine:
     def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
         """Do what the script says next."""
         act = self.script.popleft() if self.script else "paint"
-        self.calls.append(request.content.parent.parent.name)
-        picture = images.read(request.content, 100)
-        count = request.settings.iterations
-        losses = [
-            Losses(total=3.0 / (i + 1), style=2.0 / (i + 1), content=1.0 / (i + 1)) for i in range(count + 1)
-        ]
-        for iteration in range(count + 1):
-            if iteration == 1:
+        job = request.content.parent.parent.name
+        self.calls.append(job)
+        done = _resumed(request)
+        for step in _steps(images.read(request.content, 100), request.settings.iterations):
+            if step.iteration <= done:
+                yield replace(step, is_replayed=True, picture=None)
+                continue
+            if step.iteration == 1:
                 self._act(act, is_stopping)
-            is_last = iteration == count
-            painting = Painting(picture, count, losses[0], losses[-1], losses[-1], 0.0, 0.0)
-            step = Step(
-                iteration=iteration,
-                iterations=count,
-                size_px=max(picture.shape[:2]),
-                losses=losses[iteration],
-                elapsed_s=0.001 * iteration,
-                picture=picture,
-                painting=painting if is_last else None,
-            )
+            if step.iteration:
+                self.steps.append(job)
             self._on_step(step)
             yield step
+            if not step.painting and step.iteration and step.iteration % _interval(request) == 0:
+                _keep(request, step.iteration)
             if is_stopping():
                 return
 
@@ -89,97 +91,279 @@ class FakeEngine:
         self.is_started = False
 
 
+def _steps(picture: Picture, count: int) -> Iterator[Step]:
+    losses = [Losses(total=3.0 / (i + 1), style=2.0 / (i + 1), content=1.0 / (i + 1)) for i in range(count + 1)]
+    for iteration in range(count + 1):
+        painting = Painting(picture, count, losses[0], losses[-1], losses[-1], 0.0, 0.0)
+        yield Step(
+            iteration=iteration,
+            iterations=count,
+            size_px=max(picture.shape[:2]),
+            losses=losses[iteration],
+            elapsed_s=0.001 * iteration,
+            picture=picture,
+            painting=painting if iteration == count else None,
+        )
+
+
+def _interval(request: Request) -> int:
+    return max(1, request.settings.iterations // 10)
+
+
+def _resumed(request: Request) -> int:
+    """Find the last iteration that need not be painted again; -1 where all must be."""
+    if request.checkpoints is not None:
+        for path in sorted(request.checkpoints.glob(f"*{CHECKPOINT_SUFFIX}"), reverse=True):
+            done = int(path.stem) - 1
+            if path.read_bytes() == b"%d whole" % done and done <= (request.resume_limit or done):
+                return done
+    return -1
+
+
+def _keep(request: Request, iteration: int) -> None:
+    """Write a checkpoint as the engine does; one that the disk does not take is done without."""
+    if request.checkpoints is None:
+        return
+    with contextlib.suppress(OSError):
+        files.make_folder(request.checkpoints)
+        files.replace(request.checkpoints / f"{iteration + 1:07d}{CHECKPOINT_SUFFIX}", b"%d whole" % iteration)
+        for path in sorted(request.checkpoints.glob(f"*{CHECKPOINT_SUFFIX}"))[:-2]:
+            path.unlink()
+
+
 class Killed(BaseException):
     """The process ended here: nothing after this happened."""
 
 
-class Disk:
-    """Counts every operation that changes a disk, and fails some of them.
+class Clock:
+    """A clock that stands still unless somebody sleeps: the same run writes the same bytes each time."""
 
-    A *full* disk fails `length` operations from number `first` on. A *dead* process fails all from `first` on.
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def sleep(self, duration_s: float) -> None:
+        """Let time pass, and other threads run."""
+        self.now_s += duration_s
+        os.sched_yield()
+
+    @contextmanager
+    def attached(self) -> Iterator[Clock]:
+        """Stand in for the machine's monotonic and wall clocks, as this program asks for them."""
+        moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+        class Standing(dt.datetime):
+            @classmethod
+            def now(cls, tz: dt.tzinfo | None = None) -> Standing:
+                return cls.fromtimestamp(moment.timestamp(), tz)
+
+        asking = [
+            module
+            for name, module in sys.modules.items()
+            if name.startswith("daemon.") and getattr(module, "datetime", None) is dt.datetime
+        ]
+        with contextlib.ExitStack() as stack:
+            for module in asking:
+                stack.enter_context(mock.patch.object(module, "datetime", Standing))
+            stack.enter_context(
+                mock.patch.multiple(time, monotonic=lambda: self.now_s, sleep=self.sleep),
+            )
+            yield self
+
+
+class Disk:
+    """Counts every operation that changes what lies below a folder; fails some, or ends the process at one.
+
+    Operations are: making, opening to write, writing, cutting, syncing, moving, linking and removing files and
+    folders, by path or by descriptor. Syncs are counted, not done: what a killed process wrote outlives it.
     """
 
-    def __init__(self, first: int | None = None, *, length: int = 1, is_kill: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        first: int | None = None,
+        *,
+        length: int = 1,
+        code: int = errno.ENOSPC,
+        moment: str = "torn",
+        is_kill: bool = False,
+        is_full: bool = False,
+        on_moment: Callable[[str], None] | None = None,
+    ) -> None:
+        """Watch a folder.
+
+        Args:
+            root: the folder; what happens elsewhere is none of this disk's business.
+            first: the number of the first operation that fails, from 0; None: none does.
+            length: how many operations fail. A killed process does nothing ever after.
+            code: what the error says.
+            moment: when the fault comes: `before` the operation, `torn` (half of a write is done; any other
+                operation is not) or `after` it was done.
+            is_kill: end the process instead of an error.
+            is_full: only what takes room fails.
+            on_moment: told of each moment at which a kill would leave another disk than the one before: before
+                each operation, and in the middle of each write. Nothing changes below `root` meanwhile.
+        """
         self.count = 0
         self.hit = ""  # the first operation that failed
+        self._root = str(root)
         self._first = first
-        self._last = first + length - 1 if first is not None else -1
+        self._last = -1 if first is None else first + length - 1
+        self._code = code
+        self._moment = moment
         self._is_kill = is_kill
-        self._lock = threading.Lock()
+        self._is_full = is_full
+        self._is_dead = False
+        self._on_moment = on_moment or (lambda _label: None)
+        self._lock = threading.RLock()  # one operation after the other, also those of the frames' thread
 
     @property
     def has_struck(self) -> bool:
         """Whether the fault came to pass."""
         return bool(self.hit)
 
-    def _note(self, name: str, target: object) -> None:
-        with self._lock:
-            number = self.count
-            self.count += 1
-        if self._first is None or number < self._first:
-            return
-        if self._is_kill or number <= self._last:
-            self.hit = self.hit or f"{number}: {name} {target}"
-            if self._is_kill:
-                raise Killed(self.hit)
-            removes = name in {"unlink", "rmdir"}
-            raise OSError(errno.EIO if removes else errno.ENOSPC, f"fake fault at {name}", str(target))
-
     @contextmanager
     def attached(self) -> Iterator[Disk]:
         """Stand in for the operating system's calls."""
+        calls = {name: self._wrapped(name) for name in _CALLS}
+        opened = self._wrapped_open(open)
         with (
-            mock.patch.multiple(
-                os,
-                **{
-                    name: self._wrapped(name)
-                    for name in ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
-                },
-                open=self._wrapped_open(),
-                write=self._wrapped_write(),
-            ),
-            mock.patch.object(io, "open", self._wrapped_io_open()),
+            mock.patch.multiple(os, **calls, open=self._wrapped_os_open(), write=self._wrapped_os_write()),
+            mock.patch.object(io, "open", opened),
+            mock.patch.object(builtins, "open", opened),
         ):
             yield self
 
+    def watches(self, place: str) -> bool:
+        """Whether a path lies below the folder."""
+        return place.startswith(self._root)
+
+    def operate(self, name: str, place: str, act: Callable[[], Any], tear: Callable[[], Any]) -> Any:
+        """Do one operation, unless it fails.
+
+        Args:
+            name: what it is.
+            place: the path that it changes.
+            act: does it, or the rest of it.
+            tear: does half of it.
+        """
+        with self._lock:
+            number, self.count = self.count, self.count + 1
+            label = f"{number}: {name} {place[len(self._root) :]}"
+            if self._is_full and name not in _TAKING_ROOM:
+                return act()
+            self._strike("before", number, label)
+            self._on_moment(f"before {label}")
+            if name == "write":
+                tear()
+                self._strike("torn", number, label)
+                self._on_moment(f"amid {label}")
+            else:
+                self._strike("torn", number, label)
+            result = None
+            try:
+                result = act()
+            finally:
+                self._strike("after", number, label, opened=result)
+            return result
+
+    def _strike(self, moment: str, number: int, label: str, *, opened: object = None) -> None:
+        if self._is_dead:
+            raise Killed(self.hit)
+        if self._first is None or moment != self._moment or not self._first <= number <= self._last:
+            return
+        if isinstance(opened, io.IOBase):
+            opened.close()  # which nobody gets to see
+        self.hit = self.hit or f"{moment} {label}"
+        if self._is_kill:
+            self._is_dead = True
+            raise Killed(self.hit)
+        raise OSError(self._code, f"fake {errno.errorcode[self._code]}", label)
+
     def _wrapped(self, name: str) -> Callable[..., Any]:
         real = getattr(os, name)
+        act = (lambda *_args, **_options: None) if name in {"fsync", "fdatasync"} else real
 
         def call(target: Any, *args: Any, **options: Any) -> Any:
-            self._note(name, target)
-            return real(target, *args, **options)
+            folder_fd = options.get("dir_fd", options.get("src_dir_fd"))
+            place = _place(args[0] if name in {"link", "symlink"} else target, folder_fd)
+            if not self.watches(place):
+                return real(target, *args, **options)
+            return self.operate(name, place, lambda: act(target, *args, **options), lambda: None)
 
         return call
 
-    def _wrapped_open(self) -> Callable[..., Any]:
+    def _wrapped_os_open(self) -> Callable[..., Any]:
         real = os.open
 
         def call(path: Any, flags: int, *args: Any, **options: Any) -> Any:
-            if flags & os.O_CREAT:
-                self._note("create", path)
-            return real(path, flags, *args, **options)
+            changes = flags & (os.O_CREAT | os.O_TRUNC)
+            place = _place(path, options.get("dir_fd")) if changes else ""
+            if not self.watches(place):
+                return real(path, flags, *args, **options)
+            return self.operate("open", place, lambda: real(path, flags, *args, **options), lambda: None)
 
         return call
 
-    def _wrapped_write(self) -> Callable[..., Any]:
+    def _wrapped_os_write(self) -> Callable[..., Any]:
         real = os.write
 
-        def call(fd: int, data: bytes) -> int:
-            try:
-                self._note("write", fd)
-            except BaseException:
-                real(fd, data[: len(data) // 2])  # as a full disk and a power cut do
-                raise
-            return real(fd, data)
+        def call(fd: int, data: Any) -> int:
+            place, half = _place(fd), len(data) // 2
+            if not self.watches(place):
+                return int(real(fd, data))
+            done = self.operate("write", place, lambda: real(fd, data[half:]), lambda: real(fd, data[:half]))
+            return int(half + done)
 
         return call
 
-    def _wrapped_io_open(self) -> Callable[..., Any]:
-        real = io.open
+    def _wrapped_open(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **options: Any) -> Any:
+            if not set(mode) & set("wxa+") or not self.watches(_place(file)):
+                return real(file, mode, buffering, *args, **options)
+            binary, opener = mode.replace("t", "").replace("b", ""), options.pop("opener", None)
+            closefd = options.pop("closefd", True)
 
-        def call(path: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
-            if set(mode) & set("wxa+"):
-                self._note("create", path)
-            return real(path, mode, *args, **options)
+            def act() -> _CountedFile:
+                return _CountedFile(self, file, binary, closefd=closefd, opener=opener)
+
+            if isinstance(file, int) or opener is not None:  # the opening is counted where it happens
+                raw = act()
+            else:
+                raw = self.operate("open", _place(file), act, lambda: None)
+            if "b" in mode:
+                return raw  # unbuffered, so that a write is an operation where the program says `write`
+            return io.TextIOWrapper(io.BufferedWriter(raw), *args, **options)
 
         return call
+
+
+_CALLS: Final = (
+    *("fsync", "fdatasync", "rename", "replace", "unlink", "remove", "rmdir", "mkdir", "link", "symlink"),
+    *("truncate", "ftruncate"),
+)
+_TAKING_ROOM: Final = {"open", "write", "mkdir", "link", "symlink"}
+
+
+class _CountedFile(io.FileIO):
+    """An open file whose writes a Disk counts, and fails."""
+
+    def __init__(self, disk: Disk, file: Any, mode: str, **options: Any) -> None:
+        super().__init__(file, mode, **options)
+        self._disk = disk
+
+    def write(self, data: Any) -> int:
+        """Write all of it, in two halves."""
+        half, view = len(data) // 2, memoryview(data)
+        write = super().write
+        done = self._disk.operate(
+            "write", _place(self.fileno()), lambda: write(view[half:]), lambda: write(view[:half])
+        )
+        return int(half + done)
+
+
+def _place(target: Any, folder_fd: int | None = None) -> str:
+    """Name what a path or descriptor leads to."""
+    if isinstance(target, int):
+        return str(Path(f"/proc/self/fd/{target}").readlink())
+    path = os.fsdecode(target)
+    return path if folder_fd is None else f"{_place(folder_fd)}/{path}"

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
+from daemon import images
 from daemon.inbox.intake import Intake
+from daemon.inspector.client import Inspector
 from daemon.service import Service
 from daemon.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from daemon.config import Config
     from daemon.engine import Engine
@@ -47,6 +50,14 @@ def save(path: Path, seed: int, height: int = 24, width: int = 32) -> Path:
     small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
     Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
     return path
+
+
+@contextlib.contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """Make a folder on a disk in memory, where there is one, for tests of thousands of files."""
+    memory = Path("/dev/shm")  # noqa: S108 - looked for, not relied upon
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 @dataclass
@@ -94,9 +105,14 @@ class Tree:
         """Remember files as one drop that the invariant shall look for."""
         self.drops.append({path.name: digest(path.read_bytes()) for path in paths})
 
-    def check(self, *, is_quiet: bool = False) -> None:
+    def check(self, *, is_quiet: bool = False, starts: Mapping[str, int] | None = None) -> None:
         """Assert the protocol's invariant."""
-        check_invariant(self.inbox, self.config.folders.spool, self.outbox, self.drops, is_quiet=is_quiet)
+        check_invariant(
+            *(self.inbox, self.config.folders.spool, self.outbox, self.drops),
+            is_quiet=is_quiet,
+            starts=starts,
+            max_attempts=self.config.engine.max_attempts,
+        )
 
     def results(self) -> list[str]:
         """The outbox' entries by name, without hidden ones and `_running`."""
@@ -116,12 +132,29 @@ class Tree:
         )
 
 
+def decode_here(path: Path, name: str) -> tuple[int, int]:
+    """Decode a picture whole, as the inspector does, in this process."""
+    height, width = images.read(path, 200, name).shape[:2]
+    return height, width
+
+
+class NearInspector(Inspector):
+    """No child: a matrix of thousands of services has no time for thousands of them."""
+
+    def __init__(self) -> None:
+        super().__init__(200)
+
+    def inspect(self, path: Path, name: str) -> tuple[int, int]:
+        """Decode in this process."""
+        return decode_here(path, name)
+
+
 class Stepper:
     """A service stepped by hand, in one thread: its intake, its operator's eye and its worker in turn."""
 
     def __init__(self, config: Config, engine: Engine) -> None:
         """Start it, recovery included."""
-        self.service = Service(config, engine=engine)
+        self.service = Service(config, engine=engine, inspector=NearInspector())
         self.service.spool.prepare()
         self.service._recover()
         unretired = [entry.job for entry in self.service.spool.unretired() if entry.job]
@@ -141,7 +174,7 @@ class Stepper:
     @property
     def waiting(self) -> dict[str, str]:
         """What waits in the inbox, and why."""
-        return {item.path: item.reason for item in self.service._report.waiting}
+        return {item.path: item.reason for item in self.service.situation.report.waiting}
 
     def until_quiet(self, deadline_s: float = 5) -> list[Ending]:
         """Turn until nothing is left to do, three times in a row; returns the endings."""
@@ -149,18 +182,25 @@ class Stepper:
         while quiet < 3:
             assert time.monotonic() < end, f"not quiet after {deadline_s} s: {endings[-5:]} {self.waiting}"
             time.sleep(self.service.config.inbox.settle_s)
-            ending, report = self.turn(), self.service._report
+            ending, report = self.turn(), self.service.situation.report
             if ending is not None:
                 endings.append(ending)
-            is_busy = ending or report.accepted or not report.is_at_rest or self.service._paused
+            is_busy = ending or report.accepted or not report.is_at_rest or self.service.situation.paused
             quiet = 0 if is_busy else quiet + 1
         return endings
 
 
 def check_invariant(
-    inbox: Path, spool: Path, outbox: Path, drops: Iterable[Dropped], *, is_quiet: bool = False
+    inbox: Path,
+    spool: Path,
+    outbox: Path,
+    drops: Iterable[Dropped],
+    *,
+    is_quiet: bool = False,
+    starts: Mapping[str, int] | None = None,
+    max_attempts: int = 3,
 ) -> None:
-    """Assert conservation, publication and no phantom; with `is_quiet`, quiescence too.
+    """Assert conservation, publication, no phantom and bounded work; with `is_quiet`, quiescence too.
 
     Args:
         inbox: where the drops were put.
@@ -168,6 +208,8 @@ def check_invariant(
         outbox: where results appear.
         drops: for each complete drop its files' names and SHA-256; no two drops hold the same bytes.
         is_quiet: faults have stopped and the queue is drained.
+        starts: how often an engine began to paint each job so far, over all runs; None: nobody counted.
+        max_attempts: the limit of attempts without progress.
     """
     drops = list(drops)
     jobs = _jobs(spool)
@@ -175,6 +217,7 @@ def check_invariant(
         *_conservation(inbox, drops, jobs),
         *_phantoms(drops, jobs),
         *_publication(outbox, jobs),
+        *_bounded_work(spool, jobs, starts or {}, max_attempts),
         *(_quiescence(inbox, spool, outbox, drops, jobs) if is_quiet else []),
     ]
     assert not faults, "\n".join(faults)
@@ -214,9 +257,41 @@ def _phantoms(drops: list[Dropped], jobs: list[_Job]) -> list[str]:
     return [f"phantom: {job}" for job in jobs if job.recorded not in known or job.hashes != job.recorded]
 
 
+def _bounded_work(spool: Path, jobs: list[_Job], starts: Mapping[str, int], max_attempts: int) -> list[str]:
+    """Compare what was begun with what was put on record before, and with the limit."""
+    faults = []
+    for job in jobs:
+        begun, excused, progress = [], 0, 0
+        for record in _records(spool / job.state / job.id / "attempts.jsonl"):
+            if record["event"] == "started":
+                reached = record.get("progress", 0)
+                excused += bool(begun) and reached > progress
+                progress = max(progress, reached)
+                begun.append(record)
+            excused += record["event"] in {"interrupted", "retried"}
+        count = starts.get(job.id, 0)
+        if count > len(begun):
+            faults.append(f"bounded work: {job.id} was begun {count} times, {len(begun)} are on record")
+        if count > max_attempts + excused:
+            faults.append(f"bounded work: {job.id} was begun {count} times, {excused} of them excused")
+    return faults
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    records = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):  # torn by a crash
+            records.append(json.loads(line))
+    return records
+
+
 def _entries(outbox: Path) -> list[Path]:
     return [
-        path for path in outbox.glob("*") if path.name[0] != "." and path.name not in {"_running", "index.html"}
+        path
+        for path in outbox.glob("*")
+        if path.name[0] != "."
+        and path.name not in {"_running", "index.html"}
+        and not (path.name.startswith("summary-") and path.is_file())
     ]
 
 

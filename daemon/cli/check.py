@@ -66,7 +66,7 @@ def _sidecars(paths: list[Path], ignore: tuple[str, ...]) -> list[Path]:
 def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
     """Check one sidecar and the pictures it names as the service would."""
     try:
-        with os.fdopen(files.open_regular(file.absolute().parent, file.name), "rb") as opened:
+        with os.fdopen(files.open_regular(file.parent.resolve(), file.name), "rb") as opened:
             data = opened.read(documents.MAX_BYTES + 1)
         names = os.listdir(file.absolute().parent)
         library = os.listdir(config.folders.styles) if config.folders.styles else []
@@ -87,7 +87,7 @@ def _picture_faults(file: Path, group: pairing.Group, config: Config) -> list[Fa
         if member.role == "sidecar":
             continue
         try:
-            os.close(files.open_regular(folder.absolute(), member.name))
+            os.close(files.open_regular(folder.resolve(), member.name))
             images.read(folder / member.name, config.inbox.max_megapixels)
         except (OSError, files.ChangedError) as error:
             faults.append(Fault(str(file), member.role, member.name, "a readable picture", str(error)))

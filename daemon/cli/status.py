@@ -46,7 +46,9 @@ def gather(config: Config) -> dict[str, Any]:
         age_s = time.time() - path.stat().st_mtime
     except (OSError, ValueError):
         document, age_s = {}, None
-    queued = spool.entries(State.QUEUED)
+    if not running or "queue" not in document:
+        queue = spool.entries(State.QUEUED)[:_SHOWN]
+        document["queue"] = [{"id": entry.id, "name": entry.label} for entry in queue]
     document.update(
         running=running,
         state=document.get("state", "starting") if running else "stopped",
@@ -54,10 +56,10 @@ def gather(config: Config) -> dict[str, Any]:
         age_s=None if age_s is None else round(age_s, 1),
         is_stale=bool(running and age_s is not None and age_s > _STALE_S),
         counts={state.value: spool.count(state) for state in State},
-        queue=[{"id": entry.id, "name": entry.label} for entry in queued[:_SHOWN]],
     )
     document.setdefault("waiting", [])
     document.setdefault("paused", {})
+    document.setdefault("opens_at", None)
     return document
 
 
@@ -68,6 +70,8 @@ def _print(document: dict[str, Any]) -> None:
     )
     for part, reason in document["paused"].items():
         typer.echo(f"  paused ({part}): {reason}")
+    if document["opens_at"]:
+        typer.echo(f"  no job is started before {document['opens_at']}")
     job = document["job"]
     if job:
         left = "" if job["eta_s"] is None else f", about {job['eta_s']:.0f} s left"

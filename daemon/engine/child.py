@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import sys
 import traceback
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from daemon import children
 from daemon.errors import EngineError, JobError, NotReady
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from daemon.job import Request
-
-_PR_SET_PDEATHSIG: Final = 1
-
-
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when the daemon's main thread ends, however it ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)  # it ended before the line above
 
 
 def serve(pipe: Connection) -> None:
@@ -51,7 +40,7 @@ def _paint(engine: Any, request: Request, pipe: Connection) -> None:
             pipe.send(("step", step))
         pipe.send(("ended", None))
     except JobError as error:
-        pipe.send(("job_error", error.failure))
+        pipe.send(("job_error", error))
     except EngineError as error:
         pipe.send(("engine_error", (error.message, error.reason)))
     except (OSError, EOFError):
@@ -63,10 +52,9 @@ def _paint(engine: Any, request: Request, pipe: Connection) -> None:
 
 def main() -> None:
     """Serve until the daemon closes the pipe."""
-    parent, fd = int(sys.argv[1]), int(sys.argv[2])
-    _die_with_parent(parent)
+    pipe = children.adopt()
     try:
-        serve(Connection(fd))
+        serve(pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

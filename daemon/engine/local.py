@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from daemon import images
+from daemon import __version__, images
+from daemon.engine.checkpoints import Checkpoints, key
 from daemon.job import EngineInfo
 from daemon.transfer import device, weights
 from daemon.transfer.stylize import Painter
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.job import Picture, Request, Step
     from daemon.settings import Frames
+    from daemon.transfer.stylize import Run
 
 # At least so often a picture leaves the engine, so that people see how it comes along.
 PREVIEW_S = 5.0
@@ -51,21 +54,36 @@ class LocalEngine:
         return self._info
 
     def stylize(self, request: Request, is_stopping: Callable[[], bool] = lambda: False) -> Iterator[Step]:
-        """Decode the pictures and paint; see `Engine.stylize`."""
-        self.start()
+        """Decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
+        info = self.start()
         assert self._painter is not None  # noqa: S101 - start() sets it
+        kept = self._checkpoints(request, info)
         with device.out_of_memory_as_engine_error():
-            steps = self._painter.stylize(
+            run = self._painter.begin(
                 self._read(request.content),
                 [(self._read(path), weight) for path, weight in request.styles],
                 request.settings,
-                self._read(request.init) if request.init else None,
-                wants_picture(request.settings.frames),
+                init=self._read(request.init) if request.init else None,
+                wants_picture=wants_picture(request.settings.frames),
+                resumed=kept.newest(request.resume_limit) if kept else None,
             )
-            for step in steps:
-                yield step
-                if is_stopping():
+            trouble = ""
+            for step in run.steps():
+                yield replace(step, trouble=trouble) if trouble else step
+                trouble, stops = "", is_stopping()
+                if kept and not step.is_replayed and not step.painting and (stops or kept.is_due()):
+                    trouble = _save(kept, run)
+                if stops:
                     return
+
+    def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
+        """Find the place of a job's checkpoints, which another device, version or setting makes worthless."""
+        if request.checkpoints is None:
+            return None
+        settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
+        shares = [weight for _, weight in request.styles]
+        facts = (settings, shares, info.device, info.precision, info.weights_sha256, info.versions, __version__)
+        return Checkpoints(request.checkpoints, key(facts), self._options.checkpoint_s)
 
     def _read(self, path: Path) -> Picture:
         return images.read(path, self._max_megapixels)
@@ -74,6 +92,15 @@ class LocalEngine:
         """Let go of the model."""
         self._painter = None
         self._info = None
+
+
+def _save(kept: Checkpoints, run: Run) -> str:
+    """Keep a run's state; where the disk does not take it the painting goes on, and the reason is returned."""
+    try:
+        kept.save(run.checkpoint())
+    except OSError as error:
+        return f"checkpoint not written: {error.strerror}"
+    return ""
 
 
 def wants_picture(frames: Frames, clock: Callable[[], float] = time.monotonic) -> Callable[[int], bool]:

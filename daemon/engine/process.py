@@ -5,21 +5,18 @@ from __future__ import annotations
 import collections
 import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import daemon
-from daemon import logs
-from daemon.errors import EngineError, JobError, NotReady, Reason
+from daemon import children, logs
+from daemon.engine.limits import Watch, oom_kills
+from daemon.errors import EngineError, NotReady, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
     from typing import IO
 
     from daemon.config import Config
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 _TICK_S: Final = 0.1
-_STOP_S: Final = 10.0
+_STOP_S: Final = 20.0  # for a checkpoint to be written, or a killed process's memory to be given back
 _LAST_WORDS_S: Final = 1.0  # for what a dead child printed at the very end to be read
 _KEPT_LINES: Final = 40  # a crash report of faulthandler is about 25
 _CHATTER: Final = {"I": "debug", "W": "info", "E": "info", "F": "error"}  # what fails is an exception
@@ -42,24 +39,29 @@ class ProcessEngine:
 
         Args:
             config: the whole config.
-            is_stopping: asked while waiting for the model to load.
+            is_stopping: asked at least twice a second while the model loads, as the one that `stylize` is
+                given is while a picture is painted and while it is ended: who asks is alive.
         """
         self._config = config
         self._is_stopping = is_stopping
+        self._is_told = is_stopping  # asked now: that one, or the one of the picture that is painted
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._info: EngineInfo | None = None
         self._listener = threading.Thread()
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+        self._oom_kills = 0
 
     def start(self) -> EngineInfo:
         """Start the child and wait for its model; see `Engine.start`. Told to stop, it is not ready either."""
         if self._info is not None and self._child is not None and self._child.poll() is None:
             return self._info
         self.stop()  # what is left of a child that died while it was idle, which is no job's fault
+        self._is_told = self._is_stopping
         self._spawn()
+        assert self._child is not None  # noqa: S101 - just started
         try:
-            kind, content = self._receive(self._is_stopping)
+            kind, content = self._receive(Watch(self._child.pid))
         except EngineError as error:
             self.stop()
             raise NotReady(f"the engine ended while it started: {error}") from error
@@ -79,22 +81,11 @@ class ProcessEngine:
         return info
 
     def _spawn(self) -> None:
-        paths = [str(Path(daemon.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        environment.setdefault("PYTHONFAULTHANDLER", "1")
-        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-P", "-m", "daemon.engine.child", str(os.getpid()), str(theirs.fileno())],
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C in the terminal is for the daemon alone
-            )
-        self._pipe = Connection(ours.detach())
+        environment = {"PYTHONFAULTHANDLER": "1", "TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
+        self._oom_kills = oom_kills()
+        self._child, self._pipe = children.spawn(
+            "daemon.engine.child", environment=environment, output=subprocess.PIPE
+        )
         self._lines.clear()
         assert self._child.stdout is not None  # noqa: S101 - asked for above
         self._listener = threading.Thread(target=self._listen, args=(self._child.stdout,), daemon=True)
@@ -113,17 +104,19 @@ class ProcessEngine:
                 getattr(log, level)("engine.printed", line=line)
         stream.close()
 
-    def _receive(self, is_stopping: Callable[[], bool], deadline: float | None = None) -> tuple[str, Any]:
+    def _receive(self, watch: Watch) -> tuple[str, Any]:
         """Wait for one message; `("stopped", None)` once told to stop.
 
         Raises:
-            EngineError: the child ended, or passed the deadline and was ended.
+            EngineError: the child ended, or passed a limit and was ended.
         """
+        watch.hear()
         while True:  # asked before every message: steps may come faster than a tick
-            if is_stopping():
+            if self._is_told():
                 return "stopped", None
-            if deadline is not None and time.monotonic() > deadline:
-                raise self._overdue()
+            excess = watch.excess()
+            if excess is not None:
+                raise self._end(*excess)
             message = self._poll()
             if message is not None:
                 return message
@@ -132,54 +125,79 @@ class ProcessEngine:
         assert self._pipe is not None  # noqa: S101 - only called after _spawn
         try:
             return self._pipe.recv() if self._pipe.poll(_TICK_S) else None
+        except BlockingIOError:
+            raise self._end("silence", "the engine stopped amid a message", Reason.TIMED_OUT) from None
         except (EOFError, OSError):
             raise self._died() from None
 
-    def _overdue(self) -> EngineError:
+    def _end(self, by: str, message: str, reason: Reason) -> EngineError:
         """End a child that does not come to an end by itself."""
         self._kill()
-        log.error("engine.died", ended_by="time limit", last_lines=list(self._lines)[-5:])
-        return EngineError("the time limit passed", Reason.TIMED_OUT, tuple(self._lines))
+        log.error("engine.died", ended_by=by, last_lines=list(self._lines)[-5:])
+        return EngineError(message, reason, tuple(self._lines))
 
     def _died(self) -> EngineError:
         """Find out how the child ended."""
         assert self._child is not None  # noqa: S101 - only called after _spawn
-        try:
-            code = self._child.wait(timeout=_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            code = self._child.wait()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        child, before = self._child, self._oom_kills
+        if not self._await_end():
+            self._kill()  # it closed its pipe and lives on
+        code = child.poll()
+        how = "closing its pipe" if code is None else children.ending(code)
+        is_killed = code == -signal.SIGKILL
         self._listener.join(_LAST_WORDS_S)
         lines = tuple(self._lines)
         self._forget()
         log.error("engine.died", ended_by=how, last_lines=lines[-5:])
-        guess = " (perhaps for want of memory)" if code == -signal.SIGKILL else ""
+        if is_killed and oom_kills() > before:
+            message = "the kernel ended the engine's process for want of memory"
+            return EngineError(message, Reason.OUT_OF_MEMORY, lines)
+        guess = " (perhaps for want of memory)" if is_killed else ""
         return EngineError(f"the engine's process ended by {how}{guess}", Reason.ENGINE_CRASHED, lines)
+
+    def _await_end(self) -> bool:
+        """Wait for the child's end; False when it does not come."""
+        assert self._child is not None  # noqa: S101 - only called after _spawn
+        deadline = time.monotonic() + _STOP_S
+        while time.monotonic() < deadline:
+            try:
+                self._child.wait(_TICK_S)
+            except subprocess.TimeoutExpired:
+                self._is_told()  # for the asking's sake
+            else:
+                return True
+        return False
 
     def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
         """Paint in the child; see `Engine.stylize`."""
-        self.start()
+        watch = self._watch(self.start())
+        self._is_told = is_stopping
+        self._oom_kills = oom_kills()
         assert self._pipe is not None  # noqa: S101 - start() sets it
-        limit = self._config.engine.job_timeout_s
-        deadline = None if limit is None else time.monotonic() + limit
         try:
             self._pipe.send(request)
         except OSError:
             raise self._died() from None
         try:
-            yield from self._follow(is_stopping, deadline)
+            yield from self._follow(watch)
         except GeneratorExit:  # whoever asked takes no more steps, for instance because a disk is full
             self._interrupt()
             raise
 
-    def _follow(self, is_stopping: Callable[[], bool], deadline: float | None) -> Iterator[Step]:
+    def _watch(self, info: EngineInfo) -> Watch:
+        assert self._child is not None  # noqa: S101 - only called after start()
+        options = self._config.engine
+        is_on_gpu = info.device.startswith("GPU")  # where the limit is TensorFlow's, of the GPU's memory
+        limit_mb = None if is_on_gpu else options.memory_limit_mb
+        return Watch(self._child.pid, options.job_timeout_s, limit_mb)
+
+    def _follow(self, watch: Watch) -> Iterator[Step]:
         while True:
-            kind, content = self._receive(is_stopping, deadline)
+            kind, content = self._receive(watch)
             if kind == "step":
                 yield content
             elif kind == "job_error":
-                raise JobError(content)
+                raise content
             elif kind == "engine_error":
                 message, reason = content
                 raise EngineError(message, reason or Reason.ENGINE_CRASHED, tuple(self._lines))
@@ -197,6 +215,7 @@ class ProcessEngine:
         try:
             self._pipe.send("stop")
             while time.monotonic() < deadline:
+                self._is_told()  # for the asking's sake
                 message = self._poll()
                 if message is not None and message[0] != "step":
                     return
@@ -207,7 +226,7 @@ class ProcessEngine:
     def _kill(self) -> None:
         if self._child is not None:
             self._child.kill()
-            self._child.wait()
+            self._await_end()
         self._forget()
 
     def stop(self) -> None:

@@ -137,8 +137,7 @@ class Intake:
         """
         self._root = config.folders.inbox.resolve()
         self._library = config.folders.styles.resolve() if config.folders.styles else None
-        self._house = config.defaults
-        self._options = config.inbox
+        self._config = config
         self._sink = sink
         self._set_retired = set_retired
         self._is_stopping = is_stopping
@@ -154,6 +153,17 @@ class Intake:
         self._noticed: set[str] = set()
         for job in unretired:
             self._remember(job)
+
+    @property
+    def config(self) -> Config:
+        """The config that applies; its folders are those of the beginning."""
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        if config.defaults != self._config.defaults:
+            self._sidecars.clear()  # they were read with other defaults
+        self._config = config
 
     def _remember(self, job: Job) -> None:
         self._pending[job.id] = job
@@ -212,7 +222,7 @@ class Intake:
         with os.scandir(self._root / folder.path) as items:
             for item in items:
                 is_folder = item.is_dir(follow_symlinks=False)
-                if is_ignored(item.name, self._options.ignore, is_folder=is_folder):
+                if is_ignored(item.name, self._config.inbox.ignore, is_folder=is_folder):
                     continue
                 if is_folder:
                     below.append(folder.path / item.name)
@@ -226,13 +236,13 @@ class Intake:
         return self._settle.quiet_s(str(folder.path / name), turn.now)
 
     def _is_settled(self, folder: _Folder, name: str, turn: _Turn) -> bool:
-        return self._quiet_s(folder, name, turn) >= self._options.settle_s
+        return self._quiet_s(folder, name, turn) >= self._config.inbox.settle_s
 
     def _watch_settling(self, folders: list[_Folder], turn: _Turn) -> None:
         """Note when each file that is still moving may be settled."""
         for folder in folders:
             for name in folder.stamps:
-                left = self._options.settle_s - self._quiet_s(folder, name, turn)
+                left = self._config.inbox.settle_s - self._quiet_s(folder, name, turn)
                 if left > 0:
                     turn.dues.append(left)
                     turn.waiting[_path(folder, name)] = "still being written"
@@ -257,7 +267,7 @@ class Intake:
                 folder.unread.append(name)
                 continue
             folder.groups.append(pairing.pair_sidecar(name, read, names, library))
-        if self._options.sidecar == "optional" and folder.is_known:
+        if self._config.inbox.sidecar == "optional" and folder.is_known:
             for group in pairing.pair_bare(folder.stamps, folder.needed, folder.strange):
                 if not self._is_accepted(folder, group.trigger):
                     self._notice(folder, group.trigger)
@@ -283,7 +293,7 @@ class Intake:
         fd = files.open_regular(self._root / folder.path, name)
         with os.fdopen(fd, "rb") as file:
             data = file.read(documents.MAX_BYTES + 1)
-        read = sidecar.parse(data, printable(name), self._house)
+        read = sidecar.parse(data, printable(name), self._config.defaults)
         is_whole = len(data) <= documents.MAX_BYTES
         self._sidecars[path] = (stamp, read, hashlib.sha256(data).hexdigest() if is_whole else None)
         return read
@@ -336,7 +346,7 @@ class Intake:
             NotTaken: it stays, and is not tried again before it changes or could be believed.
         """
         quiet = min(self._quiet_s(folder, member.name, turn) for member in group.members if not member.library)
-        left = DOUBT_FACTOR * self._options.settle_s - quiet
+        left = DOUBT_FACTOR * self._config.inbox.settle_s - quiet
         drop = self._drop(folder, group)
         try:
             job = self._offer(drop, _path(folder, group.trigger), left, turn.now)
@@ -368,14 +378,14 @@ class Intake:
                 raise NotTaken(drop.failure.message)  # noqa: TRY301 - remembered like the sink's own
             return self._sink(drop, believes_faults=left <= 0)
         except NotTaken as error:
-            until = now + (left if left > 0 else self._options.rescan_s)
+            until = now + (left if left > 0 else self._config.inbox.rescan_s)
             self._doubts[path] = _Doubt(stamps, until, str(error))
             raise
 
     def _drop(self, folder: _Folder, group: Group) -> Drop:
         read, digest = group.sidecar, None
         if read is None:
-            read = sidecar.read({}, "", self._house)
+            read = sidecar.read({}, "", self._config.defaults)
         else:
             digest = self._sidecars[str(folder.path / group.trigger)][2]
         return Drop(
@@ -427,10 +437,10 @@ class Intake:
             self._root,
             job,
             lambda name: not folder.is_known or name in needed,
-            keeps=self._options.keep_originals,
+            keeps=self._config.inbox.keep_originals,
         )
         if any(reason != retire.NEEDED for reason in remaining.values()):
-            self._rests[job.id] = (turn.now + self._options.rescan_s, remaining)
+            self._rests[job.id] = (turn.now + self._config.inbox.rescan_s, remaining)
         return remaining
 
     # Telling

@@ -50,6 +50,51 @@ def retire(inbox: Path, job: Job, is_needed: Callable[[str], bool], *, keeps: bo
 def _retire_one(
     inbox: Path, folder: Path, job: Job, part: Part, is_needed: Callable[[str], bool], *, keeps: bool
 ) -> str:
+    """Retire one original: look, set aside under a hidden name, look again, and only then remove.
+
+    Between a look and an unlink somebody may put another file in place; nobody does so under a name that nobody
+    knows. A death in between leaves the hidden name, where the next try finds it.
+    """
+    aside = f".styletransferd-{job.id}-{part.stored}"
+    with files.opened_folder(folder) as fd:
+        if not _is_there(fd, aside):
+            reason = _refusal(fd, part, is_needed)
+            if reason is not None:
+                return reason
+            os.rename(part.name, aside, src_dir_fd=fd, dst_dir_fd=fd)
+        if not _is_original(fd, aside, part):
+            _show_again(fd, aside, job, part)
+        else:
+            _take_away(inbox, fd, aside, job, part, keeps=keeps)
+    return ""
+
+
+def _take_away(inbox: Path, folder: int, aside: str, job: Job, part: Part, *, keeps: bool) -> None:
+    try:
+        if keeps:
+            _keep(inbox, folder, aside, job, part)
+        else:
+            os.unlink(aside, dir_fd=folder)
+    except OSError:
+        _show_again(folder, aside, job, part)
+        raise
+
+
+def _show_again(folder: int, aside: str, job: Job, part: Part) -> None:
+    """Give a file its name again, or, where somebody took that meanwhile, one that says what happened."""
+    files.put_back(folder, aside, part.name, f"put-back-{job.id}-{part.stored}")
+
+
+def _is_there(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _refusal(folder: int, part: Part, is_needed: Callable[[str], bool]) -> str | None:
+    """Say why a file stays ("" where it is not ours), or None where it may go."""
     fd = files.open_regular(folder, part.name)
     try:
         if Stamp.of(os.fstat(fd)) != part.stamp:
@@ -58,26 +103,35 @@ def _retire_one(
             return "accepted but present: too large to be kept elsewhere"
         if part.role != "sidecar" and is_needed(part.name):
             return NEEDED
-        if files.hash_fd(fd) != part.sha256:
-            return ""
+        return None if files.hash_fd(fd) == part.sha256 else ""
     finally:
         os.close(fd)
-    path = folder / part.name
-    if Stamp.of(path.lstat()) != part.stamp:
-        return ""
-    if keeps:
-        _keep(inbox, path, job, part)
-    else:
-        path.unlink(missing_ok=True)
-    return ""
 
 
-def _keep(inbox: Path, path: Path, job: Job, part: Part) -> None:
+def _is_original(folder: int, name: str, part: Part) -> bool:
+    """Tell whether the file set aside is the one that was hashed.
+
+    Some shares give a renamed file another inode number; there its bytes decide once more.
+    """
+    try:
+        fd = files.open_regular(folder, name)
+    except files.ChangedError:
+        return False
+    try:
+        now = Stamp.of(os.fstat(fd))
+        if (now.size, now.mtime_ns) != (part.size, part.mtime_ns):
+            return False
+        return now == part.stamp or files.hash_fd(fd) == part.sha256
+    finally:
+        os.close(fd)
+
+
+def _keep(inbox: Path, folder: int, aside: str, job: Job, part: Part) -> None:
     target = inbox / ACCEPTED_FOLDER / job.folder / part.name
     target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
         target = target.with_name(f"{target.stem[:100]}-{job.id[:8]}{target.suffix}")
-    path.rename(target)
+    os.rename(aside, target, src_dir_fd=folder)
 
 
 def note_rejection(inbox: Path, job: Job) -> None:

@@ -90,7 +90,7 @@ class FrameWriter:
             self._show(data, status)
         if frame is not None and data is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            files.replace(self._folder / f"{frame:04d}.png", data, is_durable=False)
+            files.replace(self._folder / f"{frame:04d}.png", data)  # a checkpoint counts on it
 
     def _show(self, data: bytes | None, status: dict[str, Any]) -> None:
         try:

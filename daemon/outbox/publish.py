@@ -85,8 +85,14 @@ class Outbox:
         self._end_live(self.live(job))
         return entry
 
-    def publish_failure(self, job: Job, error: bytes, inputs: Path) -> Path:
+    def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path) -> Path:
         """Show a failure: error.yaml, and the files as they were dropped, to be mended and dropped again.
+
+        Args:
+            job: whose failure it is.
+            error: error.yaml.
+            inputs: the accepted files.
+            last_good: the last good picture; need not be there.
 
         Raises:
             NotReady: the outbox is away.
@@ -96,6 +102,7 @@ class Outbox:
         self._withdraw(job, ".failed")
         self._end_live(self.live(job))
         sources = {inputs / part.stored: f"drop/{name}" for name, part in _drop_names(job).items()}
+        sources[last_good] = last_good.name
         present = {source: name for source, name in sources.items() if source.exists()}
         return self._show(job, ".failed", present, {"error.yaml": error})
 

@@ -27,6 +27,7 @@ def result(job: Job, painting: Painting, info: EngineInfo, attempt: int, finishe
         "width_px": width,
         "height_px": height,
         "best_iteration": painting.best_iteration,
+        "steps_back": painting.steps_back,
         "losses": {name: asdict(getattr(painting, name)) for name in ("first", "best", "last")},
         "timings": {
             "targets_s": round(painting.target_s, 3),

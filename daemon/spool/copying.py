@@ -11,10 +11,14 @@ from daemon.errors import Failure, JobError, NotTaken, Reason
 from daemon.job import Part, Stamp, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from daemon.job import Drop, DropPart
 
 
-def copy(drop: Drop, target: Path, max_bytes: int) -> tuple[list[Part], Failure | None]:
+def copy(
+    drop: Drop, target: Path, max_bytes: int, beat: Callable[[], None] = lambda: None
+) -> tuple[list[Part], Failure | None]:
     """Copy every part; a file over the cap is kept out, and is the failure."""
     parts, failure, counts = [], None, dict.fromkeys(("sidecar", "content", "style", "init"), 0)
     for item in drop.parts:
@@ -24,14 +28,16 @@ def copy(drop: Drop, target: Path, max_bytes: int) -> tuple[list[Part], Failure 
         if item.stamp.size > max_bytes:
             failure = failure or _too_large(item, max_bytes)
         else:
-            digest = _copy_part(item, target / stored, max_bytes)
+            digest = _copy_part(item, target / stored, max_bytes, beat)
         if item.role == "sidecar" and drop.sidecar_sha256 not in {None, digest}:
             raise NotTaken(f"{printable(item.name)} changed while it was read")
         parts.append(Part(item.role, item.name, stored, *item.stamp, digest, item.weight, library=item.library))
     return parts, failure
 
 
-def look(drop: Drop, parts: list[Part], folder: Path, max_megapixels: float) -> Failure | None:
+def look(
+    drop: Drop, parts: list[Part], folder: Path, inspect: Callable[[Path, str], tuple[int, int]]
+) -> Failure | None:
     """Decode every picture whole: half a JPEG passes anything less."""
     from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
@@ -40,7 +46,7 @@ def look(drop: Drop, parts: list[Part], folder: Path, max_megapixels: float) -> 
             continue
         name = printable(part.name)
         try:
-            height, width = images.read(folder / part.stored, max_megapixels, name).shape[:2]
+            height, width = inspect(folder / part.stored, name)
             size = drop.settings.road[0][0] if drop.settings else "original"
             if part.role != "init":  # which is cropped to the content's shape
                 images.fit(height, width, max(height, width) if size == "original" else size)
@@ -64,7 +70,7 @@ def _too_large(item: DropPart, max_bytes: int) -> Failure:
     )
 
 
-def _copy_part(item: DropPart, target: Path, max_bytes: int) -> str:
+def _copy_part(item: DropPart, target: Path, max_bytes: int, beat: Callable[[], None]) -> str:
     """Copy one part if it is still, and remains, the file that was seen."""
     try:
         fd = files.open_regular(item.folder, item.name)
@@ -73,7 +79,7 @@ def _copy_part(item: DropPart, target: Path, max_bytes: int) -> str:
     try:
         if Stamp.of(os.fstat(fd)) != item.stamp:
             raise NotTaken(f"{printable(item.name)} changed")
-        digest = files.copy_hashed(fd, target, max_bytes)
+        digest = files.copy_hashed(fd, target, max_bytes, beat)
         if Stamp.of(os.fstat(fd)) != item.stamp:
             raise NotTaken(f"{printable(item.name)} changed while it was copied")
     except files.TooLargeError:

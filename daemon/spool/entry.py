@@ -6,10 +6,11 @@ import contextlib
 import functools
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon.errors import Failure
-from daemon.job import Job
+from daemon.job import CHECKPOINT_SUFFIX, Job
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,22 @@ class Entry:
         """What is to be published."""
         return self.folder / "out"
 
+    @property
+    def last_good(self) -> Path:
+        """The last good picture of a job whose numbers ran away."""
+        return self.out / "last_good.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the engine keeps the state of the painting."""
+        return self.folder / "ckpt"
+
+    @property
+    def progress(self) -> int:
+        """How far the newest checkpoint is, by its name; 0 without one."""
+        names = [path.stem for path in self.checkpoints.glob(f"*{CHECKPOINT_SUFFIX}")]
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
     def input(self, part: Part) -> Path:
         """The accepted bytes of one part."""
         return self.inputs / part.stored
@@ -74,18 +91,29 @@ class Entry:
 
     @property
     def attempts_used(self) -> int:
-        """Attempts that count: started since the last retry and not ended by a stop or the surroundings.
+        """Attempts that count: started since the last retry or progress, and not ended by a stop or the disk.
 
-        Of two starts in a row the first never left the queue, and an end recorded twice is one end.
+        Of two starts in a row the first never left the queue, and an end recorded twice is one end. A start
+        from a later checkpoint than the one before shows progress.
         """
-        used, is_open = 0, False
+        used, progress, is_open = 0, 0, False
         for record in self.attempts:
-            if record["event"] == "retried":
-                used = 0
-            elif is_open and record["event"] not in {"started", "interrupted"}:
+            event, reached = record["event"], record.get("progress", 0)
+            if event == "retried" or (event == "started" and reached > progress):
+                used, progress = 0, reached
+            elif is_open and event not in {"started", "interrupted", "held", "released"}:
                 used += 1
-            is_open = record["event"] == "started"
+            is_open = event == "started" or (is_open and event in {"held", "released"})
         return used + is_open
+
+    @property
+    def ended_at(self) -> datetime:
+        """When it was completed or failed; where a full disk took no record of that, when it last changed."""
+        for record in reversed(self.attempts):
+            if record["event"] in {"completed", "failed"}:
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    return datetime.fromisoformat(record["at"])
+        return datetime.fromtimestamp(self.folder.stat().st_mtime, UTC)
 
     @property
     def failure(self) -> Failure | None:

@@ -9,10 +9,9 @@ import json
 import os
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import files
+from daemon import clock, files
 from daemon.errors import Failure, NotReady, NotTaken, Reason
 from daemon.job import Job, State, job_id
 from daemon.spool import copying
@@ -20,24 +19,28 @@ from daemon.spool.entry import ATTEMPTS, CANCEL, FACTS, FAILURE, JOB, RETIRED, C
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime, timedelta
     from pathlib import Path
 
     from daemon.job import Drop, Part
 
 _LOCK_TRIES: Final = 20
 _LOCK_PAUSE_S: Final = 0.05
+_ENTRIES_A_JOB: Final = 16  # files and folders that accepting one takes
+_ASKED: Final = "asked"  # written anew, with another token, when an operator asks for something
 
 
 class Spool:
     """The daemon's own directory tree on a local disk."""
 
-    def __init__(self, root: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, root: Path, now: Callable[[], datetime] = clock.utc) -> None:
         """Look at a spool; nothing is created before `prepare`."""
         self.root = root
-        self._clock = clock
+        self._clock = now
         self._tmp = root / "tmp"
         self._next_sequence = 1
         self._orders: dict[str, tuple[int, int]] = {}
+        self._seen: bytes | None = None  # the asking that was answered
 
     def folder(self, state: State) -> Path:
         """Give the directory of one state."""
@@ -95,8 +98,10 @@ class Spool:
 
     def entries(self, state: State) -> list[Entry]:
         """List the jobs in one state in the order they are worked off."""
-        found = (Entry(state, id_, self.folder(state) / id_) for id_ in self._ids(state))
-        return sorted(found, key=self._order)
+        return sorted(self._unsorted(state), key=self._order)
+
+    def _unsorted(self, state: State) -> list[Entry]:
+        return [Entry(state, id_, self.folder(state) / id_) for id_ in self._ids(state)]
 
     def _ids(self, state: State) -> list[str]:
         try:
@@ -114,30 +119,36 @@ class Spool:
         return len(self._ids(state))
 
     def _order(self, entry: Entry) -> tuple[int, int]:
-        """Higher priority first, then first come, first served; job.json never changes, so it is read once."""
+        """Higher priority first, then first come, first served.
+
+        job.json never changes, so it is looked into once, and for these two numbers only: thousands of jobs are
+        listed before one of them is needed whole.
+        """
         if entry.id not in self._orders:
-            job = entry.job
-            if job is None:
+            try:
+                data = json.loads((entry.folder / JOB).read_bytes())
+                priority = (data["settings"] or {"priority": 0})["priority"]
+                self._orders[entry.id] = (-int(priority), int(data["sequence"]))
+            except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
                 return (0, 0)
-            self._orders[entry.id] = (-job.priority, job.sequence)
         return self._orders[entry.id]
 
+    def oldest(self, state: State) -> Entry | None:
+        """Find the job in one state that was accepted first."""
+        found = self._unsorted(state)
+        return min(found, key=lambda entry: self._order(entry)[1], default=None)
+
     def all_entries(self) -> Iterator[Entry]:
-        """List every job of every state."""
+        """List every job of every state, in no order."""
         for state in State:
-            yield from self.entries(state)
+            yield from self._unsorted(state)
 
     def find(self, prefix: str) -> list[Entry]:
         """Find jobs by an id's beginning, or by the name of their outbox entry."""
         name = prefix.removesuffix(".failed")
         label, _, short = name.rpartition("-")
         wanted = short if label else name
-        found = [
-            Entry(state, id_, self.folder(state) / id_)
-            for state in State
-            for id_ in self._ids(state)
-            if wanted and id_.startswith(wanted)
-        ]
+        found = [entry for entry in self.all_entries() if wanted and entry.id.startswith(wanted)]
         return [entry for entry in found if not label or (entry.job and name.startswith(entry.job.label))]
 
     # Accepting
@@ -147,9 +158,10 @@ class Spool:
         drop: Drop,
         *,
         max_bytes: int,
-        max_megapixels: float,
+        inspect: Callable[[Path, str], tuple[int, int]],
         believes_faults: bool,
         versions: dict[str, str],
+        beat: Callable[[], None] = lambda: None,
     ) -> Entry:
         """Take a drop: copy and hash it, check the pictures, and commit it with one rename.
 
@@ -160,21 +172,25 @@ class Spool:
         Args:
             drop: the files as the scan saw them.
             max_bytes: the largest file taken.
-            max_megapixels: the largest picture taken.
+            inspect: decodes a picture whole and gives its (height, width); see `Inspector.inspect`.
             believes_faults: False while the files are young, so that a picture that does not decode is taken
                 for one that is still being written.
             versions: of the programs, for the record.
+            beat: called now and then, to show that a long copy is alive.
 
         Raises:
+            NotReady: the spool's disk has no room for it.
             NotTaken: the drop changed or may not be complete; it stays in the inbox.
             OSError: the spool's disk does not take it.
         """
+        sizes = [part.stamp.size for part in drop.parts if part.stamp.size <= max_bytes]
+        files.require_room(self._tmp, sum(sizes), _ENTRIES_A_JOB)
         draft = self._tmp / f"draft-{os.getpid()}-{self._next_sequence}"
         files.remove_tree(draft)
         (draft / "in").mkdir(parents=True, mode=0o700)
         try:
-            parts, failure = copying.copy(drop, draft / "in", max_bytes)
-            failure = drop.failure or failure or copying.look(drop, parts, draft / "in", max_megapixels)
+            parts, failure = copying.copy(drop, draft / "in", max_bytes, beat)
+            failure = drop.failure or failure or copying.look(drop, parts, draft / "in", inspect)
             if failure and not believes_faults:
                 raise NotTaken(failure.message)
             return self._commit(drop, draft, tuple(parts), failure, versions)
@@ -232,13 +248,18 @@ class Spool:
 
     # Working
 
-    def claim(self) -> Claim | None:
-        """Take the next queued job: its attempt goes on record, then it moves to `running/`."""
+    def claim(self, check: Callable[[Job], None] = lambda _job: None) -> Claim | None:
+        """Take the next queued job: its attempt goes on record, then it moves to `running/`.
+
+        Args:
+            check: raises NotReady where the surroundings have no room for the job, which then stays queued.
+        """
         for entry in self.entries(State.QUEUED):
             if entry.job is None:
                 continue  # recovery sorts it out
+            check(entry.job)
             with contextlib.suppress(FileNotFoundError):  # an operator held it this instant
-                self._record(entry, "started")
+                self._record(entry, "started", progress=entry.progress)
                 attempt = entry.attempts_used  # read before the move: an error after it would strand the job
                 return Claim(self._taken(entry), entry.job, attempt)
         return None
@@ -251,16 +272,36 @@ class Spool:
         """End a published job; what was published need not be kept twice."""
         ended = self._moved(claim.entry, State.DONE)
         self._note(ended, "completed")
-        files.remove_tree(ended.out)
+        self._clear(ended)
         return ended
 
+    def _clear(self, ended: Entry) -> None:
+        """Remove what a painting left behind; the inputs stay."""
+        self._orders.pop(ended.id, None)
+        files.remove_tree(ended.checkpoints)
+        files.remove_tree(ended.out)
+
     def take_cancelled(self) -> Iterator[Entry]:
-        """Take every queued or held job that an operator cancelled, for the caller to end."""
+        """Take every queued or held job that an operator cancelled, for the caller to end.
+
+        The jobs are looked through only after somebody asked for something.
+        """
+        asked = self._last_asked()
+        if asked == self._seen:
+            return
         for state in (State.QUEUED, State.HELD):
-            for entry in self.entries(state):
+            for entry in self._unsorted(state):
                 if entry.is_cancelled and entry.job:
                     with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
                         yield self._taken(entry)
+        self._seen = asked
+
+    def _last_asked(self) -> bytes:
+        """Tell one asking from another; empty before the first."""
+        try:
+            return (self.root / _ASKED).read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def note_failure(self, entry: Entry, failure: Failure) -> None:
         """Write down why a job fails, before its failure is published and it moves."""
@@ -272,6 +313,7 @@ class Spool:
         if not (ended.folder / FAILURE).exists():
             self.note_failure(ended, failure)
         self._note(ended, "failed", reason=failure.reason.value)
+        self._clear(ended)
         return ended
 
     def requeue(self, entry: Entry, event: str, reason: str) -> Entry:
@@ -286,10 +328,12 @@ class Spool:
 
     def hold(self, entry: Entry) -> Entry:
         """Keep a queued job from being started."""
+        self._note(entry, "held")
         return self._moved(entry, State.HELD)
 
     def release(self, entry: Entry) -> Entry:
         """Let a held job be started."""
+        self._note(entry, "released")
         return self._moved(entry, State.QUEUED)
 
     def retry(self, entry: Entry) -> Entry:
@@ -297,12 +341,13 @@ class Spool:
         self._record(entry, "retried")
         (entry.folder / FAILURE).unlink(missing_ok=True)
         (entry.folder / CANCEL).unlink(missing_ok=True)
-        files.remove_tree(entry.out)
+        self._clear(entry)
         return self._moved(entry, State.QUEUED)
 
     def ask_cancel(self, entry: Entry) -> None:
         """Ask whoever works on the spool to end a job."""
         files.append_line(entry.folder / CANCEL, self._now())
+        files.replace(self.root / _ASKED, os.urandom(16), is_durable=False)
 
     # Retiring originals
 
@@ -317,6 +362,27 @@ class Spool:
                 folder = self.folder(state) / id
                 os.close(os.open(folder / RETIRED, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
                 return
+
+    # Retention
+
+    def expire(self, state: State, age: timedelta) -> list[Entry]:
+        """Forget the jobs that ended longer ago than `age`, with their inputs.
+
+        Jobs whose originals may still lie in the inbox stay, or those would be taken for a new drop.
+        """
+        now = self._clock()
+        gone = []
+        for entry in self._unsorted(state):
+            with contextlib.suppress(FileNotFoundError):  # an operator retries it this instant
+                if not entry.is_retired or now - entry.ended_at < age:
+                    continue
+                doomed = (
+                    self._tmp / f"expired-{entry.id}"
+                )  # out of sight at once; recovery removes what is left
+                entry.folder.rename(doomed)
+                files.remove_tree(doomed)
+                gone.append(entry)
+        return gone
 
     # Recovery
 
@@ -338,8 +404,7 @@ class Spool:
                 done.requeued.append(self.requeue(entry, "crashed", "the service ended while it ran"))
         unreadable = [entry for entry in self.entries(State.QUEUED) if entry.job is None]
         done.corrupt.extend(self._fail_corrupt(entry) for entry in unreadable)
-        sequences = [entry.job.sequence for entry in self.all_entries() if entry.job]
-        self._next_sequence = max(sequences, default=0) + 1
+        self._next_sequence = max((self._order(entry)[1] for entry in self.all_entries()), default=0) + 1
         return done
 
     def _fail_corrupt(self, entry: Entry) -> Entry:
@@ -378,4 +443,4 @@ class Spool:
         files.append_line(entry.folder / ATTEMPTS, json.dumps(record))
 
     def _now(self) -> str:
-        return self._clock().isoformat(timespec="milliseconds")
+        return clock.stamp(self._clock())

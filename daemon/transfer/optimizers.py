@@ -12,6 +12,7 @@ import tensorflow as tf
 
 _PICTURE: Final = tf.TensorSpec([1, None, None, 3], tf.float32)
 _SCALAR: Final = tf.TensorSpec([], tf.float32)
+DAMPING: Final = 0.1
 
 
 class Optimizer(Protocol):
@@ -25,6 +26,9 @@ class Optimizer(Protocol):
 
     def update(self, image: Any, gradient: Any, state: Any) -> tuple[Any, Any]:
         """Return the moved image and the new state."""
+
+    def damped(self, state: Any) -> Any:
+        """Return the state with smaller steps to come, after a step that led nowhere."""
 
 
 class AdamState(NamedTuple):
@@ -64,6 +68,10 @@ class Adam:
         correction = tf.sqrt(1 - self.beta_2**count) / (1 - self.beta_1**count)
         moved = image - state.learning_rate * correction * mean / (tf.sqrt(square) + self.epsilon)
         return moved, AdamState(state.learning_rate, count, mean, square)
+
+    def damped(self, state: AdamState) -> AdamState:
+        """Go on with a tenth of the learning rate."""
+        return state._replace(learning_rate=state.learning_rate * DAMPING)
 
 
 OPTIMIZERS: Final[dict[str, Optimizer]] = {"adam": Adam()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -20,12 +20,15 @@ from daemon.transfer.optimizers import OPTIMIZERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import numpy.typing as npt
+
     from daemon.job import Picture
     from daemon.settings import Settings
     from daemon.transfer.optimizers import Optimizer
     from daemon.transfer.vgg19 import Vgg19
 
 OBJECTIVES: Final = {"paper": losses.paper_objective}
+MAX_STEPS_BACK: Final = 1
 _PICTURE: Final = tf.TensorSpec([1, None, None, 3], tf.float32)
 _SCALAR: Final = tf.TensorSpec([], tf.float32)
 
@@ -88,19 +91,28 @@ class Program:
         features = self._network.features(image, self.plan.style_layers, self.plan.pooling)
         return {layer: losses.gram_matrix(value) for layer, value in features.items()}
 
-    def _loss(self, image: Any, targets: Targets) -> Loss:
+    def _objective_of(self, image: Any, targets: Targets) -> Loss:
         layers = {*self.plan.content_layers, *self.plan.style_layers}
         features = self._network.features(image, layers, self.plan.pooling)
         return self._objective(image, features, targets)
+
+    def _loss(self, image: Any, targets: Targets) -> Loss:
+        return _guarded(image, self._objective_of(image, targets))
 
     def _step(self, image: Any, targets: Targets, state: Any) -> tuple[Loss, Any, Any]:
         """Return the loss of the given image, the moved image, and the optimiser's new state."""
         with tf.GradientTape() as tape:
             tape.watch(image)
-            loss = self._loss(image, targets)
+            loss = self._objective_of(image, targets)
         gradient = tape.gradient(loss.total, image)
         moved, state = self.optimizer.update(image, gradient, state)
-        return loss, pixels.clip(moved), state
+        return _guarded(image, loss), pixels.clip(moved), state
+
+
+def _guarded(image: Any, loss: Loss) -> Loss:
+    """Make the total NaN where the image holds NaN or infinities, which a ReLU or a clip may hide."""
+    is_finite = tf.reduce_all(tf.math.is_finite(image))
+    return loss._replace(total=tf.where(is_finite, loss.total, math.nan))
 
 
 class Painter:
@@ -118,15 +130,17 @@ class Painter:
             self._programs[plan] = Program(self._network, plan)
         return self._programs[plan]
 
-    def stylize(
+    def begin(
         self,
         content: Picture,
         styles: Sequence[tuple[Picture, float]],
         settings: Settings,
+        *,
         init: Picture | None = None,
         wants_picture: Callable[[int], bool] = lambda _: False,
-    ) -> Iterator[Step]:
-        """Paint the content in the blended styles, coarse to fine, and yield every step of the way.
+        resumed: Checkpoint | None = None,
+    ) -> Run:
+        """Prepare to paint the content in the blended styles, coarse to fine.
 
         Args:
             content: (H, W, 3) uint8 RGB.
@@ -134,40 +148,219 @@ class Painter:
             settings: the job's.
             init: the start picture where settings.init names a file.
             wants_picture: asked with each iteration whether its step should carry the picture.
+            resumed: where an earlier run of the same job had come.
+
+        Raises:
+            JobError: a side would be too short for VGG19.
+        """
+        program = self.program(settings)
+        return Run(program, content, styles, settings, init=init, wants_picture=wants_picture, resumed=resumed)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One picture of the way and everything that the next one depends on.
+
+    It is of a picture whose loss was computed and is a number, so it is a good place to go back to as well.
+    Nothing in the loop is random: the seed shapes the start alone.
+    """
+
+    leg: int  # which size
+    iteration: int  # of this size
+    image: npt.NDArray[np.float32]  # (1, H, W, 3), the picture of that iteration
+    state: tuple[npt.NDArray[np.float32], ...]  # the optimiser's, before it moves that picture
+    best_image: npt.NDArray[np.float32]  # (1, H, W, 3), the best one of this size
+    best_row: int  # where the table has it
+    leg_row: int  # where this size begins in the table
+    leg_begun_s: float
+    steps_back: int
+    rows: npt.NDArray[np.float64]  # (n, 6): iteration, size_px, total, style, content, elapsed_s
+
+
+class Run:
+    """One picture being painted: an iterator of steps whose whole state can be taken between two of them."""
+
+    def __init__(
+        self,
+        program: Program,
+        content: Picture,
+        styles: Sequence[tuple[Picture, float]],
+        settings: Settings,
+        *,
+        init: Picture | None,
+        wants_picture: Callable[[int], bool],
+        resumed: Checkpoint | None,
+    ) -> None:
+        """See `Painter.begin`."""
+        self._begun = time.perf_counter()
+        self._program = program
+        self._content, self._styles, self._init = content, styles, init
+        self._settings = settings
+        self._wants_picture = wants_picture
+        self._legs = _legs(content, settings)
+        self._total = sum(leg.iterations for leg in self._legs)
+        self._leg = self._iteration = self._best_row = self._leg_row = self._steps_back = 0
+        self._image: Any = None  # (1, H, W, 3)
+        self._best_image: Any = None  # (1, H, W, 3), of this size
+        self._state: Any = None  # the optimiser's, before it moves the image
+        self._leg_begun_s = 0.0
+        self._rows: list[Step] = []
+        self._resumed = resumed
+
+    def checkpoint(self) -> Checkpoint:
+        """Take the state at the step that was yielded last."""
+        rows = [(row.iteration, row.size_px, *vars(row.losses).values(), row.elapsed_s) for row in self._rows]
+        return Checkpoint(
+            leg=self._leg,
+            iteration=self._iteration,
+            image=self._image.numpy(),
+            state=tuple(np.asarray(part) for part in tf.nest.flatten(self._state)),
+            best_image=self._best_image.numpy(),
+            best_row=self._best_row,
+            leg_row=self._leg_row,
+            leg_begun_s=self._leg_begun_s,
+            steps_back=self._steps_back,
+            rows=np.asarray(rows, np.float64),
+        )
+
+    def steps(self) -> Iterator[Step]:
+        """Yield every step of the way; those that a checkpoint knows come again from the record.
 
         Yields:
             Steps 0 to n of each size, picture and losses paired; the last one carries the painting.
 
         Raises:
-            JobError: a side would be too short for VGG19, or the loss is no number any more.
+            JobError: the loss was no number twice.
         """
-        begun = time.perf_counter()
-        program = self.program(settings)
-        legs = _legs(content, settings)
-        total = sum(leg.iterations for leg in legs)
-        before, picture = 0, None
-        for leg in legs:
-            targets = _targets(program, content, styles, settings, leg)
-            if picture is None:
-                start = _start(content, styles, settings, init, leg)
+        if self._resumed is not None:
+            yield from self._replay(self._resumed)
+            yield from self._descend(self._targets())
+            self._leg += 1
+        while self._leg < len(self._legs):
+            targets = self._targets()
+            self._enter()
+            yield from self._descend(targets)
+            self._leg += 1
+
+    def _replay(self, known: Checkpoint) -> Iterator[Step]:
+        for iteration, size_px, total, style, content, elapsed_s in known.rows.tolist():
+            row = Step(
+                iteration=int(iteration),
+                iterations=self._total,
+                size_px=int(size_px),
+                losses=Losses(total, style, content),
+                elapsed_s=elapsed_s,
+                is_replayed=True,
+                steps_back=known.steps_back,
+            )
+            self._rows.append(row)
+            yield row
+        self._leg, self._iteration = known.leg, known.iteration
+        self._image, self._best_image = tf.constant(known.image), tf.constant(known.best_image)
+        parts = [tf.constant(part) for part in known.state]
+        self._state = tf.nest.pack_sequence_as(self._program.optimizer.signature(), parts)
+        self._best_row, self._leg_row, self._steps_back = known.best_row, known.leg_row, known.steps_back
+        self._leg_begun_s = known.leg_begun_s
+        self._begun = time.perf_counter() - self._rows[-1].elapsed_s
+
+    def _targets(self) -> Targets:
+        return _targets(self._program, self._content, self._styles, self._settings, self._legs[self._leg])
+
+    def _enter(self) -> None:
+        """Begin a size: with the first picture, or the best one of the size before."""
+        leg = self._legs[self._leg]
+        if self._best_image is None:
+            start = _start(self._content, self._styles, self._settings, self._init, leg)
+        else:
+            start = images.resize(pixels.from_vgg(self._best_image), leg.height, leg.width)
+        self._image, self._best_image = pixels.to_vgg(start), None
+        self._state = self._program.optimizer.start(self._image, self._settings.learning_rate)
+        self._iteration, self._leg_row = -1, len(self._rows)
+        self._leg_begun_s = time.perf_counter() - self._begun
+
+    def _descend(self, targets: Targets) -> Iterator[Step]:
+        """Yield the steps of one size, up to the picture after its last update.
+
+        The paper's listing pairs the loss of the picture before an update with the picture after it; here they
+        are of one picture, and so the last picture costs one forward run more.
+        """
+        last = self._legs[self._leg].iterations
+        image, state = self._image, self._state
+        if 0 <= self._iteration < last:  # known already: only the way from here is computed again
+            _, image, state = self._program.step(image, targets, state)
+        while self._iteration < last:
+            is_last = self._iteration + 1 == last
+            if is_last:
+                loss, moved, next_state = self._program.loss(image, targets), None, None
             else:
-                start = images.resize(picture, leg.height, leg.width)
-            loop_begun = time.perf_counter()
-            track = _Track(target_s=loop_begun - begun)
-            for iteration, image, found in _descend(program, start, targets, settings, leg.iterations):
-                track.see(iteration, image, found)
-                is_last = before + iteration == total
-                yield Step(
-                    iteration=before + iteration,
-                    iterations=total,
-                    size_px=max(leg.height, leg.width),
-                    losses=found,
-                    elapsed_s=time.perf_counter() - begun,
-                    picture=pixels.from_vgg(image) if wants_picture(before + iteration) else None,
-                    painting=track.painting(before, time.perf_counter() - loop_begun) if is_last else None,
-                )
-            picture = pixels.from_vgg(track.best_image)
-            before += leg.iterations
+                loss, moved, next_state = self._program.step(image, targets, state)
+            found = Losses(float(loss.total), float(loss.style), float(loss.content))
+            if not math.isfinite(found.total):
+                image, state = self._step_back(targets, found)
+                continue
+            self._image, self._state = image, state
+            self._iteration += 1
+            yield self._judge(found)
+            image, state = moved, next_state
+
+    def _step_back(self, targets: Targets, found: Losses) -> tuple[Any, Any]:
+        """Take another, smaller step from the last good picture.
+
+        Raises:
+            JobError: there was none, or it is the second time.
+        """
+        self._steps_back += 1
+        if self._iteration < 0 or self._steps_back > MAX_STEPS_BACK:
+            raise JobError(
+                Failure(
+                    Reason.DIVERGED,
+                    f"the loss is {found.total} at iteration {self._before + self._iteration + 1}",
+                    hint="lower learning_rate or the weights",
+                ),
+                pixels.from_vgg(self._image),
+            )
+        _, image, state = self._program.step(self._image, targets, self._program.optimizer.damped(self._state))
+        return image, state
+
+    @property
+    def _before(self) -> int:
+        """The iterations of the sizes before this one."""
+        return sum(leg.iterations for leg in self._legs[: self._leg])
+
+    def _judge(self, found: Losses) -> Step:
+        """Take in the current picture with the losses computed on it."""
+        leg = self._legs[self._leg]
+        iteration = self._before + self._iteration
+        if self._best_image is None or found.total < self._rows[self._best_row].losses.total:
+            self._best_image, self._best_row = self._image, len(self._rows)
+        row = Step(
+            iteration=iteration,
+            iterations=self._total,
+            size_px=max(leg.height, leg.width),
+            losses=found,
+            elapsed_s=time.perf_counter() - self._begun,
+            steps_back=self._steps_back,
+        )
+        self._rows.append(row)
+        is_last = iteration == self._total
+        return replace(
+            row,
+            picture=pixels.from_vgg(self._image) if self._wants_picture(iteration) else None,
+            painting=self._painting() if is_last else None,
+        )
+
+    def _painting(self) -> Painting:
+        best, last = self._rows[self._best_row], self._rows[-1]
+        return Painting(
+            picture=pixels.from_vgg(self._best_image),
+            best_iteration=best.iteration,
+            first=self._rows[self._leg_row].losses,
+            best=best.losses,
+            last=last.losses,
+            target_s=self._leg_begun_s,
+            loop_s=last.elapsed_s - self._leg_begun_s,
+            steps_back=self._steps_back,
+        )
 
 
 class _Leg(NamedTuple):
@@ -176,34 +369,6 @@ class _Leg(NamedTuple):
     height: int
     width: int
     iterations: int
-
-
-class _Track:
-    """What is remembered of one size: the first and last losses, and the best picture with its own."""
-
-    def __init__(self, target_s: float) -> None:
-        self._target_s = target_s
-        self._losses: list[Losses] = []
-        self._best = 0
-        self.best_image: Any = None
-
-    def see(self, iteration: int, image: Any, found: Losses) -> None:
-        """Take in one picture with the losses computed on it."""
-        self._losses.append(found)
-        if self.best_image is None or found.total < self._losses[self._best].total:
-            self.best_image, self._best = image, iteration
-
-    def painting(self, before: int, loop_s: float) -> Painting:
-        """Sum up; `before` is how many iterations the sizes before this one took."""
-        return Painting(
-            picture=pixels.from_vgg(self.best_image),
-            best_iteration=before + self._best,
-            first=self._losses[0],
-            best=self._losses[self._best],
-            last=self._losses[-1],
-            target_s=self._target_s,
-            loop_s=loop_s,
-        )
 
 
 def _legs(content: Picture, settings: Settings) -> list[_Leg]:
@@ -270,36 +435,3 @@ def _shares(weights: dict[Any, float]) -> dict[Any, Any]:
     """Scale weights to sum to 1."""
     total = sum(weights.values())
     return {name: tf.constant(weight / total, tf.float32) for name, weight in weights.items()}
-
-
-def _descend(
-    program: Program, start: Picture, targets: Targets, settings: Settings, iterations: int
-) -> Iterator[tuple[int, Any, Losses]]:
-    """Yield (iteration, image, losses of that image) from the start to the picture after the last update.
-
-    The paper's listing pairs the loss of the picture before an update with the picture after it; here they
-    are of one picture, and so the last picture costs one forward run more.
-
-    Raises:
-        JobError: the loss is no number any more.
-    """
-    image = pixels.to_vgg(start)
-    state = program.optimizer.start(image, settings.learning_rate)
-    for iteration in range(iterations):
-        loss, moved, state = program.step(image, targets, state)
-        yield iteration, image, _losses(loss, iteration)
-        image = moved
-    yield iterations, image, _losses(program.loss(image, targets), iterations)
-
-
-def _losses(loss: Loss, iteration: int) -> Losses:
-    found = Losses(float(loss.total), float(loss.style), float(loss.content))
-    if not math.isfinite(found.total):
-        raise JobError(
-            Failure(
-                Reason.DIVERGED,
-                f"the loss is {found.total} at iteration {iteration}",
-                hint="lower learning_rate or the weights",
-            )
-        )
-    return found

@@ -1,18 +1,44 @@
-"""Trees for fault tests: settling is quick, and pauses end at once."""
+"""Trees for fault tests: settling is quick, pauses end at once, and what was tried is told at the end."""
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from trees import Tree
+import structlog
+from kills import Stage
+from trees import Tree, folder_in_memory
 
 from daemon import config as config_module
 from daemon import service
+from daemon.outbox import curve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+    from daemon.config import Config
+
+TRIED: Counter[str] = Counter()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how many points were tried, for whoever states it."""
+    if TRIED:
+        terminalreporter.section("fault points tried")
+        for what, count in sorted(TRIED.items()):
+            terminalreporter.write_line(f"{count:10,d}  {what}")
+
+
+@pytest.fixture
+def tried() -> Counter[str]:
+    """Count what is told at the end of the session."""
+    return TRIED
+
+
+def _config(base: Path) -> Config:
+    return config_module.build({"inbox": {"settle_s": 0.001, "rescan_s": 0.002}}, base, environment={})
 
 
 @pytest.fixture
@@ -21,11 +47,31 @@ def make_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     monkeypatch.setattr(service, "_PAUSE_S", 0.001)
 
     def make(name: str = "tree") -> Tree:
-        base = tmp_path / name
-        tree = Tree(
-            config_module.build({"inbox": {"settle_s": 0.001, "rescan_s": 0.002}}, base, environment={})
-        )
+        tree = Tree(_config(tmp_path / name))
         tree.inbox.mkdir(parents=True)
         return tree
 
     return make
+
+
+@pytest.fixture
+def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
+    """Make stages for thousands of runs: in memory, without log and curve.
+
+    `make(kinds, **keys)` drops one job a letter (p is painted, f has a faulty sidecar) with these sidecar keys.
+    """
+    monkeypatch.setattr(service, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(curve, "curve", lambda _rows, _title: b"a curve")
+    logging = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    with folder_in_memory() as folder:
+
+        def make(kinds: str, **keys: object) -> Stage:
+            tree = Tree(_config(folder / f"stage-{len(list(folder.iterdir()))}"))
+            tree.inbox.mkdir(parents=True)
+            for number, kind in enumerate(kinds):
+                tree.drop(f"{kind}{number}", **keys, **({"sise": 3} if kind == "f" else {}))
+            return Stage(tree)
+
+        yield make
+    structlog.configure(**logging)

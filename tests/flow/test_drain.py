@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import FakeEngine
-from trees import Tree, wait_for
+from trees import NearInspector, Tree, wait_for
 
 from daemon import service as service_module
 from daemon.errors import NotReady
@@ -33,7 +33,7 @@ def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _drain(tree: Tree, *script: str) -> int:
-    return Service(tree.config, drains=True, engine=FakeEngine(*script)).run()
+    return Service(tree.config, drains=True, engine=FakeEngine(*script), inspector=NearInspector()).run()
 
 
 class _Drain(threading.Thread):
@@ -41,7 +41,7 @@ class _Drain(threading.Thread):
 
     def __init__(self, tree: Tree, engine: FakeEngine) -> None:
         super().__init__()
-        self.service = Service(tree.config, drains=True, engine=engine)
+        self.service = Service(tree.config, drains=True, engine=engine, inspector=NearInspector())
         self.code: int | None = None
         self.start()
 
@@ -106,7 +106,7 @@ def test_what_only_waits_for_somebody_is_not_waited_for(tree: Tree) -> None:
 def test_held_jobs_stay_held(tree: Tree) -> None:
     """A drain passes over held jobs and still ends with 0."""
     tree.drop("a")
-    stopped = Service(tree.config, engine=FakeEngine("hang"))
+    stopped = Service(tree.config, engine=FakeEngine("hang"), inspector=NearInspector())
     thread = threading.Thread(target=stopped.run)
     thread.start()
     wait_for(lambda: tree.spool.count(State.RUNNING), "the job to start")
@@ -125,7 +125,7 @@ def test_a_drain_waits_out_a_missing_outbox(tree: Tree) -> None:
     sentinel = tree.outbox / ".styletransferd-outbox"
     tree.drop("a")
     drain = _Drain(tree, FakeEngine(on_step=lambda _step: sentinel.unlink(missing_ok=True)))
-    wait_for(lambda: drain.service._paused or not drain.is_alive(), "the pause")
+    wait_for(lambda: drain.service.situation.paused or not drain.is_alive(), "the pause")
     assert drain.is_alive()
     assert tree.results() == []
     sentinel.touch()
@@ -137,7 +137,7 @@ def test_a_drain_waits_out_a_missing_outbox(tree: Tree) -> None:
 def test_a_stop_ends_a_drain(tree: Tree) -> None:
     """A drain that is told to stop ends soon, with the job queued again."""
     tree.drop("a")
-    service = Service(tree.config, drains=True, engine=FakeEngine("hang"))
+    service = Service(tree.config, drains=True, engine=FakeEngine("hang"), inspector=NearInspector())
     thread = threading.Thread(target=service.run)
     thread.start()
     wait_for(lambda: tree.spool.count(State.RUNNING), "the job to start")
@@ -156,5 +156,5 @@ def test_an_engine_that_cannot_start_ends_the_service(tree: Tree) -> None:
 
     before = threading.active_count()
     with pytest.raises(NotReady, match="no GPU"):
-        Service(tree.config, drains=True, engine=Lacking()).run()
+        Service(tree.config, drains=True, engine=Lacking(), inspector=NearInspector()).run()
     assert threading.active_count() == before

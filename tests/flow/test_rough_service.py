@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import Stepper, Tree, wait_for
+from trees import NearInspector, Stepper, Tree, wait_for
 
 from daemon import documents
 from daemon import service as service_module
@@ -31,7 +31,7 @@ class Running:
     """A service that runs in a thread of its own, and what came of it."""
 
     def __init__(self, config: Config, engine: FakeEngine) -> None:
-        self.service = Service(config, engine=engine)
+        self.service = Service(config, engine=engine, inspector=NearInspector())
         self.code: int | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -45,7 +45,7 @@ class Running:
 
     def until_ready(self) -> None:
         """Wait until it works."""
-        wait_for(lambda: self.service._state == "running", "the service to be ready", END_S)
+        wait_for(lambda: self.service.situation.state == "running", "the service to be ready", END_S)
 
     def wait(self) -> bool:
         """Wait for its end; whether it came."""
@@ -147,7 +147,7 @@ def test_facts_survive_a_stop_while_the_outbox_is_away(
     running = run(first)
     running.until_ready()
     tree.drop("sea")
-    wait_for(lambda: "outbox" in running.service._paused, "the publication to pause", END_S)
+    wait_for(lambda: "outbox" in running.service.situation.paused, "the publication to pause", END_S)
     running.stop()
     assert running.code == 0
     assert tree.results() == []

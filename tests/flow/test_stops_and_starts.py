@@ -63,7 +63,9 @@ def test_a_stop_requeues_the_running_job(number: int, make_live: Callable[..., L
     live.send(number)
     assert live.wait(STOPPED_S) == 0
     events = [record["event"] for record in live.records() if record["event"] != "job.progressed"]
-    assert events[-3:] == ["service.stop_requested", "job.interrupted", "service.stopped"]
+    assert events[-4:] == [
+        *("service.stop_requested", "job.interrupted", "service.summarized", "service.stopped"),
+    ]
     assert live.records("service.stop_requested")[0]["reason"] == signal.Signals(number).name
     (entry,) = live.tree.spool.entries(State.QUEUED)
     assert entry.attempts_used == 0

@@ -76,6 +76,8 @@ def paint(painter: Painter, picture: Callable[..., np.ndarray]) -> Paint:
         content = picture(30, 40) if content is None else content
         styles = [(picture(36, 28, 1), 1.0)] if styles is None else styles
         chosen = Settings.model_validate({"size": 32, "iterations": 3, **settings})
-        return list(painter.stylize(content, styles, chosen, start, lambda _iteration: True))
+        return list(
+            painter.begin(content, styles, chosen, init=start, wants_picture=lambda _iteration: True).steps()
+        )
 
     return run

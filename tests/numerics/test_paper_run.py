@@ -30,7 +30,7 @@ def paper_steps(
 ) -> list[Step]:
     """Paint with the preset `paper`."""
     settings = Settings.model_validate({**PRESETS["paper"], "size": size, "iterations": iterations})
-    return list(painter.stylize(content, [(style, 1.0)], settings))
+    return list(painter.begin(content, [(style, 1.0)], settings).steps())
 
 
 def assert_agree(steps: list[Step], rows: Sequence[Sequence[float]]) -> None:

@@ -86,7 +86,9 @@ def test_pictures_only_where_they_are_wanted(painter: Painter, picture: Draw) ->
         return iteration == 2
 
     settings = Settings.model_validate({"size": 32, "iterations": 3})
-    steps = list(painter.stylize(picture(24, 32), [(picture(24, 32, 1), 1.0)], settings, None, wants))
+    steps = list(
+        painter.begin(picture(24, 32), [(picture(24, 32, 1), 1.0)], settings, wants_picture=wants).steps()
+    )
     assert asked == [0, 1, 2, 3]
     assert [step.picture is not None for step in steps] == [False, False, True, False]
 
@@ -117,7 +119,7 @@ from daemon.transfer.vgg19 import Vgg19
 content, style = np.load(sys.argv[1]), np.load(sys.argv[2])
 painter = Painter(Vgg19(weights.load("bundled")))
 settings = Settings.model_validate({"size": 48, "iterations": 4})
-steps = list(painter.stylize(content, [(style, 1.0)], settings))
+steps = list(painter.begin(content, [(style, 1.0)], settings).steps())
 painted = hashlib.sha256(steps[-1].painting.picture.tobytes()).hexdigest()
 print(json.dumps([painted, [[v.hex() for v in vars(s.losses).values()] for s in steps]]))
 """
@@ -164,7 +166,7 @@ def test_every_function_is_traced_once(network: Vgg19, picture: Draw) -> None:
     programs = set()
     for content, chosen, settings in jobs:
         job = Settings.model_validate({"iterations": 2, **settings})
-        assert list(painter.stylize(content, chosen, job))[-1].painting is not None
+        assert list(painter.begin(content, chosen, job).steps())[-1].painting is not None
         programs.add(painter.program(job))
     (program,) = programs
     for function in (program.step, program.loss, program.content_features, program.style_grams):
@@ -179,7 +181,7 @@ def diverged(
 ) -> tuple[int, Failure]:
     """Paint what must fail; returns how many steps came before, and the failure."""
     job = Settings.model_validate({"size": 32, "iterations": 5, **settings})
-    steps = painter.stylize(content, [(style, 1.0)], job)
+    steps = painter.begin(content, [(style, 1.0)], job).steps()
     for count in range(7):
         try:
             next(steps)

@@ -51,6 +51,7 @@ def test_an_empty_config_is_the_contracts_defaults() -> None:
             "memory_limit_mb": None,
             "job_timeout_s": None,
             "max_attempts": 3,
+            "checkpoint_s": 30.0,
         },
         "schedule": {"window": None},
         "defaults": {},
@@ -330,9 +331,6 @@ def test_the_config_given_comes_before_the_environments(monkeypatch: pytest.Monk
 def test_keys_for_later_are_named() -> None:
     """Keys that are taken and do nothing yet can be listed."""
     assert config.without_effect(build({})) == ()
-    assert config.without_effect(
-        build({"schedule": {"window": "22:00-06:00"}, "metrics": {"textfile": "m"}})
-    ) == (
-        "schedule.window",
-        "metrics.textfile",
+    assert config.without_effect(build({"outbox": {"gallery": False}, "metrics": {"textfile": "m"}})) == (
+        "outbox.gallery",
     )

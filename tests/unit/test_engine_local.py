@@ -16,7 +16,7 @@ from daemon.job import Request
 from daemon.settings import Frames, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from daemon.config import Config
@@ -136,12 +136,11 @@ def test_memory_that_runs_out_under_a_job_is_an_engine_error(
 ) -> None:
     """Memory that runs out in the middle of a picture, in TensorFlow or Python, has its own reason."""
 
-    def runs_out(*_args: object) -> Iterator[None]:
+    def runs_out(*_args: object, **_options: object) -> None:
         raise error
-        yield
 
     engine.start()
-    monkeypatch.setattr(engine._painter, "stylize", runs_out)
+    monkeypatch.setattr(engine._painter, "begin", runs_out)
     with pytest.raises(EngineError) as caught:
         list(engine.stylize(request_for()))
     assert caught.value.reason is Reason.OUT_OF_MEMORY

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from daemon import config as config_module
+from daemon.engine import limits, process
 from daemon.engine.local import LocalEngine
 from daemon.engine.process import ProcessEngine
 from daemon.errors import EngineError, JobError, NotReady, Reason
@@ -270,13 +273,14 @@ def test_a_defect_under_a_job_is_an_engine_error(
     Nothing of it reaches this process's own stdout or stderr.
     """
     request = request_for()
-    with capture_logs() as records, pytest.raises(EngineError) as caught:
-        paint(engine, Request(request.content, request.styles, None, None))
+    with capture_logs() as records:
+        with pytest.raises(EngineError) as caught:
+            paint(engine, Request(request.content, request.styles, None, None))
+        wait_for(
+            lambda: any(caught.value.message in line for line in printed(records)), "the traceback's last line"
+        )
     assert caught.value.reason is Reason.ENGINE_CRASHED
     assert caught.value.message.startswith("AttributeError: ")
-    wait_for(
-        lambda: any(caught.value.message in line for line in printed(records)), "the traceback's last line"
-    )
     assert any("Traceback" in line for line in printed(records))
     assert capfd.readouterr() == ("", "")
     assert paint(engine, request)[-1].painting is not None
@@ -326,6 +330,7 @@ def test_a_killed_child_is_told_and_replaced(
     os.kill(pid, signal.SIGKILL)
     with capture_logs() as records, pytest.raises(EngineError) as caught:
         list(steps)
+    assert caught.value.reason is Reason.ENGINE_CRASHED
     assert "SIGKILL" in caught.value.message
     (died,) = [record for record in records if record["event"] == "engine.died"]
     assert (died["ended_by"], died["log_level"]) == ("signal SIGKILL", "error")
@@ -394,6 +399,91 @@ def test_the_time_limit_ends_a_job_that_makes_steps(
     assert caught.value.reason is Reason.TIMED_OUT
     assert time.monotonic() - begun < 3 + MOMENT_S
     assert len(taken) > 1
+
+
+def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(
+    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+) -> None:
+    """On a CPU a child larger than `memory_limit_mb` is ended and the job is out of memory; a GPU's is not."""
+    engine = make_engine(memory_limit_mb=100)
+    info = engine.start()
+    pid = engine._child.pid
+    assert engine._watch(replace(info, device="GPU:0 (imitated)")).excess() is None
+    with capture_logs() as records, pytest.raises(EngineError) as caught:
+        paint(engine, request_for(iterations=LONG))
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
+    found = re.fullmatch(
+        r"the engine used (\d+) MB of memory, engine\.memory_limit_mb is 100", caught.value.message
+    )
+    assert 100 < int(found[1]) < 10_000
+    (died,) = [record for record in records if record["event"] == "engine.died"]
+    assert died["ended_by"] == "memory limit"
+    assert is_gone(pid)
+
+
+def test_a_child_that_falls_silent_is_ended(
+    make_engine: Callable[..., ProcessEngine],
+    request_for: Callable[..., Request],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without any time limit, a child that makes no step for long is ended, and the job has timed out.
+
+    All the while the caller is asked, since its watchdog hangs on that.
+    """
+    engine = make_engine()
+    engine.start()
+    pid = engine._child.pid
+    os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(limits, "STALL_S", 2.0)
+    asked: list[float] = []
+    with pytest.raises(EngineError) as caught:
+        list(engine.stylize(request_for(), lambda: bool(asked.append(time.monotonic()))))
+    assert caught.value.reason is Reason.TIMED_OUT
+    assert caught.value.message.startswith("the engine made no step for ")
+    assert is_gone(pid)
+    assert len(asked) >= 4  # in two seconds; 20, on a machine with nothing else to do
+
+
+def test_who_interrupts_a_hanging_child_is_asked_all_the_while(
+    make_engine: Callable[..., ProcessEngine],
+    request_for: Callable[..., Request],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A child that does not come to its next step is given its time, the caller being asked, and then ended."""
+    monkeypatch.setattr(process, "_STOP_S", 2.0)
+    engine = make_engine()
+    engine.start()
+    pid = engine._child.pid
+    os.kill(pid, signal.SIGSTOP)
+    asked: list[float] = []
+
+    def is_stopping() -> bool:
+        asked.append(time.monotonic())
+        return True
+
+    assert list(engine.stylize(request_for(), is_stopping)) == []
+    assert len(asked) >= 4
+    assert asked[-1] - asked[0] > 1
+    assert is_gone(pid)
+
+
+def test_a_child_that_the_kernel_killed_was_out_of_memory(
+    make_engine: Callable[..., ProcessEngine],
+    request_for: Callable[..., Request],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A SIGKILL after which the kernel counts one more of its own is the job's want of memory."""
+    counts = [3]
+    monkeypatch.setattr(process, "oom_kills", lambda: counts[0])
+    engine = make_engine()
+    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    next(steps)
+    counts[0] += 1
+    os.kill(engine._child.pid, signal.SIGKILL)
+    with pytest.raises(EngineError) as caught:
+        list(steps)
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
+    assert caught.value.message == "the kernel ended the engine's process for want of memory"
 
 
 PARENT = """

@@ -117,8 +117,8 @@ def test_check_exits_0_on_a_good_config_and_78_on_a_bad_one(command: Any, folder
 
 def test_check_names_keys_that_do_nothing_yet(command: Any, folder: Path) -> None:
     """A person who sets a key that has no effect is told."""
-    (folder / "config.yaml").write_text("schedule: {window: '22:00-06:00'}\n", "utf-8")
-    assert "schedule.window has no effect" in command("check", "--config", "config.yaml").stdout
+    (folder / "config.yaml").write_text("outbox: {gallery: false}\n", "utf-8")
+    assert "outbox.gallery has no effect" in command("check", "--config", "config.yaml").stdout
 
 
 @pytest.mark.parametrize("words", [("run",), ("status",), ("list",), ("retry", "abc")])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from trees import Tree, digest, save
+from trees import Tree, decode_here, digest, save
 
 from daemon.inbox.intake import DOUBT_FACTOR, Intake
 from daemon.job import State, printable
@@ -46,7 +46,7 @@ class Desk:
 
     def _take(self, drop: Drop, *, believes_faults: bool) -> Job:
         entry = self.spool.accept(
-            drop, max_bytes=10**6, max_megapixels=1, believes_faults=believes_faults, versions={}
+            drop, max_bytes=10**6, inspect=decode_here, believes_faults=believes_faults, versions={}
         )
         assert entry.job
         return entry.job
@@ -414,17 +414,17 @@ def test_an_untouched_drop_looks_the_same_in_a_reused_inode(desk: Desk) -> None:
 
 
 def test_a_drop_that_cannot_be_removed_is_accepted_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Originals that cannot be unlinked say so and are never accepted again, also after a restart."""
+    """Originals that cannot be set aside say so and are never accepted again, also after a restart."""
     desk.tree.drop("sea")
 
-    def unlink(path: Any, **options: Any) -> None:
-        if desk.tree.inbox in getattr(path, "parents", ()):
+    def rename(path: Any, *others: Any, **options: Any) -> None:
+        if "src_dir_fd" in options:
             raise PermissionError(13, "Permission denied", str(path))
-        real(path, **options)
+        real(path, *others, **options)
 
-    real = os.unlink
+    real = os.rename
     with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", unlink)
+        patch.setattr(os, "rename", rename)
         assert len(desk.settle()) == 1
         reasons = {"sea.yaml": "accepted but present: Permission denied"}
         assert reasons.items() <= desk.waiting.items()

@@ -47,13 +47,13 @@ def test_unchanged_originals_go(tmp_path: Path, drop: dict[str, Path]) -> None:
 
 def test_the_sidecar_goes_first(tmp_path: Path, drop: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The trigger is the first to go, so that a cut between two removals leaves no drop that asks anew."""
-    gone, real = [], os.unlink
+    gone, real = [], os.rename
 
-    def unlink(path: Path, **options: Any) -> None:
-        gone.append(os.path.basename(path))  # noqa: PTH119 - whatever it was called with
-        real(path, **options)
+    def rename(name: str, *others: Any, **options: Any) -> None:
+        gone.append(name)
+        real(name, *others, **options)
 
-    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(os, "rename", rename)
     _retire(tmp_path, _job(drop))
     assert gone == ["a.yaml", "a.png", "b.png"]
 
@@ -109,15 +109,15 @@ def test_a_library_picture_is_not_touched(tmp_path: Path, drop: dict[str, Path])
 def test_what_cannot_be_removed_is_told(
     tmp_path: Path, drop: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An original that cannot be unlinked remains, with the system's reason; the others go."""
+    """An original that cannot be set aside remains, with the system's reason; the others go."""
 
-    def unlink(path: Any, **_: Any) -> None:
-        if str(path).endswith("b.png"):
+    def rename(path: Any, *others: Any, **options: Any) -> None:
+        if str(path) == "b.png":
             raise PermissionError(13, "Permission denied", str(path))
-        real(path)
+        real(path, *others, **options)
 
-    real = os.unlink
-    monkeypatch.setattr(os, "unlink", unlink)
+    real = os.rename
+    monkeypatch.setattr(os, "rename", rename)
     assert _retire(tmp_path, _job(drop)) == {"b.png": "accepted but present: Permission denied"}
     assert list(tmp_path.iterdir()) == [drop["style"]]
 

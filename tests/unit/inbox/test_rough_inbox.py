@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from trees import Tree, save
+from trees import Tree, decode_here, save
 
 from daemon import files
 from daemon.inbox import intake as intake_module
@@ -46,7 +46,7 @@ class Bench:
     def _take(self, drop: Drop, *, believes_faults: bool) -> Job:
         self.offered.append(drop.stem)
         entry = self.spool.accept(
-            drop, max_bytes=10**6, max_megapixels=1, believes_faults=believes_faults, versions={}
+            drop, max_bytes=10**6, inspect=decode_here, believes_faults=believes_faults, versions={}
         )
         assert entry.job
         return entry.job
@@ -352,7 +352,7 @@ def test_an_original_that_cannot_be_removed_is_hashed_once_a_rescan(
     bench.tree.drop("sea")
     with monkeypatch.context() as patch:
         patch.setattr(files, "hash_fd", hash_fd)
-        _refuse(patch, "unlink", "sea.jpg", errno.EBUSY)
+        _refuse(patch, "rename", "sea.jpg", errno.EBUSY)
         assert bench.settle() == ["sea"]
         assert len(hashed) == 3
         for _ in range(29):

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 from trees import wait_for
 
-from daemon import files, images
+from daemon import images
 from daemon.outbox.frames import FrameWriter
 
 if TYPE_CHECKING:
@@ -118,12 +118,14 @@ def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
 
 
 def test_the_preview_is_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures of the way are never fsynced: worthless after a crash, they would let the disk set the pace."""
+    """The preview, worthless after a crash, is never fsynced; a frame is, since checkpoints count on it."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
-    writer.put(0, _picture(1), {})
+    writer.put(None, _picture(1), {})
     writer.close()
     assert synced == []
-    files.replace(tmp_path / "x", b"")
+    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    writer.put(0, _picture(1), {})
+    writer.close()
     assert synced

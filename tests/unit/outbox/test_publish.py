@@ -114,7 +114,7 @@ def test_the_manifest_is_written_last(outbox: Outbox, out: Path, monkeypatch: py
 def test_a_failure_brings_the_drop_back(outbox: Outbox, tmp_path: Path) -> None:
     """A .failed entry holds error.yaml and the dropped files under their own names, to be dropped again."""
     (tmp_path / "sidecar-0.yaml").write_text("sise: 3")
-    entry = outbox.publish_failure(_job(), b"reason: bad_sidecar", tmp_path)
+    entry = outbox.publish_failure(_job(), b"reason: bad_sidecar", tmp_path, tmp_path / "last_good.png")
     assert entry.name == "sunset-3f9c21ab.failed"
     assert (entry / "drop" / "sunset.yaml").read_text() == "sise: 3"
     assert (entry / "error.yaml").read_bytes() == b"reason: bad_sidecar"
@@ -128,7 +128,7 @@ def test_a_failure_brings_the_drop_back(outbox: Outbox, tmp_path: Path) -> None:
 def test_a_dangerous_name_is_not_brought_back(name: str, outbox: Outbox, tmp_path: Path) -> None:
     """A name that a shell or share trips over is replaced in `drop/` by the plain one of the spool."""
     (tmp_path / "sidecar-0.yaml").write_text("sise: 3")
-    entry = outbox.publish_failure(_job(names=(name,)), b"", tmp_path)
+    entry = outbox.publish_failure(_job(names=(name,)), b"", tmp_path, tmp_path / "last_good.png")
     assert [path.name for path in (entry / "drop").iterdir()] == ["sidecar-0.yaml"]
 
 
@@ -137,7 +137,7 @@ def test_two_names_that_meet_do_not_collide(names: tuple[str, str], outbox: Outb
     """A drop with a file that is called like another's plain name, or but for case alike, loses neither."""
     (tmp_path / "sidecar-0.yaml").write_text("first")
     (tmp_path / "sidecar-1.yaml").write_text("second")
-    entry = outbox.publish_failure(_job(names=names), b"", tmp_path)
+    entry = outbox.publish_failure(_job(names=names), b"", tmp_path, tmp_path / "last_good.png")
     found = {path.name.casefold(): path.read_text() for path in (entry / "drop").iterdir()}
     assert sorted(found.values()) == ["first", "second"]
 
@@ -146,29 +146,32 @@ def test_a_file_in_two_parts_comes_back_once(outbox: Outbox, tmp_path: Path) -> 
     """A picture that was content and style of a failed drop is there once."""
     (tmp_path / "sidecar-0.yaml").write_text("same")
     (tmp_path / "sidecar-1.yaml").write_text("same")
-    entry = outbox.publish_failure(_job(names=("a.png", "a.png")), b"", tmp_path)
+    entry = outbox.publish_failure(_job(names=("a.png", "a.png")), b"", tmp_path, tmp_path / "last_good.png")
     assert [path.name for path in (entry / "drop").iterdir()] == ["a.png"]
 
 
 def test_a_result_replaces_an_earlier_failure(outbox: Outbox, out: Path, tmp_path: Path) -> None:
     """Once a retried job is painted, its .failed entry is gone; another's stays."""
-    outbox.publish_failure(_job(), b"", tmp_path)
-    outbox.publish_failure(_job("1" * 16, "other"), b"", tmp_path)
+    outbox.publish_failure(_job(), b"", tmp_path, tmp_path / "last_good.png")
+    outbox.publish_failure(_job("1" * 16, "other"), b"", tmp_path, tmp_path / "last_good.png")
     outbox.publish(_job(), out)
     assert _names(outbox) == ["other-11111111.failed", "sunset-3f9c21ab"]
 
 
 def test_a_second_failure_replaces_the_first(outbox: Outbox, tmp_path: Path) -> None:
     """A job that fails again has one entry, with the newer reason."""
-    outbox.publish_failure(_job(), b"first", tmp_path)
-    entry = outbox.publish_failure(_job(), b"second", tmp_path)
+    outbox.publish_failure(_job(), b"first", tmp_path, tmp_path / "last_good.png")
+    entry = outbox.publish_failure(_job(), b"second", tmp_path, tmp_path / "last_good.png")
     assert (entry / "error.yaml").read_bytes() == b"second"
     assert _names(outbox) == [entry.name]
 
 
 def test_an_ending_takes_the_progress_away(outbox: Outbox, out: Path, tmp_path: Path) -> None:
     """`_running/` is gone once the result or the failure is there."""
-    for publish in (lambda: outbox.publish(_job(), out), lambda: outbox.publish_failure(_job(), b"", tmp_path)):
+    for publish in (
+        lambda: outbox.publish(_job(), out),
+        lambda: outbox.publish_failure(_job(), b"", tmp_path, tmp_path / "last_good.png"),
+    ):
         outbox.live(_job()).mkdir(parents=True)
         (outbox.live(_job()) / "latest.png").touch()
         publish()

@@ -63,6 +63,7 @@ def test_result_yaml_records_what_was_done() -> None:
         "width_px": 40,
         "height_px": 30,
         "best_iteration": 9,
+        "steps_back": 0,
         "losses": {
             "first": {"total": 3.5, "style": 3.0, "content": 0.5},
             "best": {"total": 1.5, "style": 1.0, "content": 0.5},

@@ -66,7 +66,7 @@ def test_a_result_is_shown_though_its_progress_is_locked(
     """A preview that cannot be removed keeps no result back, and no earlier failure in its place."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "result.png").write_bytes(b"picture")
-    failed = outbox.publish_failure(_job(), b"reason: diverged", tmp_path)
+    failed = outbox.publish_failure(_job(), b"reason: diverged", tmp_path, tmp_path / "last_good.png")
     assert failed.name == "sunset-3f9c21ab.failed"
     entry = outbox.publish(_job(), tmp_path / "out")
     assert _names(outbox.root) == ["_running", "sunset-3f9c21ab"]

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from trees import save
+from trees import decode_here, save
 from typer.testing import CliRunner
 
 from daemon import files
@@ -45,7 +45,7 @@ def accept(spool: Spool, tmp_path: Path) -> Callable[[str], Entry]:
             path = save(folder / f"{stem}.{role}.png", seed)
             parts.append(DropPart(role, path.name, folder, Stamp.of(path.stat())))
         drop = Drop(stem, folder, tuple(parts), "default", Settings())
-        return spool.accept(drop, max_bytes=10**6, max_megapixels=1, believes_faults=True, versions={})
+        return spool.accept(drop, max_bytes=10**6, inspect=decode_here, believes_faults=True, versions={})
 
     return make
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from trees import save
+from trees import decode_here, save
 
 from daemon.errors import Failure, NotReady, NotTaken, Reason
 from daemon.job import Drop, DropPart, Stamp, State
@@ -42,7 +42,7 @@ def _drop(folder: Path, stem: str = "sea", **settings: int) -> Drop:
 
 def _accept(spool: Spool, drop: Drop, *, believes: bool = True, max_bytes: int = 10**6) -> Entry:
     return spool.accept(
-        drop, max_bytes=max_bytes, max_megapixels=1, believes_faults=believes, versions={"x": "1"}
+        drop, max_bytes=max_bytes, inspect=decode_here, believes_faults=believes, versions={"x": "1"}
     )
 
 

@@ -1,0 +1,140 @@
+"""A running job's state on disk: written now and then, read back only where it is whole and of the same job."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from daemon import files
+from daemon.job import CHECKPOINT_SUFFIX
+from daemon.transfer.stylize import Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KEPT: Final = 2
+# A checkpoint may take one part in so many of the time between two of them.
+_MAX_SHARE: Final = 200
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+
+
+class Checkpoints:
+    """The checkpoints of one job, in a folder of its own.
+
+    A file is the SHA-256 of the rest, then an uncompressed `.npz`. Its name is the number of pictures judged:
+    newer ones sort last and progress can be told without opening any.
+    """
+
+    def __init__(
+        self, folder: Path, key: str, interval_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Look at a folder, which need not exist.
+
+        Args:
+            folder: the job's own.
+            key: names everything that shapes the way; a checkpoint of another key is passed over.
+            interval_s: how often one is due, unless writing takes so long that it would cost half a percent.
+            clock: monotonic seconds.
+        """
+        self._folder = folder
+        self._key = key
+        self._interval_s = interval_s
+        self._clock = clock
+        self._due = clock() + interval_s
+
+    def is_due(self) -> bool:
+        """Tell whether it is time for the next one."""
+        return self._clock() >= self._due
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write one durably, and remove all but the newest two.
+
+        Raises:
+            OSError: the disk does not take it; the ones before it are untouched.
+        """
+        begun = self._clock()
+        self._due = begun + self._interval_s  # also after an error: a full disk is not asked at every step
+        files.make_folder(self._folder)
+        path = self._folder / f"{len(checkpoint.rows):07d}{CHECKPOINT_SUFFIX}"
+        data = _pack(checkpoint, self._key)
+        try:
+            files.replace(path, hashlib.sha256(data).digest() + data)
+        finally:
+            self._tidy(path)
+        now = self._clock()
+        self._due = now + max(self._interval_s, _MAX_SHARE * (now - begun))
+
+    def _tidy(self, newest: Path) -> None:
+        """Remove what nobody will go on from.
+
+        That is: all but the newest two; later ones that were passed over, whose way is now gone anew; and what a
+        write that failed, or a kill in the middle of one, left half done.
+        """
+        good = [path for path in kept(self._folder) if path.name <= newest.name][-KEPT:]
+        for path in self._folder.iterdir():
+            if path not in good:
+                files.remove_tree(path)
+
+    def newest(self, limit: int | None = None) -> Checkpoint | None:
+        """Read the newest one that is whole and of this key.
+
+        Args:
+            limit: the last iteration that may be gone on from, or None.
+        """
+        for path in reversed(kept(self._folder)):
+            found = self._read(path)
+            if found is not None and (limit is None or found.rows[-1][0] <= limit):
+                return found
+        return None
+
+    def _read(self, path: Path) -> Checkpoint | None:
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+                return None
+            return _unpack(data[_DIGEST_BYTES:], self._key)
+        except Exception:  # noqa: BLE001 - numpy raises nearly anything, and there is an older one, or the start
+            return None
+
+
+def kept(folder: Path) -> list[Path]:
+    """List the checkpoints of a folder, oldest first."""
+    return sorted(folder.glob(f"*{CHECKPOINT_SUFFIX}"))
+
+
+def key(*facts: Any) -> str:
+    """Name everything that shapes a way, as plain data."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def _pack(checkpoint: Checkpoint, key_: str) -> bytes:
+    plain = {
+        name: value for name, value in vars(checkpoint).items() if not isinstance(value, (np.ndarray, tuple))
+    }
+    head = json.dumps({**plain, "key": key_, "parts": len(checkpoint.state)}).encode("ascii")
+    arrays: dict[str, Any] = {f"state_{number}": part for number, part in enumerate(checkpoint.state)}
+    arrays |= {"image": checkpoint.image, "best_image": checkpoint.best_image, "rows": checkpoint.rows}
+    buffer = io.BytesIO()
+    np.savez(buffer, head=np.frombuffer(head, np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def _unpack(data: bytes, key_: str) -> Checkpoint | None:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        head = json.loads(arrays["head"].tobytes())
+        if head.pop("key") != key_:
+            return None
+        parts = range(head.pop("parts"))
+        return Checkpoint(
+            **head,
+            image=arrays["image"],
+            best_image=arrays["best_image"],
+            rows=arrays["rows"],
+            state=tuple(arrays[f"state_{number}"] for number in parts),
+        )

@@ -1,0 +1,100 @@
+"""What an engine's child may use, and what else may have ended it: time, silence, memory, the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from daemon.errors import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STALL_S: Final = 1800.0  # no step of a picture that could ever be finished takes so long
+_LOOK_S: Final = 1.0
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+class Excess(NamedTuple):
+    """Which limit a child passed."""
+
+    by: str  # in a word or two, for the log
+    message: str
+    reason: Reason
+
+
+class Watch:
+    """Tells when the child has passed a limit; for one picture, or for the load of the model."""
+
+    def __init__(
+        self,
+        pid: int,
+        timeout_s: float | None = None,
+        memory_limit_mb: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start counting.
+
+        Args:
+            pid: the child.
+            timeout_s: `engine.job_timeout_s`.
+            memory_limit_mb: `engine.memory_limit_mb`, where it is this process that shall keep it.
+            clock: monotonic seconds.
+        """
+        self._pid = pid
+        self._timeout_s = timeout_s
+        self._memory_limit_mb = memory_limit_mb
+        self._clock = clock
+        self._begun = self._heard = self._next_look = clock()
+
+    def hear(self) -> None:
+        """Begin to wait for the next message: what whoever takes the steps does with them is no silence."""
+        self._heard = self._clock()
+
+    def excess(self) -> Excess | None:
+        """Give the limit that is passed, if one is. Memory is looked at once a second."""
+        now = self._clock()
+        if self._timeout_s is not None and now - self._begun > self._timeout_s:
+            return Excess("time limit", f"engine.job_timeout_s passed: {self._timeout_s:g} s", Reason.TIMED_OUT)
+        if now - self._heard > STALL_S:
+            return Excess("silence", f"the engine made no step for {STALL_S / 60:g} minutes", Reason.TIMED_OUT)
+        if self._memory_limit_mb is None or now < self._next_look:
+            return None
+        self._next_look = now + _LOOK_S
+        return self._excess_of_memory(self._memory_limit_mb)
+
+    def _excess_of_memory(self, limit_mb: int) -> Excess | None:
+        used_mb = resident_bytes(self._pid) >> 20  # as TensorFlow counts them on a GPU
+        if used_mb <= limit_mb:
+            return None
+        message = f"the engine used {used_mb} MB of memory, engine.memory_limit_mb is {limit_mb}"
+        return Excess("memory limit", message, Reason.OUT_OF_MEMORY)
+
+
+def resident_bytes(pid: int) -> int:
+    """Give the resident memory of a process; 0 once it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count what the kernel has killed for want of memory: in our control group if it tells, else anywhere.
+
+    It counts first and kills then, so a SIGKILL after which the count is higher than before has a likely cause.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, StopIteration):
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+        group = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+        return _count(cgroups / group / "memory.events")
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return _count(proc / "vmstat")
+    return 0
+
+
+def _count(path: Path) -> int:
+    return int(dict(line.split() for line in path.read_text().splitlines())["oom_kill"])
