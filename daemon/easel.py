@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +26,6 @@ log = logs.get(__name__)
 
 FRAMES: Final = "frames"
 _PROGRESS_S: Final = 5.0
-_ORIGINAL_PX: Final = 6000  # the longest side assumed of `size: original` before the picture is opened
 _STATE_BYTES: Final = 48  # a pixel of a checkpoint: four float32 pictures
 _CHECKPOINTS: Final = 3  # two are kept while one is written
 
@@ -107,7 +107,8 @@ class Easel:
     def _follow(self, steps: Iterator[Step], writer: FrameWriter) -> Painting | None:
         painting = None
         for step in steps:
-            is_new = not self._rows or step.iteration > self._rows[-1].iteration  # no larger copy of the last one
+            # A larger size begins with the number that the one before ended with, and one name holds one frame.
+            is_new = not self._rows or step.iteration > self._rows[-1].iteration
             self._rows.append(
                 curve.Row(step.iteration, step.size_px, **vars(step.losses), elapsed_s=step.elapsed_s)
             )
@@ -179,9 +180,8 @@ class Easel:
 
     def _write(self, painting: Painting) -> None:
         out, job, settings = self._claim.entry.out, self._job, self._settings
-        profile = images.icc_profile(self._claim.entry.input(job.parts_of("content")[0]))
         name = f"result{images.SUFFIXES[settings.output.format]}"
-        files.write(out / name, images.encode(painting.picture, settings.output.format, profile))
+        files.write(out / name, images.encode(painting.picture, settings.output.format, painting.profile))
         files.write(out / "losses.csv", curve.table(self._rows))
         files.write(out / "losses.png", curve.curve(self._rows, printable(job.stem)))
         frames = sorted((out / FRAMES).glob("*.png"), key=lambda path: int(path.stem))
@@ -252,8 +252,11 @@ def room_needed(job: Job) -> tuple[int, int, int]:
     settings = job.settings
     if settings is None:
         return dropped, 0, len(job.parts) + 4
-    longest = _ORIGINAL_PX if settings.size == "original" else settings.size
+    (content,) = job.parts_of("content")
+    scale = 1.0
+    if settings.size != "original":
+        scale = settings.size / max(content.height_px, content.width_px, 1)
     frames = settings.total_iterations // settings.frames.every + 1 if settings.frames.every else 0
-    pixels = longest * longest
+    pixels = math.ceil(content.height_px * content.width_px * scale**2)
     shown = dropped + pixels * 3 * (frames + 2)
     return shown, shown + pixels * _STATE_BYTES * _CHECKPOINTS, frames + len(job.parts) + 16

@@ -57,7 +57,8 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata that Pillow can do without
-            with Image.open(path, formats=FORMATS) as image:
+            # An open file, not its path: Pillow maps the pixels of some files, and then forgets to turn them.
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 _check_header(image, max_megapixels, name or path.name)
                 image.load()
                 return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))

@@ -91,6 +91,8 @@ class Part:
     sha256: str
     weight: float = 1.0
     library: bool = False
+    height_px: int = 0  # of a picture that was decoded
+    width_px: int = 0
 
     @property
     def stamp(self) -> Stamp:
@@ -186,6 +188,7 @@ class Painting:
     target_s: float  # preparing the targets
     loop_s: float  # iterating
     steps_back: int = 0  # how often the numbers ran away
+    profile: bytes | None = None  # the content's RGB colour profile, to be carried on
 
 
 @dataclass(frozen=True)

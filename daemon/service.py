@@ -386,8 +386,9 @@ class Service:
         return self.stop.wait(duration_s) or self._worker_is_stopping()
 
     def _pause(self, part: str, error: Exception) -> None:
-        is_placed = isinstance(error, OSError) and error.filename is not None
-        reason = f"{error.strerror}: {error.filename}" if is_placed else str(error)
+        reason = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            reason = f"{error.strerror}: {error.filename}"
         if self.situation.paused.get(part) != reason:
             self.situation.paused[part] = reason
             log.warning("service.paused", part=part, reason=reason)
@@ -403,7 +404,7 @@ class Service:
         """Keep house every second, and look for what operators asked."""
         while not self.stop.is_set():
             try:
-                self._housekeeping.turn(time.monotonic())  # first: it feeds the watchdog, whatever the spool does
+                self._housekeeping.turn(time.monotonic())  # first, since it feeds the watchdog
                 self._end_cancelled()
             except OSError as error:
                 self._pause("spool", error)

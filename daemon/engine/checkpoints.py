@@ -73,8 +73,8 @@ class Checkpoints:
     def _tidy(self, newest: Path) -> None:
         """Remove what nobody will go on from.
 
-        That is: all but the newest two; later ones that were passed over, whose way is now gone anew; and what a
-        write that failed, or a kill in the middle of one, left half done.
+        That is: all but the newest two; later ones that were passed over, whose way is now gone anew; and what
+        a failed write, or a kill in the middle of one, left half done.
         """
         good = [path for path in kept(self._folder) if path.name <= newest.name][-KEPT:]
         for path in self._folder.iterdir():

@@ -69,7 +69,8 @@ class LocalEngine:
             )
             trouble = ""
             for step in run.steps():
-                yield replace(step, trouble=trouble) if trouble else step
+                painting = step.painting and replace(step.painting, profile=images.icc_profile(request.content))
+                yield replace(step, trouble=trouble, painting=painting)
                 trouble, stops = "", is_stopping()
                 if kept and not step.is_replayed and not step.painting and (stops or kept.is_due()):
                     trouble = _save(kept, run)

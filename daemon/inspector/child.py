@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from daemon import children, images
 from daemon.errors import Failure, JobError, Reason
+from daemon.inspector import READY
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -26,8 +27,8 @@ PICTURES: Final = 500  # then whatever a damaged picture left behind in a decode
 def serve(pipe: Connection, max_megapixels: float) -> None:
     """Answer question after question until the pipe closes, or it is time for a new process.
 
-    The messages are JSON, since what decodes hostile bytes is not trusted with a pickle: up
-    `[path, name]`; down `{"size": [height, width]}`, `{"failure": ...}` or `{"errno": ...}`.
+    The messages are JSON, since what decodes hostile bytes is not trusted with a pickle: up `[path, name]`;
+    down, after the word `ready`, `{"size": [height, width]}`, `{"failure": ...}` or `{"errno": ...}`.
     """
     for _ in range(PICTURES):
         if not pipe.poll(IDLE_S):
@@ -60,6 +61,7 @@ def main() -> None:
     pipe = children.adopt()
     children.limit_memory(int(sys.argv[4]))
     try:
+        pipe.send_bytes(READY)
         serve(pipe, float(sys.argv[3]))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import children, logs
-from daemon.errors import Failure, JobError, NotTaken, Reason
+from daemon.errors import Failure, JobError, NotReady, NotTaken, Reason
+from daemon.inspector import READY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +91,7 @@ class Inspector:
         Raises:
             JobError: it is not a picture of an allowed format, is damaged or too large, or its decoder crashes,
                 does not come to an end, or takes more memory than pictures need.
+            NotReady: the child does not start, which is no picture's fault.
             NotTaken: told to stop.
             OSError: the disk it lies on does not give it, or there is no process to be had.
         """
@@ -113,12 +115,15 @@ class Inspector:
 
         Raises:
             _Ended: it ended without an answer.
-            JobError, NotTaken: it was ended.
+            JobError, NotReady, NotTaken: it was ended.
         """
         pipe = self._ready()
         try:
             pipe.send_bytes(question)
-            self._await(pipe, name)
+            if not self._await(pipe):
+                self.stop()
+                log.warning("inspector.died", file=name, ended_by="time limit")
+                raise JobError(_slow(name, self._time_limit_s))
             answer: dict[str, Any] = json.loads(pipe.recv_bytes(_ANSWER_BYTES))
         except (EOFError, OSError, ValueError):  # it is gone, or talks nonsense, which is no better
             end = _Ended(self._end())
@@ -133,18 +138,24 @@ class Inspector:
         self.stop()
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves address space
         self._child, self._pipe = children.spawn(_MODULE, self._arguments, environment=environment)
-        return self._pipe
+        try:
+            if self._await(self._pipe) and self._pipe.recv_bytes(_ANSWER_BYTES) == READY:
+                return self._pipe
+        except (EOFError, OSError):
+            raise NotReady(f"the inspector's process does not start: {children.ending(self._end())}") from None
+        self.stop()
+        raise NotReady("the inspector's process does not start")
 
-    def _await(self, pipe: Connection, name: str) -> None:
+    def _await(self, pipe: Connection) -> bool:
+        """Wait for a message; False when none comes in time."""
         deadline = time.monotonic() + self._time_limit_s
         while not pipe.poll(_TICK_S):
             if self._is_stopping():
                 self.stop()
                 raise NotTaken("told to stop")
             if time.monotonic() > deadline:
-                self.stop()
-                log.warning("inspector.died", file=name, ended_by="time limit")
-                raise JobError(_slow(name, self._time_limit_s))
+                return False
+        return True
 
     def _end(self) -> int:
         """See a child to its end, and say how it was."""

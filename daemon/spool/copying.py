@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,22 +38,25 @@ def copy(
 
 def look(
     drop: Drop, parts: list[Part], folder: Path, inspect: Callable[[Path, str], tuple[int, int]]
-) -> Failure | None:
-    """Decode every picture whole: half a JPEG passes anything less."""
+) -> tuple[list[Part], Failure | None]:
+    """Decode every picture whole: half a JPEG passes anything less. Returns the parts with their sizes."""
     from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
+    seen = []
     for part in parts:
+        seen.append(part)
         if part.role == "sidecar" or not part.sha256:
             continue
         name = printable(part.name)
         try:
             height, width = inspect(folder / part.stored, name)
+            seen[-1] = replace(part, height_px=height, width_px=width)
             size = drop.settings.road[0][0] if drop.settings else "original"
             if part.role != "init":  # which is cropped to the content's shape
                 images.fit(height, width, max(height, width) if size == "original" else size)
         except JobError as error:
-            return Failure(**{**vars(error.failure), "file": name})
-    return None
+            return parts, Failure(**{**vars(error.failure), "file": name})
+    return seen, None
 
 
 def _safe_suffix(name: str) -> str:

@@ -190,7 +190,9 @@ class Spool:
         (draft / "in").mkdir(parents=True, mode=0o700)
         try:
             parts, failure = copying.copy(drop, draft / "in", max_bytes, beat)
-            failure = drop.failure or failure or copying.look(drop, parts, draft / "in", inspect)
+            failure = drop.failure or failure
+            if failure is None:
+                parts, failure = copying.look(drop, parts, draft / "in", inspect)
             if failure and not believes_faults:
                 raise NotTaken(failure.message)
             return self._commit(drop, draft, tuple(parts), failure, versions)
