@@ -125,8 +125,8 @@ class Hours:
 
     @window.setter
     def window(self, text: str | None) -> None:
-        self._text = text
         self._window = Window.parse(text) if text else None
+        self._text = text
 
     def opens_at(self, now: datetime) -> datetime | None:
         """Say when jobs may be started again; None while they may.

@@ -81,6 +81,7 @@ class Service:
         self._at_rest = threading.Event()  # the inbox holds nothing that is about to become a job
         self._first_scan = threading.Event()
         self._defect: Exception | None = None
+        self._unretired: list[Job] = []  # accepted before this start; their originals may still be there
         self._heart = Pulse()
         folders = settings.folders
         self.spool = Spool(folders.spool)
@@ -168,6 +169,7 @@ class Service:
                 sentinel.establish()
             self.outbox.clean(self.spool.ids())
             found = self.spool.recover(self.outbox.is_published)
+            self._unretired = [entry.job for entry in self.spool.unretired() if entry.job is not None]
         except OSError as error:
             raise NotReady(f"recovery: {error}") from error
         for entry in found.requeued:
@@ -186,7 +188,7 @@ class Service:
             log.error("job.failed", job_id=entry.id, name=entry.label, reason=Reason.CORRUPT.value)
             self._note_ending(Ending.FAILED, entry.label, 0.0, entry.failure)
         counts = {name: len(entries) for name, entries in vars(found).items()}
-        log.info("spool.recovered", **counts, queued=self.spool.count(State.QUEUED))
+        log.info("spool.recovered", **counts, queued=self._queued())
 
     def _shut_down(self, threads: list[threading.Thread]) -> None:
         self.situation.state = "stopping"
@@ -201,9 +203,16 @@ class Service:
         log.info(
             "service.stopped",
             **asdict(self.counts),
-            queued=self.spool.count(State.QUEUED),
+            queued=self._queued(),
             uptime_s=round(time.monotonic() - self.situation.started, 1),
         )
+
+    def _queued(self) -> int | None:
+        """Count what waits for its turn, where the disk tells."""
+        try:
+            return self.spool.count(State.QUEUED)
+        except OSError:
+            return None
 
     # The worker, in the main thread
 
@@ -246,10 +255,10 @@ class Service:
         opens_at = self._hours.opens_at(now)
         text = None if opens_at is None else clock.stamp(opens_at)
         if text is not None and self.situation.opens_at is None:
-            log.info("service.window_closed", queued=self.spool.count(State.QUEUED), opens_at=text)
+            log.info("service.window_closed", queued=self._queued(), opens_at=text)
             self._housekeeping.end_night()
         elif text is None and self.situation.opens_at is not None:
-            log.info("service.window_opened", queued=self.spool.count(State.QUEUED))
+            log.info("service.window_opened", queued=self._queued())
         self.situation.opens_at = text
         return text is None
 
@@ -281,8 +290,9 @@ class Service:
         return self.stop.is_set()
 
     def _run_intake(self) -> None:
-        unretired = [entry.job for entry in self.spool.unretired() if entry.job is not None]
-        intake = Intake(self.config, self._take, unretired, self.spool.set_retired, self._intake_is_stopping)
+        intake = Intake(
+            self.config, self._take, self._unretired, self.spool.set_retired, self._intake_is_stopping
+        )
         watcher = Watcher(self.config.folders.inbox, self._wake)
         while not self._intake_is_stopping():
             intake.config = self.config
