@@ -13,7 +13,7 @@ from daemon import documents, files, sidecar
 from daemon.cli.options import ConfigOption, load_or_default
 from daemon.errors import ConfigError, Fault, JobError
 from daemon.inbox import pairing
-from daemon.inbox.intake import is_ignored
+from daemon.inbox.scan import is_ignored
 
 if TYPE_CHECKING:
     from daemon.config import Config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import time
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from daemon import documents, files, logs, sidecar
 from daemon.errors import Failure, NotTaken
 from daemon.inbox import pairing, retire
+from daemon.inbox.scan import Folder, scan
 from daemon.inbox.settle import Settle
 from daemon.job import Drop, DropPart, Job, Stamp, natural_key, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from daemon.config import Config
     from daemon.inbox.pairing import Group, Member
@@ -25,24 +25,10 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-IGNORED: Final = (
-    *(".*", "~*", "*~", "*.tmp", "*.part", "*.partial", "*.filepart", "*.crdownload", "*.download", "*.swp"),
-    *("~$*", "Thumbs.db", "desktop.ini", "@eaDir/", "__MACOSX/", "lost+found/", "_accepted/", "_rejected/"),
-)
 # One turn accepts for about so long, then looks around again: a stop is seen, what was accepted is retired.
 BUDGET_S: Final = 2.0
 # A fault is believed once the files have been quiet for so many times settle_s: a copy may stall.
 DOUBT_FACTOR: Final = 5
-
-
-def is_ignored(name: str, extra: Iterable[str], *, is_folder: bool) -> bool:
-    """Tell a name that is never looked at, by the built-in globs and extra ones; case does not matter."""
-    name = name.casefold()
-    return any(
-        fnmatch.fnmatchcase(f"{name}/" if pattern.endswith("/") else name, pattern.casefold())
-        for pattern in (*IGNORED, *extra)
-        if is_folder or not pattern.endswith("/")
-    )
 
 
 class Sink(Protocol):
@@ -83,28 +69,6 @@ class _Turn:
     accepted: list[Job] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
     dues: list[float] = field(default_factory=list)
-
-
-@dataclass
-class _Folder:
-    """One folder of the inbox as scanned."""
-
-    path: Path  # relative to the inbox
-    stamps: dict[str, Stamp] = field(default_factory=dict)  # regular files
-    strange: dict[str, str] = field(default_factory=dict)  # anything else: name -> what it is
-    groups: list[Group] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)  # sidecars that are not settled yet
-    is_listed: bool = True  # whole
-
-    @property
-    def is_known(self) -> bool:
-        """Whether every sidecar of the folder has been read: else one may name any of its files."""
-        return self.is_listed and not self.unread
-
-    @property
-    def needed(self) -> frozenset[str]:
-        """Every name that a sidecar or pair of the folder needs."""
-        return frozenset().union(*(group.local_names for group in self.groups))
 
 
 class _Doubt(NamedTuple):
@@ -185,7 +149,10 @@ class Intake:
             OSError: the inbox cannot be read, or the sink's disk is full.
         """
         turn = _Turn(now)
-        folders = self._scan(turn)
+        folders = scan(self._root, self._config.inbox.ignore)
+        turn.waiting.update(
+            (printable(str(folder.path)), folder.trouble) for folder in folders if folder.trouble
+        )
         self._settle.observe(
             {str(folder.path / name): stamp for folder in folders for name, stamp in folder.stamps.items()},
             now,
@@ -199,57 +166,26 @@ class Intake:
         self._name_orphans(folders, turn)
         return self._report(folders, turn)
 
-    # Scanning
-
-    def _scan(self, turn: _Turn) -> list[_Folder]:
-        """List every folder; one that cannot be read waits alone, unless it is the inbox itself."""
-        found, todo = [], [Path()]
-        while todo:
-            folder = _Folder(todo.pop())
-            try:
-                todo += self._list(folder)
-            except OSError as error:
-                if folder.path == Path():
-                    raise
-                folder = _Folder(folder.path, is_listed=False)
-                turn.waiting[printable(str(folder.path))] = f"cannot be read: {error.strerror}"
-            found.append(folder)
-        return found
-
-    def _list(self, folder: _Folder) -> list[Path]:
-        """Fill in one folder, and return the folders in it."""
-        below = []
-        with os.scandir(self._root / folder.path) as items:
-            for item in items:
-                is_folder = item.is_dir(follow_symlinks=False)
-                if is_ignored(item.name, self._config.inbox.ignore, is_folder=is_folder):
-                    continue
-                if is_folder:
-                    below.append(folder.path / item.name)
-                else:
-                    _classify(folder, item)
-        return below
-
     # Settling
 
-    def _quiet_s(self, folder: _Folder, name: str, turn: _Turn) -> float:
+    def _quiet_s(self, folder: Folder, name: str, turn: _Turn) -> float:
         return self._settle.quiet_s(str(folder.path / name), turn.now)
 
-    def _is_settled(self, folder: _Folder, name: str, turn: _Turn) -> bool:
+    def _is_settled(self, folder: Folder, name: str, turn: _Turn) -> bool:
         return self._quiet_s(folder, name, turn) >= self._config.inbox.settle_s
 
-    def _watch_settling(self, folders: list[_Folder], turn: _Turn) -> None:
+    def _watch_settling(self, folders: list[Folder], turn: _Turn) -> None:
         """Note when each file that is still moving may be settled."""
         for folder in folders:
             for name in folder.stamps:
                 left = self._config.inbox.settle_s - self._quiet_s(folder, name, turn)
                 if left > 0:
                     turn.dues.append(left)
-                    turn.waiting[_path(folder, name)] = "still being written"
+                    turn.waiting[folder.path_of(name)] = "still being written"
 
     # Pairing
 
-    def _pair(self, folder: _Folder, library: pairing.Names, turn: _Turn) -> None:
+    def _pair(self, folder: Folder, library: pairing.Names, turn: _Turn) -> None:
         names = pairing.Names([*folder.stamps, *folder.strange])
         for name in sorted((name for name in folder.stamps if pairing.is_sidecar(name)), key=natural_key):
             if self._is_accepted(folder, name):
@@ -261,7 +197,7 @@ class Intake:
             try:
                 read = self._read_sidecar(folder, name)
             except (OSError, files.ChangedError) as error:
-                turn.waiting[_path(folder, name)] = (
+                turn.waiting[folder.path_of(name)] = (
                     f"cannot be read: {getattr(error, 'strerror', None) or error}"
                 )
                 folder.unread.append(name)
@@ -284,7 +220,7 @@ class Intake:
             turn.waiting["folders.styles"] = f"{self._library} cannot be read: {error.strerror}"
             return pairing.Names()
 
-    def _read_sidecar(self, folder: _Folder, name: str) -> Sidecar:
+    def _read_sidecar(self, folder: Folder, name: str) -> Sidecar:
         """Read a settled sidecar, once for each state of the file."""
         path, stamp = str(folder.path / name), folder.stamps[name]
         known = self._sidecars.get(path)
@@ -298,22 +234,22 @@ class Intake:
         self._sidecars[path] = (stamp, read, hashlib.sha256(data).hexdigest() if is_whole else None)
         return read
 
-    def _is_accepted(self, folder: _Folder, name: str) -> bool:
+    def _is_accepted(self, folder: Folder, name: str) -> bool:
         """Tell whether a file is the unchanged original of a job that the spool has already."""
         return self._triggers.get((str(folder.path), name)) == folder.stamps[name]
 
-    def _notice(self, folder: _Folder, name: str) -> None:
-        path = _path(folder, name)
+    def _notice(self, folder: Folder, name: str) -> None:
+        path = folder.path_of(name)
         if path not in self._noticed:
             self._noticed.add(path)
             log.info("inbox.noticed", path=path)
 
     # Accepting
 
-    def _accept_complete(self, folders: list[_Folder], turn: _Turn) -> None:
+    def _accept_complete(self, folders: list[Folder], turn: _Turn) -> None:
         begun = time.monotonic()
         groups = [(folder, group) for folder in folders for group in folder.groups]
-        for folder, group in sorted(groups, key=lambda item: natural_key(_path(item[0], item[1].trigger))):
+        for folder, group in sorted(groups, key=lambda item: natural_key(item[0].path_of(item[1].trigger))):
             if self._is_stopping() or time.monotonic() - begun > BUDGET_S:
                 turn.dues.append(0.0)
                 return
@@ -324,9 +260,9 @@ class Intake:
                 except NotTaken as error:
                     reason = f"not ready: {error}"
             if reason:
-                turn.waiting[_path(folder, group.trigger)] = reason
+                turn.waiting[folder.path_of(group.trigger)] = reason
 
-    def _obstacle(self, folder: _Folder, group: Group, turn: _Turn) -> str:
+    def _obstacle(self, folder: Folder, group: Group, turn: _Turn) -> str:
         """Say what a group still waits for, or nothing."""
         if group.missing:
             return f"waiting for {', '.join(printable(name) for name in group.missing)}"
@@ -339,7 +275,7 @@ class Intake:
                 return f"{printable(member.name)} is still being written"
         return ""
 
-    def _accept(self, folder: _Folder, group: Group, turn: _Turn) -> None:
+    def _accept(self, folder: Folder, group: Group, turn: _Turn) -> None:
         """Hand one complete group to the sink.
 
         Raises:
@@ -349,7 +285,7 @@ class Intake:
         left = DOUBT_FACTOR * self._config.inbox.settle_s - quiet
         drop = self._drop(folder, group)
         try:
-            job = self._offer(drop, _path(folder, group.trigger), left, turn.now)
+            job = self._offer(drop, folder.path_of(group.trigger), left, turn.now)
         except NotTaken:
             if left > 0:
                 turn.dues.append(left)
@@ -382,7 +318,7 @@ class Intake:
             self._doubts[path] = _Doubt(stamps, until, str(error))
             raise
 
-    def _drop(self, folder: _Folder, group: Group) -> Drop:
+    def _drop(self, folder: Folder, group: Group) -> Drop:
         read, digest = group.sidecar, None
         if read is None:
             read = sidecar.read({}, "", self._config.defaults)
@@ -398,7 +334,7 @@ class Intake:
             failure=Failure.of_faults(read.faults) if read.faults else None,
         )
 
-    def _part(self, folder: _Folder, member: Member) -> DropPart:
+    def _part(self, folder: Folder, member: Member) -> DropPart:
         if not member.library or self._library is None:
             place, stamp = self._root / folder.path, folder.stamps[member.name]
         else:
@@ -412,23 +348,23 @@ class Intake:
 
     # Retiring
 
-    def _retire_pending(self, folders: list[_Folder], turn: _Turn) -> None:
+    def _retire_pending(self, folders: list[Folder], turn: _Turn) -> None:
         by_path = {str(folder.path): folder for folder in folders}
         needed = {path: folder.needed for path, folder in by_path.items()}
         for job in list(self._pending.values()):
-            folder = by_path.get(job.folder, _Folder(Path(job.folder), is_listed=False))
+            folder = by_path.get(job.folder, Folder(Path(job.folder), trouble="not there"))
             remaining = self._retire(job, folder, needed.get(job.folder, frozenset()), turn)
             for part in job.parts:
                 if part.name not in remaining and not part.library:
                     folder.stamps.pop(part.name, None)
-                    turn.waiting.pop(_path(folder, part.name), None)
+                    turn.waiting.pop(folder.path_of(part.name), None)
             for name, reason in remaining.items():
-                turn.waiting[_path(folder, name)] = reason
+                turn.waiting[folder.path_of(name)] = reason
             if not remaining:
                 self._set_retired(job.id)
                 self._forget(job)
 
-    def _retire(self, job: Job, folder: _Folder, needed: frozenset[str], turn: _Turn) -> dict[str, str]:
+    def _retire(self, job: Job, folder: Folder, needed: frozenset[str], turn: _Turn) -> dict[str, str]:
         """Retire one job's originals; what cannot be removed is not read again before the next rescan."""
         next_try, remaining = self._rests.get(job.id, (turn.now, {}))
         if turn.now < next_try:
@@ -445,16 +381,16 @@ class Intake:
 
     # Telling
 
-    def _name_orphans(self, folders: list[_Folder], turn: _Turn) -> None:
+    def _name_orphans(self, folders: list[Folder], turn: _Turn) -> None:
         for folder in folders:
             needed = folder.needed
             for name in folder.stamps:
                 if name not in needed and folder.is_known:
-                    turn.waiting.setdefault(_path(folder, name), "no sidecar names it")
+                    turn.waiting.setdefault(folder.path_of(name), "no sidecar names it")
             for name, kind in folder.strange.items():
-                turn.waiting.setdefault(_path(folder, name), kind)
+                turn.waiting.setdefault(folder.path_of(name), kind)
 
-    def _report(self, folders: list[_Folder], turn: _Turn) -> Report:
+    def _report(self, folders: list[Folder], turn: _Turn) -> Report:
         for path, reason in turn.waiting.items():
             if self._reasons.get(path) != reason and reason != "still being written":
                 log.info("inbox.waiting", path=path, reason=reason)
@@ -470,20 +406,3 @@ class Intake:
             due_s=min(turn.dues, default=None),
             is_at_rest=not turn.dues,
         )
-
-
-def _path(folder: _Folder, name: str) -> str:
-    return printable(str(folder.path / name))
-
-
-def _classify(folder: _Folder, item: os.DirEntry[str]) -> None:
-    """Sort one directory entry; what vanishes meanwhile was never there."""
-    try:
-        if item.is_symlink():
-            folder.strange[item.name] = "a symbolic link, which is not followed"
-        elif item.is_file(follow_symlinks=False):
-            folder.stamps[item.name] = Stamp.of(item.stat(follow_symlinks=False))
-        else:
-            folder.strange[item.name] = "not a regular file"
-    except OSError:
-        return

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from daemon import config, documents
 from daemon.cli.main import app
 from daemon.errors import Reason
-from daemon.inbox.intake import IGNORED
+from daemon.inbox.scan import IGNORED
 from daemon.settings import PRESETS
 from daemon.sidecar import SidecarModel
 

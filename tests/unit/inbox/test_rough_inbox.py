@@ -14,6 +14,7 @@ import yaml
 from trees import Tree, decode_here, save
 
 from daemon import files
+from daemon.errors import NotReady
 from daemon.inbox import intake as intake_module
 from daemon.inbox.intake import DOUBT_FACTOR, Intake
 
@@ -98,7 +99,7 @@ def _refuse(patch: pytest.MonkeyPatch, call: str, name: str, number: int) -> Non
     real = getattr(os, call)
 
     def refuse(target: Any, *args: Any, **options: Any) -> Any:
-        path = str(Path(f"/proc/self/fd/{target}").readlink()) if isinstance(target, int) else os.fspath(target)
+        path = _path_of(target)
         if os.path.basename(path) == name:  # noqa: PTH119 - a plain string, perhaps a bare name
             raise OSError(number, os.strerror(number), path)
         return real(target, *args, **options)
@@ -106,14 +107,18 @@ def _refuse(patch: pytest.MonkeyPatch, call: str, name: str, number: int) -> Non
     patch.setattr(os, call, refuse)
 
 
+def _path_of(target: Any) -> str:
+    return str(Path(f"/proc/self/fd/{target}").readlink()) if isinstance(target, int) else os.fspath(target)
+
+
 def _list_only(patch: pytest.MonkeyPatch, folder: str, names: list[str]) -> None:
     """Have the listing of a folder break off after some of its names."""
     real = os.scandir
 
     @contextlib.contextmanager
-    def scandir(path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
-        with real(path) as items:
-            yield _broken(items, names) if Path(path).name == folder else items
+    def scandir(target: Any) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with real(target) as items:
+            yield _broken(items, names) if Path(_path_of(target)).name == folder else items
 
     patch.setattr(os, "scandir", scandir)
 
@@ -173,7 +178,7 @@ def test_no_bare_pair_is_taken_from_a_folder_listed_halfway(
 def test_an_unreadable_inbox_is_raised(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """An inbox that cannot be listed is no empty inbox: the turn raises."""
     _refuse(monkeypatch, "scandir", bench.tree.inbox.name, errno.EACCES)
-    with pytest.raises(PermissionError):
+    with pytest.raises(NotReady, match="Permission denied"):
         bench.turn()
 
 

@@ -1,0 +1,116 @@
+"""What lies in the inbox: every folder with its regular files, and what else is there."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from daemon import files
+from daemon.errors import NotReady
+from daemon.job import Stamp, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from daemon.inbox.pairing import Group
+
+IGNORED: Final = (
+    *(".*", "~*", "*~", "*.tmp", "*.part", "*.partial", "*.filepart", "*.crdownload", "*.download", "*.swp"),
+    *("~$*", "Thumbs.db", "desktop.ini", "@eaDir/", "__MACOSX/", "lost+found/", "_accepted/", "_rejected/"),
+)
+
+
+def is_ignored(name: str, extra: Iterable[str], *, is_folder: bool) -> bool:
+    """Tell a name that is never looked at, by the built-in globs and extra ones; case does not matter."""
+    name = name.casefold()
+    return any(
+        fnmatch.fnmatchcase(f"{name}/" if pattern.endswith("/") else name, pattern.casefold())
+        for pattern in (*IGNORED, *extra)
+        if is_folder or not pattern.endswith("/")
+    )
+
+
+@dataclass
+class Folder:
+    """One folder of the inbox as scanned."""
+
+    path: Path  # relative to the inbox
+    stamps: dict[str, Stamp] = field(default_factory=dict)  # regular files
+    strange: dict[str, str] = field(default_factory=dict)  # anything else: name -> what it is
+    groups: list[Group] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)  # sidecars that are not settled yet
+    trouble: str = ""  # why it could not be listed whole
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every sidecar of the folder has been read: else one may name any of its files."""
+        return not self.trouble and not self.unread
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Every name that a sidecar or pair of the folder needs."""
+        return frozenset().union(*(group.local_names for group in self.groups))
+
+    def path_of(self, name: str) -> str:
+        """Give the path of a file in it, below the inbox, as people read it."""
+        return printable(str(self.path / name))
+
+
+def scan(root: Path, ignore: Iterable[str]) -> list[Folder]:
+    """List every folder, no link followed; one that cannot be listed is in trouble alone.
+
+    Args:
+        root: the inbox, resolved.
+        ignore: globs beside the built-in ones.
+
+    Raises:
+        NotReady: the inbox itself cannot be listed.
+    """
+    found, todo = [], [Path()]
+    while todo:
+        folder = Folder(todo.pop())
+        try:
+            todo += _list(root, folder, ignore)
+        except (OSError, files.ChangedError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            if folder.path == Path():
+                raise NotReady(f"inbox {root}: {why}") from error
+            folder = Folder(folder.path, trouble=f"cannot be read: {why}")
+        found.append(folder)
+    return found
+
+
+def _list(root: Path, folder: Folder, ignore: Iterable[str]) -> list[Path]:
+    """Fill in one folder, and return the folders in it."""
+    below = []
+    with files.opened_folder(root / folder.path) as above:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=above)
+    try:
+        with os.scandir(fd) as items:
+            for item in items:
+                is_folder = item.is_dir(follow_symlinks=False)
+                if is_ignored(item.name, ignore, is_folder=is_folder):
+                    continue
+                if is_folder:
+                    below.append(folder.path / item.name)
+                else:
+                    _classify(folder, item)
+    finally:
+        os.close(fd)
+    return below
+
+
+def _classify(folder: Folder, item: os.DirEntry[str]) -> None:
+    """Sort one directory entry; what vanishes meanwhile was never there."""
+    try:
+        if item.is_symlink():
+            folder.strange[item.name] = "a symbolic link, which is not followed"
+        elif item.is_file(follow_symlinks=False):
+            folder.stamps[item.name] = Stamp.of(item.stat(follow_symlinks=False))
+        else:
+            folder.strange[item.name] = "not a regular file"
+    except OSError:
+        return
