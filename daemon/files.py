@@ -13,13 +13,13 @@ import hashlib
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from daemon.errors import NotReady
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
 
 _CHUNK: Final = 1 << 20
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -88,7 +88,7 @@ def replace(path: Path, data: bytes, *, is_durable: bool = True, mode: int | Non
         mode: who may read it; default: as the umask says.
     """
     hidden = path.with_name(f".{path.name}.new")
-    with hidden.open("wb") as file:
+    with _opened_anew(hidden) as file:
         file.write(data)
         if mode is not None:
             os.fchmod(file.fileno(), mode)
@@ -98,6 +98,15 @@ def replace(path: Path, data: bytes, *, is_durable: bool = True, mode: int | Non
     hidden.replace(path)
     if is_durable:
         fsync_folder(path.parent)
+
+
+def _opened_anew(path: Path) -> BinaryIO:
+    """Open a new file, whatever lies there: a crash left it, or somebody a link to lead us elsewhere."""
+    try:
+        return path.open("xb")
+    except FileExistsError:
+        remove_tree(path)
+        return path.open("xb")
 
 
 def _private(path: str, flags: int) -> int:
@@ -136,11 +145,12 @@ def remove_tree(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def opened_folder(folder: Path) -> Iterator[int]:
+def opened_folder(folder: Path, *, makes: bool = False) -> Iterator[int]:
     """Open a folder whose whole path must be free of links, so that nobody can lead us elsewhere.
 
     Args:
         folder: absolute and resolved; a link in it was put there since.
+        makes: make what is missing of it.
 
     Yields:
         A descriptor to give as `dir_fd`; it needs no right to list the folder.
@@ -153,6 +163,8 @@ def opened_folder(folder: Path) -> Iterator[int]:
         for name in folder.parts[1:]:
             above, fd = fd, -1
             try:
+                if makes:
+                    _make_at(above, name)
                 fd = os.open(name, _FOLDER, dir_fd=above)
             finally:
                 os.close(above)
@@ -160,6 +172,17 @@ def opened_folder(folder: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _make_at(folder: int, name: str) -> None:
+    if not _exists_at(folder, name):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=folder)
+
+
+def path_of(folder: int) -> Path:
+    """Name an open folder so that it is this one, whatever becomes of its path meanwhile."""
+    return Path(f"/proc/self/fd/{folder}")
 
 
 @contextlib.contextmanager
@@ -196,27 +219,36 @@ def open_regular(folder: int | Path, name: str) -> int:
     return fd
 
 
-def put_back(folder: int, hidden: str, name: str, other: str) -> None:
-    """Give a file that was set aside its name again; where that is taken by now, another one.
+def show(folder: int, hidden: str, target: int, names: Iterable[str]) -> None:
+    """Give a hidden file the first of some names that nobody has taken; nothing is replaced.
 
     Args:
         folder: a descriptor.
         hidden: the name it has.
-        name: the name it had.
-        other: the name it gets where that is taken.
+        target: a descriptor of the folder where it is shown.
+        names: the one wanted most comes first; one of them must be free.
+
+    Raises:
+        OSError: it cannot be shown there.
     """
-    for wanted in (name, other):
+    for wanted in names:
         try:
-            os.link(hidden, wanted, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            os.link(hidden, wanted, src_dir_fd=folder, dst_dir_fd=target, follow_symlinks=False)
         except FileExistsError:
-            continue
-        except OSError:  # a folder, or a share without hard links
-            if _exists_at(folder, wanted):
+            if not _is_same(folder, hidden, target, wanted):  # else a crash came before the unlink below
                 continue
-            os.rename(hidden, wanted, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:  # a folder, or a share without hard links
+            if _exists_at(target, wanted):
+                continue
+            os.rename(hidden, wanted, src_dir_fd=folder, dst_dir_fd=target)
             return
         os.unlink(hidden, dir_fd=folder)
         return
+
+
+def _is_same(folder: int, name: str, other_folder: int, other_name: str) -> bool:
+    one = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return os.path.samestat(one, os.stat(other_name, dir_fd=other_folder, follow_symlinks=False))
 
 
 def _exists_at(folder: int, name: str) -> bool:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-# One turn accepts for about so long, then looks around again: a stop is seen, what was accepted is retired.
+# One turn reads sidecars, and accepts, for about so long each, then looks around again: a stop is seen, and what
+# was accepted is retired.
 BUDGET_S: Final = 2.0
 # A fault is believed once the files have been quiet for so many times settle_s: a copy may stall.
 DOUBT_FACTOR: Final = 5
@@ -66,6 +67,7 @@ class _Turn:
     """What gathers up during one turn."""
 
     now: float
+    begun: float = field(default_factory=time.monotonic)
     accepted: list[Job] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
     dues: list[float] = field(default_factory=list)
@@ -194,6 +196,10 @@ class Intake:
             if not self._is_settled(folder, name, turn):
                 folder.unread.append(name)
                 continue
+            if self._is_spent(turn.begun) and not self._is_read(folder, name):
+                turn.dues.append(0.0)
+                folder.unread.append(name)
+                continue
             try:
                 read = self._read_sidecar(folder, name)
             except (OSError, files.ChangedError) as error:
@@ -220,12 +226,19 @@ class Intake:
             turn.waiting["folders.styles"] = f"{self._library} cannot be read: {error.strerror}"
             return pairing.Names()
 
+    def _is_spent(self, begun: float) -> bool:
+        """Tell whether it is time to look around again."""
+        return self._is_stopping() or time.monotonic() - begun > BUDGET_S
+
+    def _is_read(self, folder: Folder, name: str) -> bool:
+        known = self._sidecars.get(str(folder.path / name))
+        return known is not None and known[0] == folder.stamps[name]
+
     def _read_sidecar(self, folder: Folder, name: str) -> Sidecar:
         """Read a settled sidecar, once for each state of the file."""
         path, stamp = str(folder.path / name), folder.stamps[name]
-        known = self._sidecars.get(path)
-        if known and known[0] == stamp:
-            return known[1]
+        if self._is_read(folder, name):
+            return self._sidecars[path][1]
         fd = files.open_regular(self._root / folder.path, name)
         with os.fdopen(fd, "rb") as file:
             data = file.read(documents.MAX_BYTES + 1)
@@ -250,7 +263,7 @@ class Intake:
         begun = time.monotonic()
         groups = [(folder, group) for folder in folders for group in folder.groups]
         for folder, group in sorted(groups, key=lambda item: natural_key(item[0].path_of(item[1].trigger))):
-            if self._is_stopping() or time.monotonic() - begun > BUDGET_S:
+            if self._is_spent(begun):
                 turn.dues.append(0.0)
                 return
             reason = self._obstacle(folder, group, turn)

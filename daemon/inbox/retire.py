@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from daemon import files
 from daemon.job import Stamp, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from daemon.job import Job, Part
 
 ACCEPTED_FOLDER = "_accepted"
+REJECTED_FOLDER = "_rejected"
 NEEDED = "accepted; another sidecar names it"
 
 
@@ -62,27 +66,29 @@ def _retire_one(
             if reason is not None:
                 return reason
             os.rename(part.name, aside, src_dir_fd=fd, dst_dir_fd=fd)
-        if not _is_original(fd, aside, part):
+        try:
+            if not _is_original(fd, aside, part):
+                _show_again(fd, aside, job, part)
+            elif keeps:
+                _keep(inbox, fd, aside, job, part)
+            else:
+                os.unlink(aside, dir_fd=fd)
+        except OSError:
             _show_again(fd, aside, job, part)
-        else:
-            _take_away(inbox, fd, aside, job, part, keeps=keeps)
+            raise
     return ""
-
-
-def _take_away(inbox: Path, folder: int, aside: str, job: Job, part: Part, *, keeps: bool) -> None:
-    try:
-        if keeps:
-            _keep(inbox, folder, aside, job, part)
-        else:
-            os.unlink(aside, dir_fd=folder)
-    except OSError:
-        _show_again(folder, aside, job, part)
-        raise
 
 
 def _show_again(folder: int, aside: str, job: Job, part: Part) -> None:
     """Give a file its name again, or, where somebody took that meanwhile, one that says what happened."""
-    files.put_back(folder, aside, part.name, f"put-back-{job.id}-{part.stored}")
+    if _is_there(folder, aside):
+        others = (f"put-back-{job.id}{number}-{part.stored}" for number in _numbers())
+        files.show(folder, aside, folder, itertools.chain((part.name,), others))
+
+
+def _numbers() -> Iterator[str]:
+    """Give nothing, -2, -3 and so on."""
+    return itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
 
 
 def _is_there(folder: int, name: str) -> bool:
@@ -127,11 +133,15 @@ def _is_original(folder: int, name: str, part: Part) -> bool:
 
 
 def _keep(inbox: Path, folder: int, aside: str, job: Job, part: Part) -> None:
-    target = inbox / ACCEPTED_FOLDER / job.folder / part.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if os.path.lexists(target):
-        target = target.with_name(f"{target.stem[:100]}-{job.id[:8]}{target.suffix}")
-    os.rename(aside, target, src_dir_fd=folder)
+    """Move to `_accepted/`; a link in its place, which would lead out of the inbox, is not followed."""
+    place = inbox / ACCEPTED_FOLDER / job.folder
+    name = PurePath(part.name)
+    others = (f"{name.stem[:100]}-{job.id[:8]}{number}{name.suffix}" for number in _numbers())
+    try:
+        with files.opened_folder(place, makes=True) as kept:
+            files.show(folder, aside, kept, itertools.chain((part.name,), others))
+    except files.ChangedError:
+        raise NotADirectoryError(errno.ENOTDIR, f"{ACCEPTED_FOLDER} is no folder", str(place)) from None
 
 
 def note_rejection(inbox: Path, job: Job) -> None:
@@ -141,7 +151,9 @@ def note_rejection(inbox: Path, job: Job) -> None:
     lines = [f"{printable(job.stem)} was not painted: {job.failure.reason}", ""]
     lines += [str(fault) for fault in job.failure.faults] or [job.failure.message]
     lines += ["", job.failure.hint] if job.failure.hint else []
-    with contextlib.suppress(OSError):
-        folder = inbox / "_rejected"
-        folder.mkdir(exist_ok=True)
-        files.replace(folder / f"{job.label}.txt", ("\n".join(lines) + "\n").encode(), is_durable=False)
+    with (
+        contextlib.suppress(OSError, files.ChangedError),
+        files.opened_folder(inbox / REJECTED_FOLDER, makes=True) as folder,
+    ):
+        note = files.path_of(folder) / f"{job.label}.txt"
+        files.replace(note, ("\n".join(lines) + "\n").encode(), is_durable=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from watchdog.events import FileSystemEventHandler
@@ -10,7 +11,6 @@ from watchdog.observers import Observer
 from daemon import logs
 
 if TYPE_CHECKING:
-    import threading
     from pathlib import Path
 
     from watchdog.events import FileSystemEvent
@@ -38,38 +38,55 @@ class Watcher:
         self._folder = folder
         self._wake = wake
         self._observer: BaseObserver | None = None
+        self._threads: set[threading.Thread] = set()
+        self._has_watched = False
+        self._trouble = ""  # why watching does not work, as it was told last
 
     @property
     def is_up(self) -> bool:
-        """Whether the observer and all its emitters live."""
+        """Whether the observer and all its emitters live, and the thread that reads the system's events."""
         observer = self._observer
         return (
             observer is not None
-            and observer.is_alive()
             and bool(observer.emitters)
-            and all(emitter.is_alive() for emitter in observer.emitters)
+            and all(thread.is_alive() for thread in (observer, *observer.emitters, *self._threads))
         )
 
     def ensure(self) -> None:
-        """Start watching, or start anew where the observer or one of its emitters died."""
+        """Start watching, or start anew where one of the threads died; say once why that does not work."""
         if self.is_up:
             return
-        restarts = self._observer is not None
         self.stop()
-        observer = Observer()
         try:
-            observer.schedule(_Alarm(self._wake), str(self._folder), recursive=True)
-            observer.start()
-        except OSError as error:  # inotify's limits, or a folder that is gone this instant
-            log.warning("inbox.watch_failed", error=str(error), hint="the rescan finds everything, later")
+            self._start()
+        except (OSError, RuntimeError) as error:  # a limit of inotify or of threads, or a folder that is gone
+            self.stop()
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                log.warning("inbox.watch_failed", error=str(error), hint="the rescan finds everything, later")
             return
-        self._observer = observer
-        log.info("inbox.watched", folder=str(self._folder), is_restart=restarts)
+        self._trouble = ""
+        log.info("inbox.watched", folder=str(self._folder), is_restart=self._has_watched)
+        self._has_watched = True
         self._wake.set()
 
+    def _start(self) -> None:
+        others = _threads()
+        self._observer = Observer()  # which starts a thread of its own already here
+        self._threads = _threads() - others
+        self._observer.schedule(_Alarm(self._wake), str(self._folder), recursive=True)
+        self._observer.start()
+
     def stop(self) -> None:
-        """Stop watching."""
-        if self._observer is not None and self._observer.is_alive():
+        """Stop watching, also what was started only in part."""
+        if self._observer is not None:
             self._observer.stop()
-            self._observer.join(timeout=5)
+            if self._observer.is_alive():
+                self._observer.join(timeout=5)
         self._observer = None
+        self._threads = set()
+
+
+def _threads() -> set[threading.Thread]:
+    """List watchdog's threads: not all that an observer needs are in its reach."""
+    return {thread for thread in threading.enumerate() if type(thread).__module__.startswith("watchdog.")}
