@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-# One turn reads sidecars, and accepts, for about so long each, then looks around again: a stop is seen, and what
-# was accepted is retired.
+# One turn reads sidecars, and accepts, for about so long each, then looks around again: a stop is seen, and
+# what was accepted is retired.
 BUDGET_S: Final = 2.0
 # A fault is believed once the files have been quiet for so many times settle_s: a copy may stall.
 DOUBT_FACTOR: Final = 5
