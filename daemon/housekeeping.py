@@ -98,6 +98,7 @@ class Housekeeping:
         self._is_stalled = False
         self._dues: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
+        self._is_summarized = False  # the last word about what happened so far
         self.summary = Summary(outbox.root, outbox.check, clock.local)
 
     def turn(self, now: float) -> None:
@@ -241,6 +242,8 @@ class Housekeeping:
         Raises:
             NotReady, OSError: the outbox does not take it.
         """
+        if self._is_summarized and not self.summary.is_dirty:
+            return  # the night ended a moment ago, and now the run does
         waiting = [(item.path, item.reason) for item in self._situation.report.waiting]
         path: Path | None = None
         is_news = True
@@ -252,6 +255,7 @@ class Housekeeping:
             if is_final and is_news and (any(facts.values()) or waiting):
                 shown = None if path is None else str(path)
                 log.info("service.summarized", path=shown, waiting=len(waiting), **facts)
+            self._is_summarized = is_final
 
     # Retention
 

@@ -74,6 +74,7 @@ class Service:
         self.counts = self.situation.counts
         self._drains = drains
         self._hours = Hours(settings.schedule.window, stop_starting_at, clock.local())
+        self._is_open: bool | None = None  # whether jobs may be started now; not known yet
         self._read_config = reload
         self.reloads = reload is not None
         self._wake = threading.Event()  # for the intake: look again
@@ -254,10 +255,12 @@ class Service:
         now = clock.local()
         opens_at = self._hours.opens_at(now)
         text = None if opens_at is None else clock.stamp(opens_at)
-        if text is not None and self.situation.opens_at is None:
+        was_open, self._is_open = self._is_open, text is None
+        if text is not None and was_open is not False:
             log.info("service.window_closed", queued=self._queued(), opens_at=text)
+        if text is not None and was_open:
             self._housekeeping.end_night()
-        elif text is None and self.situation.opens_at is not None:
+        if text is None and was_open is False:
             log.info("service.window_opened", queued=self._queued())
         self.situation.opens_at = text
         return text is None
