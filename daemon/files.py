@@ -13,13 +13,13 @@ import hashlib
 import os
 import shutil
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from daemon.errors import NotReady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path, PurePath
 
 _CHUNK: Final = 1 << 20
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -145,11 +145,12 @@ def remove_tree(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def opened_folder(folder: Path, *, makes: bool = False) -> Iterator[int]:
+def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = False) -> Iterator[int]:
     """Open a folder whose whole path must be free of links, so that nobody can lead us elsewhere.
 
     Args:
-        folder: absolute and resolved; a link in it was put there since.
+        folder: absolute and resolved, so that a link in it was put there since; with `at`, below that.
+        at: the descriptor of an open folder: what is below it stays so, whatever is mounted meanwhile.
         makes: make what is missing of it.
 
     Yields:
@@ -159,8 +160,8 @@ def opened_folder(folder: Path, *, makes: bool = False) -> Iterator[int]:
         ChangedError: it is gone, or a part of its path is no folder any more.
     """
     with _absence_as_change():
-        fd = os.open("/", _FOLDER)
-        for name in folder.parts[1:]:
+        fd = os.open("/", _FOLDER) if at is None else os.dup(at)
+        for name in folder.parts if at is not None else folder.parts[1:]:
             above, fd = fd, -1
             try:
                 if makes:
@@ -180,9 +181,21 @@ def _make_at(folder: int, name: str) -> None:
             os.mkdir(name, dir_fd=folder)
 
 
-def path_of(folder: int) -> Path:
-    """Name an open folder so that it is this one, whatever becomes of its path meanwhile."""
-    return Path(f"/proc/self/fd/{folder}")
+def replace_at(folder: int, name: str, data: bytes) -> None:
+    """Put a file in place whole, in the folder that was opened, whatever became of its path; not durable.
+
+    Args:
+        folder: a descriptor.
+        name: of the file.
+        data: the whole content.
+    """
+    hidden = f".{name}.new"
+    if _exists_at(folder, hidden):
+        os.unlink(hidden, dir_fd=folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(os.open(hidden, flags, 0o666, dir_fd=folder), "wb") as file:
+        file.write(data)
+    os.replace(hidden, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 @contextlib.contextmanager

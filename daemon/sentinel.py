@@ -55,8 +55,22 @@ class Sentinel:
         Raises:
             NotReady: it is not; the message says what to do.
         """
+        self._look(None)
+
+    def check_in(self, folder: int) -> None:
+        """See that a folder that is open already is the one, and no empty mount point.
+
+        Args:
+            folder: a descriptor.
+
+        Raises:
+            NotReady: it is not.
+        """
+        self._look(folder)
+
+    def _look(self, folder: int | None) -> None:
         try:
-            self.path.stat()
+            os.stat(self.path.name if folder is not None else self.path, dir_fd=folder)
         except FileNotFoundError:
             raise NotReady(
                 f"{self.kind} unavailable: {self.path} is missing; mount the share, or, if the folder was made "

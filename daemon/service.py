@@ -90,7 +90,7 @@ class Service:
             "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
             "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
         }
-        self.outbox = Outbox(folders.outbox, self._sentinels["outbox"].check)
+        self.outbox = Outbox(folders.outbox, self._sentinels["outbox"].check, self._beat)
         self._inspector = inspector or Inspector(settings.inbox.max_megapixels, self._intake_is_stopping)
         self._engine = engine or ProcessEngine(settings, self._worker_is_stopping)
         self._worker = Worker(
@@ -217,6 +217,10 @@ class Service:
 
     # The worker, in the main thread
 
+    def _beat(self) -> None:
+        """Beat for the loop whose thread this is: both publish."""
+        self._heart.beat("intake" if threading.current_thread().name == "intake" else "worker")
+
     def _worker_is_stopping(self) -> bool:
         self._heart.beat("worker")
         return self.stop.is_set()
@@ -258,10 +262,11 @@ class Service:
         was_open, self._is_open = self._is_open, text is None
         if text is not None and was_open is not False:
             log.info("service.window_closed", queued=self._queued(), opens_at=text)
-        if text is not None and was_open:
+        if text is not None and was_open and not self._drains:  # whose end is its night's
             self._housekeeping.end_night()
         if text is None and was_open is False:
             log.info("service.window_opened", queued=self._queued())
+            self._housekeeping.end_night()  # and the day's: what comes belongs to the night
         self.situation.opens_at = text
         return text is None
 
@@ -294,7 +299,12 @@ class Service:
 
     def _run_intake(self) -> None:
         intake = Intake(
-            self.config, self._take, self._unretired, self.spool.set_retired, self._intake_is_stopping
+            self.config,
+            self._take,
+            self._unretired,
+            self.spool.set_retired,
+            is_stopping=self._intake_is_stopping,
+            check=self._sentinels["inbox"].check_in,
         )
         watcher = Watcher(self.config.folders.inbox, self._wake)
         while not self._intake_is_stopping():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from enum import StrEnum
@@ -160,20 +161,23 @@ class Worker:
 
     def _publish(self, claim: Claim) -> Ending:
         """Show the result and end the job, as often as it takes."""
-        facts = claim.entry.facts
+        facts, paths = claim.entry.facts, []
 
         def publish() -> None:
-            path = self._outbox.publish(claim.job, claim.entry.out)
-            log.info("outbox.published", path=str(path))
-            self._spool.complete(claim)
-            log.info("job.completed", **facts, path=str(path))
-            self._note_ending(Ending.COMPLETED, claim.job.label, facts.get("elapsed_s", 0.0), None)
+            paths.append(str(self._outbox.publish(claim.job, claim.entry.out)))
 
         try:
             is_shown = self._hold_out("outbox", publish)
         except OSError as error:
             return self._fail(claim, _refusal(error))
-        return Ending.COMPLETED if is_shown else self._interrupted(claim)
+        if not is_shown:
+            return self._interrupted(claim)
+        log.info("outbox.published", path=paths[-1])
+        if not self._hold_out("spool", lambda: self._spool.complete(claim)):
+            return Ending.INTERRUPTED  # recovery finds it published
+        log.info("job.completed", **facts, path=paths[-1])
+        self._note_ending(Ending.COMPLETED, claim.job.label, facts.get("elapsed_s", 0.0), None)
+        return Ending.COMPLETED
 
     def _fail(self, claim: Claim, failure: Failure) -> Ending:
         """Show a failure and end the job, as often as it takes; what cannot be shown at all is ended unseen."""
@@ -182,6 +186,8 @@ class Worker:
             is_ended = self._hold_out("outbox", lambda: self._end_failed(entry, failure))
         except OSError as error:
             log.warning("outbox.refused", message=str(error))
+            with contextlib.suppress(OSError):
+                self._outbox.clean([entry.id])
             is_ended = self._hold_out("spool", lambda: self._end_failed(entry, failure, is_shown=False))
         return (
             Ending.FAILED if is_ended else Ending.INTERRUPTED

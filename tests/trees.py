@@ -158,7 +158,8 @@ class Stepper:
         self.service.spool.prepare()
         self.service._recover()
         unretired = [entry.job for entry in self.service.spool.unretired() if entry.job]
-        self.intake = Intake(config, self.service._take, unretired, self.service.spool.set_retired)
+        check = self.service._sentinels["inbox"].check_in
+        self.intake = Intake(config, self.service._take, unretired, self.service.spool.set_retired, check=check)
 
     def look(self) -> None:
         """Turn the intake alone."""

@@ -90,7 +90,9 @@ class Intake:
         sink: Sink,
         unretired: list[Job],
         set_retired: Callable[[str], None],
+        *,
         is_stopping: Callable[[], bool] = lambda: False,
+        check: Callable[[int], None] = lambda _root: None,
     ) -> None:
         """Prepare for turns.
 
@@ -100,6 +102,7 @@ class Intake:
             unretired: accepted jobs whose originals may still be here.
             set_retired: told the id of each job that is done with the inbox.
             is_stopping: whether a turn should end early.
+            check: given the open inbox, raises NotReady where it is an empty mount point.
         """
         self._root = config.folders.inbox.resolve()
         self._library = config.folders.styles.resolve() if config.folders.styles else None
@@ -107,6 +110,7 @@ class Intake:
         self._sink = sink
         self._set_retired = set_retired
         self._is_stopping = is_stopping
+        self._check = check
         self._doubts: dict[str, _Doubt] = {}
         self._rests: dict[
             str, tuple[float, dict[str, str]]
@@ -307,7 +311,7 @@ class Intake:
         folder.groups.remove(group)
         turn.accepted.append(job)
         if job.failure:
-            retire.note_rejection(self._root, job)
+            retire.note_rejection(self._root, job, self._check)
 
     def _offer(self, drop: Drop, path: str, left: float, now: float) -> Job:
         """Hand a drop to the sink, unless it was refused as it is a moment ago.
@@ -365,6 +369,7 @@ class Intake:
         by_path = {str(folder.path): folder for folder in folders}
         needed = {path: folder.needed for path, folder in by_path.items()}
         for job in list(self._pending.values()):
+            self._is_stopping()  # for the asking's sake: whoever asks is alive
             folder = by_path.get(job.folder, Folder(Path(job.folder), trouble="not there"))
             remaining = self._retire(job, folder, needed.get(job.folder, frozenset()), turn)
             for part in job.parts:
@@ -387,6 +392,7 @@ class Intake:
             job,
             lambda name: not folder.is_known or name in needed,
             keeps=self._config.inbox.keep_originals,
+            check=self._check,
         )
         if any(reason != retire.NEEDED for reason in remaining.values()):
             self._rests[job.id] = (turn.now + self._config.inbox.rescan_s, remaining)

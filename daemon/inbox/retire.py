@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from daemon import files
+from daemon.errors import NotReady
 from daemon.job import Stamp, printable
 
 if TYPE_CHECKING:
@@ -23,25 +24,58 @@ REJECTED_FOLDER = "_rejected"
 NEEDED = "accepted; another sidecar names it"
 
 
-def retire(inbox: Path, job: Job, is_needed: Callable[[str], bool], *, keeps: bool) -> dict[str, str]:
+def retire(
+    inbox: Path,
+    job: Job,
+    is_needed: Callable[[str], bool],
+    *,
+    keeps: bool,
+    check: Callable[[int], None] = lambda _root: None,
+) -> dict[str, str]:
     """Retire a job's originals, the sidecar first.
+
+    The inbox is opened once and looked at once: what is missing in it then is gone, and not merely unmounted.
 
     Args:
         inbox: the inbox.
         job: an accepted job.
         is_needed: tells whether another sidecar of the folder still names a file.
         keeps: move to `_accepted/` instead of removing.
+        check: given the open inbox, raises NotReady where it is an empty mount point.
 
     Returns:
         What remains of them unchanged: name -> why. Empty when the job is done with the inbox.
+
+    Raises:
+        NotReady: the inbox is not there.
     """
+    with opened_inbox(inbox, check) as root:
+        return _retire_all(root, job, is_needed, keeps=keeps)
+
+
+@contextlib.contextmanager
+def opened_inbox(inbox: Path, check: Callable[[int], None]) -> Iterator[int]:
+    """Open the inbox, and see that it is the mounted one.
+
+    Raises:
+        NotReady: it is not there.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            root = stack.enter_context(files.opened_folder(inbox))
+        except files.ChangedError as error:
+            raise NotReady(f"inbox unavailable: {inbox}: {error}") from error
+        check(root)
+        yield root
+
+
+def _retire_all(root: int, job: Job, is_needed: Callable[[str], bool], *, keeps: bool) -> dict[str, str]:
     remaining = {}
-    folder = inbox / job.folder
     for part in sorted(job.parts, key=lambda part: part.role != "sidecar"):
         if part.library:
             continue
         try:
-            reason = _retire_one(inbox, folder, job, part, is_needed, keeps=keeps)
+            reason = _retire_one(root, job, part, is_needed, keeps=keeps)
         except files.ChangedError:
             reason = ""  # gone, or something new that is not ours to touch
         except (OSError, files.SourceError) as error:
@@ -51,16 +85,14 @@ def retire(inbox: Path, job: Job, is_needed: Callable[[str], bool], *, keeps: bo
     return remaining
 
 
-def _retire_one(
-    inbox: Path, folder: Path, job: Job, part: Part, is_needed: Callable[[str], bool], *, keeps: bool
-) -> str:
+def _retire_one(root: int, job: Job, part: Part, is_needed: Callable[[str], bool], *, keeps: bool) -> str:
     """Retire one original: look, set aside under a hidden name, look again, and only then remove.
 
     Between a look and an unlink somebody may put another file in place; nobody does so under a name that nobody
     knows. A death in between leaves the hidden name, where the next try finds it.
     """
     aside = f".styletransferd-{job.id}-{part.stored}"
-    with files.opened_folder(folder) as fd:
+    with files.opened_folder(PurePath(job.folder), at=root) as fd:
         if not _is_there(fd, aside):
             reason = _refusal(fd, part, is_needed)
             if reason is not None:
@@ -70,7 +102,7 @@ def _retire_one(
             if not _is_original(fd, aside, part):
                 _show_again(fd, aside, job, part)
             elif keeps:
-                _keep(inbox, fd, aside, job, part)
+                _keep(root, fd, aside, job, part)
             else:
                 os.unlink(aside, dir_fd=fd)
         except OSError:
@@ -132,19 +164,19 @@ def _is_original(folder: int, name: str, part: Part) -> bool:
         os.close(fd)
 
 
-def _keep(inbox: Path, folder: int, aside: str, job: Job, part: Part) -> None:
+def _keep(root: int, folder: int, aside: str, job: Job, part: Part) -> None:
     """Move to `_accepted/`; a link in its place, which would lead out of the inbox, is not followed."""
-    place = inbox / ACCEPTED_FOLDER / job.folder
+    place = PurePath(ACCEPTED_FOLDER, job.folder)
     name = PurePath(part.name)
     others = (f"{name.stem[:100]}-{job.id[:8]}{number}{name.suffix}" for number in _numbers())
     try:
-        with files.opened_folder(place, makes=True) as kept:
+        with files.opened_folder(place, at=root, makes=True) as kept:
             files.show(folder, aside, kept, itertools.chain((part.name,), others))
     except files.ChangedError:
         raise NotADirectoryError(errno.ENOTDIR, f"{ACCEPTED_FOLDER} is no folder", str(place)) from None
 
 
-def note_rejection(inbox: Path, job: Job) -> None:
+def note_rejection(inbox: Path, job: Job, check: Callable[[int], None] = lambda _root: None) -> None:
     """Leave a readable note of a faulty drop where it was dropped; a share that refuses it is let be."""
     if job.failure is None:
         return
@@ -152,8 +184,8 @@ def note_rejection(inbox: Path, job: Job) -> None:
     lines += [str(fault) for fault in job.failure.faults] or [job.failure.message]
     lines += ["", job.failure.hint] if job.failure.hint else []
     with (
-        contextlib.suppress(OSError, files.ChangedError),
-        files.opened_folder(inbox / REJECTED_FOLDER, makes=True) as folder,
+        contextlib.suppress(OSError, files.ChangedError, NotReady),
+        opened_inbox(inbox, check) as root,
+        files.opened_folder(PurePath(REJECTED_FOLDER), at=root, makes=True) as folder,
     ):
-        note = files.path_of(folder) / f"{job.label}.txt"
-        files.replace(note, ("\n".join(lines) + "\n").encode(), is_durable=False)
+        files.replace_at(folder, f"{job.label}.txt", ("\n".join(lines) + "\n").encode())

@@ -25,15 +25,19 @@ _SHARES_REFUSE: Final = frozenset('<>:"|?*\\')
 class Outbox:
     """The folder where results appear."""
 
-    def __init__(self, root: Path, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, root: Path, check: Callable[[], None] = lambda: None, beat: Callable[[], None] = lambda: None
+    ) -> None:
         """Name the folder.
 
         Args:
             root: the outbox.
             check: raises NotReady while it is away.
+            beat: called now and then, to show that a long copy is alive.
         """
         self.root = root
         self.check = check
+        self._beat = beat
 
     def live(self, job: Job) -> Path:
         """Give the folder of a job's progress while it runs."""
@@ -114,7 +118,7 @@ class Outbox:
         for source, name in sources.items():
             target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            digest = _copy(source, target)
+            digest = _copy(source, target, self._beat)
             manifest[str(name)] = {"sha256": digest, "size": target.stat().st_size}
         for name, data in texts.items():
             files.write(draft / name, data)
@@ -156,10 +160,10 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
-def _copy(source: Path, target: Path) -> str:
+def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return files.copy_hashed(fd, target, max_bytes=1 << 40)
+        return files.copy_hashed(fd, target, max_bytes=1 << 40, beat=beat)
     finally:
         os.close(fd)
 

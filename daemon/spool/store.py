@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _LOCK_TRIES: Final = 20
 _LOCK_PAUSE_S: Final = 0.05
 _ENTRIES_A_JOB: Final = 16  # files and folders that accepting one takes
-_ASKED: Final = "asked"  # written anew, with another token, when an operator asks for something
+EXPIRED: Final = "expired"  # ids of jobs that are forgotten, empty files
+_ASKED: Final = "asked"  # grows when an operator asks for something
 
 
 class Spool:
@@ -40,7 +41,7 @@ class Spool:
         self._tmp = root / "tmp"
         self._next_sequence = 1
         self._orders: dict[str, tuple[int, int]] = {}
-        self._seen: bytes | None = None  # the asking that was answered
+        self._seen = -1  # the asking that was answered
 
     def folder(self, state: State) -> Path:
         """Give the directory of one state."""
@@ -242,6 +243,8 @@ class Spool:
             found = job_id(parts, generation)
             places = [Entry(state, found, self.folder(state) / found) for state in State]
             present = [entry for entry in places if entry.folder.exists()]
+            if (self.root / EXPIRED / found).exists():
+                continue
             if not present:
                 return found, None
             if not any(entry.is_retired for entry in present):
@@ -298,12 +301,12 @@ class Spool:
                         yield self._taken(entry)
         self._seen = asked
 
-    def _last_asked(self) -> bytes:
-        """Tell one asking from another; empty before the first."""
+    def _last_asked(self) -> int:
+        """Tell one asking from another; 0 before the first of a run."""
         try:
-            return (self.root / _ASKED).read_bytes()
+            return (self.root / _ASKED).stat().st_size
         except FileNotFoundError:
-            return b""
+            return 0
 
     def note_failure(self, entry: Entry, failure: Failure) -> None:
         """Write down why a job fails, before its failure is published and it moves."""
@@ -349,7 +352,7 @@ class Spool:
     def ask_cancel(self, entry: Entry) -> None:
         """Ask whoever works on the spool to end a job."""
         files.append_line(entry.folder / CANCEL, self._now())
-        files.replace(self.root / _ASKED, os.urandom(16), is_durable=False)
+        files.append_line(self.root / _ASKED, entry.id)  # longer each time, whoever else asks
 
     # Retiring originals
 
@@ -370,14 +373,16 @@ class Spool:
     def expire(self, state: State, age: timedelta) -> list[Entry]:
         """Forget the jobs that ended longer ago than `age`, with their inputs.
 
-        Jobs whose originals may still lie in the inbox stay, or those would be taken for a new drop.
+        Jobs whose originals may still lie in the inbox stay, or those would be taken for a new drop; so do jobs
+        whose record cannot be read. Of the others the id is remembered, since its outbox entry may be there.
         """
         now = self._clock()
         gone = []
         for entry in self._unsorted(state):
             with contextlib.suppress(FileNotFoundError):  # an operator retries it this instant
-                if not entry.is_retired or now - entry.ended_at < age:
+                if entry.job is None or not entry.is_retired or now - entry.ended_at < age:
                     continue
+                self._remember_expired(entry.id)
                 doomed = (
                     self._tmp / f"expired-{entry.id}"
                 )  # out of sight at once; recovery removes what is left
@@ -385,6 +390,10 @@ class Spool:
                 files.remove_tree(doomed)
                 gone.append(entry)
         return gone
+
+    def _remember_expired(self, id_: str) -> None:
+        files.make_folder(self.root / EXPIRED)
+        files.replace(self.root / EXPIRED / id_, b"")
 
     # Recovery
 
@@ -394,8 +403,8 @@ class Spool:
         Args:
             is_published: tells whether a job's result already lies whole in the outbox.
         """
-        for draft in self._tmp.iterdir():
-            files.remove_tree(draft)
+        for leftover in (*self._tmp.iterdir(), self.root / _ASKED):
+            files.remove_tree(leftover)
         done = Recovery([], [], [])
         for entry in self.entries(State.RUNNING):
             if entry.job is None:

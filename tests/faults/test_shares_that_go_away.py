@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import FakeEngine
@@ -121,3 +121,39 @@ def test_a_sentinel_is_never_made_again(make_tree: Callable[[], Tree]) -> None:
     with pytest.raises(Exception, match="inbox unavailable"):
         Stepper(tree.config, FakeEngine())
     assert not (tree.inbox / ".styletransferd-inbox").exists()
+
+
+@pytest.mark.parametrize("leaves_mount_point", [True, False], ids=["unmounted", "moved away"])
+@pytest.mark.parametrize("has_reason", [False, True], ids=["good", "faulty"])
+def test_an_inbox_that_goes_between_accepting_and_removing_is_not_taken_for_emptied(
+    leaves_mount_point: bool,  # noqa: FBT001
+    has_reason: bool,  # noqa: FBT001
+    make_tree: Callable[[], Tree],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Originals that cannot be seen are not gone: back with the share they are removed, not painted again."""
+    tree = make_tree()
+    stepper, aside = Stepper(tree.config, FakeEngine()), tree.inbox.with_name("aside")
+    real = stepper.service.spool.accept
+
+    def accept(*args: Any, **options: Any) -> Any:
+        entry = real(*args, **options)
+        tree.inbox.rename(aside)
+        if leaves_mount_point:
+            tree.inbox.mkdir()
+        return entry
+
+    tree.drop("sea", **({"sise": 3} if has_reason else {}))
+    with monkeypatch.context() as patch:
+        patch.setattr(stepper.service.spool, "accept", accept)
+        wait_for(lambda: stepper.look() or aside.exists(), "the inbox to go")
+        for _ in range(3):
+            stepper.turn()
+    assert not leaves_mount_point or list(tree.inbox.iterdir()) == []
+    if leaves_mount_point:
+        tree.inbox.rmdir()
+    assert not tree.inbox.exists()
+    aside.rename(tree.inbox)
+    stepper.until_quiet()
+    assert len(list(tree.spool.all_entries())) == 1
+    tree.check(is_quiet=True)

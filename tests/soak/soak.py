@@ -504,11 +504,11 @@ class Soak:
         """Drop the files one after the other, each at once."""
         folder, files = self._pair("plain")
         pauses = self._random.random() < 0.5
-        for name, data in files.items():
-            self._path(folder, name).write_bytes(data)
-            if pauses:
+        for number, (name, data) in enumerate(files.items()):
+            if pauses and number:
                 yield self._chance_s(0.3)
-        self._note(files, "done")
+            self._path(folder, name).write_bytes(data)
+        self._note(files, "done")  # in the same breath as the last one, before any check
 
     def _slow(self) -> Script:
         """Copy the files side by side, a chunk at a time, faster than a stalled copy is doubted."""

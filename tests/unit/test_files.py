@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from daemon import files
+from daemon.errors import NotReady
 from daemon.files import ChangedError, TooLargeError
 
 
@@ -273,3 +274,212 @@ def test_a_copy_replaces_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         copy(tmp_path / "a", tmp_path / "b", max_bytes=10)
     assert (tmp_path / "b").read_bytes() == b"old"
+
+
+def test_a_copy_shows_that_it_is_alive(tmp_path: Path) -> None:
+    """Every piece of a long copy is told of, so that nobody takes it for a deadlock."""
+    (tmp_path / "a").write_bytes(b"x" * 3_500_000)
+    beats: list[int] = []
+    fd = os.open(tmp_path / "a", os.O_RDONLY)
+    files.copy_hashed(fd, tmp_path / "b", 10**7, lambda: beats.append(1))
+    os.close(fd)
+    assert len(beats) == 4
+
+
+def test_a_source_that_cannot_be_read_is_told_from_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
+    """The reader's error is the source's own kind; the writer's is an ordinary one."""
+    (tmp_path / "a").write_bytes(b"x")
+    fd = os.open(tmp_path, os.O_RDONLY)  # to read a folder is an error
+    with pytest.raises(files.SourceError, match="directory"):
+        files.copy_hashed(fd, tmp_path / "b", 10)
+    os.close(fd)
+    with pytest.raises(OSError, match="No such file"):
+        copy(tmp_path / "a", tmp_path / "nowhere/b", 10)
+
+
+# What lies in the way
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "kind", ["a link", "a dangling link", "a hard link", "a FIFO", "a folder", "a half file"]
+)
+@pytest.mark.parametrize("is_durable", [True, False])
+def test_replace_writes_through_nothing_that_lies_in_the_way(
+    tmp_path: Path, kind: str, *, is_durable: bool
+) -> None:
+    """A link planted under the hidden name is removed, not followed; a FIFO blocks nobody."""
+    victim, path = tmp_path / "victim", tmp_path / "shared" / "summary.yaml"
+    victim.write_bytes(b"kept")
+    path.parent.mkdir()
+    hidden = path.with_name(".summary.yaml.new")
+    make = {
+        "a link": lambda: hidden.symlink_to(victim),
+        "a dangling link": lambda: hidden.symlink_to(tmp_path / "new"),
+        "a hard link": lambda: hidden.hardlink_to(victim),
+        "a FIFO": lambda: os.mkfifo(hidden),
+        "a folder": lambda: (hidden / "sub").mkdir(parents=True),
+        "a half file": lambda: hidden.write_bytes(b"hal"),
+    }
+    make[kind]()
+
+    files.replace(path, b"whole", is_durable=is_durable)
+
+    assert path.read_bytes() == b"whole"
+    assert names(path.parent) == {"summary.yaml"}
+    assert victim.read_bytes() == b"kept"
+    assert names(tmp_path) == {"victim", "shared"}
+
+
+@pytest.mark.parametrize("where", ["at the end", "amid", "at the beginning"])
+def test_no_link_on_the_whole_path_is_followed(tmp_path: Path, where: str) -> None:
+    """A link anywhere between the root and the folder is a change, and no descriptor is left open."""
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "a/b/c/x").write_bytes(b"secret")
+    link = {"at the end": "a/b/link", "amid": "a/link/c", "at the beginning": "link/b/c"}[where]
+    real = {"at the end": "a/b/c", "amid": "a/b", "at the beginning": "a"}[where]
+    place = tmp_path / link.split("link", maxsplit=1)[0] / "link"
+    place.symlink_to(tmp_path / real, target_is_directory=True)
+    before = len(names(Path("/proc/self/fd")))
+
+    with pytest.raises(ChangedError), files.opened_folder(tmp_path / link):
+        pass
+    with pytest.raises(ChangedError):
+        files.open_regular(tmp_path / link, "x")
+    with files.opened_folder(tmp_path / "a/b/c") as fd:
+        assert os.listdir(f"/proc/self/fd/{fd}") == ["x"]
+
+    assert len(names(Path("/proc/self/fd"))) == before
+
+
+def test_an_open_folder_stays_the_same_whatever_becomes_of_its_path(tmp_path: Path) -> None:
+    """What is done by way of a descriptor happens in the folder that was opened, moved or not."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "other").mkdir()
+    with files.opened_folder(tmp_path / "a") as fd:
+        (tmp_path / "a").rename(tmp_path / "moved")
+        (tmp_path / "a").symlink_to(tmp_path / "other")
+        files.replace_at(fd, "x", b"there")
+        files.replace_at(fd, "x", b"here")
+
+    assert (tmp_path / "moved/x").read_bytes() == b"here"
+    assert names(tmp_path / "moved") == {"x"}
+    assert names(tmp_path / "other") == set()
+
+
+def test_missing_folders_are_made_only_where_asked_and_never_through_a_link(tmp_path: Path) -> None:
+    """`makes` makes each missing part; without it a missing one is a change; behind a link nothing is made."""
+    with pytest.raises(ChangedError), files.opened_folder(tmp_path / "a/b"):
+        pass
+    with files.opened_folder(tmp_path / "a/b", makes=True):
+        assert (tmp_path / "a/b").is_dir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(ChangedError), files.opened_folder(tmp_path / "link/c", makes=True):
+        pass
+    assert names(tmp_path / "a") == {"b"}
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder", "fifo"])
+@pytest.mark.parametrize("is_linkable", [True, False], ids=["hard links", "no hard links"])
+def test_what_was_hidden_is_shown_under_the_first_free_name(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, *, is_linkable: bool
+) -> None:
+    """Anything gets the first name that nobody has, and replaces nothing, with or without hard links."""
+    hidden = tmp_path / ".hidden"
+    make = {
+        "file": lambda: hidden.write_bytes(b"x"),
+        "link": lambda: hidden.symlink_to("nowhere"),
+        "folder": hidden.mkdir,
+        "fifo": lambda: os.mkfifo(hidden),
+    }
+    make[kind]()
+    inode = hidden.lstat().st_ino
+    (tmp_path / "one").write_bytes(b"taken")
+    (tmp_path / "two").mkdir()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not is_linkable:
+        monkeypatch.setattr(os, "link", refuse)
+    with files.opened_folder(tmp_path) as fd:
+        files.show(fd, ".hidden", fd, iter(["one", "two", "three", "four"]))
+
+    assert (tmp_path / "three").lstat().st_ino == inode
+    assert names(tmp_path) == {"one", "two", "three"}
+    assert (tmp_path / "one").read_bytes() == b"taken"
+
+
+def test_what_was_shown_when_a_crash_came_is_not_shown_twice(tmp_path: Path) -> None:
+    """A name that is the hidden file's own already is the one it keeps."""
+    (tmp_path / ".hidden").write_bytes(b"x")
+    (tmp_path / "one").hardlink_to(tmp_path / ".hidden")
+    with files.opened_folder(tmp_path) as fd:
+        files.show(fd, ".hidden", fd, ["one", "two"])
+    assert names(tmp_path) == {"one"}
+
+
+def test_what_cannot_be_shown_stays_hidden_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that refuses both the link and the rename loses nothing; the error goes up."""
+    (tmp_path / ".hidden").write_bytes(b"x")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
+    with files.opened_folder(tmp_path) as fd, pytest.raises(OSError, match="read-only"):
+        files.show(fd, ".hidden", fd, ["one"])
+    assert (tmp_path / ".hidden").read_bytes() == b"x"
+
+
+# Room
+
+
+def test_room_is_asked_of_the_file_system(tmp_path: Path) -> None:
+    """Bytes and inodes are what an ordinary user may still take."""
+    found, asked = files.room(tmp_path), os.statvfs(tmp_path)
+    assert abs(found.size - asked.f_bavail * asked.f_frsize) < 1 << 30
+    assert found.entries is None or abs(found.entries - asked.f_favail) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("size", "entries", "is_enough"),
+    [(1000, 5, True), (1001, 5, False), (1000, 6, False), (0, 0, True)],
+)
+def test_room_is_required_to_the_byte_with_something_to_spare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, entries: int, *, is_enough: bool
+) -> None:
+    """A little is always left free; one byte or one file more than the rest is too much."""
+    monkeypatch.setattr(files, "room", lambda _folder: files.Room(files.SPARE_BYTES + 1000, 5))
+    if is_enough:
+        files.require_room(tmp_path, size, entries)
+    else:
+        with pytest.raises(NotReady, match="MB free" if size > 1000 else "5 inodes free, 6 needed"):
+            files.require_room(tmp_path, size, entries)
+
+
+def test_a_file_system_that_does_not_count_files_has_room_for_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where 0 of 0 inodes are free, as Btrfs says, that is no lack of them."""
+    real = os.statvfs(tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _folder: os.statvfs_result((*real[:5], 0, 0, 0, *real[8:])))
+    assert files.room(tmp_path).entries is None
+    files.require_room(tmp_path, 0, 10**9)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_the_file"),
+    [
+        (OSError(errno.ENAMETOOLONG, "x"), True),
+        (OSError(errno.EINVAL, "x"), True),
+        (OSError(errno.ENOSPC, "x"), False),
+        (OSError(errno.EROFS, "x"), False),
+        (OSError("x"), False),
+        (NotReady("x"), False),
+    ],
+)
+def test_what_waiting_does_not_mend_is_told_from_what_it_may(error: Exception, *, is_of_the_file: bool) -> None:
+    """A name or size that is refused stays refused; a full, broken or absent disk may come back."""
+    assert files.is_of_the_file(error) is is_of_the_file

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from trees import digest
 
+from daemon.errors import Failure, Reason
 from daemon.inbox import retire
 from daemon.job import Job, Part, Stamp
 
@@ -129,3 +130,91 @@ def test_a_file_too_large_to_keep_stays(tmp_path: Path, drop: dict[str, Path]) -
     job = Job(**{**vars(job), "parts": (large, *job.parts[1:])})
     assert list(_retire(tmp_path, job)) == ["a.png"]
     assert list(tmp_path.iterdir()) == [drop["content"]]
+
+
+def test_kept_originals_move_to_accepted(tmp_path: Path, drop: dict[str, Path]) -> None:
+    """With `keep_originals` every file lies in `_accepted/` under its own name, and no longer in the inbox."""
+    bytes_ = {path.name: path.read_bytes() for path in drop.values()}
+    assert _retire(tmp_path, _job(drop), keeps=True) == {}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "_accepted").iterdir()} == bytes_
+    assert [path.name for path in tmp_path.iterdir()] == ["_accepted"]
+
+
+def test_a_kept_name_that_is_taken_gets_another(tmp_path: Path, drop: dict[str, Path]) -> None:
+    """What is kept already is not replaced: the second of a name carries the job's id, the third a number."""
+    kept = tmp_path / "_accepted"
+    kept.mkdir()
+    (kept / "a.png").write_text("older")
+    (kept / "a-00000000.png").write_text("old")
+    _retire(tmp_path, _job(drop), keeps=True)
+    assert (kept / "a.png").read_text() == "older"
+    assert (kept / "a-00000000.png").read_text() == "old"
+    assert (kept / "a-00000000-2.png").read_text() == "bytes of a.png"
+
+
+def test_retiring_twice_is_retiring_once(tmp_path: Path, drop: dict[str, Path]) -> None:
+    """A second try finds nothing, touches nothing, and says that nothing remains."""
+    job = _job(drop)
+    assert _retire(tmp_path, job, keeps=True) == {}
+    before = sorted((tmp_path / "_accepted").iterdir())
+    assert _retire(tmp_path, job, keeps=True) == {}
+    assert sorted((tmp_path / "_accepted").iterdir()) == before
+
+
+def test_a_disk_that_does_not_remove_shows_the_file_again(
+    tmp_path: Path, drop: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was set aside and cannot be removed has its own name again, and the reason is told."""
+    real = os.unlink
+
+    def unlink(path: Any, **options: Any) -> None:
+        if str(path).endswith("style-0") and not (tmp_path / "b.png").exists():
+            raise OSError(5, "Input/output error", path)
+        real(path, **options)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert _retire(tmp_path, _job(drop)) == {"b.png": "accepted but present: Input/output error"}
+    assert [path.name for path in tmp_path.iterdir()] == ["b.png"]
+
+
+FAILURE = Failure(Reason.BAD_SIDECAR, "1 fault: no such key", hint="did you mean 'size'?")
+
+
+def test_a_rejection_leaves_a_note(tmp_path: Path, drop: dict[str, Path]) -> None:
+    """The note lies in `_rejected/` under the entry's name and says what was wrong and what to do."""
+    job = Job(**{**vars(_job(drop)), "failure": FAILURE})
+    retire.note_rejection(tmp_path, job)
+    (note,) = (tmp_path / "_rejected").iterdir()
+    assert note.name == "a-00000000.txt"
+    assert "bad_sidecar" in note.read_text()
+    assert "did you mean 'size'?" in note.read_text()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["the folder", "the note", "the hidden name", "a FIFO"])
+def test_a_note_is_not_written_through_a_link(kind: str, tmp_path: Path, drop: dict[str, Path]) -> None:
+    """Whoever plants a link where the note is to be has nothing outside of the inbox written."""
+    inbox, outside = tmp_path / "inbox", tmp_path / "outside"
+    inbox.mkdir()
+    outside.mkdir()
+    (outside / "a-00000000.txt").write_text("kept")
+    if kind == "the folder":
+        (inbox / "_rejected").symlink_to(outside)
+    else:
+        (inbox / "_rejected").mkdir()
+        name = "a-00000000.txt" if kind == "the note" else ".a-00000000.txt.new"
+        if kind == "a FIFO":
+            os.mkfifo(inbox / "_rejected" / name)
+        else:
+            (inbox / "_rejected" / name).symlink_to(outside / "a-00000000.txt")
+    retire.note_rejection(inbox, Job(**{**vars(_job(drop)), "failure": FAILURE}))
+    assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("a-00000000.txt", "kept")]
+    if kind != "the folder":
+        assert "bad_sidecar" in (inbox / "_rejected" / "a-00000000.txt").read_text()
+
+
+def test_a_share_that_refuses_the_note_is_let_be(tmp_path: Path, drop: dict[str, Path]) -> None:
+    """A file in the place of `_rejected/` costs the note, nothing else."""
+    (tmp_path / "_rejected").write_text("in the way")
+    retire.note_rejection(tmp_path, Job(**{**vars(_job(drop)), "failure": FAILURE}))
+    assert (tmp_path / "_rejected").read_text() == "in the way"

@@ -42,7 +42,9 @@ class Bench:
         self.offered: list[str] = []
         self.stop_after = 10**6  # offered drops
         self.report: Report | None = None
-        self.intake = Intake(config, self._take, [], self._retire, lambda: len(self.offered) >= self.stop_after)
+        self.intake = Intake(
+            config, self._take, [], self._retire, is_stopping=lambda: len(self.offered) >= self.stop_after
+        )
 
     def _take(self, drop: Drop, *, believes_faults: bool) -> Job:
         self.offered.append(drop.stem)

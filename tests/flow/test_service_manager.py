@@ -1,0 +1,483 @@
+"""The service under a service manager: what it says over a real notify socket, and what SIGHUP changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fakes import FakeEngine
+from structlog.testing import capture_logs
+from trees import NearInspector, Tree, wait_for
+
+from daemon import config as config_module
+from daemon import logs
+from daemon import service as service_module
+from daemon.inbox.intake import Intake
+from daemon.job import State
+from daemon.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from conftest import Live
+
+    from daemon.config import Config
+    from daemon.job import Step
+
+Facts = dict[str, str]  # of one datagram
+END_S = 20
+LONG = {"iterations": 5000, "frames": {"every": 0}}
+
+
+class Manager:
+    """Listens as systemd does, and remembers what it heard and when."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(0.1)
+        self._is_over = threading.Event()
+        self.heard: list[tuple[float, Facts]] = []
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while not self._is_over.is_set():
+            try:
+                text = self._socket.recv(1 << 16).decode()
+            except TimeoutError:
+                continue
+            facts = dict(line.split("=", 1) for line in text.split("\n"))
+            self.heard.append((time.monotonic(), facts))
+
+    def words(self, *keys: str) -> list[str]:
+        """Give what was said of some keys, in its order, as KEY=VALUE."""
+        return [f"{key}={facts[key]}" for _, facts in self.heard for key in keys if key in facts]
+
+    def until(self, word: str, count: int = 1, deadline_s: float = 60) -> None:
+        """Wait until something was said so often."""
+        key = word.partition("=")[0]
+        wait_for(lambda: self.words(key).count(word) >= count, f"{word} {count} times", deadline_s)
+
+    def until_fed_anew(self, count: int = 3) -> None:
+        """Wait for so many more signs of life."""
+        self.until("WATCHDOG=1", len(self.words("WATCHDOG")) + count)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._is_over.set()
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    """Listen, and have services of this test know of it."""
+    made = Manager(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    yield made
+    made.close()
+
+
+# The real service, in a process of its own
+
+
+def _rewrite(live: Live, **sections: dict[str, Any]) -> None:
+    """Change keys of the config file."""
+    raw = json.loads(live.config_file.read_text())
+    for section, keys in sections.items():
+        raw[section] = {**raw.get(section, {}), **keys}
+    live.config_file.write_text(json.dumps(raw))
+
+
+def _reload(live: Live, event: str = "service.reloaded") -> dict[str, Any]:
+    """Send SIGHUP and give the record that answers it."""
+    count = len(live.records(event))
+    live.send(signal.SIGHUP)
+    return live.until(event, count=count + 1)[-1]
+
+
+def test_the_service_manager_hears_of_every_turn(
+    manager: Manager, make_live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """READY once the model is loaded, WATCHDOG while idle and painting, RELOADING and READY, STOPPING last."""
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    live = make_live().start()
+    live.until("engine.started", deadline_s=90)
+    assert manager.words("READY") == []
+    live.until_ready()
+    manager.until("READY=1")
+    manager.until_fed_anew()
+
+    live.tree.drop("long", **LONG)
+    live.until("job.progressed", job="long", count=3)
+    manager.until_fed_anew()
+
+    before = time.monotonic_ns() // 1000
+    _reload(live)
+    manager.until("READY=1", count=2)
+    reloading = [facts for _, facts in manager.heard if "RELOADING" in facts]
+    assert [facts["RELOADING"] for facts in reloading] == ["1"]
+    assert before < int(reloading[0]["MONOTONIC_USEC"]) < time.monotonic_ns() // 1000
+    manager.until_fed_anew()
+
+    live.send(signal.SIGTERM)
+    assert live.wait() == 0
+    manager.until("STOPPING=1")
+    said = manager.words("READY", "RELOADING", "STOPPING")
+    assert said == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
+    assert live.records("service.stalled") == []
+    assert live.tree.spool.count(State.QUEUED) == 1
+
+
+def test_sighup_applies_what_can_change_and_names_what_cannot(make_live: Callable[..., Live]) -> None:
+    """Settling, ignored names, house defaults and the log's level change at once; folders and device do not."""
+    live = make_live(inbox={"settle_s": 0.3, "rescan_s": 0.5, "ignore": ["*.yaml"]}).start().until_ready()
+    live.tree.drop("sea")
+    _rewrite(live, inbox={"ignore": ["*.bak"]}, defaults={"seed": 7}, log={"level": "info"})
+    _rewrite(live, folders={"outbox": "elsewhere"}, engine={"device": "gpu", "max_attempts": 5})
+    assert live.records("inbox.noticed") == []
+
+    record = _reload(live)
+
+    assert set(record["changed"]) == {"inbox.ignore", "defaults", "log.level", "engine.max_attempts"}
+    ignored = {record["key"] for record in live.records("service.key_ignored")}
+    assert ignored == {"folders.outbox", "engine.device"}
+    result = live.completed("sea") / "result.yaml"
+    assert "seed: 7" in result.read_text()
+    last = live.records().index(record)
+    assert {one["level"] for one in live.records()[:last]} >= {"debug", "info"}
+    assert "debug" not in {one["level"] for one in live.records()[last:]}
+    assert not (live.base / "elsewhere").exists()
+
+    live.config_file.write_text("inbox: {settle: 1}\nlog: {level: loud}\n")
+    refused = _reload(live, "service.reload_refused")
+    assert len(refused["faults"]) == 2
+    assert any("did you mean 'settle_s'" in fault for fault in refused["faults"])
+    live.tree.drop("lake")
+    assert "seed: 7" in (live.completed("lake") / "result.yaml").read_text()
+    live.tree.check(is_quiet=True)
+
+
+# In this process, so that a loop can be held up
+
+
+@pytest.fixture
+def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
+    """Make a tree where everything goes quickly."""
+    for name in ("_TICK_S", "_IDLE_S", "_PAUSE_S", "_LEAST_S", "_STATUS_S", "_BEAT_S"):
+        monkeypatch.setattr(service_module, name, 0.02)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)  # which is for a whole process
+    made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
+    made.inbox.mkdir()
+    return made
+
+
+class Running:
+    """A service that runs in a thread of its own."""
+
+    def __init__(self, tree: Tree, engine: FakeEngine, **options: Any) -> None:
+        self.service = Service(tree.config, engine=engine, inspector=NearInspector(), **options)
+        self.code: int | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.code = self.service.run()
+
+    def until_ready(self) -> None:
+        """Wait until it works."""
+        wait_for(lambda: self.service.situation.state == "running", "the service to be ready", END_S)
+
+    def stop(self) -> None:
+        """End it."""
+        self.service.ask_stop()
+        self._thread.join(END_S)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def run(tree: Tree) -> Iterator[Callable[..., Running]]:
+    """Start services on the tree; those that still run are ended."""
+    made: list[Running] = []
+
+    def start(engine: FakeEngine, **options: Any) -> Running:
+        made.append(Running(tree, engine, **options))
+        return made[-1]
+
+    yield start
+    for running in made:
+        running.stop()
+
+
+def _assert_silent(manager: Manager, for_s: float) -> None:
+    """See that no sign of life comes for a while."""
+    count = len(manager.words("WATCHDOG"))
+    assert not threading.Event().wait(for_s)
+    assert len(manager.words("WATCHDOG")) == count
+
+
+@pytest.mark.parametrize("loop", ["intake", "worker"])
+def test_the_watchdog_is_silent_while_a_loop_hangs(
+    loop: str,
+    tree: Tree,
+    run: Callable[..., Running],
+    manager: Manager,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the scan or the engine deadlocked nothing is fed, one record says so, and feeding resumes after."""
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    held, free, real = threading.Event(), threading.Event(), Intake.turn
+
+    def hold(intake: Intake, now: float) -> Any:
+        if held.is_set():
+            free.wait()
+        return real(intake, now)
+
+    def step(_step: Step) -> None:
+        if held.is_set():
+            free.wait()
+
+    with capture_logs() as records:
+        running = run(FakeEngine(on_step=step))
+        try:
+            running.until_ready()
+            manager.until_fed_anew()
+            if loop == "intake":
+                monkeypatch.setattr(Intake, "turn", hold)
+            held.set()
+            if loop == "worker":
+                tree.drop("sea")
+            stalled = wait_for(
+                lambda: [record for record in records if record["event"] == "service.stalled"],
+                "the stall",
+                END_S,
+            )
+            _assert_silent(manager, 1.5)
+        finally:
+            held.clear()
+            free.set()
+        manager.until_fed_anew()
+        running.stop()
+    assert [record["loops"] for record in stalled] == [[loop]]
+    assert [record["event"] for record in records].count("service.stalled") == 1
+
+
+def test_status_names_the_loop_that_hangs(
+    tree: Tree, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """status.json is still written while the intake hangs, and says which loop does."""
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    free, real = threading.Event(), Intake.turn
+    running = run(FakeEngine())
+    running.until_ready()
+    monkeypatch.setattr(Intake, "turn", lambda intake, now: free.wait() and real(intake, now))
+    try:
+        status = tree.config.folders.spool / "status.json"
+        wait_for(lambda: json.loads(status.read_bytes())["stalled"] == ["intake"], "the status", END_S)
+    finally:
+        free.set()
+
+
+def test_a_spool_that_refuses_does_not_silence_the_watchdog(
+    tree: Tree, run: Callable[..., Running], manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trouble with the disk is waited out, not ended by the service manager: feeding goes on."""
+    running = run(FakeEngine())
+    running.until_ready()
+
+    def refuse() -> None:
+        raise OSError(30, os.strerror(30), "asked")
+
+    monkeypatch.setattr(running.service, "_end_cancelled", refuse)
+    wait_for(lambda: "spool" in running.service.situation.paused, "the pause", END_S)
+    manager.until_fed_anew()
+    assert running.service.situation.paused["spool"] == "Read-only file system: asked"
+
+
+@pytest.mark.parametrize("moment", ["starting", "stopping"])
+def test_a_reload_outside_of_the_run_says_nothing_of_ready(
+    moment: str, tree: Tree, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGHUP while the model loads, or at the end, must not call the service ready."""
+    service = Service(tree.config, engine=FakeEngine(), inspector=NearInspector(), reload=lambda: tree.config)
+    service.situation.state = moment
+    with capture_logs() as records:
+        service.reload()
+    assert [record["event"] for record in records] == ["service.reloaded"]
+    assert service_module.notify(STATUS="the last word")
+    manager.until("STATUS=the last word")
+    assert manager.words("READY", "RELOADING") == []
+
+
+# What a reload reaches
+
+
+def _changed(config: Config, **sections: dict[str, Any]) -> Config:
+    """Lay keys over a config, as a changed file would."""
+    updates = {
+        name: getattr(config, name).model_copy(update=keys) if name != "defaults" else keys
+        for name, keys in sections.items()
+    }
+    return config.model_copy(update=updates)
+
+
+def _adopt(running: Running, **sections: dict[str, Any]) -> None:
+    read = _changed(running.service.config, **sections)
+    running.service._read_config = lambda: read
+    running.service.reload()
+
+
+def test_the_inbox_rules_apply_after_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+    """A longer settle_s makes a drop wait, a shorter one lets it in, and keep_originals keeps the next one."""
+    running = run(FakeEngine(), reload=lambda: tree.config)
+    running.until_ready()
+    _adopt(running, inbox={"settle_s": 3600.0})
+    tree.drop("sea")
+
+    def waits() -> bool:
+        waiting = {item.path: item.reason for item in running.service.situation.report.waiting}
+        return waiting.get("sea.yaml") == "still being written"
+
+    wait_for(waits, "the drop to be seen", END_S)
+    _adopt(running, inbox={"settle_s": 0.05, "keep_originals": True})
+    wait_for(lambda: tree.spool.count(State.DONE) == 1, "the drop's end", END_S)
+    wait_for(lambda: tree.left() == [], "the inbox to be cleared", END_S)
+    kept = sorted(path.name for path in (tree.inbox / "_accepted").iterdir())
+    assert kept == ["sea-style.png", "sea.jpg", "sea.yaml"]
+
+
+def test_sidecars_are_read_anew_when_the_house_defaults_change(tree: Tree, run: Callable[..., Running]) -> None:
+    """A sidecar that was read, and waits for its picture, is accepted with the defaults of that moment."""
+    running = run(FakeEngine(), reload=lambda: tree.config)
+    running.until_ready()
+    sidecar = tree.drop("sea")
+    picture = sidecar.with_name("sea.jpg")
+    aside = picture.rename(tree.config.folders.spool / "aside")
+
+    def waits() -> bool:
+        return any("waiting for sea.jpg" in item.reason for item in running.service.situation.report.waiting)
+
+    wait_for(waits, "the sidecar to be read", END_S)
+    _adopt(running, defaults={"seed": 11})
+    aside.rename(picture)
+    wait_for(lambda: tree.spool.count(State.DONE) == 1, "the drop's end", END_S)
+    (entry,) = tree.spool.entries(State.DONE)
+    assert entry.job
+    assert entry.job.settings
+    assert entry.job.settings.seed == 11
+
+
+def test_the_retention_applies_after_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+    """A retention of no days forgets an ended job at once, not at the next full hour."""
+    running = run(FakeEngine(), reload=lambda: tree.config)
+    running.until_ready()
+    tree.drop("sea")
+    wait_for(lambda: tree.spool.count(State.DONE) == 1, "the drop's end", END_S)
+    wait_for(lambda: tree.spool.entries(State.DONE)[0].is_retired, "the originals to be retired", END_S)
+    retention = running.service.config.outbox.retention_days.model_copy(update={"done": 0.0})
+    _adopt(running, outbox={"retention_days": retention})
+    wait_for(lambda: tree.spool.count(State.DONE) == 0, "the job to be forgotten", END_S)
+    assert len(tree.results()) == 1
+
+
+def test_the_window_applies_after_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+    """A window that excludes this moment holds the next job back; none lets it run."""
+    running = run(FakeEngine(), reload=lambda: tree.config)
+    running.until_ready()
+    now = service_module.clock.local()
+    opens = (now.hour + 2) % 24
+    _adopt(running, schedule={"window": f"{opens:02d}:00-{opens:02d}:01"})
+    wait_for(lambda: running.service.situation.opens_at, "the window to be closed", END_S)
+    tree.drop("sea")
+    wait_for(lambda: tree.spool.count(State.QUEUED) == 1, "the drop to be accepted", END_S)
+    _adopt(running, schedule={"window": None})
+    wait_for(lambda: tree.spool.count(State.DONE) == 1, "the drop's end", END_S)
+
+
+def test_the_observer_can_be_switched_by_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+    """`observer: auto` begins to watch, and `off` ends it, without a restart."""
+    running = run(FakeEngine(), reload=lambda: tree.config)
+    running.until_ready()
+    assert running.service.situation.is_watcher_up is None
+    _adopt(running, inbox={"observer": "auto"})
+    wait_for(lambda: running.service.situation.is_watcher_up, "the watcher", END_S)
+    _adopt(running, inbox={"observer": "off"})
+    wait_for(lambda: running.service.situation.is_watcher_up is None, "its end", END_S)
+
+
+def test_the_attempts_apply_after_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+    """A lower max_attempts bounds the very next crash."""
+    running = run(FakeEngine(*["crash"] * 9), reload=lambda: tree.config)
+    running.until_ready()
+    _adopt(running, engine={"max_attempts": 1})
+    tree.drop("sea")
+    wait_for(lambda: tree.spool.count(State.FAILED) == 1, "the failure", END_S)
+    (entry,) = tree.spool.entries(State.FAILED)
+    assert entry.attempts_used == 1
+
+
+def test_what_needs_a_restart_is_named_and_left(tree: Tree) -> None:
+    """Folders, the engine and the largest picture stay as they were; what differs is told, the rest adopted."""
+    running = tree.config
+    read = config_module.build(
+        {
+            "folders": {"outbox": "elsewhere", "inbox": str(running.folders.inbox)},
+            "engine": {"device": "cpu", "job_timeout_s": 9, "max_attempts": 8},
+            "inbox": {"max_megapixels": 10, "max_file_mb": 1},
+        },
+        tree.inbox.parent,
+        environment={},
+    )
+    merged, ignored = config_module.reloaded(running, read)
+    assert ignored == ["folders.outbox", "inbox.max_megapixels", "engine.device", "engine.job_timeout_s"]
+    assert merged.folders == running.folders
+    assert merged.engine == running.engine.model_copy(update={"max_attempts": 8})
+    assert (merged.inbox.max_megapixels, merged.inbox.max_file_mb) == (running.inbox.max_megapixels, 1)
+    assert set(config_module.differences(running, merged)) == {
+        *("inbox.settle_s", "inbox.rescan_s", "inbox.observer", "inbox.max_file_mb"),
+        *("engine.max_attempts", "log.format"),
+    }
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Put back how this process takes signals."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_defect_in_a_reload_ends_the_service(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread for signals that died would leave a service that no signal stops: better none at all."""
+    made: list[Service] = []
+
+    def make(*args: Any, **options: Any) -> Service:
+        made.append(Service(*args, **options, engine=FakeEngine(), inspector=NearInspector()))
+        return made[-1]
+
+    def reload() -> Config:
+        raise ZeroDivisionError
+
+    def send() -> None:
+        wait_for(lambda: made and made[0].situation.state == "running", "the service to be ready", END_S)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr(service_module, "Service", make)
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(ZeroDivisionError):
+        service_module.run(tree.config, reload=reload)
+    sender.join()

@@ -1,0 +1,246 @@
+"""The painting of one claim: what is shown on the way, what is written, what is gone on from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fakes import INFO, FakeEngine
+from structlog.testing import capture_logs
+from trees import Stepper, Tree, save
+
+from daemon import documents
+from daemon import service as service_module
+from daemon.easel import Easel, Progress, room_needed
+from daemon.errors import Failure, Reason
+from daemon.job import State
+from daemon.settings import Frames, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, MutableMapping
+
+    from daemon.config import Config
+    from daemon.job import EngineInfo, Job, Request, Step
+    from daemon.spool import Claim
+
+
+class Replaying(FakeEngine):
+    """Changes each step before it is seen."""
+
+    def __init__(self, change: Callable[[Step], Step]) -> None:
+        super().__init__()
+        self._change = change
+        self.requests: list[Request] = []
+
+    def start(self) -> EngineInfo:
+        """Say what is loaded."""
+        return INFO
+
+    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+        """Paint as the fake does."""
+        self.requests.append(request)
+        for step in super().stylize(request, is_stopping):
+            yield self._change(step)
+
+
+class Studio:
+    """One claimed job and an easel for it."""
+
+    def __init__(self, tree: Tree, **keys: Any) -> None:
+        tree.drop("sea", **keys)
+        stepper = Stepper(tree.config, FakeEngine())
+        for _ in range(200):
+            stepper.look()
+            if tree.spool.count(State.QUEUED):
+                break
+            stepper.service.stop.wait(0.005)
+        claim = stepper.service.spool.claim()
+        assert claim
+        self.claim: Claim = claim
+        self.shown: list[Progress] = []
+        self._outbox = stepper.service.outbox
+
+    def paint(self, engine: FakeEngine, is_unwanted: Callable[[], bool] = lambda: False) -> Any:
+        """Paint it."""
+        return Easel(self.claim, self._outbox, self.shown.append, is_unwanted).paint(engine)
+
+    @property
+    def out(self) -> set[str]:
+        """List what is ready for the outbox."""
+        folder = self.claim.entry.out
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Read losses.csv without its head."""
+        lines = (self.claim.entry.out / "losses.csv").read_text().splitlines()
+        return [line.split(",") for line in lines[1:]]
+
+
+@pytest.fixture
+def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
+    """Make a tree that settles at once."""
+    monkeypatch.setattr(service_module, "_PAUSE_S", 0.001)
+    made = Tree(make_config(inbox={"settle_s": 0.001, "rescan_s": 0.002}))
+    made.inbox.mkdir()
+    return made
+
+
+def _named(records: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:
+    return [record for record in records if record["event"] == event]
+
+
+def test_a_painting_leaves_everything_but_its_record(tree: Tree) -> None:
+    """Picture, rows, curve, frames and film lie in out/; result.yaml, which says so, comes after."""
+    studio = Studio(tree, iterations=4, frames={"every": 2})
+    document, facts = studio.paint(FakeEngine())
+    frames = {f"frames/{name}" for name in ("0000.png", "0002.png", "0004.png", "animation.webp")}
+    assert studio.out == {"result.png", "losses.csv", "losses.png", *frames}
+    assert documents.parse(document)["size"] == 32
+    assert facts["best_iteration"] == 4
+    assert len(studio.rows) == 5
+
+
+def test_no_painting_where_it_is_no_longer_wanted(tree: Tree) -> None:
+    """Told to end early, nothing of a result is written, and None says so."""
+    studio = Studio(tree, iterations=50)
+    assert studio.paint(FakeEngine(), lambda: len(studio.shown) > 3) is None
+    assert "result.png" not in studio.out
+
+
+def test_replayed_steps_stand_in_the_table_and_nowhere_else(tree: Tree) -> None:
+    """What a checkpoint knew is in losses.csv, costs no frame and no progress; `job.resumed` tells where."""
+    studio = Studio(tree, iterations=6, frames={"every": 2})
+    engine = Replaying(lambda step: replace(step, is_replayed=step.iteration < 4))
+    with capture_logs() as records:
+        studio.paint(engine)
+    assert [int(row[0]) for row in studio.rows] == list(range(7))
+    assert [progress.iteration for progress in studio.shown] == [4, 5, 6]
+    assert [record["iteration"] for record in _named(records, "job.resumed")] == [4]
+    assert "frames/0000.png" not in studio.out
+
+
+def test_the_time_left_counts_only_what_was_painted_now(tree: Tree) -> None:
+    """After a resume neither the pace nor the ETA is flattered by the iterations of the last run."""
+    studio = Studio(tree, iterations=10)
+    studio.paint(Replaying(lambda step: replace(step, is_replayed=step.iteration < 8)))
+    first, second, third = studio.shown
+    assert (first.iteration, first.iteration_s, first.eta_s) == (8, None, None)
+    assert second.iteration_s is not None
+    assert second.eta_s == pytest.approx(second.iteration_s * 1, abs=0.06)
+    assert third.iteration_s == pytest.approx(third.elapsed_s / 2, rel=0.9)
+    assert third.eta_s == 0
+
+
+def test_a_fresh_painting_is_not_called_resumed(tree: Tree) -> None:
+    """From iteration 0 on there is nothing to go on from."""
+    with capture_logs() as records:
+        Studio(tree).paint(FakeEngine())
+    assert _named(records, "job.resumed") == []
+    assert len(_named(records, "job.started")) == 1
+
+
+def test_steps_back_and_troubles_are_told_as_often_as_they_come(tree: Tree) -> None:
+    """Each further step back is one record, not one for every iteration after it; each trouble is one."""
+    back = {0: 0, 1: 0, 2: 1, 3: 1, 4: 2, 5: 2}
+
+    def change(step: Step) -> Step:
+        trouble = "no room for a checkpoint" if step.iteration == 3 else ""
+        return replace(step, steps_back=back[step.iteration], trouble=trouble)
+
+    with capture_logs() as records:
+        Studio(tree, iterations=5).paint(Replaying(change))
+    assert [record["iteration"] for record in _named(records, "job.damped")] == [2, 4]
+    assert [record["message"] for record in _named(records, "job.troubled")] == ["no room for a checkpoint"]
+
+
+def test_what_an_earlier_attempt_left_is_cleared_and_its_frames_only_where_they_serve(tree: Tree) -> None:
+    """Without a checkpoint everything goes; with one the frames stay, and the film of them is made anew."""
+    studio = Studio(tree, iterations=4, frames={"every": 2})
+    out, checkpoints = studio.claim.entry.out, studio.claim.entry.checkpoints
+    for has_checkpoint in (False, True):
+        (out / "frames").mkdir(parents=True, exist_ok=True)
+        for name in ("result.jpg", "frames/0002.png", "frames/0009.png", "frames/animation.gif"):
+            save(out / "x.png", 1).rename(out / name)
+        if has_checkpoint:
+            checkpoints.mkdir(exist_ok=True)
+            (checkpoints / "0000003.ckpt").write_bytes(b"x")
+        seen: list[set[str]] = []
+        studio.paint(FakeEngine(on_step=lambda _step: seen.append(studio.out)))  # noqa: B023
+        assert seen[0] == ({f"frames/{number:04d}.png" for number in (0, 2, 4, 9)} if has_checkpoint else set())
+        for path in checkpoints.glob("*"):
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("every", "present", "limit"),
+    [
+        (0, [], None),
+        (2, [], -1),
+        (2, [0], 1),
+        (2, [0, 2], 3),
+        (2, [0, 4, 6], 1),
+        (2, [0, 2, 4, 6], 6),
+        (4, [0, 4], 6),
+    ],
+)
+def test_a_resume_goes_no_further_than_the_frames(
+    every: int, present: list[int], limit: int | None, tree: Tree
+) -> None:
+    """The engine is told the last iteration before the first frame that is missing: no film has a gap."""
+    studio = Studio(tree, iterations=6, frames={"every": every})
+    frames, checkpoints = studio.claim.entry.out / "frames", studio.claim.entry.checkpoints
+    frames.mkdir(parents=True)
+    checkpoints.mkdir()
+    (checkpoints / "0000001.ckpt").write_bytes(b"x")
+    for number in present:
+        (frames / f"{number:04d}.png").write_bytes(b"x")
+    engine = Replaying(lambda step: step)
+    with capture_logs():
+        request = Easel(studio.claim, studio._outbox, studio.shown.append, lambda: False)._request()
+    assert request.resume_limit == limit
+    assert engine.requests == []
+
+
+# The room a job needs
+
+
+def _job(tree: Tree, settings: Settings | None) -> Job:
+    job = Studio(tree).claim.job
+    failure = None if settings else Failure(Reason.BAD_SIDECAR, "x")
+    return type(job)(**{**vars(job), "settings": settings, "failure": failure})
+
+
+def test_the_room_estimated_is_enough_for_what_is_written(tree: Tree) -> None:
+    """Bytes and files of a finished painting stay below what was asked for before its start."""
+    studio = Studio(tree, size=64, iterations=10, frames={"every": 1})
+    shown, kept, entries = room_needed(studio.claim.job)
+    studio.paint(FakeEngine())
+    used = sum(path.stat().st_size for path in studio.claim.entry.out.rglob("*") if path.is_file())
+    dropped = sum(path.stat().st_size for path in studio.claim.entry.inputs.iterdir())
+    assert used + dropped < shown < kept
+    assert len(studio.out) + len(list(studio.claim.entry.inputs.iterdir())) < entries
+
+
+def test_the_room_grows_with_size_and_frames(tree: Tree) -> None:
+    """Twice the side is about four times the bytes; every frame costs a file; `original` is as dropped."""
+    base = Settings(size=512, iterations=100, frames=Frames(every=0))
+    job = _job(tree, base)
+    small = room_needed(job)
+    large = room_needed(replace(job, settings=base.model_copy(update={"size": 1024})))
+    assert 3.5 < large[1] / small[1] < 4.5
+    filmed = room_needed(replace(job, settings=base.model_copy(update={"frames": Frames(every=10)})))
+    assert filmed[2] == small[2] + 11
+    assert filmed[0] > small[0] + 10 * 512 * 512
+    original = room_needed(replace(job, settings=base.model_copy(update={"size": "original"})))
+    assert original == room_needed(replace(job, settings=base.model_copy(update={"size": 32})))
+    assert original[1] < small[1]
+
+
+def test_a_faulty_job_needs_room_for_what_was_dropped(tree: Tree) -> None:
+    """Its failure is shown with the files, and nothing is painted."""
+    job = _job(tree, None)
+    shown, kept, entries = room_needed(job)
+    assert shown == sum(part.size for part in job.parts)
+    assert (kept, entries) == (0, len(job.parts) + 4)
