@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from daemon import clock, files, images, logs
 from daemon.job import Request, printable
@@ -83,9 +84,11 @@ class Easel:
         log.info("job.started", **self._facts(info))
         writer = FrameWriter(entry.out / FRAMES, self._outbox.live(self._job), self._outbox.check)
         try:
-            painting = self._follow(engine.stylize(self._request(), self._is_unwanted), writer)
+            with contextlib.closing(engine.stylize(self._request(), self._is_unwanted)) as steps:
+                painting = self._follow(steps, writer)
         finally:
             writer.close()
+        writer.require_all()
         if painting is None:
             return None
         self._write(painting)
@@ -242,16 +245,20 @@ def _resume_limit(frames: Path, settings: Settings) -> int | None:
     return next(missing, settings.total_iterations + 1) - 1
 
 
-def room_needed(job: Job) -> tuple[int, int, int]:
-    """Estimate from above what a job takes.
+class Needed(NamedTuple):
+    """What a job takes."""
 
-    Returns:
-        Bytes in the outbox, bytes in the spool, and files in each.
-    """
+    shown: int  # bytes in the outbox
+    kept: int  # bytes in the spool
+    entries: int  # files in each
+
+
+def room_needed(job: Job) -> Needed:
+    """Estimate from above what a job takes."""
     dropped = sum(part.size for part in job.parts if part.sha256)
     settings = job.settings
     if settings is None:
-        return dropped, 0, len(job.parts) + 4
+        return Needed(dropped, 0, len(job.parts) + 4)
     (content,) = job.parts_of("content")
     scale = 1.0
     if settings.size != "original":
@@ -259,4 +266,4 @@ def room_needed(job: Job) -> tuple[int, int, int]:
     frames = settings.total_iterations // settings.frames.every + 1 if settings.frames.every else 0
     pixels = math.ceil(content.height_px * content.width_px * scale**2)
     shown = dropped + pixels * 3 * (frames + 2)
-    return shown, shown + pixels * _STATE_BYTES * _CHECKPOINTS, frames + len(job.parts) + 16
+    return Needed(shown, shown + pixels * _STATE_BYTES * _CHECKPOINTS, frames + len(job.parts) + 16)

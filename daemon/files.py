@@ -176,7 +176,7 @@ def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = Fals
 
 
 def _make_at(folder: int, name: str) -> None:
-    if not _exists_at(folder, name):
+    if not exists_at(folder, name):
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=folder)
 
@@ -190,7 +190,7 @@ def replace_at(folder: int, name: str, data: bytes) -> None:
         data: the whole content.
     """
     hidden = f".{name}.new"
-    if _exists_at(folder, hidden):
+    if exists_at(folder, hidden):
         os.unlink(hidden, dir_fd=folder)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(hidden, flags, 0o666, dir_fd=folder), "wb") as file:
@@ -248,10 +248,10 @@ def show(folder: int, hidden: str, target: int, names: Iterable[str]) -> None:
         try:
             os.link(hidden, wanted, src_dir_fd=folder, dst_dir_fd=target, follow_symlinks=False)
         except FileExistsError:
-            if not _is_same(folder, hidden, target, wanted):  # else a crash came before the unlink below
+            if not is_same(folder, hidden, target, wanted):  # else a crash came before the unlink below
                 continue
         except OSError:  # a folder, or a share without hard links
-            if _exists_at(target, wanted):
+            if exists_at(target, wanted):
                 continue
             os.rename(hidden, wanted, src_dir_fd=folder, dst_dir_fd=target)
             return
@@ -259,12 +259,18 @@ def show(folder: int, hidden: str, target: int, names: Iterable[str]) -> None:
         return
 
 
-def _is_same(folder: int, name: str, other_folder: int, other_name: str) -> bool:
+def is_same(folder: int, name: str, other_folder: int, other_name: str) -> bool:
+    """Tell whether two names, each in an open folder, are of one file.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
     one = os.stat(name, dir_fd=folder, follow_symlinks=False)
     return os.path.samestat(one, os.stat(other_name, dir_fd=other_folder, follow_symlinks=False))
 
 
-def _exists_at(folder: int, name: str) -> bool:
+def exists_at(folder: int, name: str) -> bool:
+    """Tell whether an open folder has a name, whatever it is of."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -291,6 +297,22 @@ class Room(NamedTuple):
 
     size: int  # bytes
     entries: int | None
+
+
+def capacity(folder: Path) -> int:
+    """Give the bytes that the file system of a folder holds in all."""
+    found = os.statvfs(folder)
+    return found.f_blocks * found.f_frsize
+
+
+def is_same_disk(one: Path, other: Path) -> bool:
+    """Tell whether two folders share their free space."""
+    return one.stat().st_dev == other.stat().st_dev
+
+
+def size_of(folder: Path) -> int:
+    """Add up the files below a folder of our own; 0 where it is not there."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def room(folder: Path) -> Room:

@@ -37,6 +37,7 @@ _QUEUE_SHOWN: Final = 20
 _METRICS_S: Final = 5.0
 _SUMMARY_S: Final = 10.0
 _RETENTION_S: Final = 3600.0
+_SETTLED_S: Final = 300.0  # after a start: until then a machine's clock may be set
 _UNSEEN: Final = Report((), (), 0, None, is_at_rest=False)
 
 
@@ -51,7 +52,7 @@ class Counts:
 
 @dataclass
 class Situation:
-    """What the service is doing: its threads write it, each its own fields, and its reports read it."""
+    """What the service is doing: its threads write it, and its reports read it."""
 
     state: str = "starting"
     started: float = field(default_factory=time.monotonic)
@@ -96,7 +97,7 @@ class Housekeeping:
         self._heart = heart
         self._limit_s = pulse.limit_s()
         self._is_stalled = False
-        self._dues: dict[str, float] = {}
+        self._dues: dict[str, float] = {"retention": situation.started + _SETTLED_S}
         self._troubles: dict[str, str] = {}
         self._is_summarized = False  # the last word about what happened so far
         self.summary = Summary(outbox.root, outbox.check, clock.local)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from daemon import __version__, clock, config, files, logs
 from daemon.engine.process import ProcessEngine
-from daemon.errors import ConfigError, Failure, NotReady, Reason
+from daemon.errors import ConfigError, Failure, NotReady, NotTaken, Reason
 from daemon.housekeeping import Housekeeping, Situation
 from daemon.inbox.intake import Intake
 from daemon.inbox.watcher import Watcher
@@ -41,7 +41,7 @@ _IDLE_S: Final = 1.0
 _PAUSE_S: Final = 2.0
 _LEAST_S: Final = 0.1
 _STATUS_S: Final = 1.0
-_BEAT_S: Final = 5.0  # the longest wait without a sign of life
+_BEAT_S: Final = 1.0  # the longest wait without a sign of life, or a look at what operators asked
 _TRIES: Final = 3  # of what another try does not mend
 
 
@@ -184,6 +184,8 @@ class Service:
             )
         for entry in found.completed:
             log.info("job.completed", job_id=entry.id, name=entry.label, **entry.facts)
+            if entry.job is not None:
+                self.outbox.tidy(entry.job)
             self._note_ending(Ending.COMPLETED, entry.label, 0.0, None)
         for entry in found.corrupt:
             log.error("job.failed", job_id=entry.id, name=entry.label, reason=Reason.CORRUPT.value)
@@ -245,6 +247,7 @@ class Service:
             if self._drains and self._hours.are_over(clock.local()):
                 return
             if not may_start:
+                self._resume("worker")  # what it paused for is no obstacle before the window opens
                 self.stop.wait(_IDLE_S)
                 continue
             self._work.clear()
@@ -273,6 +276,7 @@ class Service:
     def _turn_worker(self) -> Ending | None:
         try:
             self.outbox.check()
+            self._engine.start()  # anew, where it died idle: before a job is claimed for one that cannot start
             ending = self._worker.turn()
         except (NotReady, OSError) as error:
             self._pause("worker", error)
@@ -322,11 +326,23 @@ class Service:
         self._inspector.stop()
 
     def _wait_for_news(self, longest_s: float) -> None:
+        """Wait for a file event, a reload or the end of the time; answer operators meanwhile."""
         end = time.monotonic() + longest_s
-        while not self._intake_is_stopping() and (left := end - time.monotonic()) > 0:
-            if self._wake.wait(min(left, _BEAT_S)):
+        while not self._intake_is_stopping():
+            self._answer_operators()
+            left = end - time.monotonic()
+            if left <= 0 or self._wake.wait(min(left, _BEAT_S)):
                 break
         self._wake.clear()  # before the look that answers it
+
+    def _answer_operators(self) -> None:
+        """End what was cancelled."""
+        try:
+            self._end_cancelled()
+        except OSError as error:
+            self._pause("operators", error)
+        else:
+            self._resume("operators")
 
     def _turn_intake(self, intake: Intake) -> float:
         """Turn the intake once; returns how long to wait for the next turn at most."""
@@ -362,7 +378,7 @@ class Service:
             inspect=self._inspector.inspect,
             believes_faults=believes_faults,
             versions=versions(),
-            beat=lambda: self._heart.beat("intake"),
+            beat=self._beat_or_end,
         )
         job = entry.job
         if job is None:
@@ -379,6 +395,15 @@ class Service:
             log.warning("inbox.rejected", job_id=job.id, name=job.label, reason=job.failure.reason.value)
             self._fail_now(entry, job.failure)
         return job
+
+    def _beat_or_end(self) -> None:
+        """Show that a long copy is alive, and end it once the service stops.
+
+        Raises:
+            NotTaken: it stops; the drop stays where it is.
+        """
+        if self._intake_is_stopping():
+            raise NotTaken("the service was stopped")
 
     # Waiting for the surroundings
 
@@ -424,15 +449,14 @@ class Service:
     # The status thread
 
     def _run_status(self) -> None:
-        """Keep house every second, and look for what operators asked."""
+        """Keep house every second; nothing slow happens in this thread, which feeds the watchdog."""
         while not self.stop.is_set():
             try:
-                self._housekeeping.turn(time.monotonic())  # first, since it feeds the watchdog
-                self._end_cancelled()
+                self._housekeeping.turn(time.monotonic())
             except OSError as error:
-                self._pause("spool", error)
+                self._pause("status", error)
             else:
-                self._resume("spool")
+                self._resume("status")
             self.stop.wait(_STATUS_S)
 
     def _end_cancelled(self) -> None:

@@ -99,7 +99,7 @@ def plain_name(value: Any) -> Any:
     """Accept the plain name of a file in the sidecar's own folder, nothing else."""
     if not isinstance(value, str) or not value.strip():
         raise refusal("the name of a file in the same folder")
-    if "/" in value or "\\" in value or "\0" in value or value in {".", ".."}:
+    if "/" in value or "\\" in value or "\0" in value or value.strip() in {".", ".."}:
         raise refusal("the plain name of a file in the same folder, no path", Reason.PATH_OUTSIDE)
     return value
 

@@ -88,18 +88,36 @@ class Worker:
             finally:
                 self.progress = None
 
-    def _require_room(self, job: Job) -> None:
-        """See that spool and outbox have room for a job before it is started.
+    def _require_room(self, entry: Entry) -> None:
+        """See that spool and outbox have room for a job before it is started; one that only ends needs none.
 
         Raises:
             NotReady: they have not.
         """
-        shown, kept, entries = room_needed(job)
-        files.require_room(self._spool.root, kept, entries)
-        files.require_room(self._outbox.root, shown, entries)
+        if entry.job is None or entry.failure or _is_painted(entry) or self._hopeless(entry.job):
+            return
+        needed = room_needed(entry.job)
+        kept = max(0, needed.kept - files.size_of(entry.out) - files.size_of(entry.checkpoints))
+        spool, outbox = self._spool.root, self._outbox.root
+        shared = needed.shown if files.is_same_disk(spool, outbox) else 0
+        files.require_room(spool, kept + shared, needed.entries)
+        files.require_room(outbox, needed.shown, needed.entries)
+
+    def _hopeless(self, job: Job) -> Failure | None:
+        """Refuse a job whose result no emptying would make room for."""
+        needed = room_needed(job)
+        capacity = min(files.capacity(self._spool.root), files.capacity(self._outbox.root))
+        if max(needed.kept, needed.shown) <= capacity:
+            return None
+        return Failure(
+            Reason.PICTURE_TOO_LARGE,
+            f"it needs {needed.kept / 1e9:.1f} GB of a disk that has {capacity / 1e9:.1f} GB in all",
+            hint="use a smaller size, or keep fewer frames",
+            key="size",
+        )
 
     def _work(self, claim: Claim) -> Ending:
-        is_painted = (claim.entry.out / _RESULT_RECORD).exists()  # and was kept from the outbox
+        is_painted = _is_painted(claim.entry)  # and was kept from the outbox
         failure = claim.entry.failure or (None if is_painted else self._given_up(claim))
         if failure is None and not is_painted:
             try:
@@ -108,7 +126,7 @@ class Worker:
                 failure = error.failure
                 self._keep_last_good(claim, error)
             except EngineError as error:
-                if claim.attempt < self.config.engine.max_attempts:
+                if claim.attempt < self.config.engine.max_attempts or claim.entry.progress > claim.progress:
                     return self._crashed(claim, error)
                 failure = _crash_failure(error, claim.attempt)
             except (NotReady, OSError) as error:
@@ -119,6 +137,9 @@ class Worker:
 
     def _paint(self, claim: Claim) -> bool:
         """Paint into the job's `out/`; False when it ended early because it is no longer wanted."""
+        hopeless = self._hopeless(claim.job)
+        if hopeless is not None:
+            raise JobError(hopeless)
         easel = Easel(claim, self._outbox, self._show, lambda: self._is_unwanted(claim))
         result = easel.paint(self._engine)
         if result is None:
@@ -155,7 +176,10 @@ class Worker:
         if now - self._looked < _LOOK_S:
             return False
         self._looked = now
-        return claim.entry.is_cancelled
+        try:
+            return claim.entry.is_cancelled
+        except OSError:
+            return False  # a disk that does not say is no reason to end a painting
 
     # Endings
 
@@ -255,6 +279,10 @@ class Worker:
     def _requeue(self, claim: Claim, event: str, reason: str) -> None:
         """Give a claim back, as often as it takes, or no one would work on it before the next start."""
         self._hold_out("spool", lambda: self._spool.requeue(claim.entry, event, reason))
+
+
+def _is_painted(entry: Entry) -> bool:
+    return (entry.out / _RESULT_RECORD).exists()
 
 
 def _crash_failure(error: EngineError, attempt: int) -> Failure:

@@ -115,7 +115,8 @@ def _resumed(request: Request) -> int:
     if request.checkpoints is not None:
         for path in sorted(request.checkpoints.glob(f"*{CHECKPOINT_SUFFIX}"), reverse=True):
             done = int(path.stem) - 1
-            if path.read_bytes() == b"%d whole" % done and done <= (request.resume_limit or done):
+            limit = done if request.resume_limit is None else request.resume_limit
+            if path.read_bytes() == b"%d whole" % done and done <= limit:
                 return done
     return -1
 

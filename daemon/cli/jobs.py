@@ -115,7 +115,7 @@ def cancel(job: JobArgument, config: ConfigOption = None) -> None:
     spool = _spool(config)
     entry = _find(spool, job, State.QUEUED, State.HELD, State.RUNNING)
     spool.ask_cancel(entry)
-    when = "within seconds" if spool.is_locked() else "when the service starts"
+    when = "as soon as the service looks" if spool.is_locked() else "when the service starts"
     typer.echo(f"{entry.label}: will be cancelled {when}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from daemon.job import EngineInfo, Request, Step
 
@@ -20,7 +20,7 @@ class Engine(Protocol):
             NotReady: the device or the weights are not what the config asks for.
         """
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Generator[Step, None, None]:
         """Paint one picture. Once `is_stopping()` is true the steps end early, without a painting.
 
         Raises:

@@ -60,7 +60,8 @@ class Checkpoints:
         """
         begun = self._clock()
         self._due = begun + self._interval_s  # also after an error: a full disk is not asked at every step
-        files.make_folder(self._folder)
+        if not self._folder.is_dir():
+            self._folder.mkdir()  # in a job that is there, or nowhere
         path = self._folder / f"{len(checkpoint.rows):07d}{CHECKPOINT_SUFFIX}"
         data = _pack(checkpoint, self._key)
         try:

@@ -9,9 +9,10 @@ from daemon import children
 from daemon.errors import EngineError, JobError, NotReady
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-    from daemon.job import Request
+    from daemon.job import Request, Step
 
 
 def serve(pipe: Connection) -> None:
@@ -35,19 +36,26 @@ def serve(pipe: Connection) -> None:
 
 
 def _paint(engine: Any, request: Request, pipe: Connection) -> None:
+    steps = engine.stylize(request, is_stopping=pipe.poll)
+    while (message := _next(steps))[0] == "step":
+        pipe.send(message)
+    pipe.send(message)
+
+
+def _next(steps: Iterator[Step]) -> tuple[str, Any]:
+    """Take one step further, and say how that went; an error of the pipe itself is not caught here."""
     try:
-        for step in engine.stylize(request, is_stopping=pipe.poll):
-            pipe.send(("step", step))
-        pipe.send(("ended", None))
+        step = next(steps, None)
     except JobError as error:
-        pipe.send(("job_error", error))
+        return "job_error", error
     except EngineError as error:
-        pipe.send(("engine_error", (error.message, error.reason)))
-    except (OSError, EOFError):
-        raise
+        return "engine_error", (error.message, error.reason)
+    except OSError as error:  # of the disk that the job's files lie on
+        return "not_ready", str(error)
     except Exception as error:  # noqa: BLE001 - a defect under one job; the daemon counts the attempt
         traceback.print_exc()
-        pipe.send(("engine_error", (f"{type(error).__name__}: {error}", None)))
+        return "engine_error", (f"{type(error).__name__}: {error}", None)
+    return ("ended", None) if step is None else ("step", step)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from daemon.transfer.stylize import Painter
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from daemon.config import Config
@@ -53,7 +53,9 @@ class LocalEngine:
             )
         return self._info
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool] = lambda: False) -> Iterator[Step]:
+    def stylize(
+        self, request: Request, is_stopping: Callable[[], bool] = lambda: False
+    ) -> Generator[Step, None, None]:
         """Decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
         info = self.start()
         assert self._painter is not None  # noqa: S101 - start() sets it

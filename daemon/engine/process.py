@@ -15,7 +15,7 @@ from daemon.engine.limits import Watch, oom_kills
 from daemon.errors import EngineError, NotReady, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from multiprocessing.connection import Connection
     from typing import IO
 
@@ -58,7 +58,11 @@ class ProcessEngine:
             return self._info
         self.stop()  # what is left of a child that died while it was idle, which is no job's fault
         self._is_told = self._is_stopping
-        self._spawn()
+        try:
+            self._spawn()
+        except OSError as error:
+            self.stop()
+            raise NotReady(f"the engine cannot be started: {error}") from error
         assert self._child is not None  # noqa: S101 - just started
         try:
             kind, content = self._receive(Watch(self._child.pid))
@@ -168,7 +172,7 @@ class ProcessEngine:
                 return True
         return False
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Generator[Step, None, None]:
         """Paint in the child; see `Engine.stylize`."""
         watch = self._watch(self.start())
         self._is_told = is_stopping
@@ -180,7 +184,7 @@ class ProcessEngine:
             raise self._died() from None
         try:
             yield from self._follow(watch)
-        except GeneratorExit:  # whoever asked takes no more steps, for instance because a disk is full
+        except (GeneratorExit, OSError):  # whoever asked takes no more steps, or fails to say whether it does
             self._interrupt()
             raise
 
@@ -198,17 +202,27 @@ class ProcessEngine:
                 yield content
             elif kind == "job_error":
                 raise content
+            elif kind == "not_ready":
+                raise NotReady(content)
             elif kind == "engine_error":
                 message, reason = content
                 raise EngineError(message, reason or Reason.ENGINE_CRASHED, tuple(self._lines))
             elif kind == "stopped":
-                self._interrupt()
+                yield from self._last_steps()
                 return
             else:
                 return
 
     def _interrupt(self) -> None:
-        """End the running picture but keep the model; a child that does not come to its next step is ended."""
+        """End the running picture, whose steps nobody takes any more."""
+        collections.deque(self._last_steps(), maxlen=0)
+
+    def _last_steps(self) -> Iterator[Step]:
+        """End the running picture but keep the model; a child that does not come to its next step is ended.
+
+        Yields:
+            What was on its way: a checkpoint that the child writes now counts on the frames among it.
+        """
         if self._pipe is None:
             return  # it was ended meanwhile
         deadline = time.monotonic() + _STOP_S
@@ -219,8 +233,12 @@ class ProcessEngine:
                 message = self._poll()
                 if message is not None and message[0] != "step":
                     return
-        except (EngineError, OSError):
+                if message is not None:
+                    yield message[1]
+        except EngineError:
             return
+        except OSError:
+            pass
         self._kill()
 
     def _kill(self) -> None:

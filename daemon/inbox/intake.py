@@ -368,10 +368,15 @@ class Intake:
     def _retire_pending(self, folders: list[Folder], turn: _Turn) -> None:
         by_path = {str(folder.path): folder for folder in folders}
         needed = {path: folder.needed for path, folder in by_path.items()}
+        begun = time.monotonic()
         for job in list(self._pending.values()):
-            self._is_stopping()  # for the asking's sake: whoever asks is alive
             folder = by_path.get(job.folder, Folder(Path(job.folder), trouble="not there"))
-            remaining = self._retire(job, folder, needed.get(job.folder, frozenset()), turn)
+            if time.monotonic() - begun > BUDGET_S:
+                turn.dues.append(0.0)
+                remaining = {part.name: retire.NEXT for part in job.parts if part.name in folder.stamps}
+                remaining = remaining or {job.parts[0].name: retire.NEXT}
+            else:
+                remaining = self._retire(job, folder, needed.get(job.folder, frozenset()), turn)
             for part in job.parts:
                 if part.name not in remaining and not part.library:
                     folder.stamps.pop(part.name, None)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ACCEPTED_FOLDER = "_accepted"
 REJECTED_FOLDER = "_rejected"
 NEEDED = "accepted; another sidecar names it"
+NEXT = "accepted; not removed yet"
 
 
 def retire(
@@ -93,7 +94,14 @@ def _retire_one(root: int, job: Job, part: Part, is_needed: Callable[[str], bool
     """
     aside = f".styletransferd-{job.id}-{part.stored}"
     with files.opened_folder(PurePath(job.folder), at=root) as fd:
-        if not _is_there(fd, aside):
+        # Of an original that was shown again the hidden name may be left, where it could not be removed.
+        if (
+            files.exists_at(fd, aside)
+            and files.exists_at(fd, part.name)
+            and files.is_same(fd, aside, fd, part.name)
+        ):
+            os.unlink(aside, dir_fd=fd)
+        if not files.exists_at(fd, aside):
             reason = _refusal(fd, part, is_needed)
             if reason is not None:
                 return reason
@@ -113,7 +121,7 @@ def _retire_one(root: int, job: Job, part: Part, is_needed: Callable[[str], bool
 
 def _show_again(folder: int, aside: str, job: Job, part: Part) -> None:
     """Give a file its name again, or, where somebody took that meanwhile, one that says what happened."""
-    if _is_there(folder, aside):
+    if files.exists_at(folder, aside):
         others = (f"put-back-{job.id}{number}-{part.stored}" for number in _numbers())
         files.show(folder, aside, folder, itertools.chain((part.name,), others))
 
@@ -121,14 +129,6 @@ def _show_again(folder: int, aside: str, job: Job, part: Part) -> None:
 def _numbers() -> Iterator[str]:
     """Give nothing, -2, -3 and so on."""
     return itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
-
-
-def _is_there(folder: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _refusal(folder: int, part: Part, is_needed: Callable[[str], bool]) -> str | None:

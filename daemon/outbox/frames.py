@@ -29,7 +29,7 @@ class FrameWriter:
     """Writes one job's frames to `folder` and its progress to `live`, a folder of the outbox.
 
     The preview is a courtesy: where the outbox does not take it, one warning is logged and the job goes on.
-    A frame that cannot be kept is an error of the job's own folder, raised by `close`.
+    A frame that cannot be kept is an error of the job's own folder, raised by `put` and `require_all`.
     """
 
     def __init__(self, folder: Path, live: Path, check: Callable[[], None] = lambda: None) -> None:
@@ -57,7 +57,12 @@ class FrameWriter:
             frame: the iteration, where the picture is to be kept as a frame.
             picture: (H, W, 3) uint8 RGB, or None where only the progress is new.
             status: what `status.json` shall say.
+
+        Raises:
+            OSError: an earlier frame could not be kept.
         """
+        if self._error is not None:
+            raise self._error
         if frame is not None:
             self._queue.put((frame, picture, status))
         elif picture is not None or self._queue.empty():
@@ -65,15 +70,18 @@ class FrameWriter:
                 self._queue.put_nowait((frame, picture, status))
 
     def close(self) -> None:
-        """Wait until everything is written, and take the live folder away, if the outbox lets us.
-
-        Raises:
-            OSError: a frame could not be kept.
-        """
+        """Wait until everything is written, and take the live folder away, if the outbox lets us."""
         self._queue.put(None)
         self._thread.join()
         with contextlib.suppress(OSError):
             remove_live(self._live)
+
+    def require_all(self) -> None:
+        """See that every frame was kept; after `close`.
+
+        Raises:
+            OSError: one could not be.
+        """
         if self._error is not None:
             raise self._error
 

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import files
+from daemon.errors import NotReady
 from daemon.job import printable
 from daemon.outbox.frames import remove_live
 
@@ -64,6 +65,13 @@ class Outbox:
     def is_published(self, job: Job) -> bool:
         """Tell whether a job's result is there, whole."""
         return self._find(job, "") is not None
+
+    def tidy(self, job: Job) -> None:
+        """Take away what a published job's earlier endings left, if the share lets us."""
+        with contextlib.suppress(OSError, NotReady):
+            self.check()
+            self._withdraw(job, ".failed")
+            self._end_live(self.live(job))
 
     def publish(self, job: Job, out: Path) -> Path:
         """Show a result; an older failure of the same job goes, and its progress. After an error, try again.

@@ -148,6 +148,7 @@ class Claim:
     entry: Entry
     job: Job
     attempt: int
+    progress: int = 0  # of the painting when the attempt began
 
 
 @dataclass(frozen=True)

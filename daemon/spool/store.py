@@ -9,6 +9,7 @@ import json
 import os
 import time
 from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import clock, files
@@ -19,7 +20,7 @@ from daemon.spool.entry import ATTEMPTS, CANCEL, FACTS, FAILURE, JOB, RETIRED, C
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from pathlib import Path
 
     from daemon.job import Drop, Part
@@ -55,7 +56,7 @@ class Spool:
         """
         try:
             files.make_folder(self.root, mode=0o700)
-            for folder in (self._tmp, *(self.folder(state) for state in State)):
+            for folder in (self._tmp, self.root / EXPIRED, *(self.folder(state) for state in State)):
                 files.make_folder(folder, mode=0o700)
         except OSError as error:
             raise NotReady(f"spool {self.root}: {error.strerror}") from error
@@ -67,7 +68,10 @@ class Spool:
         Raises:
             NotReady: another process is.
         """
-        fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise NotReady(f"spool {self.root}: {error.strerror}") from error
         try:
             for tries_left in reversed(range(_LOCK_TRIES)):  # `status` holds it shared for an instant
                 try:
@@ -253,20 +257,31 @@ class Spool:
 
     # Working
 
-    def claim(self, check: Callable[[Job], None] = lambda _job: None) -> Claim | None:
+    def claim(self, check: Callable[[Entry], None] = lambda _entry: None) -> Claim | None:
         """Take the next queued job: its attempt goes on record, then it moves to `running/`.
 
         Args:
-            check: raises NotReady where the surroundings have no room for the job, which then stays queued.
+            check: raises NotReady where the surroundings have no room for a job; then the next one is taken.
+
+        Raises:
+            NotReady: there is no room for any that is queued.
         """
+        obstacle: NotReady | None = None
         for entry in self.entries(State.QUEUED):
             if entry.job is None:
                 continue  # recovery sorts it out
-            check(entry.job)
+            try:
+                check(entry)
+            except NotReady as error:
+                obstacle = obstacle or error
+                continue
             with contextlib.suppress(FileNotFoundError):  # an operator held it this instant
-                self._record(entry, "started", progress=entry.progress)
+                progress = entry.progress
+                self._record(entry, "started", progress=progress)
                 attempt = entry.attempts_used  # read before the move: an error after it would strand the job
-                return Claim(self._taken(entry), entry.job, attempt)
+                return Claim(self._taken(entry), entry.job, attempt, progress)
+        if obstacle is not None:
+            raise obstacle
         return None
 
     def keep_facts(self, entry: Entry, facts: dict[str, Any]) -> None:
@@ -275,7 +290,7 @@ class Spool:
 
     def complete(self, claim: Claim) -> Entry:
         """End a published job; what was published need not be kept twice."""
-        ended = self._moved(claim.entry, State.DONE)
+        ended = self._ended(claim.entry, State.DONE)
         self._note(ended, "completed")
         self._clear(ended)
         return ended
@@ -314,9 +329,10 @@ class Spool:
 
     def fail(self, entry: Entry, failure: Failure) -> Entry:
         """End a job that cannot be done; after an error, to be called again."""
-        ended = self._moved(entry, State.FAILED)
+        ended = self._ended(entry, State.FAILED)
         if not (ended.folder / FAILURE).exists():
-            self.note_failure(ended, failure)
+            with contextlib.suppress(FileNotFoundError):  # an operator retries it this instant
+                self.note_failure(ended, failure)
         self._note(ended, "failed", reason=failure.reason.value)
         self._clear(ended)
         return ended
@@ -327,7 +343,7 @@ class Spool:
         What it had ready for the outbox stays with it.
         """
         self._note(entry, event, reason=reason)
-        return self._moved(entry, State.QUEUED)
+        return self._ended(entry, State.QUEUED)
 
     # Operators' verbs
 
@@ -380,9 +396,11 @@ class Spool:
         gone = []
         for entry in self._unsorted(state):
             with contextlib.suppress(FileNotFoundError):  # an operator retries it this instant
-                if entry.job is None or not entry.is_retired or now - entry.ended_at < age:
+                elapsed = now - entry.ended_at
+                # Beyond a year too long it is the clock that is wrong.
+                if not entry.is_retired or not age <= elapsed < age + timedelta(days=366) or entry.job is None:
                     continue
-                self._remember_expired(entry.id)
+                self._remember_expired(entry)
                 doomed = (
                     self._tmp / f"expired-{entry.id}"
                 )  # out of sight at once; recovery removes what is left
@@ -391,9 +409,10 @@ class Spool:
                 gone.append(entry)
         return gone
 
-    def _remember_expired(self, id_: str) -> None:
-        files.make_folder(self.root / EXPIRED)
-        files.replace(self.root / EXPIRED / id_, b"")
+    def _remember_expired(self, entry: Entry) -> None:
+        """Give the job's own marker a second name, since a full disk has no inode for a new file."""
+        with contextlib.suppress(FileExistsError):
+            (self.root / EXPIRED / entry.id).hardlink_to(entry.folder / RETIRED)
 
     # Recovery
 
@@ -413,7 +432,9 @@ class Spool:
                 done.completed.append(self.complete(Claim(entry, entry.job, entry.attempts_used)))
             else:
                 done.requeued.append(self.requeue(entry, "crashed", "the service ended while it ran"))
-        unreadable = [entry for entry in self.entries(State.QUEUED) if entry.job is None]
+        unreadable = [
+            entry for entry in self.entries(State.QUEUED) if entry.job is None and entry.folder.exists()
+        ]
         done.corrupt.extend(self._fail_corrupt(entry) for entry in unreadable)
         self._next_sequence = max((self._order(entry)[1] for entry in self.all_entries()), default=0) + 1
         return done
@@ -443,6 +464,12 @@ class Spool:
             if not target.exists():
                 raise
         return Entry(state, entry.id, target)
+
+    def _ended(self, entry: Entry, state: State) -> Entry:
+        """Move a job out of `running/`; where it is in neither place by now, an operator took it on already."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._moved(entry, state)
+        return Entry(state, entry.id, self.folder(state) / entry.id)
 
     def _note(self, entry: Entry, event: str, **facts: Any) -> None:
         """Record what is good to know but must not stop an ending: a rename needs no space, a record does."""

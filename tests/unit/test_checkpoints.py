@@ -74,7 +74,8 @@ def assert_equal(found: Checkpoint | None, expected: Checkpoint) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Name a job's folder of checkpoints, which is not there yet."""
+    """Name the folder of checkpoints, which is not there yet, of a job that is."""
+    (tmp_path / "job").mkdir()
     return tmp_path / "job" / "ckpt"
 
 
@@ -270,6 +271,7 @@ def test_looking_removes_nothing(opened: Callable[..., Checkpoints], folder: Pat
 
 def count_operations(folder: Path) -> int:
     """Count the durable operations of a third save, into the folder of a job of its own."""
+    folder.parent.mkdir()
     checkpoints = Checkpoints(folder, KEY, 30, Clock())
     for pictures in (5, 8):
         checkpoints.save(state_of(pictures))
@@ -287,6 +289,7 @@ def test_a_save_that_fails_leaves_the_ones_before(opened: Callable[..., Checkpoi
     outcomes = set()
     for number in range(total):
         place = tmp_path / str(number) / "ckpt"
+        place.parent.mkdir()
         checkpoints = Checkpoints(place, KEY, 30, Clock())
         for pictures in (5, 8):
             checkpoints.save(state_of(pictures))
@@ -325,6 +328,7 @@ def test_a_kill_in_a_save_leaves_one_to_go_on_from(moment: str, tmp_path: Path) 
     """Killed at whichever operation, the next process finds the one before or the new one, and tidies up."""
     for number in range(count_operations(tmp_path / "count" / "ckpt")):
         place = tmp_path / str(number) / "ckpt"
+        place.parent.mkdir()
         checkpoints = Checkpoints(place, KEY, 30, Clock())
         for pictures in (5, 8):
             checkpoints.save(state_of(pictures))
@@ -388,3 +392,11 @@ def test_a_disk_that_fails_is_asked_again_after_the_interval(
     assert not checkpoints.is_due()
     clock.now_s = 1060.0
     assert checkpoints.is_due()
+
+
+def test_a_job_that_moved_on_is_not_made_anew(folder: Path, opened: Callable[..., Checkpoints]) -> None:
+    """A late checkpoint of a job that lies elsewhere by now fails, and leaves nothing in its old place."""
+    folder.parent.rmdir()
+    with pytest.raises(FileNotFoundError):
+        opened().save(state_of(5))
+    assert not folder.parent.exists()

@@ -50,6 +50,7 @@ class House:
             progress=lambda: None,
             heart=self.heart,
         )
+        self.keeping.hasten()
 
     @property
     def status(self) -> dict[str, Any]:
@@ -92,6 +93,23 @@ def test_each_thing_is_done_when_it_is_due(house: House, monkeypatch: pytest.Mon
     assert [facts for facts in house.told if "WATCHDOG" in facts] == [{"WATCHDOG": "1"}] * 1200
     house.keeping.turn(4600.0)
     assert [state for state, _age in expired] == [State.DONE, State.FAILED] * 2
+
+
+def test_nothing_is_forgotten_right_after_a_start(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retention waits five minutes, in which a machine's clock may be set."""
+    expired = _counted(monkeypatch, house.spool, "expire")
+    house.keeping._dues["retention"] = Housekeeping(
+        lambda: house.config,
+        house.spool,
+        Outbox(house.tree.outbox),
+        house.situation,
+        progress=lambda: None,
+        heart=house.heart,
+    )._dues["retention"]
+    house.keeping.turn(house.situation.started + 299)
+    assert expired == []
+    house.keeping.turn(house.situation.started + 301)
+    assert len(expired) == 2
 
 
 def test_a_changed_config_makes_everything_due(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_progress_is_there_while_a_job_runs_and_only_then(tree: Tree) -> None:
 
 
 def test_an_engine_that_is_not_ready_costs_no_attempt(tree: Tree) -> None:
-    """A job that the device does not allow now is queued again, the service pauses, and later it is painted."""
+    """While the device does not allow it nothing is claimed, the service pauses, and later the job is painted."""
 
     class Busy(FakeEngine):
         def start(self) -> object:  # type: ignore[override]
@@ -110,6 +110,7 @@ def test_an_engine_that_is_not_ready_costs_no_attempt(tree: Tree) -> None:
 
     stepper = Stepper(tree.config, Busy("busy", "busy"))
     tree.drop("sea")
+    wait_for(lambda: stepper.look() or stepper.service.counts.accepted, "the drop to be accepted")
     with capture_logs() as records:
         wait_for(lambda: stepper.turn() is Ending.INTERRUPTED, "the first try")
         (entry,) = tree.spool.entries(State.QUEUED)

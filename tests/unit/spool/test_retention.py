@@ -58,10 +58,12 @@ def spool(tmp_path: Path, now: Now) -> Spool:
     return made
 
 
-def _accepted(spool: Spool, stem: str) -> Entry:
+def _accepted(spool: Spool, stem: str, *, is_written: bool = False) -> Entry:
     folder = spool.root.parent / "inbox"
     folder.mkdir(exist_ok=True)
-    paths = {"content": save(folder / f"{stem}.png", 1), "style": save(folder / f"{stem}-style.png", 2)}
+    paths = {"content": folder / f"{stem}.png", "style": folder / f"{stem}-style.png"}
+    for seed, path in enumerate(paths.values() if not is_written else ()):
+        save(path, seed)
     parts = tuple(DropPart(role, path.name, folder, Stamp.of(path.stat())) for role, path in paths.items())
     return spool.accept(
         Drop(stem, folder, parts, "default", Settings()),
@@ -112,7 +114,7 @@ def test_each_state_has_its_own_age(spool: Spool, now: Now) -> None:
 def test_a_job_whose_originals_may_lie_in_the_inbox_is_kept(spool: Spool, now: Now) -> None:
     """However old, it stays until they are dealt with: else they would be taken for a new drop."""
     ended = _ended(spool, "sea", State.DONE, is_retired=False)
-    now.pass_(400 * DAY)
+    now.pass_(300 * DAY)
     assert spool.expire(State.DONE, DAY) == []
     spool.set_retired(ended.id)
     assert _ids(spool.expire(State.DONE, DAY)) == [ended.id]
@@ -273,3 +275,21 @@ def test_one_that_cannot_be_moved_is_an_error_and_stays_whole(
     (spool.root / "tmp").unlink()
     spool.prepare()
     assert len(spool.expire(State.DONE, 7 * DAY)) == 1
+
+
+def test_a_clock_that_jumped_ahead_forgets_nothing(spool: Spool, now: Now) -> None:
+    """Years too long is no age but a wrong clock; once it is right again, the retention goes on."""
+    ended = _ended(spool, "sea", State.DONE)
+    now.pass_(3000 * DAY)
+    assert spool.expire(State.DONE, 7 * DAY) == []
+    now.pass_(-2990 * DAY)
+    assert _ids(spool.expire(State.DONE, 7 * DAY)) == [ended.id]
+
+
+def test_the_id_of_a_forgotten_job_is_not_given_again(spool: Spool, now: Now) -> None:
+    """The very same untouched files dropped again are a new job: the old one's entry may be in the outbox."""
+    ended = _ended(spool, "sea", State.DONE)
+    now.pass_(8 * DAY)
+    assert spool.expire(State.DONE, 7 * DAY)
+    assert (spool.root / "expired" / ended.id).exists()
+    assert _accepted(spool, "sea", is_written=True).id != ended.id

@@ -1,0 +1,186 @@
+"""The real service, killed or stopped in the middle of a picture, goes on to the result of an unbroken one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import Live
+from trees import wait_for
+
+from daemon import documents
+from daemon.job import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from daemon.spool import Entry
+
+ENGINE = {"device": "cpu", "precision": "float32", "checkpoint_s": 0.2}
+EVERY = 5
+SEA: dict[str, Any] = {"size": 96, "iterations": 120, "frames": {"every": EVERY}, "seed": 4}
+ROWS = SEA["iterations"] + 1
+AMID = 40  # iterations after which it is struck
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What the drop `sea` gives in a tree where nothing happens to it."""
+    live = Live(tmp_path_factory.mktemp("unbroken"), engine=ENGINE)
+    try:
+        live.tree.drop("sea", **SEA)
+        live.start().until_ready()
+        yield content_of(live.completed("sea"))
+    finally:
+        live.end()
+
+
+def content_of(entry: Path) -> dict[str, Any]:
+    """What of an entry must not depend on how often it was broken off: pictures, film, numbers, the record."""
+    rows = [line.split(",")[:5] for line in (entry / "losses.csv").read_text().splitlines()]
+    record = documents.parse((entry / "result.yaml").read_bytes())["result"]
+    pictures = [entry / "result.png", *(entry / "frames").iterdir()]
+    return {
+        **{str(path.relative_to(entry)): path.read_bytes() for path in pictures},
+        "rows": rows,
+        "record": {key: record[key] for key in ("best_iteration", "steps_back", "losses")},
+    }
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Every file and number is equal; only the names of those that are not are shown."""
+    assert found.keys() == expected.keys()
+    assert [name for name, value in expected.items() if found[name] != value] == []
+
+
+@pytest.fixture
+def running(make_live: Callable[..., Live]) -> Live:
+    """A service in the middle of the drop `sea`, with a checkpoint on disk."""
+    live = make_live(engine=ENGINE)
+    live.tree.drop("sea", **SEA)
+    return until_amid(live.start().until_ready(), AMID)
+
+
+def until_amid(live: Live, iteration: int) -> Live:
+    """Wait until a job is at an iteration and has something to go on from."""
+
+    def is_there() -> bool:
+        records = live.records("job.progressed", "job.completed", job="sea")
+        assert not [record for record in records if record["event"] == "job.completed"]
+        return any(record["iteration"] >= iteration for record in records) and known(live) > 0
+
+    live.until("job.progressed", job="sea")
+    wait_for(is_there, "the middle of the job")
+    return live
+
+
+def entry_of(live: Live) -> Entry:
+    """The job, wherever it lies."""
+    (entry,) = [entry for state in (State.RUNNING, State.QUEUED) for entry in live.tree.spool.entries(state)]
+    return entry
+
+
+def known(live: Live) -> int:
+    """How many pictures the newest checkpoint knows."""
+    return entry_of(live).progress
+
+
+def goes_on_from(live: Live) -> int:
+    """The first iteration that is not known to the newest checkpoint before which no frame is missing."""
+    entry = entry_of(live)
+    frames = {int(path.stem) for path in (entry.out / "frames").glob("*.png")}
+    counts = [int(path.stem) for path in entry.checkpoints.glob("*.ckpt")]
+    return max((count for count in counts if frames >= set(range(0, count, EVERY))), default=0)
+
+
+def painted(live: Live) -> list[int]:
+    """The iterations that this run of the service computed, in order."""
+    return [record["iteration"] for record in live.records("job.progressed", job="sea")]
+
+
+def until_gone(pid: int) -> None:
+    """Wait for the end of a process that is nobody's child any more."""
+    wait_for(lambda: not Path(f"/proc/{pid}").exists() or _is_dead(pid), "the engine to end", 10)
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_killed_service_goes_on_where_it_was(running: Live, whole: dict[str, Any]) -> None:
+    """After kill -9 of the service the next start goes on from the newest checkpoint to the same entry.
+
+    No step that it knows is painted again; going on is progress, so the attempt counts as the first.
+    """
+    (engine,) = running.records("engine.started")
+    running.send(signal.SIGKILL)
+    running.wait()
+    until_gone(engine["engine_pid"])
+    expected = goes_on_from(running)
+    running.tree.check()
+    running.start()
+    entry = running.completed("sea")
+    (resumed,) = running.records("job.resumed")
+    assert resumed["iteration"] == expected > 0
+    assert painted(running) == list(range(expected, ROWS))
+    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
+    assert_same(content_of(entry), whole)
+    running.tree.check(is_quiet=True)
+
+
+def test_a_killed_engine_goes_on_where_it_was(running: Live, whole: dict[str, Any]) -> None:
+    """After kill -9 of the engine its successor goes on from the newest checkpoint, in the same service."""
+    (engine,) = running.records("engine.started")
+    reached = known(running)
+    os.kill(engine["engine_pid"], signal.SIGKILL)
+    entry = running.completed("sea")
+    (requeued,) = running.records("spool.requeued")
+    assert requeued["reason"] == "engine_crashed"
+    turns = running.records("job.progressed", "job.resumed", job="sea")
+    (turn,) = [number for number, record in enumerate(turns) if record["event"] == "job.resumed"]
+    before, after = ([record["iteration"] for record in part] for part in (turns[:turn], turns[turn + 1 :]))
+    assert before == list(range(len(before)))
+    assert 0 < reached <= turns[turn]["iteration"] <= len(before)
+    assert after == list(range(turns[turn]["iteration"], ROWS))
+    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
+    assert_same(content_of(entry), whole)
+    running.tree.check(is_quiet=True)
+
+
+def test_a_stopped_service_goes_on_where_it_was_unless_frames_are_missing(
+    running: Live, whole: dict[str, Any]
+) -> None:
+    """A stop costs no attempt and keeps its very step; where frames are gone, they are painted again.
+
+    Stopped a second time, with the frames from some iteration on removed, it goes on from a checkpoint before
+    those, or from its start.
+    """
+    running.send(signal.SIGTERM)
+    assert running.wait() == 0
+    assert entry_of(running).attempts_used == 0
+    assert known(running) >= len(painted(running))  # the engine may be ahead of what the service took of it
+    expected = goes_on_from(running)
+    running.start()
+    until_amid(running, AMID + 30)
+    running.send(signal.SIGTERM)
+    assert running.wait() == 0
+    assert [record["iteration"] for record in running.records("job.resumed")] == [expected]
+    assert painted(running) == list(range(expected, expected + len(painted(running))))
+    assert entry_of(running).attempts_used == 0
+    for path in (entry_of(running).out / "frames").glob("*.png"):
+        if int(path.stem) >= AMID - 10:
+            path.unlink()
+    expected = goes_on_from(running)
+    running.start()
+    entry = running.completed("sea")
+    assert painted(running) == list(range(expected, ROWS))
+    assert expected <= AMID - 10
+    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
+    assert_same(content_of(entry), whole)
+    running.tree.check(is_quiet=True)
