@@ -42,6 +42,7 @@ _PAUSE_S: Final = 2.0
 _LEAST_S: Final = 0.1
 _STATUS_S: Final = 1.0
 _BEAT_S: Final = 1.0  # the longest wait without a sign of life, or a look at what operators asked
+_PIPE_BYTES: Final = 1 << 16
 _TRIES: Final = 3  # of what another try does not mend
 
 
@@ -353,7 +354,10 @@ class Service:
         except (NotReady, OSError) as error:
             self._pause("inbox", error)
             return _PAUSE_S
-        self._resume("inbox")
+        if report.obstacle is None:
+            self._resume("inbox")
+        else:
+            self._pause("inbox", report.obstacle)
         self.situation.report, self.situation.last_scan = report, time.time()
         if report.is_at_rest and not report.accepted:
             self._at_rest.set()
@@ -383,9 +387,11 @@ class Service:
         job = entry.job
         if job is None:
             raise NotReady(f"spool: {entry.folder} cannot be read back")
+        self._at_rest.clear()
+        if not entry.is_new:
+            return job  # the very drop again, whose acceptance had an error at its end, or that was moved
         self.counts.accepted += 1
         self._housekeeping.summary.accepted()
-        self._at_rest.clear()
         if job.failure is None:
             log.info(
                 "inbox.accepted", job_id=job.id, name=job.label, files=len(job.parts), sequence=job.sequence
@@ -514,7 +520,7 @@ def run(
     service = Service(settings, drains=drains, stop_starting_at=stop_starting_at, reload=reload)
     told, tells = os.pipe()
     os.set_blocking(tells, False)
-    signal.set_wakeup_fd(tells)
+    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: None)
     listen = functools.partial(_await_signals, service, told)
@@ -523,10 +529,14 @@ def run(
 
 
 def _await_signals(service: Service, told: int) -> None:
-    while (number := os.read(told, 1)[0]) == signal.SIGHUP and service.reloads:
-        service.reload()
-    log.info("service.stop_requested", reason=signal.Signals(number).name)
+    stops: list[int] = []
+    while not stops:
+        numbers = os.read(told, _PIPE_BYTES)  # all that came: a storm of reloads is one
+        stops = [number for number in numbers if number != signal.SIGHUP or not service.reloads]
+        if not stops:
+            service.reload()
+    log.info("service.stop_requested", reason=signal.Signals(stops[0]).name)
     service.ask_stop()
-    while os.read(told, 1)[0] == signal.SIGHUP:
-        pass
+    while len(stops) == 1:
+        stops += [number for number in os.read(told, _PIPE_BYTES) if number != signal.SIGHUP]
     os._exit(0)  # asked twice: stop this instant; the spool recovers at the next start

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from daemon import documents, files, logs, sidecar
-from daemon.errors import Failure, NotTaken
+from daemon.errors import Failure, NotReady, NotTaken
 from daemon.inbox import pairing, retire
 from daemon.inbox.scan import Folder, scan
 from daemon.inbox.settle import Settle
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.inbox.pairing import Group, Member
+    from daemon.job import Part
     from daemon.sidecar import Sidecar
 
 log = logs.get(__name__)
@@ -28,6 +29,8 @@ log = logs.get(__name__)
 # One turn reads sidecars, and accepts, for about so long each, then looks around again: a stop is seen, and
 # what was accepted is retired.
 BUDGET_S: Final = 2.0
+BEING_WRITTEN: Final = "still being written"
+UNREAD: Final = "not read yet"
 # A fault is believed once the files have been quiet for so many times settle_s: a copy may stall.
 DOUBT_FACTOR: Final = 5
 
@@ -41,6 +44,13 @@ class Sink(Protocol):
         Raises:
             NotTaken: it stays in the inbox.
         """
+
+
+class SetRetired(Protocol):
+    """What is told that a job is done with the inbox."""
+
+    def __call__(self, id: str, /, *, was_removed: bool) -> None:  # noqa: A002 - what it is
+        """Remember it; `was_removed` is False where its files were found gone, perhaps moved."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Report:
     files: int
     due_s: float | None  # until a file may be settled or a fault believed
     is_at_rest: bool  # nothing is being written or doubted: what waits, waits for somebody
+    obstacle: NotReady | None = None  # why a complete drop could not be taken
 
 
 @dataclass
@@ -71,6 +82,7 @@ class _Turn:
     accepted: list[Job] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
     dues: list[float] = field(default_factory=list)
+    obstacle: NotReady | None = None
 
 
 class _Doubt(NamedTuple):
@@ -89,7 +101,7 @@ class Intake:
         config: Config,
         sink: Sink,
         unretired: list[Job],
-        set_retired: Callable[[str], None],
+        set_retired: SetRetired,
         *,
         is_stopping: Callable[[], bool] = lambda: False,
         check: Callable[[int], None] = lambda _root: None,
@@ -100,7 +112,7 @@ class Intake:
             config: the whole config.
             sink: where complete drops go.
             unretired: accepted jobs whose originals may still be here.
-            set_retired: told the id of each job that is done with the inbox.
+            set_retired: told the id of each job that is done with the inbox, and whether it was removed here.
             is_stopping: whether a turn should end early.
             check: given the open inbox, raises NotReady where it is an empty mount point.
         """
@@ -121,6 +133,7 @@ class Intake:
         self._sidecars: dict[str, tuple[Stamp, Sidecar, str | None]] = {}
         self._reasons: dict[str, str] = {}
         self._noticed: set[str] = set()
+        self._removed: set[str] = set()  # of the pending
         for job in unretired:
             self._remember(job)
 
@@ -142,6 +155,7 @@ class Intake:
     def _forget(self, job: Job) -> None:
         del self._pending[job.id]
         self._rests.pop(job.id, None)
+        self._removed.discard(job.id)
         if self._triggers.get((job.folder, job.parts[0].name)) == job.parts[0].stamp:
             del self._triggers[job.folder, job.parts[0].name]
 
@@ -187,7 +201,7 @@ class Intake:
                 left = self._config.inbox.settle_s - self._quiet_s(folder, name, turn)
                 if left > 0:
                     turn.dues.append(left)
-                    turn.waiting[folder.path_of(name)] = "still being written"
+                    turn.waiting[folder.path_of(name)] = BEING_WRITTEN
 
     # Pairing
 
@@ -202,6 +216,7 @@ class Intake:
                 continue
             if self._is_spent(turn.begun) and not self._is_read(folder, name):
                 turn.dues.append(0.0)
+                turn.waiting[folder.path_of(name)] = UNREAD
                 folder.unread.append(name)
                 continue
             try:
@@ -276,6 +291,9 @@ class Intake:
                     self._accept(folder, group, turn)
                 except NotTaken as error:
                     reason = f"not ready: {error}"
+                except NotReady as error:  # no room for this one; a smaller one may do
+                    turn.obstacle = turn.obstacle or error
+                    reason = str(error)
             if reason:
                 turn.waiting[folder.path_of(group.trigger)] = reason
 
@@ -307,7 +325,7 @@ class Intake:
             if left > 0:
                 turn.dues.append(left)
             raise
-        self._remember(job)
+        self._remember(replace(job, folder=str(folder.path)))  # where it lies now: somebody may have moved it
         folder.groups.remove(group)
         turn.accepted.append(job)
         if job.failure:
@@ -384,8 +402,13 @@ class Intake:
             for name, reason in remaining.items():
                 turn.waiting[folder.path_of(name)] = reason
             if not remaining:
-                self._set_retired(job.id)
+                self._set_retired(job.id, was_removed=job.id in self._removed)
                 self._forget(job)
+
+    def _note_removed(self, job: Job, part: Part) -> None:
+        """Remember that a drop's own file was removed here: then the same files seen again are another drop."""
+        if part is job.parts[0]:
+            self._removed.add(job.id)
 
     def _retire(self, job: Job, folder: Folder, needed: frozenset[str], turn: _Turn) -> dict[str, str]:
         """Retire one job's originals; what cannot be removed is not read again before the next rescan."""
@@ -398,6 +421,7 @@ class Intake:
             lambda name: not folder.is_known or name in needed,
             keeps=self._config.inbox.keep_originals,
             check=self._check,
+            note_removed=lambda part: self._note_removed(job, part),
         )
         if any(reason != retire.NEEDED for reason in remaining.values()):
             self._rests[job.id] = (turn.now + self._config.inbox.rescan_s, remaining)
@@ -416,7 +440,7 @@ class Intake:
 
     def _report(self, folders: list[Folder], turn: _Turn) -> Report:
         for path, reason in turn.waiting.items():
-            if self._reasons.get(path) != reason and reason != "still being written":
+            if self._reasons.get(path) != reason and reason not in {BEING_WRITTEN, UNREAD}:
                 log.info("inbox.waiting", path=path, reason=reason)
         self._reasons = turn.waiting
         self._noticed &= turn.waiting.keys()
@@ -428,5 +452,6 @@ class Intake:
             waiting=tuple(Waiting(path, reason) for path, reason in sorted(turn.waiting.items())),
             files=len(present),
             due_s=min(turn.dues, default=None),
-            is_at_rest=not turn.dues,
+            is_at_rest=not turn.dues and turn.obstacle is None,
+            obstacle=turn.obstacle,
         )

@@ -32,6 +32,7 @@ def retire(
     *,
     keeps: bool,
     check: Callable[[int], None] = lambda _root: None,
+    note_removed: Callable[[Part], None] = lambda _part: None,
 ) -> dict[str, str]:
     """Retire a job's originals, the sidecar first.
 
@@ -43,6 +44,7 @@ def retire(
         is_needed: tells whether another sidecar of the folder still names a file.
         keeps: move to `_accepted/` instead of removing.
         check: given the open inbox, raises NotReady where it is an empty mount point.
+        note_removed: told of each part that was removed here, and not found gone.
 
     Returns:
         What remains of them unchanged: name -> why. Empty when the job is done with the inbox.
@@ -51,7 +53,7 @@ def retire(
         NotReady: the inbox is not there.
     """
     with opened_inbox(inbox, check) as root:
-        return _retire_all(root, job, is_needed, keeps=keeps)
+        return _retire_all(root, job, is_needed, note_removed, keeps=keeps)
 
 
 @contextlib.contextmanager
@@ -70,7 +72,14 @@ def opened_inbox(inbox: Path, check: Callable[[int], None]) -> Iterator[int]:
         yield root
 
 
-def _retire_all(root: int, job: Job, is_needed: Callable[[str], bool], *, keeps: bool) -> dict[str, str]:
+def _retire_all(
+    root: int,
+    job: Job,
+    is_needed: Callable[[str], bool],
+    note_removed: Callable[[Part], None],
+    *,
+    keeps: bool,
+) -> dict[str, str]:
     remaining = {}
     for part in sorted(job.parts, key=lambda part: part.role != "sidecar"):
         if part.library:
@@ -81,16 +90,23 @@ def _retire_all(root: int, job: Job, is_needed: Callable[[str], bool], *, keeps:
             reason = ""  # gone, or something new that is not ours to touch
         except (OSError, files.SourceError) as error:
             reason = f"accepted but present: {getattr(error, 'strerror', error)}"
-        if reason:
+        if reason is None:
+            note_removed(part)
+        elif reason:
             remaining[part.name] = reason
     return remaining
 
 
-def _retire_one(root: int, job: Job, part: Part, is_needed: Callable[[str], bool], *, keeps: bool) -> str:
+def _retire_one(
+    root: int, job: Job, part: Part, is_needed: Callable[[str], bool], *, keeps: bool
+) -> str | None:
     """Retire one original: look, set aside under a hidden name, look again, and only then remove.
 
     Between a look and an unlink somebody may put another file in place; nobody does so under a name that nobody
     knows. A death in between leaves the hidden name, where the next try finds it.
+
+    Returns:
+        None once it is removed, "" where it is not ours to remove, else why it stays.
     """
     aside = f".styletransferd-{job.id}-{part.stored}"
     with files.opened_folder(PurePath(job.folder), at=root) as fd:
@@ -109,14 +125,15 @@ def _retire_one(root: int, job: Job, part: Part, is_needed: Callable[[str], bool
         try:
             if not _is_original(fd, aside, part):
                 _show_again(fd, aside, job, part)
-            elif keeps:
+                return ""
+            if keeps:
                 _keep(root, fd, aside, job, part)
             else:
                 os.unlink(aside, dir_fd=fd)
         except OSError:
             _show_again(fd, aside, job, part)
             raise
-    return ""
+    return None
 
 
 def _show_again(folder: int, aside: str, job: Job, part: Part) -> None:

@@ -22,6 +22,8 @@ IGNORED: Final = (
     *("~$*", "Thumbs.db", "desktop.ini", "@eaDir/", "__MACOSX/", "lost+found/", "_accepted/", "_rejected/"),
 )
 
+MAX_DEPTH: Final = 64
+
 
 def is_ignored(name: str, extra: Iterable[str], *, is_folder: bool) -> bool:
     """Tell a name that is never looked at, by the built-in globs and extra ones; case does not matter."""
@@ -72,6 +74,9 @@ def scan(root: Path, ignore: Iterable[str]) -> list[Folder]:
     found, todo = [], [Path()]
     while todo:
         folder = Folder(todo.pop())
+        if len(folder.path.parts) > MAX_DEPTH:
+            found.append(Folder(folder.path, trouble=f"nested deeper than {MAX_DEPTH} folders"))
+            continue
         try:
             todo += _list(root, folder, ignore)
         except (OSError, files.ChangedError) as error:

@@ -32,6 +32,7 @@ class Entry:
     state: State
     id: str
     folder: Path
+    is_new: bool = False  # accepted this instant
 
     @functools.cached_property
     def job(self) -> Job | None:
@@ -134,6 +135,13 @@ class Entry:
     def is_cancelled(self) -> bool:
         """Whether an operator asked to end it."""
         return (self.folder / CANCEL).exists()
+
+    @property
+    def was_moved(self) -> bool:
+        """Whether its originals were found gone, and not removed by the daemon: they may turn up elsewhere."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / RETIRED).stat().st_size > 0
+        return False
 
     @property
     def is_retired(self) -> bool:

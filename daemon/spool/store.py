@@ -153,8 +153,13 @@ class Spool:
         name = prefix.removesuffix(".failed")
         label, _, short = name.rpartition("-")
         wanted = short if label else name
-        found = [entry for entry in self.all_entries() if wanted and entry.id.startswith(wanted)]
-        return [entry for entry in found if not label or (entry.job and name.startswith(entry.job.label))]
+        for _ in range(2):  # a job that moves meanwhile is seen twice, or not at all
+            found = {entry.id: entry for entry in self.all_entries() if wanted and entry.id.startswith(wanted)}
+            if found:
+                break
+        return [
+            entry for entry in found.values() if not label or (entry.job and name.startswith(entry.job.label))
+        ]
 
     # Accepting
 
@@ -235,13 +240,13 @@ class Spool:
         target = self.folder(state) / job.id
         files.move(draft, target)
         self._next_sequence += 1
-        return Entry(state, job.id, target)
+        return Entry(state, job.id, target, is_new=True)
 
     def _identify(self, parts: tuple[Part, ...]) -> tuple[str, Entry | None]:
         """Find the drop's id, and its entry where it was committed before.
 
-        A retired job of the same id was an earlier drop in reused inodes; one that is not retired yet is this
-        very drop.
+        A job of the same id whose originals were removed was an earlier drop, in reused inodes; one whose
+        originals were not, or were found gone, is this very drop, perhaps in a folder of another name.
         """
         for generation in itertools.count():
             found = job_id(parts, generation)
@@ -251,7 +256,7 @@ class Spool:
                 continue
             if not present:
                 return found, None
-            if not any(entry.is_retired for entry in present):
+            if not any(entry.is_retired and not entry.was_moved for entry in present):
                 return found, present[0]
         raise AssertionError
 
@@ -376,12 +381,18 @@ class Spool:
         """List the jobs whose originals may still lie in the inbox."""
         return [entry for entry in self.all_entries() if not entry.is_retired and entry.job]
 
-    def set_retired(self, id: str) -> None:  # noqa: A002 - what it is
-        """Remember that a job's originals are dealt with, wherever the job lies by now."""
+    def set_retired(self, id: str, *, was_removed: bool = True) -> None:  # noqa: A002 - what it is
+        """Remember that a job's originals are dealt with, wherever the job lies by now.
+
+        Args:
+            id: of the job.
+            was_removed: False where they were found gone.
+        """
         for state in (*State, *State):  # twice: it may move from a state not yet looked at to one that was
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                folder = self.folder(state) / id
-                os.close(os.open(folder / RETIRED, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+                flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
+                with open(os.open(self.folder(state) / id / RETIRED, flags, 0o600), "wb") as file:
+                    file.write(b"" if was_removed else b"found gone\n")
                 return
 
     # Retention

@@ -99,7 +99,7 @@ def test_progress_is_there_while_a_job_runs_and_only_then(tree: Tree) -> None:
 
 
 def test_an_engine_that_is_not_ready_costs_no_attempt(tree: Tree) -> None:
-    """While the device does not allow it nothing is claimed, the service pauses, and later the job is painted."""
+    """While the device is busy nothing is claimed and the service pauses; later the job is painted."""
 
     class Busy(FakeEngine):
         def start(self) -> object:  # type: ignore[override]

@@ -1,0 +1,91 @@
+"""Drops that people move about in the inbox, and drops that there is no room for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fakes import FakeEngine
+from structlog.testing import capture_logs
+from trees import Stepper, wait_for
+
+from daemon.errors import NotReady
+from daemon.inbox.scan import MAX_DEPTH
+from daemon.job import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trees import Tree
+
+    from daemon.job import Drop
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_folder_renamed_after_the_acceptance_is_painted_once(
+    is_killed: bool,  # noqa: FBT001
+    make_tree: Callable[[], Tree],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A drop that is moved between its acceptance and its removal is the same drop, and is removed there."""
+    tree = make_tree()
+    stepper = Stepper(tree.config, FakeEngine())
+    tree.drop("sea", "batch")
+    real = stepper.service.spool.accept
+
+    def accept(*args: Any, **options: Any) -> Any:
+        entry = real(*args, **options)
+        (tree.inbox / "batch").rename(tree.inbox / "renamed")
+        return entry
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stepper.service.spool, "accept", accept)
+        wait_for(lambda: stepper.look() or (tree.inbox / "renamed").exists(), "the folder to be renamed")
+    if is_killed:
+        stepper = Stepper(tree.config, FakeEngine())
+    stepper.until_quiet()
+    assert len(list(tree.spool.all_entries())) == 1
+    assert tree.left() == []
+    assert stepper.service.counts.accepted == (0 if is_killed else 1)
+    tree.check(is_quiet=True)
+    tree.drop("sea", "renamed")
+    stepper.until_quiet()
+    assert len(list(tree.spool.all_entries())) == 2
+
+
+def test_a_drop_without_room_holds_up_no_smaller_one(
+    make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit waits and says so, the service shows that it is paused, and the next one is painted."""
+    tree = make_tree()
+    stepper = Stepper(tree.config, FakeEngine())
+    tree.drop("a-big")
+    tree.drop("small")
+    real = stepper.service.spool.accept
+
+    def accept(drop: Drop, **options: Any) -> Any:
+        if drop.stem == "a-big":
+            raise NotReady("no room")
+        return real(drop, **options)
+
+    with monkeypatch.context() as patch, capture_logs() as records:
+        patch.setattr(stepper.service.spool, "accept", accept)
+        wait_for(lambda: stepper.turn() or tree.spool.count(State.DONE), "the small one to be painted")
+        reasons = {item.path: item.reason for item in stepper.service.situation.report.waiting}
+        assert reasons["a-big.yaml"] == "no room"
+        assert stepper.service.situation.paused == {"inbox": "no room"}
+    assert [record["reason"] for record in records if record["event"] == "service.paused"] == ["no room"]
+    stepper.until_quiet()
+    tree.check(is_quiet=True)
+
+
+def test_a_bottomless_tree_is_not_followed(make_tree: Callable[[], Tree]) -> None:
+    """Folders nested too deep are in trouble alone; a drop beside them is painted."""
+    tree = make_tree()
+    deep = tree.inbox.joinpath(*(["d"] * (MAX_DEPTH + 2)))
+    deep.mkdir(parents=True)
+    tree.drop("good")
+    stepper = Stepper(tree.config, FakeEngine())
+    wait_for(lambda: stepper.turn() or tree.spool.count(State.DONE), "the good one to be painted")
+    (reason,) = [item.reason for item in stepper.service.situation.report.waiting]
+    assert reason == f"nested deeper than {MAX_DEPTH} folders"
