@@ -25,7 +25,13 @@ SYSUSERS, TMPFILES = FOLDER / "styletransferd.sysusers.conf", FOLDER / "styletra
 # Where a batch and a resident service differ; everything else is the same, most of all the hardening.
 OWN_KEYS = {
     *("Unit.Description", "Unit.StartLimitIntervalSec", "Unit.StartLimitBurst", "Unit.Conflicts", "Unit.After"),
-    *("Service.ExecStart", "Service.RestartSec", "Service.SuccessExitStatus", "Install.WantedBy"),
+    *(
+        "Service.ExecCondition",
+        "Service.ExecStart",
+        "Service.RestartSec",
+        "Service.SuccessExitStatus",
+        "Install.WantedBy",
+    ),
 }
 # These hide the GPU, refuse code made at run time, hide /proc/cpuinfo, or leave results that nobody owns.
 FORBIDDEN = {"PrivateDevices", "MemoryDenyWriteExecute", "ProcSubset", "DynamicUser"}

@@ -190,7 +190,8 @@ class Sweep:
         found: list[str] = []
         self.stage.put(self.stage.beginning)
         disk = Disk(self.stage.base, on_moment=found.append)
-        self._work_off(disk, FakeEngine(*self._script))
+        with Clock().attached():
+            self._work_off(disk, FakeEngine(*self._script))
         return [label.removeprefix("before ") for label in found if label.startswith("before ")]
 
     def _go_on(self, key: bytes, met: Met, *, is_watched: bool) -> Run:
@@ -209,14 +210,16 @@ class Sweep:
         """Work off what lies there, and keep every disk on the way."""
         run = Run(engine=FakeEngine(*script))
         disk = Disk(self.stage.base, on_moment=lambda label: self._meet(run, begun, label))
-        self._work_off(disk, run.engine)
+        with Clock().attached():
+            self._work_off(disk, run.engine)
         self._meet(run, begun, "after")
         self._expect(run, begun, "the end", is_quiet=True)
         return run
 
     def _unwatched(self, begun: Met) -> Run:
         run = Run()
-        self._work_off(Disk(self.stage.base), run.engine)
+        with Clock().attached():
+            self._work_off(Disk(self.stage.base), run.engine)
         self._expect(run, begun, "the end", is_quiet=True)
         return run
 
@@ -284,9 +287,10 @@ class Sweep:
     def _fail_at(self, disk: Disk, still: Still, script: tuple[str, ...], story: str = "") -> bool:
         self.stage.put(still)
         try:
-            stepper = self._work_off(disk, FakeEngine(*script))
-            with Clock().attached(), Disk(self.stage.base).attached():
-                stepper.until_quiet()  # without a new start: it comes to itself
+            with Clock().attached():
+                stepper = self._work_off(disk, FakeEngine(*script))
+                with Disk(self.stage.base).attached():
+                    stepper.until_quiet()  # without a new start: it comes to itself
             self.stage.tree.check(is_quiet=True)
         except Exception as error:  # noqa: BLE001 - whatever it was, the other operations are tried too
             self.broken.append(f"{story} {disk.hit}: {type(error).__name__}: {error}")
@@ -310,7 +314,7 @@ class Sweep:
 
     def _work_off(self, disk: Disk, engine: FakeEngine) -> Stepper:
         """Start, again where the surroundings do not allow it, and turn until all is done."""
-        with Clock().attached(), disk.attached():
+        with disk.attached():
             stepper = _started(self.stage.tree, engine)
             stepper.until_quiet()
         return stepper
