@@ -348,6 +348,7 @@ class Spool:
         What it had ready for the outbox stays with it.
         """
         self._note(entry, event, reason=reason)
+        self._seen = -1  # it may carry a cancel that was passed over while it ran
         return self._ended(entry, State.QUEUED)
 
     # Operators' verbs
@@ -416,6 +417,7 @@ class Spool:
                     self._tmp / f"expired-{entry.id}"
                 )  # out of sight at once; recovery removes what is left
                 entry.folder.rename(doomed)
+                self._orders.pop(entry.id, None)
                 files.remove_tree(doomed)
                 gone.append(entry)
         return gone

@@ -87,7 +87,7 @@ def test_every_failed_operation_loses_nothing(
     case: str, code: str, length: int, make_stage: Callable[..., Stage], tried: Counter[str]
 ) -> None:
     """The same for every single operation, and for a disk that stays as it is for a while."""
-    if (code, length) == ("EXDEV", 30):
+    if code == "EXDEV" and length > 1:
         pytest.skip("an outbox that says so again and again is taken at its word")
     kinds, script = CASES[case]
     sweep = Sweep(make_stage(kinds), *script)
