@@ -298,9 +298,9 @@ def test_a_spool_that_refuses_does_not_silence_the_watchdog(
         raise OSError(30, os.strerror(30), "asked")
 
     monkeypatch.setattr(running.service, "_end_cancelled", refuse)
-    wait_for(lambda: "spool" in running.service.situation.paused, "the pause", END_S)
+    wait_for(lambda: "operators" in running.service.situation.paused, "the pause", END_S)
     manager.until_fed_anew()
-    assert running.service.situation.paused["spool"] == "Read-only file system: asked"
+    assert running.service.situation.paused["operators"] == "Read-only file system: asked"
 
 
 @pytest.mark.parametrize("moment", ["starting", "stopping"])

@@ -54,8 +54,8 @@ class Bench:
         assert entry.job
         return entry.job
 
-    def _retire(self, id_: str) -> None:
-        self.spool.set_retired(id_)
+    def _retire(self, id_: str, *, was_removed: bool) -> None:
+        self.spool.set_retired(id_, was_removed=was_removed)
 
     def turn(self, after_s: float = 0.0) -> list[str]:
         """Let time pass, turn once, and return the stems of what was accepted."""
@@ -378,7 +378,7 @@ def test_a_retirement_that_cannot_be_recorded_is_told_again(
     """Where the spool does not take the note that a job is retired, the next turn hands it in again."""
     told: list[str] = []
 
-    def refuse(id_: str) -> None:
+    def refuse(id_: str, **_options: Any) -> None:
         told.append(id_)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

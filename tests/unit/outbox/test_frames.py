@@ -90,31 +90,36 @@ def test_a_preview_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> N
     assert len(list((tmp_path / "frames").iterdir())) == 5
 
 
-def test_a_frame_that_cannot_be_kept_is_raised_by_close(tmp_path: Path) -> None:
-    """A full disk under the job's own folder ends the job's turn, and never blocks the engine."""
-    (tmp_path / "frames").write_text("a file in the place of the folder")
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+def _put_many(writer: FrameWriter) -> None:
     for iteration in range(50):
         writer.put(iteration, _picture(1), {})
+
+
+def test_a_frame_that_cannot_be_kept_is_raised_at_once(tmp_path: Path) -> None:
+    """A full disk under the job's own folder ends the job's turn soon, and blocks nothing."""
+    (tmp_path / "frames").write_text("a file in the place of the folder")
+    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
     with pytest.raises(FileExistsError):
-        writer.close()
+        _put_many(writer)
+    writer.close()
+    with pytest.raises(FileExistsError):
+        writer.require_all()
     assert not (tmp_path / "live").exists()
 
 
 def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the encoder throws at the thread comes out of `close`; fifty pictures later nothing waits."""
+    """What the encoder throws at the thread comes out of `put`, at the latest when the queue is full."""
 
     def fail(*_: object) -> bytes:
         raise MemoryError
 
     monkeypatch.setattr(images, "encode", fail)
     writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
-    for iteration in range(50):
-        writer.put(iteration, _picture(1), {})
     with pytest.raises(MemoryError):
-        writer.close()
+        _put_many(writer)
+    writer.close()
 
 
 def test_the_preview_is_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
