@@ -84,6 +84,7 @@ class Service:
         self._first_scan = threading.Event()
         self._defect: Exception | None = None
         self._unretired: list[Job] = []  # accepted before this start; their originals may still be there
+        self._announced: set[str] = set()  # ids of accepted jobs that were counted and logged
         self._heart = Pulse()
         folders = settings.folders
         self.spool = Spool(folders.spool)
@@ -172,6 +173,7 @@ class Service:
             self.outbox.clean(self.spool.ids())
             found = self.spool.recover(self.outbox.is_published)
             self._unretired = [entry.job for entry in self.spool.unretired() if entry.job is not None]
+            self._announced.update(job.id for job in self._unretired)
         except OSError as error:
             raise NotReady(f"recovery: {error}") from error
         for entry in found.requeued:
@@ -388,19 +390,24 @@ class Service:
         if job is None:
             raise NotReady(f"spool: {entry.folder} cannot be read back")
         self._at_rest.clear()
-        if not entry.is_new:
-            return job  # the very drop again, whose acceptance had an error at its end, or that was moved
+        # Else it is the very drop again: after an error at the end of its acceptance, or moved by somebody.
+        if job.id not in self._announced and not entry.was_moved:
+            self._announce(job)
+        self._work.set()
+        if job.failure is not None and entry.state is State.RUNNING:
+            self._fail_now(entry, job.failure)
+        return job
+
+    def _announce(self, job: Job) -> None:
+        self._announced.add(job.id)
         self.counts.accepted += 1
         self._housekeeping.summary.accepted()
         if job.failure is None:
             log.info(
                 "inbox.accepted", job_id=job.id, name=job.label, files=len(job.parts), sequence=job.sequence
             )
-            self._work.set()
         else:
             log.warning("inbox.rejected", job_id=job.id, name=job.label, reason=job.failure.reason.value)
-            self._fail_now(entry, job.failure)
-        return job
 
     def _beat_or_end(self) -> None:
         """Show that a long copy is alive, and end it once the service stops.

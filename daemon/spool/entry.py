@@ -32,7 +32,6 @@ class Entry:
     state: State
     id: str
     folder: Path
-    is_new: bool = False  # accepted this instant
 
     @functools.cached_property
     def job(self) -> Job | None:

@@ -240,7 +240,7 @@ class Spool:
         target = self.folder(state) / job.id
         files.move(draft, target)
         self._next_sequence += 1
-        return Entry(state, job.id, target, is_new=True)
+        return Entry(state, job.id, target)
 
     def _identify(self, parts: tuple[Part, ...]) -> tuple[str, Entry | None]:
         """Find the drop's id, and its entry where it was committed before.

@@ -89,3 +89,26 @@ def test_a_bottomless_tree_is_not_followed(make_tree: Callable[[], Tree]) -> Non
     wait_for(lambda: stepper.turn() or tree.spool.count(State.DONE), "the good one to be painted")
     (reason,) = [item.reason for item in stepper.service.situation.report.waiting]
     assert reason == f"nested deeper than {MAX_DEPTH} folders"
+
+
+@pytest.mark.parametrize("keys", [{}, {"sise": 3}], ids=["good", "faulty"])
+def test_an_error_after_the_commit_is_counted_once_and_leaves_nothing_behind(
+    keys: dict[str, Any], make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drop that is in the spool when its acceptance reports an error is ended, and counted once."""
+    tree = make_tree()
+    stepper = Stepper(tree.config, FakeEngine())
+    tree.drop("sea", **keys)
+    real, failures = stepper.service.spool.accept, [OSError(5, "Input/output error")]
+
+    def accept(*args: Any, **options: Any) -> Any:
+        entry = real(*args, **options)
+        if failures:
+            raise failures.pop()
+        return entry
+
+    monkeypatch.setattr(stepper.service.spool, "accept", accept)
+    stepper.until_quiet()
+    assert failures == []
+    assert stepper.service.counts.accepted == 1
+    tree.check(is_quiet=True)
