@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from daemon import documents
 from daemon.errors import ConfigError, Fault
 from daemon.faults import explain, refusal, shown, suggestion
+from daemon.schedule import CLOCK
 from daemon.settings import Model, number
 from daemon.sidecar import default_faults
 
@@ -36,7 +37,6 @@ Number = Annotated[int, Field(ge=1), BeforeValidator(number)]
 Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), BeforeValidator(number)]
 Device = Annotated[str, _matching(r"auto|cpu|gpu(:\d{1,3})?", "auto, gpu, gpu:N or cpu")]
-CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 Window = Annotated[str, _matching(rf"{CLOCK}-{CLOCK}", 'a span of the day, as in "22:00-06:00"')]
 
 

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MINUTE: Final = timedelta(minutes=1)
-_CLOCK: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 def _parse(clock: str) -> time:
-    found = _CLOCK.fullmatch(clock)
-    if not found:
+    if not re.fullmatch(CLOCK, clock):
         raise ValueError(f"not a time of the day such as 22:00: {clock!r}")
-    return time(int(found[1]), int(found[2]))
+    return time.fromisoformat(clock)
 
 
 def _minutes_after(now: datetime) -> Iterator[datetime]:

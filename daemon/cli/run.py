@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from daemon.cli.options import ConfigOption, load
-from daemon.config import CLOCK
 from daemon.errors import DaemonError
+from daemon.schedule import CLOCK
 
 EXIT_DEFECT = 70  # EX_SOFTWARE
 

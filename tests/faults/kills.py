@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from trees import Tree
 
 Still = tuple[tuple[str, bytes | int | None], ...]  # path -> bytes, the inode of a dropped file, None: a folder
+# What is dropped, one job a letter (p is painted, f has a faulty sidecar), and what the engine does first.
+CASES = {
+    "painted": ("p", ()),
+    "crashed once": ("p", ("crash",)),
+    "crashed for good": ("p", ("crash",) * 3),
+    "not paintable": ("p", ("job_error",)),
+    "faulty": ("f", ()),
+    "two and a faulty one": ("ppf", ()),
+}
 _STARTS = 50  # of a service whose surroundings do not allow a start: systemd tries again and again
 
 

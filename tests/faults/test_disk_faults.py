@@ -7,7 +7,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 import pytest
-from kills import Sweep
+from kills import CASES, Sweep
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 
     from kills import Stage
 
-# What is dropped, one job a letter (p is painted, f has a faulty sidecar), and what the engine does first.
-CASES = {
-    "painted": ("p", ()),
-    "crashed once": ("p", ("crash",)),
-    "crashed for good": ("p", ("crash",) * 3),
-    "not paintable": ("p", ("job_error",)),
-    "faulty": ("f", ()),
-    "two and a faulty one": ("ppf", ()),
-}
 CODES = {name: getattr(errno, name) for name in ("ENOSPC", "EIO", "EACCES", "EXDEV")}
 EVERYDAY_STRIDES = {"painted": 13, "two and a faulty one": 43}  # every so manieth operation each day
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import Clock, Disk, FakeEngine, Killed
-from kills import Sweep, key_of
+from kills import CASES, Sweep, key_of
 from trees import Stepper
 
 if TYPE_CHECKING:
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from kills import Stage
 
 
-# What is dropped, one job a letter, and what the engine does first.
-CASES = {
-    "painted": ("p", ()),
-    "crashed once": ("p", ("crash",)),
-    "crashed for good": ("p", ("crash",) * 3),
-    "not paintable": ("p", ("job_error",)),
-    "faulty": ("f", ()),
-    "two and a faulty one": ("ppf", ()),
-}
 FIVE_SHARDS = 24
 
 
