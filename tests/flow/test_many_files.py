@@ -114,7 +114,7 @@ def test_a_start_on_a_full_inbox_stays_small_and_quick(pairs: int, make_live: Ca
 @pytest.mark.parametrize("pairs", [2000, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1200)
 def test_a_start_on_a_full_spool_stays_small_and_quick(
-    pairs: int, make_live: Callable[..., Live], in_memory: Path
+    pairs: int, in_memory: Path, make_live: Callable[..., Live]
 ) -> None:
     """With thousands of jobs queued at the start, the parent stays small and `status` quick."""
     spool = {"spool": str(in_memory / "spool"), "inbox": str(in_memory / "inbox")}
