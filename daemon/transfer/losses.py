@@ -1,10 +1,20 @@
-"""One function an equation: Gram matrix, content loss, style loss, total variation, and their objective."""
+"""One function an equation: what is measured of a picture, and the objectives made of it.
+
+An objective sees a picture through its `Statistics` alone: Gram matrices and mean squared errors, both of which
+are sums over positions. So they can be gathered from a whole picture or from its tiles.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import tensorflow as tf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+_LEAST: Final = 1e-12  # a picture of one colour has features that vanish
 
 
 class Targets(NamedTuple):
@@ -20,6 +30,13 @@ class Targets(NamedTuple):
     content_weight: Any  # ()
     style_weight: Any  # ()
     tv_weight: Any  # ()
+
+
+class Statistics(NamedTuple):
+    """What the objectives see of a picture. All float32 tensors."""
+
+    grams: dict[str, Any]  # style layer -> (C, C)
+    errors: dict[str, Any]  # content layer -> (), mean squared difference from the target's features
 
 
 class Loss(NamedTuple):
@@ -69,27 +86,59 @@ def total_variation(image: Any) -> Any:
     return tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(right))
 
 
-def paper_objective(image: Any, features: dict[str, Any], targets: Targets) -> Loss:
-    """Weigh and sum: style as the mean over its layers, content likewise, total variation if asked for.
-
-    Gatys et al. (2016), eq. 5 and 7. With equal weights the shares are 1 / number of layers.
+def statistics(features: dict[str, Any], targets: Targets) -> Statistics:
+    """Measure a picture by its features.
 
     Args:
-        image: (1, H, W, 3) float32 BGR minus the mean.
         features: layer -> (1, H, W, C) float32, for every layer of the targets.
         targets: what to compare with.
     """
-    style = targets.style_weight * tf.add_n(
-        [
-            share * style_loss(gram_matrix(features[layer]), targets.style[layer])
-            for layer, share in targets.style_layers.items()
-        ]
+    return Statistics(
+        {layer: gram_matrix(features[layer]) for layer in targets.style},
+        {layer: content_loss(features[layer], target) for layer, target in targets.content.items()},
     )
-    content = targets.content_weight * tf.add_n(
-        [
-            share * content_loss(features[layer], targets.content[layer])
-            for layer, share in targets.content_layers.items()
-        ]
-    )
-    variation = targets.tv_weight * total_variation(image)
-    return Loss(style + content + variation, style, content)
+
+
+def paper_objective(found: Statistics, targets: Targets) -> Loss:
+    """Weigh and sum: style as the mean over its layers, content likewise.
+
+    Gatys et al. (2016), eq. 5 and 7. With equal weights the shares are 1 / number of layers.
+    """
+    style = [style_loss(found.grams[layer], target) for layer, target in targets.style.items()]
+    return _weighed(style, list(found.errors.values()), targets)
+
+
+def balanced_objective(found: Statistics, targets: Targets) -> Loss:
+    """Weigh and sum relative errors: |G - Gs|² / |Gs|² and |F - Fc|² / |Fc|².
+
+    Every layer counts the same and a weight means the same for every pair of pictures and every size; in the
+    paper's objective blocks 3 and 4 outweigh all others by orders of magnitude.
+    """
+    style = [
+        style_loss(found.grams[layer], target) / _mean_square(target) for layer, target in targets.style.items()
+    ]
+    content = [found.errors[layer] / _mean_square(target) for layer, target in targets.content.items()]
+    return _weighed(style, content, targets)
+
+
+def _mean_square(target: Any) -> Any:
+    return tf.maximum(tf.reduce_mean(tf.square(target)), _LEAST)
+
+
+def _weighed(style: list[Any], content: list[Any], targets: Targets) -> Loss:
+    """Blend each list by its layers' shares, in the order of the targets, and weigh the sums."""
+    style_shares = [targets.style_layers[layer] for layer in targets.style]
+    content_shares = [targets.content_layers[layer] for layer in targets.content]
+    style_sum = targets.style_weight * _blend(style, style_shares)
+    content_sum = targets.content_weight * _blend(content, content_shares)
+    return Loss(style_sum + content_sum, style_sum, content_sum)
+
+
+def _blend(values: list[Any], shares: list[Any]) -> Any:
+    return tf.add_n([share * value for value, share in zip(values, shares, strict=True)])
+
+
+OBJECTIVES: Final[dict[str, Callable[[Statistics, Targets], Loss]]] = {
+    "paper": paper_objective,
+    "balanced": balanced_objective,
+}

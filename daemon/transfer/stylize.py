@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from daemon.transfer.optimizers import Optimizer
     from daemon.transfer.vgg19 import Vgg19
 
-OBJECTIVES: Final = {"paper": losses.paper_objective}
 MAX_STEPS_BACK: Final = 1
 _PICTURE: Final = tf.TensorSpec([1, None, None, 3], tf.float32)
 _SCALAR: Final = tf.TensorSpec([], tf.float32)
@@ -63,7 +62,7 @@ class Program:
         self.plan = plan
         self.optimizer: Optimizer = OPTIMIZERS[plan.optimizer]
         self._network = network
-        self._objective = OBJECTIVES[plan.objective]
+        self._objective = losses.OBJECTIVES[plan.objective]
         specs = [_PICTURE, self._target_specs()]
         self.content_features = tf.function(self._content_features, input_signature=[_PICTURE])
         self.style_grams = tf.function(self._style_grams, input_signature=[_PICTURE])
@@ -94,7 +93,8 @@ class Program:
     def _objective_of(self, image: Any, targets: Targets) -> Loss:
         layers = {*self.plan.content_layers, *self.plan.style_layers}
         features = self._network.features(image, layers, self.plan.pooling)
-        return self._objective(image, features, targets)
+        loss = self._objective(losses.statistics(features, targets), targets)
+        return loss._replace(total=loss.total + targets.tv_weight * losses.total_variation(image))
 
     def _loss(self, image: Any, targets: Targets) -> Loss:
         return _guarded(image, self._objective_of(image, targets))
