@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from daemon import clock, files, images, logs
 from daemon.job import Request, printable
 from daemon.outbox import curve, record
 from daemon.outbox.frames import FrameWriter
+from daemon.transfer import memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
     from daemon.engine import Engine
     from daemon.job import EngineInfo, Job, Painting, Step
     from daemon.outbox.publish import Outbox
-    from daemon.settings import Settings
-    from daemon.spool import Claim
+    from daemon.settings import Scale
+    from daemon.spool import Claim, Entry
 
 log = logs.get(__name__)
 
 FRAMES: Final = "frames"
 _PROGRESS_S: Final = 5.0
-_STATE_BYTES: Final = 48  # a pixel of a checkpoint: four float32 pictures
 _CHECKPOINTS: Final = 3  # two are kept while one is written
 
 
@@ -48,12 +48,39 @@ class Progress:
     started_at: str
 
 
+class _Fresh(NamedTuple):
+    """The first step that was computed now, not replayed."""
+
+    iteration: int
+    at: float  # monotonic seconds
+    step_s: float  # that it took
+
+
 class Easel:
     """The painting of one claim: steps to rows, frames and progress, then the files of the result."""
 
     def __init__(
-        self, claim: Claim, outbox: Outbox, show: Callable[[Progress], None], is_unwanted: Callable[[], bool]
+        self,
+        claim: Claim,
+        outbox: Outbox,
+        show: Callable[[Progress], None],
+        is_unwanted: Callable[[], bool],
+        *,
+        follows: float | None = None,
+        is_prepared: bool = False,
+        memory_limit_mb: int | None = None,
     ) -> None:
+        """Set it up; nothing is done yet.
+
+        Args:
+            claim: of the job.
+            outbox: where its progress is shown.
+            show: told of every step that is computed.
+            is_unwanted: whether the painting should end early.
+            follows: the last step of the job before (monotonic seconds), where this one waited for it.
+            is_prepared: whether the engine was told of this job before.
+            memory_limit_mb: what the engine's process may take; None: what the machine has.
+        """
         assert claim.job.settings is not None  # noqa: S101 - a job without failure has settings
         self._claim = claim
         self._job: Job = claim.job
@@ -61,56 +88,97 @@ class Easel:
         self._outbox = outbox
         self._show = show
         self._is_unwanted = is_unwanted
+        self._follows = follows
+        self._is_prepared = is_prepared
+        self._memory_limit_mb = memory_limit_mb
+        self._writer: FrameWriter | None = None
+        self._painting: Painting | None = None
+        self._info: EngineInfo | None = None
         self._rows: list[curve.Row] = []
-        self._begun = self._reported = time.monotonic()
-        self._fresh: tuple[int, float] | None = None  # the first iteration that was computed now, and when
+        self._begun = self._reported = self.last_step = time.monotonic()
+        self._fresh: _Fresh | None = None
         self._steps_back = 0
+        self._estimate_mb: int | None = None
         self._started_at = clock.stamp(clock.utc())
 
-    def paint(self, engine: Engine) -> tuple[bytes, dict[str, Any]] | None:
-        """Paint, and write everything that is to be published but result.yaml into the job's `out/`.
+    def paint(self, engine: Engine) -> bool:
+        """Take every step, with rows, frames and progress.
 
         Returns:
-            result.yaml and the facts of `job.completed`; None when it ended early because it is no longer
-            wanted.
+            Whether there is a painting to `finish`; if not, it ended early because it is no longer wanted.
 
         Raises:
             JobError, EngineError, NotReady: as the engine does.
-            OSError: the spool does not take the files.
+            OSError: the spool does not take the frames.
         """
-        info = engine.start()
+        self._info = engine.start()
         entry = self._claim.entry
         _clear(entry.out, keeps_frames=entry.progress > 0)
-        log.info("job.started", **self._facts(info))
+        request = replace(request_for(entry, self._job), memory_limit_mb=self._limit_mb(self._info))
+        self._estimate_mb = self._estimated_mb(self._info, request.memory_limit_mb)
+        log.info("job.started", **self._facts(self._info))
         writer = FrameWriter(entry.out / FRAMES, self._outbox.live(self._job), self._outbox.check)
         try:
-            with contextlib.closing(engine.stylize(self._request(), self._is_unwanted)) as steps:
-                painting = self._follow(steps, writer)
+            with contextlib.closing(engine.stylize(request, self._is_unwanted)) as steps:
+                self._painting = self._follow(steps, writer)
+            self._writer = writer
         finally:
-            writer.close()
-        writer.require_all()
-        if painting is None:
-            return None
-        self._write(painting)
-        document = record.result(self._job, painting, info, self._claim.attempt, clock.stamp(clock.utc()))
-        return document, self._canonical(painting, info)
+            if self._painting is None:
+                writer.close()
+        if self._painting is None:
+            writer.require_all()
+        return self._painting is not None
 
-    def _request(self) -> Request:
-        entry, job = self._claim.entry, self._job
-        init = job.parts_of("init")
-        return Request(
-            content=entry.input(job.parts_of("content")[0]),
-            styles=tuple((entry.input(part), part.weight) for part in job.parts_of("style")),
-            init=entry.input(init[0]) if init else None,
-            settings=self._settings,
-            checkpoints=entry.checkpoints,
-            resume_limit=_resume_limit(entry.out / FRAMES, self._settings),
+    def _limit_mb(self, info: EngineInfo) -> int | None:
+        """Say what the engine's process may take; the memory of a GPU is not estimated."""
+        if info.device.startswith("GPU"):
+            return None
+        return self._memory_limit_mb or memory.available_mb(info.precision)
+
+    def _estimated_mb(self, info: EngineInfo, limit_mb: int | None) -> int | None:
+        """Estimate what this job will take, computed as the engine will plan it."""
+        if limit_mb is None:
+            return None
+        (content,) = self._job.parts_of("content")
+        styles = [(part.height_px, part.width_px) for part in self._job.parts_of("style")]
+        works = memory.works(self._settings, (content.height_px, content.width_px), styles, info.precision)
+        return memory.planned_mb(works, limit_mb)
+
+    def finish(self, breathe: Callable[[], None] = lambda: None) -> tuple[bytes, dict[str, Any]]:
+        """Write everything that is to be published but result.yaml into the job's `out/`.
+
+        Args:
+            breathe: called between the pieces, which may end it.
+
+        Returns:
+            result.yaml and the facts of `job.completed`.
+
+        Raises:
+            JobError: the format holds no such picture.
+            OSError: the spool does not take the files.
+        """
+        assert self._writer is not None  # noqa: S101 - only called after `paint`
+        assert self._painting is not None  # noqa: S101
+        assert self._info is not None  # noqa: S101
+        painting, info = self._painting, self._info
+        self._writer.close()
+        self._writer.require_all()
+        self._write(painting, breathe)
+        document = record.result(
+            self._job,
+            painting,
+            info,
+            self._claim.attempt,
+            clock.stamp(clock.utc()),
+            memory_estimate_mb=self._estimate_mb,
         )
+        return document, self._canonical(painting, info)
 
     def _follow(self, steps: Iterator[Step], writer: FrameWriter) -> Painting | None:
         painting = None
         for step in steps:
             # A larger size begins with the number that the one before ended with, and one name holds one frame.
+            self.last_step = time.monotonic()
             is_new = not self._rows or step.iteration > self._rows[-1].iteration
             self._rows.append(
                 curve.Row(step.iteration, step.size_px, **vars(step.losses), elapsed_s=step.elapsed_s)
@@ -133,12 +201,14 @@ class Easel:
     def _note_turns(self, step: Step) -> None:
         """Log what is not as on every step: where it went on from, a step back, a checkpoint that failed."""
         if self._fresh is None:
-            self._fresh = step.iteration, time.monotonic()
+            self._fresh = _Fresh(step.iteration, time.monotonic(), step.step_s)
             if len(self._rows) > 1:
                 log.info("job.resumed", iteration=step.iteration)
         if step.steps_back > self._steps_back:
             self._steps_back = step.steps_back
             log.warning("job.damped", iteration=step.iteration, reason="the loss was no number")
+        if step.restart:
+            log.info("job.restarted", iteration=step.iteration, reason=step.restart)
         if step.trouble:
             log.warning("job.troubled", message=step.trouble)
 
@@ -155,15 +225,23 @@ class Easel:
             loss=step.losses.total,
             elapsed_s=round(now - self._begun, 3),
             iteration_s=None if pace_s is None else round(pace_s, 4),
-            eta_s=None if pace_s is None else round(pace_s * (step.iterations - step.iteration), 1),
+            eta_s=self._eta_s(step, now),
             started_at=self._started_at,
         )
 
     def _pace_s(self, step: Step, now: float) -> float | None:
         """Give the seconds an iteration takes, from this attempt's first one on."""
         assert self._fresh is not None  # noqa: S101 - set by this very step
-        since, begun = self._fresh
-        return (now - begun) / (step.iteration - since) if step.iteration > since else None
+        done = step.iteration - self._fresh.iteration
+        return (now - self._fresh.at) / done if done else None
+
+    def _eta_s(self, step: Step, now: float) -> float | None:
+        """Give the seconds that are left; a step at twice the size takes four times as long."""
+        assert self._fresh is not None  # noqa: S101 - set by this very step
+        road = self._job.road
+        so_far, total = _work(road, step.iteration), _work(road, step.iterations)
+        done = so_far - _work(road, self._fresh.iteration)
+        return round((now - self._fresh.at) / done * (total - so_far), 1) if done else None
 
     def _report(self, step: Step, progress: Progress) -> None:
         """Log the paper's "Iteration: N": every one at debug, one every five seconds at info."""
@@ -181,15 +259,17 @@ class Easel:
             eta_s=progress.eta_s,
         )
 
-    def _write(self, painting: Painting) -> None:
+    def _write(self, painting: Painting, breathe: Callable[[], None]) -> None:
         out, job, settings = self._claim.entry.out, self._job, self._settings
+        breathe()
         name = f"result{images.SUFFIXES[settings.output.format]}"
         files.write(out / name, images.encode(painting.picture, settings.output.format, painting.profile))
+        breathe()
         files.write(out / "losses.csv", curve.table(self._rows))
         files.write(out / "losses.png", curve.curve(self._rows, printable(job.stem)))
         frames = sorted((out / FRAMES).glob("*.png"), key=lambda path: int(path.stem))
         if frames and settings.frames.animation != "none":
-            film = images.animate(frames, settings.frames.animation)
+            film = images.animate(frames, settings.frames.animation, breathe)
             files.write(out / FRAMES / f"animation.{settings.frames.animation}", film)
 
     def _facts(self, info: EngineInfo) -> dict[str, Any]:
@@ -198,10 +278,11 @@ class Easel:
             "attempt": self._claim.attempt,
             "preset": self._job.preset,
             "size": settings.size,
-            "iterations": settings.total_iterations,
+            "iterations": self._job.total_iterations,
             "styles": len(self._job.parts_of("style")),
             "device": info.device,
             "precision": info.precision,
+            "memory_estimate_mb": self._estimate_mb,
         }
 
     def _canonical(self, painting: Painting, info: EngineInfo) -> dict[str, Any]:
@@ -218,9 +299,33 @@ class Easel:
             "best_iteration": painting.best_iteration,
             "target_s": round(painting.target_s, 3),
             "loop_s": round(painting.loop_s, 3),
-            "elapsed_s": round(time.monotonic() - self._begun, 3),
+            "elapsed_s": round(self.last_step - self._begun, 3),
+            "gap_s": self._gap_s(),
+            "prepared": self._is_prepared,
+            "memory_peak_mb": painting.memory_peak_mb,
+            "computed": painting.computed,
             "weights_sha256": info.weights_sha256,
         }
+
+    def _gap_s(self) -> float | None:
+        """Give the seconds from the last step of the job before to where this one's first step was begun."""
+        if self._follows is None or self._fresh is None:
+            return None
+        return round(self._fresh.at - self._fresh.step_s - self._follows, 3)
+
+
+def request_for(entry: Entry, job: Job) -> Request:
+    """Ask for a job's picture; one without failure, since it has settings."""
+    assert job.settings is not None  # noqa: S101 - see above
+    init = job.parts_of("init")
+    return Request(
+        content=entry.input(job.parts_of("content")[0]),
+        styles=tuple((entry.input(part), part.weight) for part in job.parts_of("style")),
+        init=entry.input(init[0]) if init else None,
+        settings=job.settings,
+        checkpoints=entry.checkpoints,
+        resume_limit=_resume_limit(entry.out / FRAMES, job),
+    )
 
 
 def _clear(out: Path, *, keeps_frames: bool) -> None:
@@ -235,14 +340,26 @@ def _clear(out: Path, *, keeps_frames: bool) -> None:
     files.remove_tree(out / FRAMES / "animation.gif")
 
 
-def _resume_limit(frames: Path, settings: Settings) -> int | None:
+def _work(road: tuple[Scale, ...], iteration: int) -> float:
+    """Measure the way to an iteration, in steps at 1 px."""
+    work, left = 0.0, iteration
+    for scale in road:
+        here = min(left, scale.iterations)
+        work += here * float(scale.size) ** 2
+        left -= here
+    return work
+
+
+def _resume_limit(frames: Path, job: Job) -> int | None:
     """Tell the last iteration up to which no frame is missing; None where no frames are kept."""
-    every = settings.frames.every
+    every = job.settings.frames.every if job.settings else 0
     if not every:
         return None
-    numbers = range(0, settings.total_iterations + 1, every)
+    if job.settings and job.settings.early_stop:  # the frames of what was left out are not missing
+        return max((int(path.stem) for path in frames.glob("*.png")), default=-1) + every - 1
+    numbers = range(0, job.total_iterations + 1, every)
     missing = (number for number in numbers if not (frames / f"{number:04d}.png").exists())
-    return next(missing, settings.total_iterations + 1) - 1
+    return next(missing, job.total_iterations + 1) - 1
 
 
 class Needed(NamedTuple):
@@ -263,7 +380,8 @@ def room_needed(job: Job) -> Needed:
     scale = 1.0
     if settings.size != "original":
         scale = settings.size / max(content.height_px, content.width_px, 1)
-    frames = settings.total_iterations // settings.frames.every + 1 if settings.frames.every else 0
+    frames = job.total_iterations // settings.frames.every + 1 if settings.frames.every else 0
     pixels = math.ceil(content.height_px * content.width_px * scale**2)
     shown = dropped + pixels * 3 * (frames + 2)
-    return Needed(shown, shown + pixels * _STATE_BYTES * _CHECKPOINTS, frames + len(job.parts) + 16)
+    state = memory.state_bytes(settings.optimizer, pixels)
+    return Needed(shown, shown + state * _CHECKPOINTS, frames + len(job.parts) + 16)

@@ -15,7 +15,7 @@ from daemon.errors import Failure, JobError, Reason
 from daemon.job import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from daemon.job import Picture
@@ -174,11 +174,11 @@ def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes
     return buffer.getvalue()
 
 
-def animate(frames: Sequence[Path], format: str) -> bytes:  # noqa: A002
+def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lambda: None) -> bytes:  # noqa: A002
     """Make a looping film of frame files, scaled to the last one's size, that rests on the last.
 
     At most `FILM_FRAMES` of them, evenly chosen, and at most `FILM_SIZE_PX` on the longest side: a film is to
-    be watched, and its frames lie beside it.
+    be watched, and its frames lie beside it. `beat` is called for each of them, and may end it.
     """
     step = -(-len(frames) // FILM_FRAMES)
     chosen = [*frames[:-1:step], frames[-1]]
@@ -188,6 +188,7 @@ def animate(frames: Sequence[Path], format: str) -> bytes:  # noqa: A002
 
     def pictures() -> Iterator[Image.Image]:
         for path in chosen:
+            beat()
             with Image.open(path) as image:
                 yield image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from daemon.errors import Failure
-from daemon.settings import Settings
+from daemon.settings import Scale, Settings
 
 if TYPE_CHECKING:  # `status` answers without numpy
     import numpy as np
@@ -125,6 +125,19 @@ class Job:
         """Higher first."""
         return self.settings.priority if self.settings else 0
 
+    @property
+    def road(self) -> tuple[Scale, ...]:
+        """The sizes to paint at, coarse to fine; none of a job that cannot be painted."""
+        if self.settings is None:
+            return ()
+        (content,) = self.parts_of("content")
+        return self.settings.road(content.height_px, content.width_px)
+
+    @property
+    def total_iterations(self) -> int:
+        """Iterations over all sizes."""
+        return sum(scale.iterations for scale in self.road)
+
     def parts_of(self, role: Role) -> tuple[Part, ...]:
         """The accepted files that play one role."""
         return tuple(part for part in self.parts if part.role == role)
@@ -185,10 +198,12 @@ class Painting:
     first: Losses
     best: Losses
     last: Losses
-    target_s: float  # preparing the targets
-    loop_s: float  # iterating
+    target_s: float  # preparing what every size starts from and is compared with
+    loop_s: float  # iterating, at all sizes
     steps_back: int = 0  # how often the numbers ran away
     profile: bytes | None = None  # the content's RGB colour profile, to be carried on
+    computed: str = "whole"  # or by tiles, for want of memory: how the last size was computed
+    memory_peak_mb: int | None = None  # of the engine's process, while it was painted
 
 
 @dataclass(frozen=True)
@@ -204,6 +219,8 @@ class Step:
     painting: Painting | None = None  # on the last step
     is_replayed: bool = False  # known from a checkpoint, and told again for the record
     steps_back: int = 0  # how often the numbers ran away so far
+    step_s: float = 0.0  # computing it
+    restart: str = ""  # why the optimiser began afresh on the way to this picture
     trouble: str = ""  # what did not work beside the painting
 
 
@@ -217,6 +234,7 @@ class Request:
     settings: Settings
     checkpoints: Path | None = None  # where its state is kept, to go on from after a crash
     resume_limit: int | None = None  # the last iteration to go on from: later frames are not all there
+    memory_limit_mb: int | None = None  # of the engine's process; None: what the machine has
 
 
 @dataclass(frozen=True)
@@ -229,6 +247,7 @@ class EngineInfo:
     weights_sha256: str
     load_s: float
     versions: dict[str, str]
+    precision_gain: float | None = None  # how many times as fast bfloat16 was when it was measured
 
 
 def job_id(parts: tuple[Part, ...], generation: int = 0) -> str:

@@ -10,9 +10,11 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from daemon import __version__, clock, config, files, logs
+from daemon import __version__, clock, config, logs, pauses
+from daemon.endings import CANCELLED, Ending, versions
 from daemon.engine.process import ProcessEngine
-from daemon.errors import ConfigError, Failure, NotReady, NotTaken, Reason
+from daemon.errors import ConfigError, NotReady, NotTaken, Reason
+from daemon.finishing import BackgroundFinisher
 from daemon.housekeeping import Housekeeping, Situation
 from daemon.inbox.intake import Intake
 from daemon.inbox.watcher import Watcher
@@ -20,17 +22,20 @@ from daemon.inspector.client import Inspector
 from daemon.job import State
 from daemon.notify import notify
 from daemon.outbox.publish import Outbox
+from daemon.pauses import Pauses
 from daemon.pulse import Pulse
 from daemon.schedule import Hours
 from daemon.sentinel import Sentinel
 from daemon.spool import Spool
-from daemon.worker import Ending, Worker, versions
+from daemon.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daemon.config import Config
     from daemon.engine import Engine
+    from daemon.errors import Failure
+    from daemon.finishing import Finisher
     from daemon.job import Drop, Job
     from daemon.spool import Entry
 
@@ -38,12 +43,10 @@ log = logs.get(__name__)
 
 _TICK_S: Final = 0.2
 _IDLE_S: Final = 1.0
-_PAUSE_S: Final = 2.0
 _LEAST_S: Final = 0.1
 _STATUS_S: Final = 1.0
 _BEAT_S: Final = 1.0  # the longest wait without a sign of life, or a look at what operators asked
 _PIPE_BYTES: Final = 1 << 16
-_TRIES: Final = 3  # of what another try does not mend
 
 
 class Service:
@@ -57,6 +60,7 @@ class Service:
         stop_starting_at: str | None = None,
         engine: Engine | None = None,
         inspector: Inspector | None = None,
+        finisher: Finisher | None = None,
         reload: Callable[[], Config] | None = None,
     ) -> None:
         """Build the parts.
@@ -67,6 +71,7 @@ class Service:
             stop_starting_at: "HH:MM": from its next occurrence on no job is started.
             engine: what paints; default: a child process.
             inspector: what decodes what was dropped; default: a child process.
+            finisher: who ends what was painted; default: a thread, while the next job is painted.
             reload: reads the config anew; raises ConfigError.
         """
         self.config = settings
@@ -86,6 +91,8 @@ class Service:
         self._unretired: list[Job] = []  # accepted before this start; their originals may still be there
         self._announced: set[str] = set()  # ids of accepted jobs that were counted and logged
         self._heart = Pulse()
+        self._pauses = Pauses(self.situation.paused, self.stop, self._beat)
+        self._noting = threading.Lock()  # endings are noted by several threads
         folders = settings.folders
         self.spool = Spool(folders.spool)
         self._sentinels = {
@@ -95,13 +102,17 @@ class Service:
         self.outbox = Outbox(folders.outbox, self._sentinels["outbox"].check, self._beat)
         self._inspector = inspector or Inspector(settings.inbox.max_megapixels, self._intake_is_stopping)
         self._engine = engine or ProcessEngine(settings, self._worker_is_stopping)
+        self._finisher = finisher or BackgroundFinisher(
+            self.stop.is_set, self._beat, lambda: self._heart.end("finisher")
+        )
         self._worker = Worker(
             settings,
             self.spool,
             self._engine,
             self.outbox,
+            self._finisher,
             is_stopping=self._worker_is_stopping,
-            hold_out=self._hold_out,
+            hold_out=self._pauses.hold_out,
             note_ending=self._note_ending,
         )
         self._housekeeping = Housekeeping(
@@ -138,7 +149,11 @@ class Service:
             self._recover()
             threads = [
                 threading.Thread(target=self.guarded, args=(name, run), name=name)
-                for name, run in (("intake", self._run_intake), ("status", self._run_status))
+                for name, run in (
+                    ("intake", self._run_intake),
+                    ("status", self._run_status),
+                    ("finisher", self._finisher.run),
+                )
             ]
             for thread in threads:
                 thread.start()
@@ -202,6 +217,7 @@ class Service:
         self.ask_stop()
         self._heart.end("worker")
         self._engine.stop()
+        self._finisher.close()
         for thread in threads:
             thread.join()
         self.situation.state = "stopped"
@@ -223,8 +239,9 @@ class Service:
     # The worker, in the main thread
 
     def _beat(self) -> None:
-        """Beat for the loop whose thread this is: both publish."""
-        self._heart.beat("intake" if threading.current_thread().name == "intake" else "worker")
+        """Beat for the loop whose thread this is: all of them publish."""
+        name = threading.current_thread().name
+        self._heart.beat(name if name in {"intake", "finisher"} else "worker")
 
     def _worker_is_stopping(self) -> bool:
         self._heart.beat("worker")
@@ -248,13 +265,16 @@ class Service:
         while not self._worker_is_stopping():
             may_start = self._may_start()
             if self._drains and self._hours.are_over(clock.local()):
+                self._finisher.await_idle()
                 return
             if not may_start:
-                self._resume("worker")  # what it paused for is no obstacle before the window opens
+                self._worker.rest()
+                self._pauses.end("worker")  # what it paused for is no obstacle before the window opens
                 self.stop.wait(_IDLE_S)
                 continue
             self._work.clear()
-            is_last_look = self._at_rest.is_set()  # read before the queue, so that no late drop is missed
+            # Read before the queue, so that no late drop is missed, nor a job that comes back into it.
+            is_last_look = self._finisher.is_idle and self._at_rest.is_set()
             if self._turn_worker() is None:
                 if self._drains and is_last_look:
                     return
@@ -269,6 +289,7 @@ class Service:
         if text is not None and was_open is not False:
             log.info("service.window_closed", queued=self._queued(), opens_at=text)
         if text is not None and was_open and not self._drains:  # whose end is its night's
+            self._finisher.await_idle()  # what was painted at night is of its report
             self._housekeeping.end_night()
         if text is None and was_open is False:
             log.info("service.window_opened", queued=self._queued())
@@ -282,21 +303,23 @@ class Service:
             self._engine.start()  # anew, where it died idle: before a job is claimed for one that cannot start
             ending = self._worker.turn()
         except (NotReady, OSError) as error:
-            self._pause("worker", error)
-            self._sleep(_PAUSE_S)
+            self._worker.rest()
+            self._pauses.begin("worker", error)
+            self._pauses.sleep(pauses.PAUSE_S)
             return Ending.INTERRUPTED
-        self._resume("worker")
+        self._pauses.end("worker")
         return ending
 
     def _note_ending(self, ending: Ending, name: str, elapsed_s: float, failure: Failure | None) -> None:
         """Take an ending into the figures and the report."""
-        self.situation.attempts[ending.value] += 1
-        if failure is not None:
-            self.counts.failed += 1
-            self._housekeeping.summary.failed(name, failure.reason.value, failure.message)
-        elif ending is Ending.COMPLETED:
-            self.counts.completed += 1
-            self._housekeeping.summary.completed(elapsed_s)
+        with self._noting:
+            self.situation.attempts[ending.value] += 1
+            if failure is not None:
+                self.counts.failed += 1
+                self._housekeeping.summary.failed(name, failure.reason.value, failure.message)
+            elif ending is Ending.COMPLETED:
+                self.counts.completed += 1
+                self._housekeeping.summary.completed(elapsed_s)
 
     # The intake's thread
 
@@ -343,9 +366,9 @@ class Service:
         try:
             self._end_cancelled()
         except OSError as error:
-            self._pause("operators", error)
+            self._pauses.begin("operators", error)
         else:
-            self._resume("operators")
+            self._pauses.end("operators")
 
     def _turn_intake(self, intake: Intake) -> float:
         """Turn the intake once; returns how long to wait for the next turn at most."""
@@ -354,12 +377,12 @@ class Service:
             self._sentinels["inbox"].check()
             report = intake.turn(begun)
         except (NotReady, OSError) as error:
-            self._pause("inbox", error)
-            return _PAUSE_S
+            self._pauses.begin("inbox", error)
+            return pauses.PAUSE_S
         if report.obstacle is None:
-            self._resume("inbox")
+            self._pauses.end("inbox")
         else:
-            self._pause("inbox", report.obstacle)
+            self._pauses.begin("inbox", report.obstacle)
         self.situation.report, self.situation.last_scan = report, time.time()
         if report.is_at_rest and not report.accepted:
             self._at_rest.set()
@@ -418,47 +441,6 @@ class Service:
         if self._intake_is_stopping():
             raise NotTaken("the service was stopped")
 
-    # Waiting for the surroundings
-
-    def _hold_out(self, part: str, action: Callable[[], object]) -> bool:
-        """Run an action as often as it takes; False once the service stops.
-
-        Raises:
-            OSError: an outbox will never take it, such as a name it does not know how to write.
-        """
-        tries = 0
-        while True:
-            try:
-                action()
-            except (NotReady, OSError) as error:
-                tries += 1
-                if part == "outbox" and tries >= _TRIES and files.is_of_the_file(error):
-                    self._resume(part)
-                    raise
-                self._pause(part, error)
-                if self._sleep(_PAUSE_S):
-                    return False
-            else:
-                self._resume(part)
-                return True
-
-    def _sleep(self, duration_s: float) -> bool:
-        """Let the worker's loop wait; True once the service stops."""
-        return self.stop.wait(duration_s) or self._worker_is_stopping()
-
-    def _pause(self, part: str, error: Exception) -> None:
-        reason = str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            reason = f"{error.strerror}: {error.filename}"
-        if self.situation.paused.get(part) != reason:
-            self.situation.paused[part] = reason
-            log.warning("service.paused", part=part, reason=reason)
-            notify(STATUS=f"paused: {reason}")
-
-    def _resume(self, part: str) -> None:
-        if self.situation.paused.pop(part, None) is not None:
-            log.info("service.resumed", part=part)
-
     # The status thread
 
     def _run_status(self) -> None:
@@ -467,14 +449,14 @@ class Service:
             try:
                 self._housekeeping.turn(time.monotonic())
             except OSError as error:
-                self._pause("status", error)
+                self._pauses.begin("status", error)
             else:
-                self._resume("status")
+                self._pauses.end("status")
             self.stop.wait(_STATUS_S)
 
     def _end_cancelled(self) -> None:
         for entry in self.spool.take_cancelled():
-            self._fail_now(entry, Failure(Reason.CANCELLED, "cancelled by an operator"))
+            self._fail_now(entry, CANCELLED)
 
     def _fail_now(self, entry: Entry, failure: Failure) -> None:
         if not self._worker.fail_now(entry, failure):

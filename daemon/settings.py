@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MIN_SIZE_PX: Final = 16
 MAX_SIZE_PX: Final = 16384
+MAX_ITERATIONS: Final = 100_000
 CONVOLUTIONS_PER_BLOCK: Final = (2, 2, 4, 4, 4)
 LAYERS: Final = tuple(
     f"block{block}_conv{convolution}"
@@ -104,7 +105,7 @@ def plain_name(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, Field(ge=1, le=100_000), BeforeValidator(number)]
+Count = Annotated[int, Field(ge=1, le=MAX_ITERATIONS), BeforeValidator(number)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
 Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), BeforeValidator(number)]
 PlainName = Annotated[str, BeforeValidator(plain_name)]
@@ -166,12 +167,32 @@ def _growing(value: list[Scale] | str, info: ValidationInfo) -> list[Scale] | st
     return value
 
 
+class EarlyStop(Model):
+    """When a size is left before its last iteration."""
+
+    improvement: Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)] = Field(
+        0.01, description="The share of the loss that must be gained..."
+    )
+    iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS), BeforeValidator(number)] = Field(
+        10, description="...within so many iterations."
+    )
+
+
+def _early_stop(value: Any) -> Any:
+    """Read it apart, so that faults name no branch of the union; 0 is not false."""
+    if value is False or isinstance(value, EarlyStop):
+        return value
+    if isinstance(value, dict):
+        return EarlyStop.model_validate(value)
+    raise refusal("false, or {improvement: 0.01, iterations: 10}")
+
+
 class Frames(Model):
     """Which pictures of the way are kept."""
 
     every: Annotated[
         int,
-        Field(ge=0, le=100_000, description="Keep a frame every so many iterations; 0: none."),
+        Field(ge=0, le=MAX_ITERATIONS, description="Keep a frame every so many iterations; 0: none."),
         BeforeValidator(number),
     ] = 10
     animation: Literal["none", "webp", "gif"] = Field("webp", description="Also make a film of the frames.")
@@ -190,42 +211,92 @@ class Output(Model):
 class Settings(Model):
     """Everything that shapes one picture besides the pictures themselves."""
 
+    strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)] = Field(
+        0.5, description="From 0, a hint of the style, to 1, almost only style; objective balanced."
+    )
     size: Size = Field(512, description="Longest side of the result in pixels, or original.")
-    iterations: Count = Field(100, description="Iterations at the final size.")
+    iterations: Count = Field(20, description="Iterations at the final size.")
     scales: Annotated[
         Literal["auto", "none"] | list[Scale], BeforeValidator(_scales), AfterValidator(_growing)
-    ] = Field("auto", description="Coarse sizes before the final one; auto: as the preset has it.")
-    objective: Literal["paper"] = Field("paper", description="What is minimised.")
-    optimizer: Literal["adam"] = Field("adam", description="How it is minimised.")
+    ] = Field("auto", description="Coarse sizes before the final one; auto: halves of it, down to 128 px.")
+    objective: Literal["balanced", "paper"] = Field("balanced", description="What is minimised.")
+    optimizer: Literal["lbfgs", "adam"] = Field("lbfgs", description="How it is minimised.")
     learning_rate: Rate = Field(2.0, description="Adam's step, in grey levels.")
-    content_weight: Amount = Field(1000.0, description="Weight of the content loss.")
-    style_weight: Amount = Field(0.01, description="Weight of the style loss.")
-    content_layers: LayerWeights = Field({"block5_conv2": 1.0}, description="Where the content is compared.")
+    content_weight: Amount = Field(1000.0, description="Weight of the content loss; objective paper.")
+    style_weight: Amount = Field(0.01, description="Weight of the style loss; objective paper.")
+    content_layers: LayerWeights = Field({"block4_conv2": 1.0}, description="Where the content is compared.")
     style_layers: LayerWeights = Field(
         {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Where the style is compared."
     )
     tv_weight: Amount = Field(0.0, description="Weight of the total variation.")
     pooling: Literal["max", "avg"] = Field("max", description="VGG19's own max pooling, or average pooling.")
     init: PlainName = Field("content", description="Start from content, style, noise, or a file's picture.")
+    init_colors: Literal["style", "content"] = Field(
+        "style", description="Colours of a start from the content: moved to the style's, or its own."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(number)] = Field(0, description="For noise.")
+    early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
+        False,  # noqa: FBT003 - null is what is not set
+        description="Leave a size once its loss hardly falls; false: never.",
+    )
     frames: Frames = Field(Frames(), description="Frames and film of the way.")
     output: Output = Field(Output(), description="The file of the result.")
     priority: Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(number)] = Field(
         0, description="Higher first; then first come, first served."
     )
 
-    @property
-    def road(self) -> tuple[tuple[int | Literal["original"], int], ...]:
-        """The sizes to paint at, coarse to fine, each with its iterations."""
-        coarse = self.scales if isinstance(self.scales, list) else []
-        return (*((scale.size, scale.iterations) for scale in coarse), (self.size, self.iterations))
+    def road(self, height_px: int, width_px: int) -> tuple[Scale, ...]:
+        """Give the sizes to paint at, coarse to fine, each with its iterations.
 
-    @property
-    def total_iterations(self) -> int:
-        """Iterations over all sizes."""
-        return sum(iterations for _, iterations in self.road)
+        `auto` halves the final size while pictures stay large enough to hold forms, and iterates more the
+        smaller they are: a step at half the size costs a quarter.
+
+        Args:
+            height_px: of the content.
+            width_px: of the content; `size: original` is the longer of both.
+        """
+        longest = max(height_px, width_px, 1)
+        final = longest if self.size == "original" else self.size
+        if isinstance(self.scales, list):
+            coarse = [scale for scale in self.scales if scale.size < final]
+        else:
+            shape = min(height_px, width_px) / longest
+            coarse = _halves(final, shape, self.iterations) if self.scales == "auto" else []
+        return (*coarse, Scale.model_construct(size=final, iterations=self.iterations))
+
+    def total_iterations(self, height_px: int, width_px: int) -> int:
+        """Count the iterations over all sizes of a content's road."""
+        return sum(scale.iterations for scale in self.road(height_px, width_px))
 
 
+def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
+    """Give the coarse sizes of `auto`; `shape` is short side over long side."""
+    coarse: list[Scale] = []
+    size = final // 2
+    while size >= _COARSEST_PX and size * shape >= _NARROWEST_PX:
+        share = _AUTO_SHARES[min(len(coarse), len(_AUTO_SHARES) - 1)]
+        coarse.insert(0, Scale(size=size, iterations=min(round(share * iterations), MAX_ITERATIONS)))
+        size //= 2
+    return coarse
+
+
+_COARSEST_PX: Final = 128
+_NARROWEST_PX: Final = 32
+_AUTO_SHARES: Final = (1.5, 3.0)  # of the final iterations: at a half of the final size, at a quarter and less
+
+_BALANCED: Final[dict[str, Any]] = {
+    "strength": 0.5,
+    "iterations": 20,
+    "scales": "auto",
+    "objective": "balanced",
+    "optimizer": "lbfgs",
+    "content_layers": {"block4_conv2": 1},
+    "style_layers": [f"block{block}_conv1" for block in range(1, 6)],
+    "tv_weight": 0,
+    "pooling": "max",
+    "init": "content",
+    "init_colors": "style",
+}
 _PAPER: Final[dict[str, Any]] = {
     "iterations": 100,
     "scales": "none",
@@ -239,12 +310,13 @@ _PAPER: Final[dict[str, Any]] = {
     "tv_weight": 0,
     "pooling": "max",
     "init": "content",
+    "init_colors": "content",
 }
 PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "default": _BALANCED,
     "paper": _PAPER,
-    "default": _PAPER,
-    "preview": {**_PAPER, "size": 256, "iterations": 40},
-    "fine": {**_PAPER, "size": 1024, "scales": [{"size": 512, "iterations": 100}]},
+    "preview": {**_BALANCED, "size": 256},
+    "fine": {**_BALANCED, "size": 1024, "iterations": 30},
 }
 
 
@@ -272,13 +344,4 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
                 result[key] = {**below, **value}
             else:
                 result[key] = value
-    _keep_below_size(result)
     return result
-
-
-def _keep_below_size(keys: dict[str, Any]) -> None:
-    """Leave out a preset's scales that a smaller size makes pointless; a person's own are a fault then."""
-    scales, size = keys.get("scales"), keys.get("size")
-    is_preset = any(scales is preset["scales"] for preset in PRESETS.values())
-    if is_preset and isinstance(scales, list) and isinstance(size, int):
-        keys["scales"] = [scale for scale in scales if scale["size"] < size]

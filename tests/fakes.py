@@ -49,6 +49,7 @@ class FakeEngine:
         self.script = collections.deque(script)
         self.calls: list[str] = []  # the job of each call
         self.steps: list[str] = []  # the job of each iteration that was painted, not replayed
+        self.hints: list[Request] = []  # what it was told would come next
         self.is_started = False
         self._on_step = on_step
 
@@ -77,6 +78,10 @@ class FakeEngine:
                 _keep(request, step.iteration)
             if is_stopping():
                 return
+
+    def prepare(self, request: Request) -> None:
+        """Remember the hint."""
+        self.hints.append(request)
 
     def _act(self, act: str, is_stopping: Callable[[], bool]) -> None:
         if act == "crash":

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from daemon import images
+from daemon.finishing import Finisher
 from daemon.inbox.intake import Intake
 from daemon.inspector.client import Inspector
 from daemon.service import Service
@@ -154,7 +155,7 @@ class Stepper:
 
     def __init__(self, config: Config, engine: Engine) -> None:
         """Start it, recovery included."""
-        self.service = Service(config, engine=engine, inspector=NearInspector())
+        self.service = Service(config, engine=engine, inspector=NearInspector(), finisher=Finisher())
         self.service.spool.prepare()
         self.service._recover()
         unretired = [entry.job for entry in self.service.spool.unretired() if entry.job]

@@ -32,7 +32,9 @@ def selftest(config: ConfigOption = None) -> None:
         engine = LocalEngine(loaded)
         info = engine.start()
     bundled = Path(str(resources.files("daemon.demo")))
-    settings = Settings.model_validate({"size": _SIZE_PX, "iterations": 3, "frames": {"every": 0}})
+    settings = Settings.model_validate(
+        {"size": _SIZE_PX, "scales": "none", "iterations": 3, "frames": {"every": 0}}
+    )
     request = Request(bundled / "photo.jpg", ((bundled / "painting.jpg", 1.0),), None, settings)
     try:
         times = [time.perf_counter() for _ in engine.stylize(request)]
@@ -42,6 +44,7 @@ def selftest(config: ConfigOption = None) -> None:
     for name, value in {
         "device": info.device,
         "precision": info.precision,
+        "precision_gain": "not measured" if info.precision_gain is None else f"{info.precision_gain:g}",
         "weights": info.weights_source,
         "weights_sha256": info.weights_sha256,
         "load_s": f"{info.load_s:.1f}",

@@ -55,7 +55,7 @@ def stylize(
 
         engine = LocalEngine(loaded)
         engine.start()
-    painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)), settings)
+    painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)))
     data = images.encode(painting.picture, format_, images.icc_profile(content))
     files.replace(output, data)
     typer.echo(str(output))
@@ -88,7 +88,7 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
     return Settings.model_validate({**read.settings.model_dump(), "frames": {"every": 0}})
 
 
-def _follow(steps: Iterator[Step], settings: Settings) -> Painting:
+def _follow(steps: Iterator[Step]) -> Painting:
     """Take the steps to the painting; on a terminal, show a bar with loss and time left."""
     from rich.console import Console  # noqa: PLC0415 - 40 ms
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
@@ -98,9 +98,11 @@ def _follow(steps: Iterator[Step], settings: Settings) -> Painting:
     loss = TextColumn("loss {task.fields[loss]}")
     columns = (TextColumn("painting"), BarColumn(), MofNCompleteColumn(), loss, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("painting", total=settings.total_iterations, loss="-")
+        task = progress.add_task("painting", total=None, loss="-")
         for step in steps:
-            progress.update(task, completed=step.iteration, loss=f"{step.losses.total:.4g}")
+            progress.update(
+                task, total=step.iterations, completed=step.iteration, loss=f"{step.losses.total:.4g}"
+            )
             painting = step.painting or painting
     assert painting is not None  # noqa: S101 - the last step carries it
     return painting

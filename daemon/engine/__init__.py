@@ -29,5 +29,8 @@ class Engine(Protocol):
             EngineError: the engine ended.
         """
 
+    def prepare(self, request: Request) -> None:
+        """Take a hint: this will be asked for next. It may come amid a picture, and its errors are no one's."""
+
     def stop(self) -> None:
         """Free everything."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 KEPT: Final = 2
 # A checkpoint may take one part in so many of the time between two of them.
 _MAX_SHARE: Final = 200
+_ARRAYS: Final = ("image", "best_image", "first", "rows")
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
@@ -120,7 +121,7 @@ def _pack(checkpoint: Checkpoint, key_: str) -> bytes:
     }
     head = json.dumps({**plain, "key": key_, "parts": len(checkpoint.state)}).encode("ascii")
     arrays: dict[str, Any] = {f"state_{number}": part for number, part in enumerate(checkpoint.state)}
-    arrays |= {"image": checkpoint.image, "best_image": checkpoint.best_image, "rows": checkpoint.rows}
+    arrays |= {name: getattr(checkpoint, name) for name in _ARRAYS}
     buffer = io.BytesIO()
     np.savez(buffer, head=np.frombuffer(head, np.uint8), **arrays)
     return buffer.getvalue()
@@ -134,8 +135,6 @@ def _unpack(data: bytes, key_: str) -> Checkpoint | None:
         parts = range(head.pop("parts"))
         return Checkpoint(
             **head,
-            image=arrays["image"],
-            best_image=arrays["best_image"],
-            rows=arrays["rows"],
+            **{name: arrays[name] for name in _ARRAYS},
             state=tuple(arrays[f"state_{number}"] for number in parts),
         )

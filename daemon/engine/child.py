@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from daemon import children
 from daemon.errors import EngineError, JobError, NotReady
@@ -15,31 +15,51 @@ if TYPE_CHECKING:
     from daemon.job import Request, Step
 
 
+STYLE_TARGETS: Final = "style-targets"  # in the spool
+
+
 def serve(pipe: Connection) -> None:
     """Load the model, then paint request after request until the pipe closes.
 
-    The messages, each a tuple: up `config`, `request`, `stop`; down `started`, `not_ready`, `step`, `ended`,
-    `job_error`, `engine_error`.
+    After the config, every message is a tuple of its kind and content: up `paint`, `prepare`, `stop`; down
+    `started`, `not_ready`, `step`, `ended`, `job_error`, `engine_error`.
     """
     from daemon.engine.local import LocalEngine  # noqa: PLC0415 - TensorFlow's output must be piped first
 
-    engine = LocalEngine(pipe.recv())
+    config = pipe.recv()
+    engine = LocalEngine(config, config.folders.spool / STYLE_TARGETS)
     try:
         pipe.send(("started", engine.start()))
     except NotReady as error:
         pipe.send(("not_ready", str(error)))
         return
     while True:
-        message = pipe.recv()
-        if message != "stop":  # a stop that crossed the end of its job
-            _paint(engine, message, pipe)
+        kind, content = pipe.recv()
+        if kind == "paint":
+            _paint(engine, content, pipe)
+        elif kind == "prepare":
+            engine.prepare(content)  # a stop is one that crossed the end of its picture
 
 
 def _paint(engine: Any, request: Request, pipe: Connection) -> None:
-    steps = engine.stylize(request, is_stopping=pipe.poll)
+    steps = engine.stylize(request, is_stopping=lambda: _is_told_to_stop(engine, pipe))
     while (message := _next(steps))[0] == "step":
         pipe.send(message)
     pipe.send(message)
+
+
+def _is_told_to_stop(engine: Any, pipe: Connection) -> bool:
+    """Read what came since the last step; a daemon that is gone wants no more steps either."""
+    try:
+        while pipe.poll():
+            kind, content = pipe.recv()
+            if kind == "stop":
+                return True
+            if kind == "prepare":
+                engine.prepare(content)
+    except (EOFError, OSError):
+        return True
+    return False
 
 
 def _next(steps: Iterator[Step]) -> tuple[str, Any]:

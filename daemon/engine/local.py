@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from daemon import __version__, images
 from daemon.engine.checkpoints import Checkpoints, key
+from daemon.engine.preparing import Preparer
+from daemon.engine.style_targets import StyleTargets
 from daemon.job import EngineInfo
-from daemon.transfer import device, weights
+from daemon.transfer import device, memory, weights
+from daemon.transfer.memory import LADDER
 from daemon.transfer.stylize import Painter
+from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -18,23 +23,43 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.job import Picture, Request, Step
+    from daemon.job import Request, Step
     from daemon.settings import Frames
-    from daemon.transfer.stylize import Run
+    from daemon.transfer.memory import Rung
+    from daemon.transfer.stylize import Prepared, Run
 
 # At least so often a picture leaves the engine, so that people see how it comes along.
 PREVIEW_S = 5.0
+# Nothing larger is decoded, or compared with, beforehand: it would take its memory from what is painted.
+_PREPARED_MEGAPIXELS: Final = 50.0
+_PREPARED_SIDE_PX: Final = 1024
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A job decoded, and what could be computed ahead for it."""
+
+    subject: Subject
+    prepared: Prepared | None = None
 
 
 class LocalEngine:
     """Loads once, paints one picture after the other."""
 
-    def __init__(self, config: Config) -> None:
-        """Remember what to load; `start` loads it."""
+    _painter: Painter | None = None  # until it is started
+    _info: EngineInfo | None = None
+
+    def __init__(self, config: Config, style_targets: Path | None = None) -> None:
+        """Remember what to load; `start` loads it.
+
+        Args:
+            config: the whole config.
+            style_targets: a folder to keep Gram matrices of styles in, or None.
+        """
+        self._style_targets = StyleTargets(style_targets)
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
-        self._painter: Painter | None = None
-        self._info: EngineInfo | None = None
+        self._preparer = Preparer(self._make_ready)
 
     def start(self) -> EngineInfo:
         """Choose the device and load the weights; see `Engine.start`."""
@@ -42,10 +67,14 @@ class LocalEngine:
             begun = time.perf_counter()
             chosen = device.choose(self._options.device, self._options.precision, self._options.memory_limit_mb)
             loaded = weights.load(self._options.weights)
-            self._painter = Painter(Vgg19(loaded, chosen.precision))
+            precision = chosen.precision
+            network = Vgg19(loaded, precision.name)
+            exact = None if precision.name == "float32" else Vgg19(loaded)
+            self._painter = Painter(network, exact, self._style_targets)
             self._info = EngineInfo(
                 device=chosen.name,
-                precision=chosen.precision,
+                precision=precision.name,
+                precision_gain=precision.gain,
                 weights_source=loaded.source,
                 weights_sha256=loaded.sha256,
                 load_s=round(time.perf_counter() - begun, 3),
@@ -58,26 +87,71 @@ class LocalEngine:
     ) -> Generator[Step, None, None]:
         """Decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
         info = self.start()
-        assert self._painter is not None  # noqa: S101 - start() sets it
         kept = self._checkpoints(request, info)
+        device.begin_peak()
         with device.out_of_memory_as_engine_error():
+            ready = self._preparer.take(request) or Ready(_decoded(request, self._max_megapixels))
+            yield from self._descend_ladder(request, ready, kept, is_stopping)
+
+    def _descend_ladder(
+        self, request: Request, ready: Ready, kept: Checkpoints | None, is_stopping: Callable[[], bool]
+    ) -> Generator[Step, None, None]:
+        """Paint; where memory runs out, free what can be freed, then go on in smaller pieces."""
+        assert self._painter is not None  # noqa: S101 - `stylize` has started it
+        rungs = self._painter.rungs(ready.subject, self._limit_mb(request))
+        resumed = kept.newest(request.resume_limit) if kept else None
+        told, trouble, is_freed = 0, "", False
+        while True:
             run = self._painter.begin(
-                self._read(request.content),
-                [(self._read(path), weight) for path, weight in request.styles],
-                request.settings,
-                init=self._read(request.init) if request.init else None,
+                ready.subject,
+                prepared=ready.prepared,
                 wants_picture=wants_picture(request.settings.frames),
-                resumed=kept.newest(request.resume_limit) if kept else None,
+                resumed=resumed,
+                rungs=rungs,
             )
-            trouble = ""
-            for step in run.steps():
-                painting = step.painting and replace(step.painting, profile=images.icc_profile(request.content))
-                yield replace(step, trouble=trouble, painting=painting)
-                trouble, stops = "", is_stopping()
-                if kept and not step.is_replayed and not step.painting and (stops or kept.is_due()):
-                    trouble = _save(kept, run)
-                if stops:
-                    return
+            try:
+                for number, step in enumerate(self._steps(run, kept, is_stopping)):
+                    if number >= told:  # else told before memory ran out
+                        told = number + 1
+                        yield _completed(step, request, rungs[-1], trouble or step.trouble)
+                        trouble = ""
+            except device.OUT_OF_MEMORY:
+                if is_freed and rungs[-1] == LADDER[-1]:
+                    raise
+                resumed = run.checkpoint() if run.is_takeable else (kept.newest() if kept else None)
+                if is_freed:
+                    rungs = [_below(rung) for rung in rungs]
+                self._free()
+                is_freed, trouble = True, f"memory ran out; going on: {rungs[-1]}"
+            else:
+                return
+
+    def _steps(
+        self, run: Run, kept: Checkpoints | None, is_stopping: Callable[[], bool]
+    ) -> Generator[Step, None, None]:
+        """Take the steps of a run, with a checkpoint now and then, until told to stop."""
+        trouble = ""
+        for step in run.steps():
+            yield replace(step, trouble=trouble)
+            trouble, stops = "", is_stopping()
+            if kept and not step.is_replayed and not step.painting and (stops or kept.is_due()):
+                trouble = _save(kept, run)
+            if stops:
+                return
+
+    def _limit_mb(self, request: Request) -> int | None:
+        """Give what this process may take; None on a GPU, whose memory is not estimated."""
+        info = self.start()
+        if info.device.startswith("GPU"):
+            return None
+        asked = request.memory_limit_mb or self._options.memory_limit_mb
+        return asked or memory.available_mb(info.precision)
+
+    def _free(self) -> None:
+        """Let go of everything that is only kept to be faster."""
+        self._style_targets.forget()
+        self._preparer = Preparer(self._make_ready)
+        gc.collect()
 
     def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
         """Find the place of a job's checkpoints, which another device, version or setting makes worthless."""
@@ -88,13 +162,47 @@ class LocalEngine:
         facts = (settings, shares, info.device, info.precision, info.weights_sha256, info.versions, __version__)
         return Checkpoints(request.checkpoints, key(facts), self._options.checkpoint_s)
 
-    def _read(self, path: Path) -> Picture:
-        return images.read(path, self._max_megapixels)
+    def prepare(self, request: Request) -> None:
+        """Decode the pictures and compute their targets beside the painting; see `Engine.prepare`."""
+        if self._painter is not None:
+            self._preparer.begin(request)
+
+    def _make_ready(self, request: Request) -> Ready:
+        assert self._painter is not None  # noqa: S101 - `prepare` asks only then
+        subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
+        if subject.legs()[0].longest > _PREPARED_SIDE_PX:
+            return Ready(subject)
+        return Ready(subject, self._painter.prepare(subject))
 
     def stop(self) -> None:
         """Let go of the model."""
         self._painter = None
         self._info = None
+
+
+def _decoded(request: Request, max_megapixels: float) -> Subject:
+    """Decode what a request names; see `images.read`."""
+    return Subject(
+        content=images.read(request.content, max_megapixels),
+        styles=[(images.read(path, max_megapixels), weight) for path, weight in request.styles],
+        settings=request.settings,
+        init=images.read(request.init, max_megapixels) if request.init else None,
+    )
+
+
+def _completed(step: Step, request: Request, rung: Rung, trouble: str) -> Step:
+    """Add to a step what the run does not know of."""
+    painting = step.painting and replace(
+        step.painting,
+        profile=images.icc_profile(request.content),
+        computed=str(rung),
+        memory_peak_mb=device.peak_mb(),
+    )
+    return replace(step, trouble=trouble, painting=painting)
+
+
+def _below(rung: Rung) -> Rung:
+    return LADDER[min(LADDER.index(rung) + 1, len(LADDER) - 1)]
 
 
 def _save(kept: Checkpoints, run: Run) -> str:

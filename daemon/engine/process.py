@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import signal
 import subprocess
@@ -78,6 +79,7 @@ class ProcessEngine:
             "engine.model_loaded",
             device=info.device,
             precision=info.precision,
+            precision_gain=info.precision_gain,
             weights=info.weights_source,
             weights_sha256=info.weights_sha256,
             load_s=info.load_s,
@@ -179,7 +181,7 @@ class ProcessEngine:
         self._oom_kills = oom_kills()
         assert self._pipe is not None  # noqa: S101 - start() sets it
         try:
-            self._pipe.send(request)
+            self._pipe.send(("paint", request))
         except OSError:
             raise self._died() from None
         try:
@@ -187,6 +189,12 @@ class ProcessEngine:
         except (GeneratorExit, OSError):  # whoever asked takes no more steps, or fails to say whether it does
             self._interrupt()
             raise
+
+    def prepare(self, request: Request) -> None:
+        """Hand the hint on to the child, if there is one; see `Engine.prepare`."""
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):  # its death is told where its steps are awaited
+                self._pipe.send(("prepare", request))
 
     def _watch(self, info: EngineInfo) -> Watch:
         assert self._child is not None  # noqa: S101 - only called after start()
@@ -227,7 +235,7 @@ class ProcessEngine:
             return  # it was ended meanwhile
         deadline = time.monotonic() + _STOP_S
         try:
-            self._pipe.send("stop")
+            self._pipe.send(("stop", None))
             while time.monotonic() < deadline:
                 self._is_told()  # for the asking's sake
                 message = self._poll()

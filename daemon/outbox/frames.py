@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 _QUEUE: Final = 8
+_TRIES: Final = 5
 _NOT_OURS: Final = {errno.ENOENT, errno.ENOTEMPTY, errno.ENOTDIR}  # `_running/` is another's, or not there
 
 
@@ -103,14 +104,25 @@ class FrameWriter:
     def _show(self, data: bytes | None, status: dict[str, Any]) -> None:
         try:
             self._check()
-            for folder in (self._live.parent, self._live):
-                folder.mkdir(exist_ok=True)
+            self._make_live()
             if data is not None:
                 files.replace(self._live / "latest.png", data, is_durable=False)
             files.replace(self._live / "status.json", json.dumps(status).encode(), is_durable=False)
         except (OSError, NotReady) as error:
             self._is_live = False
             log.warning("outbox.preview_failed", folder=str(self._live), error=str(error))
+
+    def _make_live(self) -> None:
+        """Make the live folder; `_running/` may be taken away this instant by the end of the job before."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._live.parent.mkdir(exist_ok=True)
+                self._live.mkdir(exist_ok=True)
+            except FileNotFoundError:
+                if not tries_left:
+                    raise
+            else:
+                return
 
 
 def remove_live(live: Path) -> None:

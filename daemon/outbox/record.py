@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 _HEAD = "# Drop this file back into the inbox beside the same pictures to repeat the job.\n"
 
 
-def result(job: Job, painting: Painting, info: EngineInfo, attempt: int, finished_at: str) -> bytes:
+def result(
+    job: Job,
+    painting: Painting,
+    info: EngineInfo,
+    attempt: int,
+    finished_at: str,
+    *,
+    memory_estimate_mb: int | None = None,
+) -> bytes:
     """Write result.yaml: a sidecar with every setting spelled out, and the record under `result`."""
     assert job.settings is not None  # noqa: S101 - a painted job has settings
     height, width = painting.picture.shape[:2]
@@ -32,10 +40,15 @@ def result(job: Job, painting: Painting, info: EngineInfo, attempt: int, finishe
         "timings": {
             "targets_s": round(painting.target_s, 3),
             "loop_s": round(painting.loop_s, 3),
-            "iteration_s": round(painting.loop_s / job.settings.iterations, 4),
+            "iteration_s": round(painting.loop_s / job.total_iterations, 4),
         },
         "device": info.device,
         "precision": info.precision,
+        "memory": {
+            "estimate_mb": memory_estimate_mb,
+            "peak_mb": painting.memory_peak_mb,
+            "computed": painting.computed,
+        },
         "weights": {"source": info.weights_source, "sha256": info.weights_sha256},
         "inputs": [
             {"role": part.role, "name": printable(part.name), "sha256": part.sha256} for part in job.parts

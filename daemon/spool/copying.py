@@ -14,7 +14,8 @@ from daemon.job import Part, Stamp, printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daemon.job import Drop, DropPart
+    from daemon.job import Drop, DropPart, Role
+    from daemon.settings import Settings
 
 
 def copy(
@@ -51,12 +52,19 @@ def look(
         try:
             height, width = inspect(folder / part.stored, name)
             seen[-1] = replace(part, height_px=height, width_px=width)
-            size = drop.settings.road[0][0] if drop.settings else "original"
             if part.role != "init":  # which is cropped to the content's shape
-                images.fit(height, width, max(height, width) if size == "original" else size)
+                images.fit(height, width, _least_size(drop.settings, part.role, height, width))
         except JobError as error:
             return parts, Failure(**{**vars(error.failure), "file": name})
     return seen, None
+
+
+def _least_size(settings: Settings | None, role: Role, height: int, width: int) -> int:
+    """Give the smallest size at which a picture must not be too narrow."""
+    if settings is None:
+        return max(height, width)
+    road = settings.road(height, width)
+    return (road[0] if role == "content" else road[-1]).size  # a style is not made narrower than it may be
 
 
 def _safe_suffix(name: str) -> str:

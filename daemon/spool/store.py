@@ -115,9 +115,9 @@ class Spool:
         except FileNotFoundError:
             return []
 
-    def ids(self) -> list[str]:
-        """List the ids of all jobs without reading any."""
-        return [id_ for state in State for id_ in self._ids(state)]
+    def ids(self, *states: State) -> list[str]:
+        """List the ids of the jobs in some states, or of all jobs, without reading any."""
+        return [id_ for state in states or State for id_ in self._ids(state)]
 
     def count(self, state: State) -> int:
         """Count the jobs in one state without reading them."""

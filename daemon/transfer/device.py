@@ -6,11 +6,13 @@ import contextlib
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import tensorflow as tf
 
 from daemon.errors import EngineError, NotReady, Reason
+from daemon.transfer.precision import Precision
+from daemon.transfer.precision import choose as choose_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,17 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A device and the precision of its convolutions."""
+    """A device, and the precision of its convolutions."""
 
     name: str
-    precision: str
+    precision: Precision
 
 
 def choose(wanted: str, precision: str, memory_limit_mb: int | None) -> Chosen:
     """Choose the device and set it up.
 
-    A GPU takes memory as it needs it, or at most `memory_limit_mb`. `auto` precision is float32, the precision
-    of the paper and of every figure here.
+    A GPU takes memory as it needs it, or at most `memory_limit_mb`.
 
     Args:
         wanted: auto, cpu, gpu or gpu:N. A GPU that is asked for by name is never replaced by the CPU.
@@ -38,15 +39,15 @@ def choose(wanted: str, precision: str, memory_limit_mb: int | None) -> Chosen:
     Raises:
         NotReady: the GPU that is asked for is not there, or cannot be set up.
     """
-    chosen = "float32" if precision == "auto" else precision
     try:
-        return Chosen(_prepare(wanted, memory_limit_mb), chosen)
+        name, gpu = _prepare(wanted, memory_limit_mb)
+        return Chosen(name, choose_precision(precision, gpu))
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise NotReady(f"engine.device {wanted}: {error}") from error
 
 
-def _prepare(wanted: str, memory_limit_mb: int | None) -> str:
-    """Make the wanted device the only one that TensorFlow sees; returns its name."""
+def _prepare(wanted: str, memory_limit_mb: int | None) -> tuple[str, Any | None]:
+    """Make the wanted device the only one that TensorFlow sees; returns its name, and the GPU if it is one."""
     gpus = [] if wanted == "cpu" else tf.config.list_physical_devices("GPU")
     number = int(wanted.partition(":")[2] or 0)
     if wanted.startswith("gpu") and number >= len(gpus):
@@ -57,8 +58,8 @@ def _prepare(wanted: str, memory_limit_mb: int | None) -> str:
         )
     if not gpus:
         tf.config.set_visible_devices([], "GPU")
-        return f"CPU ({_processor()})"
-    return _set_up(gpus[number], number, memory_limit_mb)
+        return f"CPU ({_processor()})", None
+    return _set_up(gpus[number], number, memory_limit_mb), gpus[number]
 
 
 def _set_up(gpu: Any, number: int, memory_limit_mb: int | None) -> str:
@@ -88,6 +89,24 @@ def versions() -> dict[str, str]:
     }
 
 
+OUT_OF_MEMORY: Final = (tf.errors.ResourceExhaustedError, MemoryError)
+
+
+def begin_peak() -> None:
+    """Forget the highest memory of this process so far, where the kernel allows it."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+
+
+def peak_mb() -> int | None:
+    """Give the highest resident memory of this process since, in MB of 2^20 bytes; None if nobody tells."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) // 1024
+    return None
+
+
 @contextlib.contextmanager
 def out_of_memory_as_engine_error() -> Iterator[None]:
     """Tell memory that ran out from every other error.
@@ -97,6 +116,6 @@ def out_of_memory_as_engine_error() -> Iterator[None]:
     """
     try:
         yield
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+    except OUT_OF_MEMORY as error:
         message = f"memory ran out: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         raise EngineError(message, Reason.OUT_OF_MEMORY) from error

@@ -59,10 +59,29 @@ def gram_matrix(features: Any) -> Any:
     Returns:
         (C, C) float32.
     """
-    channels = tf.shape(features)[-1]
-    flat = tf.reshape(features, [-1, channels])  # (1, H, W, C) -> (H·W, C)
-    positions = tf.cast(tf.shape(flat)[0], features.dtype)
-    return tf.matmul(flat, flat, transpose_a=True) / positions  # -> (C, C)
+    height, width = tf.unstack(tf.cast(tf.shape(features)[1:3], tf.float32))
+    return correlated(features) / (height * width)
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def correlated(features: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Sum FᵀF over positions: a Gram matrix before its division.
+
+    Its gradient is F·(S + Sᵀ) for a slope S: one product as large as F, where differentiating the product by
+    its two factors takes two, and their sum.
+
+    Args:
+        features: (1, H, W, C) float32.
+
+    Returns:
+        (C, C) float32.
+    """
+    flat = tf.reshape(features, [-1, tf.shape(features)[-1]])  # (1, H, W, C) -> (H·W, C)
+
+    def gradient(slope: Any) -> Any:
+        return tf.reshape(tf.matmul(flat, slope + tf.transpose(slope)), tf.shape(features))
+
+    return tf.matmul(flat, flat, transpose_a=True), gradient  # -> (C, C)
 
 
 def content_loss(features: Any, target: Any) -> Any:

@@ -2,159 +2,154 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import threading
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import tensorflow as tf
 
-from daemon import images
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import Losses, Painting, Step
-from daemon.transfer import losses, pixels
-from daemon.transfer.losses import Loss, Targets
-from daemon.transfer.optimizers import OPTIMIZERS
+from daemon.transfer import memory, pixels
+from daemon.transfer.memory import WHOLE
+from daemon.transfer.program import AnyProgram, Plan, Program, TiledProgram
+from daemon.transfer.targets import Leg, StyleTargets, Subject, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
-    from daemon.job import Picture
-    from daemon.settings import Settings
-    from daemon.transfer.optimizers import Optimizer
+    from daemon.settings import EarlyStop, Settings
+    from daemon.transfer.losses import Loss, Targets
+    from daemon.transfer.memory import Rung
+    from daemon.transfer.targets import Grams
     from daemon.transfer.vgg19 import Vgg19
 
 MAX_STEPS_BACK: Final = 1
-_PICTURE: Final = tf.TensorSpec([1, None, None, 3], tf.float32)
-_SCALAR: Final = tf.TensorSpec([], tf.float32)
+
+
+class Forgetful:
+    """Keeps no Gram matrices."""
+
+    def get(self, key: str, compute: Callable[[], Grams]) -> Grams:  # noqa: ARG002
+        """Compute."""
+        return compute()
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What shapes a compiled step; everything else goes in as tensors."""
+class Prepared:
+    """What the first size of a job compares with, computed ahead."""
 
-    content_layers: tuple[str, ...]
-    style_layers: tuple[str, ...]
-    pooling: str
-    objective: str
-    optimizer: str
-
-    @classmethod
-    def of(cls, settings: Settings) -> Plan:
-        """Pick the shaping settings."""
-        return cls(
-            tuple(settings.content_layers),
-            tuple(settings.style_layers),
-            settings.pooling,
-            settings.objective,
-            settings.optimizer,
-        )
-
-
-class Program:
-    """The network, objective and optimiser of one plan, each compiled once for pictures of every size."""
-
-    def __init__(self, network: Vgg19, plan: Plan) -> None:
-        """Compile lazily: the first call of each function traces it, no later one does."""
-        self.plan = plan
-        self.optimizer: Optimizer = OPTIMIZERS[plan.optimizer]
-        self._network = network
-        self._objective = losses.OBJECTIVES[plan.objective]
-        specs = [_PICTURE, self._target_specs()]
-        self.content_features = tf.function(self._content_features, input_signature=[_PICTURE])
-        self.style_grams = tf.function(self._style_grams, input_signature=[_PICTURE])
-        self.loss = tf.function(self._loss, input_signature=specs)
-        self.step = tf.function(self._step, input_signature=[*specs, self.optimizer.signature()])
-
-    def _target_specs(self) -> Targets:
-        features = tf.TensorSpec([1, None, None, None], tf.float32)
-        gram = tf.TensorSpec([None, None], tf.float32)
-        content, style = self.plan.content_layers, self.plan.style_layers
-        return Targets(
-            dict.fromkeys(content, features),
-            dict.fromkeys(style, gram),
-            dict.fromkeys(content, _SCALAR),
-            dict.fromkeys(style, _SCALAR),
-            _SCALAR,
-            _SCALAR,
-            _SCALAR,
-        )
-
-    def _content_features(self, image: Any) -> dict[str, Any]:
-        return self._network.features(image, self.plan.content_layers, self.plan.pooling)
-
-    def _style_grams(self, image: Any) -> dict[str, Any]:
-        features = self._network.features(image, self.plan.style_layers, self.plan.pooling)
-        return {layer: losses.gram_matrix(value) for layer, value in features.items()}
-
-    def _objective_of(self, image: Any, targets: Targets) -> Loss:
-        layers = {*self.plan.content_layers, *self.plan.style_layers}
-        features = self._network.features(image, layers, self.plan.pooling)
-        loss = self._objective(losses.statistics(features, targets), targets)
-        return loss._replace(total=loss.total + targets.tv_weight * losses.total_variation(image))
-
-    def _loss(self, image: Any, targets: Targets) -> Loss:
-        return _guarded(image, self._objective_of(image, targets))
-
-    def _step(self, image: Any, targets: Targets, state: Any) -> tuple[Loss, Any, Any]:
-        """Return the loss of the given image, the moved image, and the optimiser's new state."""
-        with tf.GradientTape() as tape:
-            tape.watch(image)
-            loss = self._objective_of(image, targets)
-        gradient = tape.gradient(loss.total, image)
-        moved, state = self.optimizer.update(image, gradient, state)
-        return _guarded(image, loss), pixels.clip(moved), state
-
-
-def _guarded(image: Any, loss: Loss) -> Loss:
-    """Make the total NaN where the image holds NaN or infinities, which a ReLU or a clip may hide."""
-    is_finite = tf.reduce_all(tf.math.is_finite(image))
-    return loss._replace(total=tf.where(is_finite, loss.total, math.nan))
+    leg: Leg
+    targets: Targets
 
 
 class Painter:
     """A loaded network and the programs compiled on it so far, kept from job to job."""
 
-    def __init__(self, network: Vgg19) -> None:
-        """Start with nothing compiled."""
-        self._network = network
-        self._programs: dict[Plan, Program] = {}
-
-    def program(self, settings: Settings) -> Program:
-        """Get the program for some settings, compiled at most once."""
-        plan = Plan.of(settings)
-        if plan not in self._programs:
-            self._programs[plan] = Program(self._network, plan)
-        return self._programs[plan]
-
-    def begin(
-        self,
-        content: Picture,
-        styles: Sequence[tuple[Picture, float]],
-        settings: Settings,
-        *,
-        init: Picture | None = None,
-        wants_picture: Callable[[int], bool] = lambda _: False,
-        resumed: Checkpoint | None = None,
-    ) -> Run:
-        """Prepare to paint the content in the blended styles, coarse to fine.
+    def __init__(
+        self, network: Vgg19, exact: Vgg19 | None = None, style_targets: StyleTargets | None = None
+    ) -> None:
+        """Start with nothing compiled.
 
         Args:
-            content: (H, W, 3) uint8 RGB.
-            styles: (H, W, 3) uint8 RGB each, with its share of the blend, one at least above 0.
-            settings: the job's.
-            init: the start picture where settings.init names a file.
-            wants_picture: asked with each iteration whether its step should carry the picture.
-            resumed: where an earlier run of the same job had come.
+            network: iterates.
+            exact: the same in float32, for what is reported in the end; None where `network` is that.
+            style_targets: where Gram matrices of styles are kept.
+        """
+        self._network = network
+        self._exact = exact
+        self._style_targets = style_targets or Forgetful()
+        self._programs: dict[tuple[str, Plan, Rung], AnyProgram] = {}
+        self._lock = threading.Lock()
+
+    def program(self, settings: Settings, rung: Rung = WHOLE) -> AnyProgram:
+        """Get the program for some settings, compiled at most once."""
+        return self._program(self._network, Plan.of(settings), rung)
+
+    def _program(self, network: Vgg19, plan: Plan, rung: Rung) -> AnyProgram:
+        key = (network.dtype.name, plan, rung)
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = (
+                    Program(network, plan)
+                    if rung.core_px is None
+                    else TiledProgram(network, plan, rung.core_px)
+                )
+            return self._programs[key]
+
+    def rungs(self, subject: Subject, limit_mb: int | None) -> list[Rung]:
+        """Choose for every size of a job's road how it is computed; in one piece where nothing limits it."""
+        sizes = [picture.shape[:2] for picture, _ in subject.styles]
+        precision = self._network.dtype.name
+        works = memory.works(subject.settings, subject.content.shape[:2], sizes, precision)
+        return [WHOLE if limit_mb is None else memory.plan(work, limit_mb) for work in works]
+
+    def prepare(self, subject: Subject) -> Prepared:
+        """Compute ahead what `begin` will need of a job, in another thread than the one that paints.
 
         Raises:
             JobError: a side would be too short for VGG19.
         """
-        program = self.program(settings)
-        return Run(program, content, styles, settings, init=init, wants_picture=wants_picture, resumed=resumed)
+        leg = subject.legs()[0]
+        return Prepared(leg, self._targets(self.program(subject.settings), subject, leg))
+
+    def begin(
+        self,
+        subject: Subject,
+        *,
+        wants_picture: Callable[[int], bool] = lambda _: False,
+        resumed: Checkpoint | None = None,
+        prepared: Prepared | None = None,
+        rungs: Sequence[Rung] | None = None,
+    ) -> Run:
+        """Prepare to paint the content in the blended styles, coarse to fine.
+
+        Args:
+            subject: the job's pictures and settings.
+            wants_picture: asked with each iteration whether its step should carry the picture.
+            resumed: where an earlier run of the same job had come.
+            prepared: what was computed ahead for this very job.
+            rungs: how every size of the road is computed; default: in one piece.
+
+        Raises:
+            JobError: a side would be too short for VGG19.
+        """
+        legs = subject.legs()
+        chosen = list(rungs or [WHOLE] * len(legs))
+        programs = [self.program(subject.settings, rung) for rung in chosen]
+
+        def targets_of(number: int) -> Targets:
+            if prepared is not None and prepared.leg == legs[number]:
+                return prepared.targets
+            return self._targets(programs[number], subject, legs[number])
+
+        run = Run(programs, subject, targets_of, wants_picture=wants_picture, resumed=resumed)
+        if self._exact is not None:
+            exact = self._program(self._exact, programs[-1].plan, chosen[-1])
+            run.judge = Judge(exact, lambda: self._targets(exact, subject, legs[-1]), chosen[-1])
+        return run
+
+    def _targets(self, program: AnyProgram, subject: Subject, leg: Leg) -> Targets:
+        return targets(program, subject, leg, self._style_targets)
+
+
+class Judge:
+    """Gives the losses of pictures of the last size in float32 when the iterations are in another precision."""
+
+    def __init__(self, program: AnyProgram, targets_of: Callable[[], Targets], rung: Rung) -> None:
+        """Compute the targets when they are first needed, and keep them where memory is not short."""
+        self._program = program
+        self._targets_of = functools.cache(targets_of) if rung == WHOLE else targets_of
+
+    def losses(self, image: Any) -> Losses:
+        """Compute the losses of (1, H, W, 3)."""
+        return _losses(self._program.loss(image, self._targets_of()))
 
 
 @dataclass(frozen=True)
@@ -172,8 +167,9 @@ class Checkpoint:
     best_image: npt.NDArray[np.float32]  # (1, H, W, 3), the best one of this size
     best_row: int  # where the table has it
     leg_row: int  # where this size begins in the table
-    leg_begun_s: float
+    target_s: float  # preparing the sizes so far
     steps_back: int
+    first: npt.NDArray[np.float64]  # (3,), the exact losses of the last size's first picture
     rows: npt.NDArray[np.float64]  # (n, 6): iteration, size_px, total, style, content, elapsed_s
 
 
@@ -182,28 +178,28 @@ class Run:
 
     def __init__(
         self,
-        program: Program,
-        content: Picture,
-        styles: Sequence[tuple[Picture, float]],
-        settings: Settings,
+        programs: Sequence[AnyProgram],
+        subject: Subject,
+        targets_of: Callable[[int], Targets],
         *,
-        init: Picture | None,
         wants_picture: Callable[[int], bool],
         resumed: Checkpoint | None,
     ) -> None:
         """See `Painter.begin`."""
         self._begun = time.perf_counter()
-        self._program = program
-        self._content, self._styles, self._init = content, styles, init
-        self._settings = settings
+        self._programs = programs  # one a size
+        self._subject = subject
+        self._targets_of = targets_of
         self._wants_picture = wants_picture
-        self._legs = _legs(content, settings)
+        self.judge: Judge | None = None
+        self._legs = subject.legs()
         self._total = sum(leg.iterations for leg in self._legs)
         self._leg = self._iteration = self._best_row = self._leg_row = self._steps_back = 0
         self._image: Any = None  # (1, H, W, 3)
         self._best_image: Any = None  # (1, H, W, 3), of this size
         self._state: Any = None  # the optimiser's, before it moves the image
-        self._leg_begun_s = 0.0
+        self._first = Losses(0.0, 0.0, 0.0)
+        self._target_s = self._step_s = 0.0
         self._rows: list[Step] = []
         self._resumed = resumed
 
@@ -218,8 +214,9 @@ class Run:
             best_image=self._best_image.numpy(),
             best_row=self._best_row,
             leg_row=self._leg_row,
-            leg_begun_s=self._leg_begun_s,
+            target_s=self._target_s,
             steps_back=self._steps_back,
+            first=np.array([self._first.total, self._first.style, self._first.content]),
             rows=np.asarray(rows, np.float64),
         )
 
@@ -234,12 +231,14 @@ class Run:
         """
         if self._resumed is not None:
             yield from self._replay(self._resumed)
-            yield from self._descend(self._targets())
+            yield from self._descend(self._targets_of(self._leg))
             self._leg += 1
         while self._leg < len(self._legs):
-            targets = self._targets()
+            begun = time.perf_counter()
+            found = self._targets_of(self._leg)
             self._enter()
-            yield from self._descend(targets)
+            self._target_s += time.perf_counter() - begun
+            yield from self._descend(found)
             self._leg += 1
 
     def _replay(self, known: Checkpoint) -> Iterator[Step]:
@@ -260,25 +259,36 @@ class Run:
         parts = [tf.constant(part) for part in known.state]
         self._state = tf.nest.pack_sequence_as(self._program.optimizer.signature(), parts)
         self._best_row, self._leg_row, self._steps_back = known.best_row, known.leg_row, known.steps_back
-        self._leg_begun_s = known.leg_begun_s
+        self._target_s, self._first = known.target_s, Losses(*known.first.tolist())
         self._begun = time.perf_counter() - self._rows[-1].elapsed_s
-
-    def _targets(self) -> Targets:
-        return _targets(self._program, self._content, self._styles, self._settings, self._legs[self._leg])
 
     def _enter(self) -> None:
         """Begin a size: with the first picture, or the best one of the size before."""
         leg = self._legs[self._leg]
         if self._best_image is None:
-            start = _start(self._content, self._styles, self._settings, self._init, leg)
+            self._image = pixels.to_vgg(self._subject.start(leg))
         else:
-            start = images.resize(pixels.from_vgg(self._best_image), leg.height, leg.width)
-        self._image, self._best_image = pixels.to_vgg(start), None
-        self._state = self._program.optimizer.start(self._image, self._settings.learning_rate)
+            self._image = self._subject.enlarged(self._best_image, self._legs[self._leg - 1], leg)
+        self._best_image = None
+        self._state = self._program.optimizer.start(self._image, self._subject.settings.learning_rate)
         self._iteration, self._leg_row = -1, len(self._rows)
-        self._leg_begun_s = time.perf_counter() - self._begun
+        if self._is_last_leg and self.judge is not None:
+            self._first = self.judge.losses(self._image)
 
-    def _descend(self, targets: Targets) -> Iterator[Step]:
+    @property
+    def _program(self) -> AnyProgram:
+        return self._programs[self._leg]
+
+    @property
+    def is_takeable(self) -> bool:
+        """Whether there is a picture to take a checkpoint of; there is none where a size has just begun."""
+        return self._best_image is not None
+
+    @property
+    def _is_last_leg(self) -> bool:
+        return self._leg + 1 == len(self._legs)
+
+    def _descend(self, found: Targets) -> Iterator[Step]:
         """Yield the steps of one size, up to the picture after its last update.
 
         The paper's listing pairs the loss of the picture before an update with the picture after it; here they
@@ -287,23 +297,32 @@ class Run:
         last = self._legs[self._leg].iterations
         image, state = self._image, self._state
         if 0 <= self._iteration < last:  # known already: only the way from here is computed again
-            _, image, state = self._program.step(image, targets, state)
-        while self._iteration < last:
+            _, image, state = self._program.step(image, found, state)
+        while self._iteration < last and not self._has_settled():
             is_last = self._iteration + 1 == last
+            begun = time.perf_counter()
             if is_last:
-                loss, moved, next_state = self._program.loss(image, targets), None, None
+                loss, moved, next_state = self._program.loss(image, found), None, None
             else:
-                loss, moved, next_state = self._program.step(image, targets, state)
-            found = Losses(float(loss.total), float(loss.style), float(loss.content))
-            if not math.isfinite(found.total):
-                image, state = self._step_back(targets, found)
+                loss, moved, next_state = self._program.step(image, found, state)
+            losses = _losses(loss)
+            self._step_s = time.perf_counter() - begun
+            if not math.isfinite(losses.total):
+                image, state = self._step_back(found, losses)
                 continue
             self._image, self._state = image, state
             self._iteration += 1
-            yield self._judge(found)
+            yield self._judge(losses)
             image, state = moved, next_state
 
-    def _step_back(self, targets: Targets, found: Losses) -> tuple[Any, Any]:
+    def _has_settled(self) -> bool:
+        """Tell whether the best loss of this size hardly fell in the last iterations."""
+        rule = self._subject.settings.early_stop
+        return rule is not False and _is_settled(
+            [row.losses.total for row in self._rows[self._leg_row :]], rule
+        )
+
+    def _step_back(self, found: Targets, losses: Losses) -> tuple[Any, Any]:
         """Take another, smaller step from the last good picture.
 
         Raises:
@@ -314,12 +333,12 @@ class Run:
             raise JobError(
                 Failure(
                     Reason.DIVERGED,
-                    f"the loss is {found.total} at iteration {self._before + self._iteration + 1}",
+                    f"the loss is {losses.total} at iteration {self._before + self._iteration + 1}",
                     hint="lower learning_rate or the weights",
                 ),
                 pixels.from_vgg(self._image),
             )
-        _, image, state = self._program.step(self._image, targets, self._program.optimizer.damped(self._state))
+        _, image, state = self._program.step(self._image, found, self._program.optimizer.damped(self._state))
         return image, state
 
     @property
@@ -327,22 +346,24 @@ class Run:
         """The iterations of the sizes before this one."""
         return sum(leg.iterations for leg in self._legs[: self._leg])
 
-    def _judge(self, found: Losses) -> Step:
+    def _judge(self, losses: Losses) -> Step:
         """Take in the current picture with the losses computed on it."""
         leg = self._legs[self._leg]
         iteration = self._before + self._iteration
-        if self._best_image is None or found.total < self._rows[self._best_row].losses.total:
+        if self._best_image is None or losses.total < self._rows[self._best_row].losses.total:
             self._best_image, self._best_row = self._image, len(self._rows)
         row = Step(
             iteration=iteration,
             iterations=self._total,
-            size_px=max(leg.height, leg.width),
-            losses=found,
+            size_px=leg.longest,
+            losses=losses,
             elapsed_s=time.perf_counter() - self._begun,
             steps_back=self._steps_back,
+            restart=self._program.optimizer.restart(self._state),
+            step_s=self._step_s,
         )
         self._rows.append(row)
-        is_last = iteration == self._total
+        is_last = self._is_last_leg and (self._iteration == leg.iterations or self._has_settled())
         return replace(
             row,
             picture=pixels.from_vgg(self._image) if self._wants_picture(iteration) else None,
@@ -351,87 +372,28 @@ class Run:
 
     def _painting(self) -> Painting:
         best, last = self._rows[self._best_row], self._rows[-1]
+        best_losses = self._exact(self._best_image, best)
         return Painting(
             picture=pixels.from_vgg(self._best_image),
             best_iteration=best.iteration,
-            first=self._rows[self._leg_row].losses,
-            best=best.losses,
-            last=last.losses,
-            target_s=self._leg_begun_s,
-            loop_s=last.elapsed_s - self._leg_begun_s,
+            first=self._rows[self._leg_row].losses if self.judge is None else self._first,
+            best=best_losses,
+            last=best_losses if best is last else self._exact(self._image, last),
+            target_s=self._target_s,
+            loop_s=last.elapsed_s - self._target_s,
             steps_back=self._steps_back,
         )
 
-
-class _Leg(NamedTuple):
-    """One size of the road."""
-
-    height: int
-    width: int
-    iterations: int
+    def _exact(self, image: Any, row: Step) -> Losses:
+        """Give the losses of a picture in float32, whatever it was iterated in."""
+        return row.losses if self.judge is None else self.judge.losses(image)
 
 
-def _legs(content: Picture, settings: Settings) -> list[_Leg]:
-    """Turn the settings' road into sizes in pixels, leaving out coarse ones that are not coarser."""
-    height, width = content.shape[:2]
-    final = max(height, width) if settings.size == "original" else settings.size
-    legs = []
-    for size, iterations in settings.road[:-1]:
-        if size != "original" and size < final:
-            legs.append(_Leg(*images.fit(height, width, size), iterations))
-    return [*legs, _Leg(*images.fit(height, width, final), settings.iterations)]
+def _losses(loss: Loss) -> Losses:
+    return Losses(float(loss.total), float(loss.style), float(loss.content))
 
 
-def _start(
-    content: Picture,
-    styles: Sequence[tuple[Picture, float]],
-    settings: Settings,
-    init: Picture | None,
-    leg: _Leg,
-) -> Picture:
-    """Make the first picture of the road, (H, W, 3)."""
-    if init is not None:
-        return images.cover(init, leg.height, leg.width)
-    if settings.init == "style":
-        return images.cover(styles[0][0], leg.height, leg.width)
-    if settings.init == "noise":
-        random = np.random.default_rng(settings.seed)
-        return random.integers(0, 256, (leg.height, leg.width, 3), np.uint8)
-    return images.resize(content, leg.height, leg.width)
-
-
-def _targets(
-    program: Program,
-    content: Picture,
-    styles: Sequence[tuple[Picture, float]],
-    settings: Settings,
-    leg: _Leg,
-) -> Targets:
-    """Compute once what every step of one size compares with.
-
-    Every style is scaled to the content's longest side and keeps its own aspect: a Gram matrix needs no equal
-    shape. Several styles are blended as the weighted mean of their Gram matrices.
-    """
-    grams: dict[str, Any] = {}
-    shares = _shares(dict(enumerate(weight for _, weight in styles)))
-    for index, (style, _) in enumerate(styles):
-        height, width = images.fit(style.shape[0], style.shape[1], max(leg.height, leg.width))
-        image = pixels.to_vgg(images.resize(style, height, width))
-        for layer, gram in program.style_grams(image).items():
-            grams[layer] = grams.get(layer, 0.0) + shares[index] * gram
-    scaled = pixels.to_vgg(images.resize(content, leg.height, leg.width))
-    return Targets(
-        content=program.content_features(scaled),
-        style=grams,
-        content_layers=_shares(settings.content_layers),
-        style_layers=_shares(settings.style_layers),
-        content_weight=tf.constant(settings.content_weight, tf.float32),
-        style_weight=tf.constant(settings.style_weight, tf.float32),
-        tv_weight=tf.constant(settings.tv_weight, tf.float32),
-    )
-
-
-def _shares(weights: dict[Any, float]) -> dict[Any, Any]:
-    """Scale weights to sum to 1."""
-    total = sum(weights.values())
-    return {name: tf.constant(weight / total, tf.float32) for name, weight in weights.items()}
+def _is_settled(totals: list[float], rule: EarlyStop) -> bool:
+    """Tell whether the best loss fell by less than the rule's share within its iterations."""
+    before, now = totals[: -rule.iterations], totals[-rule.iterations :]
+    return bool(before) and min(now) > (1 - rule.improvement) * min(before)

@@ -32,6 +32,7 @@ class Vgg19:
             precision: float32, or bfloat16 for the convolutions; features leave in float32 in both.
         """
         self.dtype = tf.as_dtype(precision)
+        self.sha256 = weights.sha256  # of what they were read from
         self._layers = {
             name: (tf.constant(kernel, self.dtype), tf.constant(bias, self.dtype))
             for name, (kernel, bias) in weights.layers.items()

@@ -11,7 +11,7 @@ from kills import Stage
 from trees import Tree, folder_in_memory
 
 from daemon import config as config_module
-from daemon import service
+from daemon import pauses
 from daemon.outbox import curve
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _config(base: Path) -> Config:
 @pytest.fixture
 def make_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tree]:
     """Make trees below `tmp_path`, each with folders of its own."""
-    monkeypatch.setattr(service, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(pauses, "PAUSE_S", 0.001)
 
     def make(name: str = "tree") -> Tree:
         tree = Tree(_config(tmp_path / name))
@@ -60,7 +60,7 @@ def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]
 
     `make(kinds, **keys)` drops one job a letter (p is painted, f has a faulty sidecar) with these sidecar keys.
     """
-    monkeypatch.setattr(service, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(pauses, "PAUSE_S", 0.0)
     monkeypatch.setattr(curve, "curve", lambda _rows, _title: b"a curve")
     logging = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))

@@ -127,7 +127,7 @@ def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Ca
     tree, engine = make_tree(), FakeEngine()
     stepper = Stepper(tree.config, engine)
     disk = Disk(tree.outbox, 0, length=EVER, code=getattr(errno, code))
-    real, pauses = stepper.service._pause, 0
+    real, pauses = stepper.service._pauses.begin, 0
 
     def pause(part: str, error: Exception) -> None:
         nonlocal pauses
@@ -136,7 +136,7 @@ def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Ca
         if pauses == 20:
             disk._first = None  # mended
 
-    stepper.service._pause = pause  # type: ignore[method-assign]
+    stepper.service._pauses.begin = pause  # type: ignore[method-assign]
     tree.drop("sea")
     with capture_logs() as records, disk.attached():
         assert stepper.until_quiet(deadline_s=20) == [Ending.COMPLETED]
@@ -257,7 +257,7 @@ def test_an_error_without_a_place_is_told_without_one(make_tree: Callable[[], Tr
         (OSError(errno.ENOSPC, "No space left on device", "x.png"), "No space left on device: x.png"),
         (NotReady("the GPU is busy"), "the GPU is busy"),
     ):
-        stepper.service._pause("worker", error)
+        stepper.service._pauses.begin("worker", error)
         assert stepper.service.situation.paused["worker"] == reason
 
 
@@ -267,7 +267,7 @@ def test_a_stop_ends_the_wait(make_tree: Callable[[], Tree]) -> None:
     stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea")
     disk = Disk(tree.outbox, 0, length=EVER, code=errno.EIO)
-    stepper.service._pause = lambda *_: stepper.service.ask_stop()  # type: ignore[method-assign]
+    stepper.service._pauses.begin = lambda *_: stepper.service.ask_stop()  # type: ignore[method-assign]
     with disk.attached():
         wait_for(lambda: stepper.turn() is Ending.INTERRUPTED, "the stop")
     assert service_module.notify(STATUS="nobody listens") is False

@@ -43,7 +43,7 @@ def test_a_missing_outbox_pauses_and_the_painted_picture_waits(make_tree: Callab
         if attempts == 3:
             aside.rename(sentinel)
 
-    stepper.service._pause = pause  # type: ignore[method-assign]
+    stepper.service._pauses.begin = pause  # type: ignore[method-assign]
     assert stepper.until_quiet() == [Ending.COMPLETED]
     assert attempts == 3
     assert len(engine.calls) == 1

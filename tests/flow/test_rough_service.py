@@ -10,7 +10,7 @@ from fakes import FakeEngine
 from structlog.testing import capture_logs
 from trees import NearInspector, Stepper, Tree, wait_for
 
-from daemon import documents
+from daemon import documents, pauses
 from daemon import service as service_module
 from daemon.job import State
 from daemon.service import Service
@@ -61,8 +61,9 @@ class Running:
 @pytest.fixture
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree where everything goes quickly."""
-    for name in ("_TICK_S", "_IDLE_S", "_PAUSE_S", "_LEAST_S", "_STATUS_S"):
+    for name in ("_TICK_S", "_IDLE_S", "_LEAST_S", "_STATUS_S"):
         monkeypatch.setattr(service_module, name, 0.02)
+    monkeypatch.setattr(pauses, "PAUSE_S", 0.02)
     made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
     made.inbox.mkdir()
     return made

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from trees import NearInspector, Tree, wait_for
 
 from daemon import config as config_module
-from daemon import logs
+from daemon import logs, pauses
 from daemon import service as service_module
 from daemon.inbox.intake import Intake
 from daemon.job import State
@@ -173,8 +173,9 @@ def test_sighup_applies_what_can_change_and_names_what_cannot(make_live: Callabl
 @pytest.fixture
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree where everything goes quickly."""
-    for name in ("_TICK_S", "_IDLE_S", "_PAUSE_S", "_LEAST_S", "_STATUS_S", "_BEAT_S"):
+    for name in ("_TICK_S", "_IDLE_S", "_LEAST_S", "_STATUS_S", "_BEAT_S"):
         monkeypatch.setattr(service_module, name, 0.02)
+    monkeypatch.setattr(pauses, "PAUSE_S", 0.02)
     monkeypatch.setattr(logs, "configure", lambda *_: None)  # which is for a whole process
     made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
     made.inbox.mkdir()

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from reference import network as keras_network
 
-from daemon.settings import Settings
+from daemon.settings import PRESETS, Settings
 from daemon.transfer import weights as weights_module
 from daemon.transfer.stylize import Painter
+from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def picture() -> Callable[..., np.ndarray]:
 def paint(painter: Painter, picture: Callable[..., np.ndarray]) -> Paint:
     """Paint with few settings and give every step, its picture included.
 
-    Keywords are settings, except `content`, `styles` (weighted pictures) and `start` (an init picture).
+    Keywords are settings over the paper's, except `content`, `styles` (weighted pictures) and `start` (an init
+    picture).
     """
 
     def run(
@@ -75,9 +77,8 @@ def paint(painter: Painter, picture: Callable[..., np.ndarray]) -> Paint:
     ) -> list[Step]:
         content = picture(30, 40) if content is None else content
         styles = [(picture(36, 28, 1), 1.0)] if styles is None else styles
-        chosen = Settings.model_validate({"size": 32, "iterations": 3, **settings})
-        return list(
-            painter.begin(content, styles, chosen, init=start, wants_picture=lambda _iteration: True).steps()
-        )
+        chosen = Settings.model_validate({**PRESETS["paper"], "size": 32, "iterations": 3, **settings})
+        subject = Subject(content, styles, chosen, start)
+        return list(painter.begin(subject, wants_picture=lambda _iteration: True).steps())
 
     return run

@@ -11,6 +11,7 @@ from daemon.transfer.optimizers import OPTIMIZERS
 
 STEPS = 12
 RATE = 2.0
+LOSS = tf.constant(1.0)  # which Adam does not look at
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def descended(start: np.ndarray, gradients: np.ndarray) -> list[np.ndarray]:
     state = adam.start(image, RATE)
     found = []
     for gradient in gradients:
-        image, state = adam.update(image, tf.constant(gradient), state)
+        image, state = adam.update(image, tf.constant(gradient), LOSS, state)
         found.append(np.asarray(image))
     return found
 
@@ -65,3 +66,14 @@ def test_first_step_is_the_learning_rate_where_the_gradient_is_large(start: np.n
     signs = np.sign(np.random.default_rng(3).normal(size=start.shape)).astype(np.float32)
     (moved,) = descended(start, [signs * 1e8])
     assert moved - start == pytest.approx(-RATE * signs, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", [0.0, 1e30, np.nan])
+def test_adam_looks_at_the_gradient_alone(start: np.ndarray, gradients: np.ndarray, loss: float) -> None:
+    """Whatever the loss is, the update is the same to the bit, and Adam never begins afresh."""
+    adam = OPTIMIZERS["adam"]
+    image, state = tf.constant(start), adam.start(start, RATE)
+    for gradient, expected in zip(gradients, descended(start, gradients), strict=True):
+        image, state = adam.update(image, tf.constant(gradient), tf.constant(loss), state)
+        assert np.array_equal(image, expected)
+        assert adam.restart(state) == ""

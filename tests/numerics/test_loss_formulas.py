@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
 
-from daemon.settings import Settings
+from daemon.settings import PRESETS, Settings
 from daemon.transfer import losses, pixels
 from daemon.transfer.losses import Targets
-from daemon.transfer.stylize import Program, _Leg, _targets
+from daemon.transfer.stylize import Forgetful
+from daemon.transfer.targets import Leg, Subject
+from daemon.transfer.targets import targets as targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from daemon.transfer.program import Program
     from daemon.transfer.stylize import Painter
 
 # Sums of up to some thousand float32 products, against float64: a few units in the last of 24 bits.
@@ -82,8 +85,18 @@ def test_total_variation_of_one_colour_is_zero() -> None:
     assert float(losses.total_variation(tf.fill([1, 4, 4, 3], 17.5))) == 0
 
 
-def test_objective_weighs_layers_and_terms(random: np.random.Generator) -> None:
-    """The paper's objective is the weighted sum of NumPy's own terms: shares of layers, then two weights."""
+class Terms(NamedTuple):
+    """Features, what they are compared with, and NumPy's unweighted terms of each layer, all of one picture."""
+
+    features: dict[str, np.ndarray]
+    targets: Targets
+    style: dict[str, float]
+    content: dict[str, float]
+
+
+@pytest.fixture
+def terms(random: np.random.Generator) -> Terms:
+    """Two style layers, two content layers, every share and weight another."""
     features = {name: random.normal(size=(1, 6, 6, 4)).astype(np.float32) for name in "abcd"}
     wanted = {name: random.normal(size=(1, 6, 6, 4)).astype(np.float32) for name in "cd"}
     grams = {name: random.normal(size=(4, 4)).astype(np.float32) for name in "ab"}
@@ -101,25 +114,96 @@ def test_objective_weighs_layers_and_terms(random: np.random.Generator) -> None:
         flat = features[name].reshape(36, 4).astype(np.float64)
         return float(np.mean((flat.T @ flat / 36 - grams[name]) ** 2))
 
-    style = 5 * (0.125 * style_of("a") + 0.875 * style_of("b"))
-    content = 3 * sum(
-        share * np.mean((features[name].astype(np.float64) - wanted[name]) ** 2)
-        for name, share in (("c", 0.75), ("d", 0.25))
-    )
-    tensors = {name: tf.constant(value) for name, value in features.items()}
+    content = {name: np.mean((features[name].astype(np.float64) - wanted[name]) ** 2) for name in "cd"}
+    return Terms(features, targets, {name: style_of(name) for name in "ab"}, content)
 
-    found = losses.paper_objective(losses.statistics(tensors, targets), targets)
 
+def objective_of(kind: str, terms: Terms) -> losses.Loss:
+    """Compute a named objective by the product."""
+    tensors = {name: tf.constant(value) for name, value in terms.features.items()}
+    found = losses.statistics(tensors, terms.targets)
+    return losses.OBJECTIVES[kind](found, terms.targets)
+
+
+def assert_sums(found: losses.Loss, style: float, content: float) -> None:
+    """The three scalars are a style sum, a content sum, and both."""
     assert float(found.style) == pytest.approx(style, rel=ROUNDING)
     assert float(found.content) == pytest.approx(content, rel=ROUNDING)
     assert float(found.total) == pytest.approx(style + content, rel=ROUNDING)
+
+
+def test_objective_weighs_layers_and_terms(terms: Terms) -> None:
+    """The paper's objective is the weighted sum of NumPy's own terms: shares of layers, then two weights."""
+    style = 5 * (0.125 * terms.style["a"] + 0.875 * terms.style["b"])
+    content = 3 * (0.75 * terms.content["c"] + 0.25 * terms.content["d"])
+    assert_sums(objective_of("paper", terms), style, content)
+
+
+def test_balanced_objective_weighs_relative_errors(terms: Terms) -> None:
+    """The balanced objective divides every layer's error by its target's mean square, then weighs alike."""
+
+    def size(value: Any) -> float:
+        return float(np.mean(np.asarray(value, np.float64) ** 2))
+
+    style = {name: value / size(terms.targets.style[name]) for name, value in terms.style.items()}
+    content = {name: value / size(terms.targets.content[name]) for name, value in terms.content.items()}
+    assert_sums(
+        objective_of("balanced", terms),
+        5 * (0.125 * style["a"] + 0.875 * style["b"]),
+        3 * (0.75 * content["c"] + 0.25 * content["d"]),
+    )
+
+
+@pytest.mark.parametrize("layer", ["a", "b"])
+def test_balanced_objective_does_not_feel_the_scale_of_a_layer(terms: Terms, layer: str) -> None:
+    """A style layer whose features and target's are 30 times as large counts as before; the paper's grows."""
+    scaled = {**terms.features, layer: 30 * terms.features[layer]}
+    grams = {**terms.targets.style, layer: 900 * terms.targets.style[layer]}
+    other = terms._replace(features=scaled, targets=terms.targets._replace(style=grams))
+    before = {kind: float(objective_of(kind, terms).style) for kind in losses.OBJECTIVES}
+    after = {kind: float(objective_of(kind, other).style) for kind in losses.OBJECTIVES}
+    assert after["balanced"] == pytest.approx(before["balanced"], rel=ROUNDING)
+    grown = (before["paper"] / 5 + (900**2 - 1) * {"a": 0.125, "b": 0.875}[layer] * terms.style[layer]) * 5
+    assert after["paper"] == pytest.approx(grown, rel=ROUNDING)
+
+
+def test_balanced_objective_of_nothing_is_a_number(terms: Terms) -> None:
+    """Against features that vanish, as those of a picture of one colour may, losses and slopes are finite."""
+    nothing = terms.targets._replace(
+        style={name: tf.zeros([4, 4]) for name in "ab"}, content={name: tf.zeros([1, 6, 6, 4]) for name in "cd"}
+    )
+    features = {name: tf.zeros([1, 6, 6, 4]) for name in "abcd"}
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        loss = losses.balanced_objective(losses.statistics(features, nothing), nothing)
+    assert float(loss.total) == 0
+    assert all(np.all(np.isfinite(slope)) for slope in tape.gradient(loss.total, features).values())
+
+
+@pytest.mark.parametrize(("strength", "weight"), [(0, 1), (0.25, 10**0.5), (0.5, 10), (1, 100)])
+def test_strength_is_the_weight_of_style_on_a_log_scale(
+    painter: Painter, picture: Callable[..., np.ndarray], strength: float, weight: float
+) -> None:
+    """Balanced, strength 0, 0.5 and 1 weigh style 1, 10 and 100 times content; other weights do not count."""
+    settings = Settings.model_validate({"strength": strength, "style_weight": 77, "content_weight": 99})
+    found = prepared(painter.program(settings), picture, settings, (picture(24, 24, 1), 1.0))
+    assert float(found.style_weight) == pytest.approx(weight, rel=1e-6)
+    assert float(found.content_weight) == 1
+
+
+def test_the_papers_weights_are_its_own(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
+    """With the paper's objective the two weights count, and strength does not."""
+    settings = Settings.model_validate({"objective": "paper", "strength": 1, "style_weight": 7, "tv_weight": 3})
+    found = prepared(painter.program(settings), picture, settings, (picture(24, 24, 1), 1.0))
+    weights = [float(value) for value in (found.content_weight, found.style_weight, found.tv_weight)]
+    assert weights == [1000, 7, 3]
 
 
 def prepared(
     program: Program, picture: Callable[..., np.ndarray], settings: Settings, *styles: tuple[np.ndarray, float]
 ) -> Targets:
     """Targets of a content of 24 x 32 px and some styles."""
-    return _targets(program, picture(24, 32), styles, settings, _Leg(24, 32, 1))
+    return targets_of(program, Subject(picture(24, 32), styles, settings), Leg(24, 32, 1), Forgetful())
 
 
 def test_layer_weights_of_a_job_are_shares(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
@@ -157,8 +241,9 @@ def test_gradient_equals_finite_differences_in_float64(
     """
     content, style = picture(32, 32), picture(32, 32, 1)
     image = pixels.to_vgg(picture(32, 32, 2))
-    program = painter.program(Settings())
-    targets = _targets(program, content, [(style, 1.0)], Settings(), _Leg(32, 32, 1))
+    settings = Settings.model_validate(PRESETS["paper"])
+    program = painter.program(settings)
+    targets = targets_of(program, Subject(content, [(style, 1.0)], settings), Leg(32, 32, 1), Forgetful())
     with tf.GradientTape() as tape:
         tape.watch(image)
         loss = program.loss(image, targets)

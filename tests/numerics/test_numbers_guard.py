@@ -20,11 +20,13 @@ from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import State
-from daemon.settings import Settings
+from daemon.settings import PRESETS, Settings
 from daemon.transfer import pixels
 from daemon.transfer.losses import Loss
 from daemon.transfer.optimizers import DAMPING
-from daemon.transfer.stylize import Painter, _guarded
+from daemon.transfer.program import _guarded
+from daemon.transfer.stylize import Painter
+from daemon.transfer.targets import Subject
 from daemon.worker import Ending
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     Draw = Callable[..., np.ndarray]
 
+PAPER: dict[str, Any] = PRESETS["paper"]
 SIZES: dict[str, Any] = {"size": 32, "iterations": 5, "scales": [{"size": 24, "iterations": 4}]}
 ENDS = {"one size": {"size": 32, "iterations": 6}, "two sizes": SIZES}
 
@@ -46,7 +49,7 @@ class Weak:
 
     def __init__(self, network: Vgg19, draw: Draw) -> None:
         self.painter = Painter(network)
-        self.program = self.painter.program(Settings())
+        self.program = self.painter.program(Settings.model_validate(PAPER))
         self.bad: set[bytes] = set()  # pictures whose loss is no number
         self.poison: dict[bytes, float] = {}  # pictures whose update goes to NaN or infinity, in one pixel
         self.rates: list[float] = []  # the learning rate of every update
@@ -79,10 +82,9 @@ class Weak:
 
     def begin(self, settings: dict[str, Any], resumed: Checkpoint | None = None) -> Run:
         """Prepare a run, every picture wanted."""
+        chosen = Settings.model_validate({**PAPER, **settings})
         return self.painter.begin(
-            self._draw(30, 40),
-            [(self._draw(36, 28, 1), 1.0)],
-            Settings.model_validate(settings),
+            Subject(self._draw(30, 40), [(self._draw(36, 28, 1), 1.0)], chosen),
             wants_picture=lambda _iteration: True,
             resumed=resumed,
         )
@@ -119,6 +121,11 @@ def facts(steps: list[Step]) -> list[Any]:
     return [(step.iteration, step.size_px, step.losses) for step in steps]
 
 
+def first_targets(run: Run) -> Any:
+    """Compute what the first size is compared with."""
+    return run._targets_of(0)
+
+
 def failed(run: Run) -> tuple[list[Step], JobError]:
     """Paint what must fail; gives the steps before, and the error."""
     steps: list[Step] = []
@@ -149,12 +156,12 @@ def test_step_and_loss_are_guarded(weak: Weak, picture: Draw, monkeypatch: pytes
     VGG19 nearly is such a one: its ReLU makes 0 of NaN on the processor, so that style and content are numbers.
     """
 
-    def unfeeling(image: Any, *_: Any) -> Loss:
+    def unfeeling(image: Any, _targets: Any) -> Loss:
         total = tf.reduce_sum(tf.where(tf.math.is_finite(image), image, 0.0))
         return Loss(total, tf.constant(2.0), tf.constant(1.0))
 
-    targets = weak.begin({"size": 32, "iterations": 2})._targets()
-    monkeypatch.setattr(weak.program, "_objective", unfeeling)
+    targets = first_targets(weak.begin({"size": 32, "iterations": 2}))
+    monkeypatch.setattr(weak.program, "_objective_of", unfeeling)
     for value in (7.0, np.nan):
         image = pixels.to_vgg(picture(24, 32)).numpy()
         image[0, 5, 5, 0] = value
@@ -168,7 +175,7 @@ def test_step_and_loss_are_guarded(weak: Weak, picture: Draw, monkeypatch: pytes
 def test_the_step_as_it_is_gives_nan_for_a_picture_that_holds_it(weak: Weak, picture: Draw) -> None:
     """The real step and loss of a picture with one NaN are NaN; of the same picture without it they are not."""
     run = weak.begin({"size": 32, "iterations": 2})
-    targets = run._targets()
+    targets = first_targets(run)
     clean = pixels.to_vgg(picture(24, 32))
     spoilt = clean.numpy()
     spoilt[0, 5, 5, 0] = np.nan
@@ -375,7 +382,7 @@ def test_the_count_of_steps_back_outlives_a_break(weak: Weak) -> None:
 @pytest.fixture(scope="module")
 def loaded(compiled: Weak, tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
     """One engine for all tests, on the painter whose numbers can be spoilt."""
-    raw = {"engine": {"device": "cpu"}}
+    raw = {"engine": {"device": "cpu", "precision": "float32"}}
     made = LocalEngine(config_module.build(raw, tmp_path_factory.mktemp("engine"), environment={}))
     made.start()
     made._painter = compiled.painter
@@ -459,9 +466,9 @@ def own_names(weak: Weak, loaded: LocalEngine, tree: Tree, keys: dict[str, Any])
     """Name the pictures that the drop `sea` goes through."""
     place = tree.inbox.parent
     content, style = save(place / "look.jpg", 4), save(place / "look.png", 5)
-    run = loaded._painter.begin(  # type: ignore[union-attr]
-        images.read(content, 1), [(images.read(style, 1), 1.0)], Settings.model_validate(keys)
-    )
+    assert loaded._painter is not None
+    chosen = Settings.model_validate({**PAPER, **keys})
+    run = loaded._painter.begin(Subject(images.read(content, 1), [(images.read(style, 1), 1.0)], chosen))
     return [name_of(run.checkpoint().image) for step in run.steps() if step.painting is None]
 
 
@@ -470,7 +477,7 @@ def test_a_step_back_is_logged_once_and_is_in_the_record(weak: Weak, loaded: Loc
     keys = {"size": 32, "iterations": 6}
     names = own_names(weak, loaded, tree, keys)
     weak.bad = {names[3]}
-    tree.drop("sea", seed=4, **keys)
+    tree.drop("sea", seed=4, preset="paper", **keys)
     stepper = Stepper(tree.config, loaded)
     show = stepper.service._worker._show
 
@@ -498,7 +505,7 @@ def test_an_engine_whose_numbers_run_away_twice_fails_the_job(
     keys = {"size": 32, "iterations": 6, "frames": {"every": 1}}
     names = own_names(weak, loaded, tree, keys)
     weak.poison = {names[3]: np.nan}
-    tree.drop("sea", seed=4, **keys)
+    tree.drop("sea", seed=4, preset="paper", **keys)
     stepper = Stepper(tree.config, loaded)
     assert stepper.until_quiet(30) == [Ending.FAILED]
     (entry,) = tree.outbox.glob("sea-*.failed")

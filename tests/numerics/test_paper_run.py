@@ -11,7 +11,9 @@ import reference
 from PIL import Image
 from skimage import data
 
+from daemon import sidecar
 from daemon.settings import PRESETS, Settings
+from daemon.transfer.targets import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +32,7 @@ def paper_steps(
 ) -> list[Step]:
     """Paint with the preset `paper`."""
     settings = Settings.model_validate({**PRESETS["paper"], "size": size, "iterations": iterations})
-    return list(painter.begin(content, [(style, 1.0)], settings).steps())
+    return list(painter.begin(Subject(content, [(style, 1.0)], settings)).steps())
 
 
 def assert_agree(steps: list[Step], rows: Sequence[Sequence[float]]) -> None:
@@ -76,7 +78,19 @@ def test_recorded_losses_are_of_the_files_as_they_are(keras_vgg19: keras.Model) 
     assert float(total) == pytest.approx(recorded["losses"][0][0], rel=FIRST)
 
 
-def test_default_preset_is_the_papers() -> None:
-    """Until the next issue, a sidecar that names no preset gets the paper's settings and 100 iterations."""
-    assert Settings.model_validate(PRESETS["default"]) == Settings.model_validate(PRESETS["paper"])
-    assert Settings.model_validate(PRESETS["paper"]).iterations == 100
+def test_a_sidecar_that_asks_for_the_paper_gets_the_paper() -> None:
+    """`preset: paper` has the paper's numbers whatever the default preset is, over any house's defaults."""
+    house = {"preset": "fine", "strength": 1, "iterations": 3, "scales": "auto", "init_colors": "style"}
+    for read in (
+        sidecar.read({"preset": "paper"}, "s.yaml"),
+        sidecar.read({"preset": "paper"}, "s.yaml", house),
+    ):
+        settings = read.settings
+        assert settings is not None
+        assert (settings.objective, settings.optimizer, settings.learning_rate) == ("paper", "adam", 2.0)
+        assert (settings.content_weight, settings.style_weight, settings.tv_weight) == (1000.0, 0.01, 0.0)
+        assert (settings.init, settings.init_colors, settings.pooling) == ("content", "content", "max")
+        assert settings.content_layers == {"block5_conv2": 1.0}
+        assert settings.style_layers == {f"block{block}_conv1": 1.0 for block in range(1, 6)}
+        assert [scale.iterations for scale in settings.road(300, 400)] == [100]
+        assert settings.early_stop is False

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from fakes import Killed
 from structlog.testing import capture_logs
-from trees import Stepper, Tree, save, wait_for
+from trees import Stepper, Tree, digest, save, wait_for
 
 from daemon import config as config_module
 from daemon import documents, images
 from daemon.engine.checkpoints import Checkpoints, kept
 from daemon.engine.local import LocalEngine
 from daemon.job import Request, State
-from daemon.settings import Settings
+from daemon.settings import PRESETS, Settings
+from daemon.transfer.optimizers import RESTARTS, Lbfgs
 from daemon.transfer.stylize import Painter
+from daemon.transfer.targets import Subject
 from daemon.worker import Ending
 
 if TYPE_CHECKING:
@@ -37,16 +40,29 @@ if TYPE_CHECKING:
 
     Draw = Callable[..., np.ndarray]
 
-ROAD: dict[str, Any] = {"size": 36, "iterations": 5, "scales": [{"size": 24, "iterations": 6}]}
+SIZES: dict[str, Any] = {"size": 36, "iterations": 5, "scales": [{"size": 24, "iterations": 6}]}
+ROAD: dict[str, Any] = {**PRESETS["paper"], **SIZES}
+LBFGS: dict[str, Any] = {**PRESETS["default"], **SIZES}
+LONG: dict[str, Any] = {**LBFGS, "iterations": 12, "scales": [{"size": 24, "iterations": 13}]}
 JOBS: dict[str, dict[str, Any]] = {
-    "one size": {"size": 32, "iterations": 7},
+    "one size": {**ROAD, "size": 32, "iterations": 7, "scales": "none"},
     "two sizes": ROAD,
     "the best is not the last": {**ROAD, "learning_rate": 40},
     "from noise": {**ROAD, "init": "noise", "seed": 3},
     "from a file": {**ROAD, "init": "start.png"},
     "average pooling": {**ROAD, "pooling": "avg"},
     "two styles": {**ROAD, "style": [2.0, 1.0], "init": "style", "tv_weight": 1},
-    "one iteration a size": {"size": 36, "iterations": 1, "scales": [{"size": 24, "iterations": 1}]},
+    "one iteration a size": {**ROAD, "iterations": 1, "scales": [{"size": 24, "iterations": 1}]},
+    "balanced, L-BFGS": LONG,  # long enough to fill its memory, at both sizes
+    "L-BFGS, the paper's objective": {**ROAD, "optimizer": "lbfgs"},
+    "L-BFGS, from noise": {**LBFGS, "init": "noise", "strength": 1},
+    "L-BFGS begins afresh": {
+        **LBFGS,
+        "strength": 1,
+        "iterations": 8,
+        "scales": [{"size": 24, "iterations": 9}],
+    },
+    "stops early at both sizes": {**LONG, "early_stop": {"improvement": 0.2, "iterations": 3}},
 }
 
 
@@ -67,12 +83,8 @@ class Studio:
         settings = Settings.model_validate(keys)
         self._count(self.painter.program(settings))
         start = self._draw(40, 30, 9) if settings.init == "start.png" else None
-        return self.painter.begin(
-            *(self._draw(30, 40), styles, settings),
-            init=start,
-            wants_picture=lambda _iteration: True,
-            resumed=resumed,
-        )
+        subject = Subject(self._draw(30, 40), styles, settings, start)
+        return self.painter.begin(subject, wants_picture=lambda _iteration: True, resumed=resumed)
 
     def _count(self, program: Any) -> None:
         if id(program) in self._counted:
@@ -163,10 +175,10 @@ def test_going_on_from_any_step_ends_as_if_unbroken(
     """
     whole = unbroken(name)
     assert len(whole.states) == len(whole.steps) - 1 > 1
-    sizes = [step.size_px for step in whole.steps]
     for done, state in enumerate(map(through_disk, whole.states), start=1):
         before = studio.evaluated
-        steps = list(studio.begin(name, state).steps())
+        run = studio.begin(name, state)
+        steps = list(run.steps())
         known, fresh = steps[:done], steps[done:]
         assert all(step.is_replayed and step.picture is None and step.painting is None for step in known)
         assert not any(step.is_replayed for step in fresh)
@@ -176,27 +188,71 @@ def test_going_on_from_any_step_ends_as_if_unbroken(
         for step, other in zip(fresh, whole.steps[done:], strict=True):
             assert np.array_equal(step.picture, other.picture), step.iteration
         assert_same_end(steps[-1], whole.steps[-1])
-        is_amid = sizes[done - 1] == sizes[done]
+        is_amid = state.iteration < run._legs[state.leg].iterations
         assert studio.evaluated - before == len(fresh) + is_amid
 
 
 def test_the_best_picture_may_lie_before_the_break(unbroken: Callable[[str], Unbroken]) -> None:
-    """One of the jobs has its best picture neither first nor last, so that it had to be kept."""
+    """One of the jobs begins its second size from a picture neither first nor last, which had to be kept."""
     whole = unbroken("the best is not the last")
-    final = [step for step in whole.steps if step.size_px == 36]
-    assert whole.steps[-1].painting is not None
-    assert final[0].iteration < whole.steps[-1].painting.best_iteration < final[-1].iteration
+    coarse = [step for step in whole.steps if step.size_px == 24]
+    assert 0 < min(coarse, key=lambda step: step.losses.total).iteration < coarse[-1].iteration - 1
 
 
+def test_the_memory_of_lbfgs_was_full_at_both_sizes(unbroken: Callable[[str], Unbroken]) -> None:
+    """The job that shows L-BFGS going on exactly has states with ten pairs, and with none, at each size."""
+    lbfgs = Lbfgs()
+    known: dict[int, set[int]] = {0: set(), 1: set()}
+    for state in unbroken("balanced, L-BFGS").states:
+        parts = tf.nest.pack_sequence_as(lbfgs.signature(), list(state.state))
+        known[state.leg].add(sum(float(value) > 0 for value in parts.curvatures))
+    assert {0, 10} <= known[0]
+    assert {0, 10} <= known[1]
+
+
+def test_early_stop_ended_both_sizes(unbroken: Callable[[str], Unbroken]) -> None:
+    """The job that shows early stops going on exactly left both sizes before their last iteration."""
+    steps = unbroken("stops early at both sizes").steps
+    planned = {24: 13, 36: 12}
+    for size_px, iterations in planned.items():
+        assert 3 < len([step for step in steps if step.size_px == size_px]) <= iterations
+
+
+def test_going_on_amid_restarts_ends_as_if_unbroken(
+    network: Vgg19,
+    picture: Draw,
+    monkeypatch: pytest.MonkeyPatch,
+    through_disk: Callable[[Checkpoint], Checkpoint],
+) -> None:
+    """Where L-BFGS takes steps back and begins afresh, a state before, between or after is as good as any."""
+    monkeypatch.setattr(Lbfgs, "rise", 1.0)  # so that every rise counts as one to turn back from
+    monkeypatch.setattr(Lbfgs, "first_px", 150.0)  # and the first step leads far away
+    studio, whole = Studio(network, picture), Unbroken()
+    run = studio.begin("L-BFGS begins afresh")
+    for step in run.steps():
+        whole.steps.append(step)
+        whole.states += [run.checkpoint()] if step.painting is None else []
+    causes = [step.restart for step in whole.steps]
+    assert {step.size_px for step in whole.steps if step.restart == RESTARTS[1]} == {24, 36}
+    assert causes.count("") > 10
+    for done, state in enumerate(map(through_disk, whole.states), start=1):
+        steps = list(studio.begin("L-BFGS begins afresh", state).steps())
+        assert [facts(step) for step in steps] == [facts(step) for step in whole.steps]
+        assert [step.restart for step in steps[done:]] == causes[done:]
+        assert_same_end(steps[-1], whole.steps[-1])
+
+
+@pytest.mark.parametrize("name", ["two sizes", "balanced, L-BFGS"])
 def test_breaking_off_after_each_step_ends_as_if_unbroken(
+    name: str,
     studio: Studio,
     unbroken: Callable[[str], Unbroken],
     through_disk: Callable[[Checkpoint], Checkpoint],
 ) -> None:
     """A job that is broken off after every single step of its way is the same as well."""
-    whole, resumed, steps = unbroken("two sizes"), None, []
+    whole, resumed, steps = unbroken(name), None, []
     for done in range(1, len(whole.steps) + 1):
-        run = studio.begin("two sizes", resumed)
+        run = studio.begin(name, resumed)
         steps = list(itertools.islice(run.steps(), done))
         if done < len(whole.steps):
             resumed = through_disk(run.checkpoint())
@@ -223,7 +279,7 @@ def test_a_state_taken_twice_or_left_alone_changes_nothing(
 
 def test_nothing_is_compiled_again(studio: Studio, unbroken: Callable[[str], Unbroken]) -> None:
     """Going on uses the programs that painting from the start uses: each function is traced once."""
-    for name in ("two sizes", "average pooling"):
+    for name in ("two sizes", "average pooling", "balanced, L-BFGS"):
         list(studio.begin(name, unbroken(name).states[4]).steps())
         keys = {key: value for key, value in JOBS[name].items() if key != "style"}
         program = studio.painter.program(Settings.model_validate(keys))
@@ -240,38 +296,46 @@ from daemon.engine.checkpoints import Checkpoints
 from daemon.settings import Settings
 from daemon.transfer import weights
 from daemon.transfer.stylize import Painter
+from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19
 content, style = np.load(sys.argv[1]), np.load(sys.argv[2])
-state = Checkpoints(Path(sys.argv[3]), "key", 30).newest()
 painter = Painter(Vgg19(weights.load("bundled")))
 settings = Settings.model_validate_json(sys.argv[4])
-steps = list(painter.begin(content, [(style, 1.0)], settings, resumed=state).steps())
-painted = hashlib.sha256(steps[-1].painting.picture.tobytes()).hexdigest()
-print(json.dumps([painted, [[v.hex() for v in vars(s.losses).values()] for s in steps if not s.is_replayed]]))
+for folder in sorted(Path(sys.argv[3]).iterdir()):
+    state = Checkpoints(folder, "key", 30).newest()
+    steps = list(painter.begin(Subject(content, [(style, 1.0)], settings), resumed=state).steps())
+    painted = hashlib.sha256(steps[-1].painting.picture.tobytes()).hexdigest()
+    fresh = [step.losses for step in steps if not step.is_replayed]
+    print(json.dumps([painted, [[value.hex() for value in vars(losses).values()] for losses in fresh]]))
 """
 
 
+@pytest.mark.parametrize("name", ["two sizes", "balanced, L-BFGS"])
 def test_a_fresh_process_goes_on_as_if_unbroken(
-    picture: Draw, unbroken: Callable[[str], Unbroken], tmp_path: Path
+    name: str, picture: Draw, unbroken: Callable[[str], Unbroken], tmp_path: Path
 ) -> None:
-    """Another process that knows nothing but the file on disk gives the same losses and picture to the bit."""
-    whole = unbroken("two sizes")
+    """Another process that knows nothing but a file on disk gives the same losses and picture to the bit."""
+    whole = unbroken(name)
     np.save(tmp_path / "content.npy", picture(30, 40))
     np.save(tmp_path / "style.npy", picture(36, 28, 1))
-    Checkpoints(tmp_path / "ckpt", "key", 30).save(whole.states[3])
+    (tmp_path / "ckpt").mkdir()
+    for done, state in enumerate(whole.states, start=1):
+        Checkpoints(tmp_path / "ckpt" / f"{done:03d}", "key", 30).save(state)
     said = subprocess.run(
         [
             *(sys.executable, "-c", FRESH, tmp_path / "content.npy", tmp_path / "style.npy"),
-            *(tmp_path / "ckpt", json.dumps(ROAD)),
+            *(tmp_path / "ckpt", json.dumps(JOBS[name])),
         ],
         env={**os.environ, "PYTHONHASHSEED": "5"},
         check=True,
         stdout=subprocess.PIPE,
     ).stdout
-    painted, losses = json.loads(said)
     assert whole.steps[-1].painting is not None
-    assert losses == [[value.hex() for value in vars(step.losses).values()] for step in whole.steps[4:]]
-    assert painted == hashlib.sha256(whole.steps[-1].painting.picture.tobytes()).hexdigest()
+    expected = hashlib.sha256(whole.steps[-1].painting.picture.tobytes()).hexdigest()
+    losses = [[value.hex() for value in vars(step.losses).values()] for step in whole.steps]
+    assert [json.loads(line) for line in said.splitlines()] == [
+        [expected, losses[done:]] for done in range(1, len(losses))
+    ]
 
 
 # The engine
@@ -281,7 +345,11 @@ def test_a_fresh_process_goes_on_as_if_unbroken(
 def loaded(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
     """One engine for all tests, with the programs that are compiled already."""
     made = LocalEngine(
-        config_module.build({"engine": {"device": "cpu"}}, tmp_path_factory.mktemp("engine"), environment={})
+        config_module.build(
+            {"engine": {"device": "cpu", "precision": "float32"}},
+            tmp_path_factory.mktemp("engine"),
+            environment={},
+        )
     )
     made.start()
     made._painter = studio.painter
@@ -367,6 +435,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 1},
     "pooling": {"pooling": "avg"},
     "layers": {"content_layers": ["block4_conv2"]},
+    "objective": {"objective": "balanced"},
+    "optimizer": {"optimizer": "lbfgs"},
+    "strength": {"strength": 0.6},
+    "colours of the start": {"init_colors": "style"},
+    "early stop": {"early_stop": {"improvement": 0.001, "iterations": 4}},
     "a share of the blend": {"share": 2.0},
 }
 
@@ -507,6 +580,25 @@ def test_a_stopped_job_is_published_as_if_unbroken(
     assert resumed["iteration"] == computed[0]
     assert content_of(tree.result("sea")) == sea
     tree.check(is_quiet=True)
+
+
+def test_a_job_that_left_a_size_early_goes_on_from_where_it_was(tree: Tree, engine: LocalEngine) -> None:
+    """Where early stop cut the first size short, a stop in the second one costs no step of either."""
+    keys = {**JOBS["stops early at both sizes"], "frames": {"every": 1}}
+    tree.drop("sea", **keys)
+    tree.drop("lake", seed=int(digest(b"sea")[:6], 16), **keys)  # the same pictures
+    stepper = Stepper(tree.config, engine)
+    with capture_logs() as records:
+        assert wait_for(stepper.turn, "the first job") is Ending.COMPLETED
+    sizes = [record["size_px"] for record in records if record["event"] == "job.progressed"]
+    assert sizes.count(24) < 14
+    after = sizes.count(24) + 2
+    stepper.service._engine = stepper.service._worker._engine = Struck(engine, after, stepper.service.ask_stop)
+    assert wait_for(stepper.turn, "the job to be stopped") is Ending.INTERRUPTED
+    with capture_logs() as records:
+        assert Stepper(tree.config, engine).until_quiet(60) == [Ending.COMPLETED]
+    assert [record["event"] for record in records].count("job.progressed") == len(sizes) - after
+    assert content_of(tree.result("sea")) == content_of(tree.result("lake"))
 
 
 @pytest.mark.parametrize("after", [2, 5, 8, 12])

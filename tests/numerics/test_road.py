@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.settings import Settings
-from daemon.transfer import losses, pixels
+from daemon.settings import PRESETS, Settings
+from daemon.transfer import colours, losses, pixels
+from daemon.transfer.stylize import Forgetful
+from daemon.transfer.targets import Leg, Subject, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,14 +51,127 @@ def test_road_of_three_sizes_grows_and_counts_on(paint: Paint) -> None:
     assert painted(steps).shape == (30, 40, 3)
 
 
-def test_each_size_starts_from_the_enlarged_best_of_the_one_before(paint: Paint) -> None:
-    """The first picture of a size is the best of the last size, enlarged by LANCZOS."""
-    steps = paint(size=40, iterations=2, scales=[{"size": 28, "iterations": 6}], learning_rate=40)
+def enlarged(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resample (H, W, 3) of any numbers by Pillow's LANCZOS, without rounding."""
+    planes = [Image.fromarray(values[..., channel].astype(np.float32)) for channel in range(3)]
+    large = [plane.resize((width, height), Image.Resampling.LANCZOS) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in large], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("init", "init_colors", "learning_rate", "content_weight", "is_amid"),
+    [
+        ("content", "content", 30, 1000, True),
+        ("content", "style", 20, 1000, False),
+        ("noise", "style", 60, 1000, True),
+        ("style", "style", 10, 1e6, True),
+        ("start.png", "style", 20, 1000, False),
+    ],
+)
+def test_each_size_starts_from_the_best_of_the_one_before(
+    paint: Paint,
+    picture: Draw,
+    *,
+    init: str,
+    init_colors: str,
+    learning_rate: float,
+    content_weight: float,
+    is_amid: bool,
+) -> None:
+    """A size starts from its own content and, enlarged, what the best picture of the size before changed.
+
+    The content then has the edges of its new size. Another start has nothing to add a change to, and is
+    enlarged itself. Pictures are uint8 here: a grey level of rounding, which LANCZOS may overshoot a little.
+    """
+    content, style, own = picture(60, 80), picture(60, 80, 1), picture(30, 40, 5)
+    start = own if init == "start.png" else None
+    chosen: dict[str, Any] = {
+        "size": 40,
+        "iterations": 1,
+        "scales": [{"size": 28, "iterations": 6}],
+        "init": init,
+        "init_colors": init_colors,
+        "learning_rate": learning_rate,
+        "content_weight": content_weight,
+    }
+    steps = paint(content, [(style, 1.0)], start, **chosen)
     coarse = [step for step in steps if step.size_px == 28]
     best = min(coarse, key=lambda step: step.losses.total)
-    assert best.iteration not in {0, 6}
-    (start,) = [step for step in steps if step.size_px == 40 and step.iteration == 6]
-    assert np.array_equal(start.picture, scaled(best.picture, 30, 40))
+    assert (0 < best.iteration < 6) == is_amid
+    assert best.iteration > 0
+    (found,) = [step.picture for step in steps if step.size_px == 40 and step.iteration == 6]
+    before, after = np.float32(0), np.float32(0)
+    if init == "content":
+        subject = Subject(content, [(style, 1.0)], Settings.model_validate(chosen))
+        before, after = (subject.start(Leg(*size, 1)).astype(np.float32) for size in ((21, 28), (30, 40)))
+    expected = np.clip(after + enlarged(best.picture - before, 30, 40), 0, 255)
+    assert np.abs(found - expected).max() < 2
+    assert np.abs(found - expected).mean() < 0.5
+    plain = np.clip(enlarged(best.picture.astype(np.float32), 30, 40), 0, 255)
+    assert (np.abs(found - plain).max() > 2) == (init == "content")  # the two differ in edges
+
+
+@pytest.mark.parametrize("sizes", [((21, 28), (30, 40)), ((30, 40), (61, 81)), ((16, 22), (60, 80))])
+@pytest.mark.parametrize("init_colors", ["content", "style"])
+def test_an_unchanged_start_becomes_the_larger_start(
+    picture: Draw, sizes: tuple[tuple[int, int], tuple[int, int]], init_colors: str
+) -> None:
+    """Where a size changed nothing the next one begins with its own start, to the bit."""
+    subject = Subject(
+        picture(60, 80), [(picture(50, 40, 1), 1.0)], Settings.model_validate({"init_colors": init_colors})
+    )
+    before, leg = (Leg(*size, 1) for size in sizes)
+    large = pixels.to_vgg(subject.start(leg))
+    carried = subject.enlarged(pixels.to_vgg(subject.start(before)), before, leg)
+    assert carried.shape == (1, leg.height, leg.width, 3)
+    assert np.array_equal(carried, pixels.clip(large))
+
+
+@pytest.mark.parametrize("init", ["content", "noise"])
+def test_what_is_carried_up_stays_within_black_and_white(picture: Draw, init: str) -> None:
+    """LANCZOS overshoots at hard edges, and a change may add to what is white already: both are clipped."""
+    subject = Subject(picture(60, 80), [(picture(50, 40, 1), 1.0)], Settings.model_validate({"init": init}))
+    hard = np.random.default_rng(3).choice(np.uint8([0, 255]), (21, 28, 3))
+    carried = subject.enlarged(pixels.to_vgg(hard), Leg(21, 28, 1), Leg(30, 40, 1)).numpy()
+    assert np.all(carried >= pixels.LOWEST)
+    assert np.all(carried <= pixels.HIGHEST)
+    assert np.any(carried == pixels.LOWEST)
+    assert np.any(carried == pixels.HIGHEST)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [
+        ((450, 600), 512, [(96, 128), (192, 256), (384, 512)]),
+        ((600, 450), 512, [(128, 96), (256, 192), (512, 384)]),
+        ((450, 600), 255, [(191, 255)]),
+        ((450, 600), 256, [(96, 128), (192, 256)]),
+        ((60, 600), 512, [(51, 512)]),  # half of it would be 26 px high
+        ((60, 600), 1024, [(51, 512), (102, 1024)]),
+        ((64, 256), 256, [(32, 128), (64, 256)]),  # exactly 32 px
+        ((450, 600), "original", [(112, 150), (225, 300), (450, 600)]),
+        ((1, 1), 512, [(128, 128), (256, 256), (512, 512)]),
+    ],
+)
+def test_the_automatic_road_in_pixels(
+    shape: tuple[int, int], size: int | str, expected: list[tuple[int, int]]
+) -> None:
+    """Sizes halve from the final one, longest side not below 128 px and short side not below 32 px."""
+    content = np.zeros((*shape, 3), np.uint8)
+    legs = Subject(content, [(content, 1.0)], Settings.model_validate({"size": size})).legs()
+    assert [(leg.height, leg.width) for leg in legs] == expected
+    assert [leg.iterations for leg in legs] == [60, 30, 20][-len(legs) :]
+
+
+def test_the_automatic_road_is_painted(paint: Paint, picture: Draw) -> None:
+    """A job of 256 px with automatic sizes goes over 128 px with one and a half times its iterations."""
+    steps = paint(picture(40, 160), size=256, scales="auto", iterations=2)
+    assert [(step.iteration, step.size_px) for step in steps] == [
+        *[(0, 128), (1, 128), (2, 128), (3, 128)],
+        *[(3, 256), (4, 256), (5, 256)],
+    ]
+    assert {step.iterations for step in steps} == {5}
+    assert painted(steps).shape == (64, 256, 3)
 
 
 def test_best_of_a_road_is_of_the_final_size(paint: Paint) -> None:
@@ -97,6 +212,39 @@ def test_result_has_the_asked_size_and_the_contents_aspect(
 
 
 # Starts
+
+
+def test_start_has_the_blends_colours(paint: Paint, picture: Draw) -> None:
+    """`init_colors: style` starts from the content in the colours of the styles, as they are at that size."""
+    content, one, other = picture(60, 80), picture(36, 28, 1), picture(30, 40, 2)
+    start = paint(content, [(one, 3.0), (other, 1.0)], init_colors="style", iterations=1)[0].picture
+    seen = [
+        (colours.colours_of(scaled(style, *size)), share)
+        for style, size, share in ((one, (32, 25), 0.75), (other, (24, 32), 0.25))
+    ]
+    wanted = colours.blended(seen)
+    assert np.array_equal(start, colours.moved(scaled(content, 24, 32), wanted))
+    found = colours.colours_of(start)
+    assert found.mean == pytest.approx(wanted.mean, abs=3)  # but for what is clipped
+    assert np.corrcoef(start.ravel(), scaled(content, 24, 32).ravel())[0, 1] > 0.5
+
+
+def test_own_colours_start_from_the_content_itself(paint: Paint, picture: Draw) -> None:
+    """`init_colors: content` starts from the content as it is, to the bit, at the coarse size too."""
+    content = picture(60, 80)
+    steps = paint(content, init_colors="content", size=40, scales=[{"size": 28, "iterations": 1}], iterations=1)
+    assert np.array_equal(steps[0].picture, scaled(content, 21, 28))
+
+
+@pytest.mark.parametrize("init", ["noise", "style", "start.png"])
+def test_colours_are_moved_of_a_start_from_the_content_alone(paint: Paint, picture: Draw, init: str) -> None:
+    """Noise, a style and a picture of one's own are taken with the colours they have."""
+    start = picture(30, 40, 5) if init == "start.png" else None
+    one, other = (
+        paint(start=start, init=init, init_colors=value, iterations=1)[0].picture
+        for value in ("style", "content")
+    )
+    assert np.array_equal(one, other)
 
 
 def test_start_of_style_is_the_first_style_filling_the_frame(paint: Paint, picture: Draw) -> None:
@@ -191,3 +339,44 @@ def test_a_style_is_never_stretched_to_the_contents_shape(
     found = paint(content, [(style, 1.0)], iterations=1, **settings)[0].losses.style
     assert found == pytest.approx(float(expected), rel=1e-5)
     assert found != pytest.approx(float(stretched), rel=1e-3)
+
+
+def kept_narrow(style: np.ndarray, longest: int) -> np.ndarray:
+    """Scale a style as a job does whose content is square and so large."""
+    settings = Settings.model_validate({"size": longest})
+    content = np.zeros((longest, longest, 3), np.uint8)
+    (found,) = Subject(content, [(style, 1.0)], settings).scaled_styles(Leg(longest, longest, 1))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shape", "longest", "expected"),
+    [
+        ((40, 400), 512, (51, 512)),
+        ((40, 400), 160, (16, 160)),  # just wide enough
+        ((40, 400), 128, (16, 160)),  # not below 16 px
+        ((400, 40), 64, (160, 16)),
+        ((37, 400), 128, (16, 173)),
+        ((100, 100), 16, (16, 16)),
+    ],
+)
+def test_a_style_stays_wide_enough_at_a_coarse_size(
+    picture: Draw, shape: tuple[int, int], longest: int, expected: tuple[int, int]
+) -> None:
+    """A style scales with the content until its short side is 16 px, which VGG19 needs, and no further."""
+    style = picture(*shape)
+    found = kept_narrow(style, longest)
+    assert found.shape == (*expected, 3)
+    assert np.array_equal(found, scaled(style, *expected))
+
+
+def test_a_narrow_style_is_painted(painter: Painter, paint: Paint, picture: Draw) -> None:
+    """A style that would become too narrow fails no job: it is compared with at the size it can have."""
+    content, style = picture(48, 64), picture(20, 200, 1)
+    steps = paint(content, [(style, 1.0)], size=64, iterations=1)
+    settings = Settings.model_validate({**PRESETS["paper"], "size": 64})
+    program = painter.program(settings)
+    compared = targets(program, Subject(content, [(style, 1.0)], settings), Leg(48, 64, 1), Forgetful())
+    grams = program.style_grams(pixels.to_vgg(scaled(style, 16, 160)))
+    assert all(np.array_equal(compared.style[layer], gram) for layer, gram in grams.items())
+    assert steps[0].losses.total == float(program.loss(pixels.to_vgg(scaled(content, 48, 64)), compared).total)

@@ -6,16 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from daemon.errors import JobError, Reason
-from daemon.settings import Settings
+from daemon.settings import PRESETS, Settings
 from daemon.transfer import pixels
-from daemon.transfer.stylize import Painter, _Leg, _targets
+from daemon.transfer.stylize import Forgetful, Painter
+from daemon.transfer.targets import Leg, Subject, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     Draw = Callable[..., np.ndarray]
 
 
+def paper(**settings: Any) -> Settings:
+    """Give the paper's settings, some of them changed."""
+    return Settings.model_validate({**PRESETS["paper"], **settings})
+
+
 def test_each_loss_is_of_the_picture_it_comes_with(painter: Painter, paint: Paint, picture: Draw) -> None:
     """The objective of a step's own picture is the step's loss, and no neighbour's.
 
@@ -37,10 +43,10 @@ def test_each_loss_is_of_the_picture_it_comes_with(painter: Painter, paint: Pain
     """
     content, style = picture(30, 40), picture(36, 28, 1)
     steps = paint(content, [(style, 1.0)], iterations=6)
-    settings = Settings()
+    settings = paper()
     program = painter.program(settings)
-    targets = _targets(program, content, [(style, 1.0)], settings, _Leg(24, 32, 6))
-    again = [float(program.loss(pixels.to_vgg(step.picture), targets).total) for step in steps]
+    compared = targets(program, Subject(content, [(style, 1.0)], settings), Leg(24, 32, 6), Forgetful())
+    again = [float(program.loss(pixels.to_vgg(step.picture), compared).total) for step in steps]
     found = [step.losses.total for step in steps]
     smallest_update = np.abs(np.diff(found)).min()
     assert np.abs(np.array(again) - found).max() < smallest_update / 4
@@ -85,10 +91,8 @@ def test_pictures_only_where_they_are_wanted(painter: Painter, picture: Draw) ->
         asked.append(iteration)
         return iteration == 2
 
-    settings = Settings.model_validate({"size": 32, "iterations": 3})
-    steps = list(
-        painter.begin(picture(24, 32), [(picture(24, 32, 1), 1.0)], settings, wants_picture=wants).steps()
-    )
+    subject = Subject(picture(24, 32), [(picture(24, 32, 1), 1.0)], paper(size=32, iterations=3))
+    steps = list(painter.begin(subject, wants_picture=wants).steps())
     assert asked == [0, 1, 2, 3]
     assert [step.picture is not None for step in steps] == [False, False, True, False]
 
@@ -115,58 +119,82 @@ import numpy as np
 from daemon.settings import Settings
 from daemon.transfer import weights
 from daemon.transfer.stylize import Painter
+from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19
 content, style = np.load(sys.argv[1]), np.load(sys.argv[2])
 painter = Painter(Vgg19(weights.load("bundled")))
-settings = Settings.model_validate({"size": 48, "iterations": 4})
-steps = list(painter.begin(content, [(style, 1.0)], settings).steps())
+settings = Settings.model_validate_json(sys.argv[3])
+steps = list(painter.begin(Subject(content, [(style, 1.0)], settings)).steps())
 painted = hashlib.sha256(steps[-1].painting.picture.tobytes()).hexdigest()
 print(json.dumps([painted, [[v.hex() for v in vars(s.losses).values()] for s in steps]]))
 """
 
 
-def test_two_runs_are_equal_to_the_bit(paint: Paint) -> None:
+DEFAULT: dict[str, Any] = {
+    **PRESETS["default"],
+    "size": 48,
+    "iterations": 4,
+    "scales": [{"size": 32, "iterations": 4}],
+}
+PAPER: dict[str, Any] = {**PRESETS["paper"], "size": 48, "iterations": 4}
+
+
+@pytest.mark.parametrize("settings", [PAPER, DEFAULT], ids=["paper", "default"])
+def test_two_runs_are_equal_to_the_bit(paint: Paint, settings: dict[str, Any]) -> None:
     """The same job gives the same losses and pictures again, not nearly but to the bit."""
-    one, other = paint(size=40, iterations=4), paint(size=40, iterations=4)
+    one, other = paint(**settings), paint(**settings)
     assert [step.losses for step in one] == [step.losses for step in other]
     assert all(np.array_equal(a.picture, b.picture) for a, b in zip(one, other, strict=True))
 
 
-def test_two_processes_are_equal_to_the_bit(tmp_path: Path, picture: Draw) -> None:
+@pytest.mark.parametrize(("settings", "count"), [(PAPER, 5), (DEFAULT, 10)], ids=["paper", "default"])
+def test_two_processes_are_equal_to_the_bit(
+    tmp_path: Path, picture: Draw, settings: dict[str, Any], count: int
+) -> None:
     """The same job in two fresh processes, with different hash seeds, gives the same losses and picture."""
     np.save(tmp_path / "content.npy", picture(40, 52))
     np.save(tmp_path / "style.npy", picture(36, 28, 1))
     said = [
         subprocess.run(
-            [sys.executable, "-c", FRESH, tmp_path / "content.npy", tmp_path / "style.npy"],
+            [
+                *(sys.executable, "-c", FRESH, tmp_path / "content.npy", tmp_path / "style.npy"),
+                json.dumps(settings),
+            ],
             env={**os.environ, "PYTHONHASHSEED": seed},
             check=True,
             stdout=subprocess.PIPE,
         ).stdout
         for seed in ("1", "2")
     ]
-    assert len(json.loads(said[0])[1]) == 5
+    assert len(json.loads(said[0])[1]) == count
     assert said[0] == said[1]
 
 
 # One compilation
 
 
-def test_every_function_is_traced_once(network: Vgg19, picture: Draw) -> None:
-    """Sizes, weights, rates, numbers of styles, scales and seeds differ, and nothing is compiled again."""
+@pytest.mark.parametrize(
+    ("preset", "weighing"),
+    [("default", {"strength": 0.9}), ("paper", {"style_weight": 5, "content_weight": 2})],
+)
+def test_every_function_is_traced_once(
+    network: Vgg19, picture: Draw, preset: str, weighing: dict[str, float]
+) -> None:
+    """Sizes, weights, rates, strength, scales and starts differ, and nothing of a plan is compiled again."""
     painter = Painter(network)
     styles = [(picture(36, 28, seed), float(seed)) for seed in (1, 2, 3)]
     jobs = [
         (picture(24, 32), styles[:1], {"size": 32}),
-        (picture(51, 33), styles[:2], {"size": 51, "style_weight": 5, "content_weight": 2, "tv_weight": 1}),
+        (picture(51, 33), styles[:2], {"size": 51, "tv_weight": 1, **weighing}),
         (picture(32, 24), styles, {"size": "original", "learning_rate": 7, "init": "noise", "seed": 9}),
         (picture(48, 48), styles[:1], {"size": 48, "scales": [{"size": 20, "iterations": 1}], "init": "style"}),
         (picture(24, 32), styles[:1], {"size": 32, "style_layers": dict.fromkeys(Settings().style_layers, 3)}),
+        (picture(140, 280), styles[:1], {"size": 260, "iterations": 1, "scales": "auto"}),
     ]
     programs = set()
     for content, chosen, settings in jobs:
-        job = Settings.model_validate({"iterations": 2, **settings})
-        assert list(painter.begin(content, chosen, job).steps())[-1].painting is not None
+        job = Settings.model_validate({**PRESETS[preset], "scales": "none", "iterations": 2, **settings})
+        assert list(painter.begin(Subject(content, chosen, job)).steps())[-1].painting is not None
         programs.add(painter.program(job))
     (program,) = programs
     for function in (program.step, program.loss, program.content_features, program.style_grams):
@@ -180,8 +208,8 @@ def diverged(
     painter: Painter, content: np.ndarray, style: np.ndarray, **settings: float
 ) -> tuple[int, Failure]:
     """Paint what must fail; returns how many steps came before, and the failure."""
-    job = Settings.model_validate({"size": 32, "iterations": 5, **settings})
-    steps = painter.begin(content, [(style, 1.0)], job).steps()
+    job = paper(size=32, iterations=5, **settings)
+    steps = painter.begin(Subject(content, [(style, 1.0)], job)).steps()
     for count in range(7):
         try:
             next(steps)
@@ -216,12 +244,10 @@ def test_a_huge_learning_rate_stays_within_black_and_white(paint: Paint) -> None
     assert set(np.unique(steps[1].picture)) <= {0, 255}
 
 
-@pytest.mark.parametrize("narrow", ["content", "style"])
-def test_too_narrow_pictures_fail_the_job(paint: Paint, picture: Draw, narrow: str) -> None:
-    """A content or style whose short side falls below 16 px is refused with both numbers named."""
-    thin, fine = picture(20, 200), picture(60, 60, 1)
+def test_a_content_too_narrow_fails_the_job(paint: Paint, picture: Draw) -> None:
+    """A content whose short side falls below 16 px is refused with both numbers named."""
     with pytest.raises(JobError) as caught:
-        paint(thin if narrow == "content" else fine, [(fine if narrow == "content" else thin, 1.0)], size=64)
+        paint(picture(20, 200), [(picture(60, 60, 1), 1.0)], size=64)
     assert caught.value.failure.reason is Reason.PICTURE_TOO_NARROW
     assert "200 x 20 px scaled to 64 px is 6 px" in caught.value.failure.message
     assert "16 px" in caught.value.failure.hint
@@ -234,12 +260,12 @@ def test_the_narrowest_picture_is_painted(paint: Paint, picture: Draw) -> None:
 
 def test_out_of_range_never_leaves_the_step(painter: Painter, picture: Draw) -> None:
     """The picture inside the loop, not only the saved one, is held within [-mean, 255 - mean]."""
-    settings = Settings.model_validate({"size": 32, "learning_rate": 500})
+    settings = paper(size=32, learning_rate=500)
     program = painter.program(settings)
     content = picture(24, 32)
-    targets = _targets(program, content, [(picture(24, 32, 1), 1.0)], settings, _Leg(24, 32, 1))
-    image = pixels.to_vgg(content)
-    _, moved, _ = program.step(image, targets, program.optimizer.start(image, settings.learning_rate))
+    subject = Subject(content, [(picture(24, 32, 1), 1.0)], settings)
+    image, compared = pixels.to_vgg(content), targets(program, subject, Leg(24, 32, 1), Forgetful())
+    _, moved, _ = program.step(image, compared, program.optimizer.start(image, settings.learning_rate))
     assert float(tf.reduce_max(tf.abs(moved - image))) > 50
     assert np.all(moved >= pixels.LOWEST)
     assert np.all(moved <= pixels.HIGHEST)

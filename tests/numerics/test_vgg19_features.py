@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from daemon.settings import LAYERS, Settings
+from daemon.settings import LAYERS, PRESETS, Settings
 from daemon.transfer import pixels
 from daemon.transfer.stylize import Painter
 from daemon.transfer.vgg19 import Vgg19
@@ -92,7 +92,7 @@ def operations(function: Any, kind: str) -> int:
 
 def test_nothing_past_the_last_layer_is_computed(network: Vgg19) -> None:
     """The paper's content costs 14 convolutions, its style 13; a step 14 back, and no weight's gradient."""
-    program = Painter(network).program(Settings())
+    program = Painter(network).program(Settings.model_validate(PRESETS["paper"]))
     assert operations(program.content_features, "Conv2D") == 14
     assert operations(program.style_grams, "Conv2D") == 13
     assert operations(program.step, "Conv2D") == 14

@@ -470,7 +470,7 @@ class Sidecars:
         if read.faults:
             self._check_telling(read)
             return "faulty"
-        if read.settings is None or read.settings.total_iterations < 1:
+        if read.settings is None or read.settings.total_iterations(480, 640) < 1:
             raise Finding("neither settings nor faults")
         text = documents.dump(read.settings.model_dump(mode="json"))
         if Settings.model_validate(documents.parse(text.encode())) != read.settings:

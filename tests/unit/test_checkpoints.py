@@ -51,8 +51,9 @@ def state_of(pictures: int, **changes: Any) -> Checkpoint:
         best_image=best,
         best_row=2,
         leg_row=1,
-        leg_begun_s=0.1 + 0.2,
+        target_s=0.1 + 0.2,
         steps_back=1,
+        first=random.standard_normal(3) / 3,
         rows=rows,
     )
     return replace(made, **changes)

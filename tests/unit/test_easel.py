@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import INFO, FakeEngine
+from fakes import INFO, Clock, FakeEngine
 from structlog.testing import capture_logs
 from trees import Stepper, Tree, save
 
-from daemon import documents
-from daemon import service as service_module
-from daemon.easel import Easel, Progress, room_needed
+from daemon import documents, pauses
+from daemon.easel import Easel, Progress, request_for, room_needed
 from daemon.errors import Failure, Reason
+from daemon.finishing import OutOfTime
 from daemon.job import State
 from daemon.settings import Frames, Settings
 
@@ -63,7 +63,8 @@ class Studio:
 
     def paint(self, engine: FakeEngine, is_unwanted: Callable[[], bool] = lambda: False) -> Any:
         """Paint it."""
-        return Easel(self.claim, self._outbox, self.shown.append, is_unwanted).paint(engine)
+        easel = Easel(self.claim, self._outbox, self.shown.append, is_unwanted)
+        return easel.finish() if easel.paint(engine) else None
 
     @property
     def out(self) -> set[str]:
@@ -81,7 +82,7 @@ class Studio:
 @pytest.fixture
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree that settles at once."""
-    monkeypatch.setattr(service_module, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(pauses, "PAUSE_S", 0.001)
     made = Tree(make_config(inbox={"settle_s": 0.001, "rescan_s": 0.002}))
     made.inbox.mkdir()
     return made
@@ -100,6 +101,24 @@ def test_a_painting_leaves_everything_but_its_record(tree: Tree) -> None:
     assert documents.parse(document)["size"] == 32
     assert facts["best_iteration"] == 4
     assert len(studio.rows) == 5
+
+
+def test_a_breath_is_taken_for_each_piece_and_each_frame_of_the_film(tree: Tree) -> None:
+    """However long it takes, signs of life come while it is written; and one of them may end it."""
+    studio = Studio(tree, iterations=9, frames={"every": 1})
+    easel = Easel(studio.claim, studio._outbox, studio.shown.append, lambda: False)
+    assert easel.paint(FakeEngine())
+    breaths: list[None] = []
+
+    def breathe() -> None:
+        breaths.append(None)
+        if len(breaths) == 12:
+            raise OutOfTime
+
+    with pytest.raises(OutOfTime):  # two pieces come before the ten frames
+        easel.finish(breathe)
+    assert studio.out >= {"result.png", "losses.csv", "losses.png"}
+    assert "frames/animation.webp" not in studio.out
 
 
 def test_no_painting_where_it_is_no_longer_wanted(tree: Tree) -> None:
@@ -124,13 +143,15 @@ def test_replayed_steps_stand_in_the_table_and_nowhere_else(tree: Tree) -> None:
 def test_the_time_left_counts_only_what_was_painted_now(tree: Tree) -> None:
     """After a resume neither the pace nor the ETA is flattered by the iterations of the last run."""
     studio = Studio(tree, iterations=10)
-    studio.paint(Replaying(lambda step: replace(step, is_replayed=step.iteration < 8)))
-    first, second, third = studio.shown
-    assert (first.iteration, first.iteration_s, first.eta_s) == (8, None, None)
-    assert second.iteration_s is not None
-    assert second.eta_s == pytest.approx(second.iteration_s * 1, abs=0.06)
-    assert third.iteration_s == pytest.approx(third.elapsed_s / 2, rel=0.9)
-    assert third.eta_s == 0
+    with Clock().attached() as clock:
+
+        def change(step: Step) -> Step:
+            clock.sleep(0.0 if step.iteration < 8 else 3.0)
+            return replace(step, is_replayed=step.iteration < 8)
+
+        studio.paint(Replaying(change))
+    paces = [(shown.iteration, shown.elapsed_s, shown.iteration_s, shown.eta_s) for shown in studio.shown]
+    assert paces == [(8, 3.0, None, None), (9, 6.0, 3.0, 3.0), (10, 9.0, 3.0, 0.0)]
 
 
 def test_a_fresh_painting_is_not_called_resumed(tree: Tree) -> None:
@@ -198,7 +219,7 @@ def test_a_resume_goes_no_further_than_the_frames(
         (frames / f"{number:04d}.png").write_bytes(b"x")
     engine = Replaying(lambda step: step)
     with capture_logs():
-        request = Easel(studio.claim, studio._outbox, studio.shown.append, lambda: False)._request()
+        request = request_for(studio.claim.entry, studio.claim.job)
     assert request.resume_limit == limit
     assert engine.requests == []
 
@@ -225,7 +246,7 @@ def test_the_room_estimated_is_enough_for_what_is_written(tree: Tree) -> None:
 
 def test_the_room_grows_with_size_and_frames(tree: Tree) -> None:
     """Twice the side is about four times the bytes; every frame costs a file; `original` is as dropped."""
-    base = Settings(size=512, iterations=100, frames=Frames(every=0))
+    base = Settings(size=512, iterations=100, scales="none", frames=Frames(every=0))
     job = _job(tree, base)
     small = room_needed(job)
     large = room_needed(replace(job, settings=base.model_copy(update={"size": 1024})))

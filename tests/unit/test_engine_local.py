@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from trees import wait_for
 
 from daemon.engine import local
 from daemon.engine.local import PREVIEW_S, LocalEngine, wants_picture
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
+    from daemon.job import Step
 
 
 def save(path: Path, seed: int, height: int = 24, width: int = 32) -> Path:
@@ -49,7 +53,7 @@ def request_for(tmp_path: Path) -> Callable[..., Request]:
 @pytest.fixture
 def engine(make_config: Callable[..., Config]) -> LocalEngine:
     """An engine on the CPU with the bundled weights."""
-    return LocalEngine(make_config(engine={"device": "cpu"}))
+    return LocalEngine(make_config(engine={"device": "cpu", "precision": "float32"}))
 
 
 def test_start_says_what_was_loaded(engine: LocalEngine) -> None:
@@ -144,6 +148,117 @@ def test_memory_that_runs_out_under_a_job_is_an_engine_error(
     with pytest.raises(EngineError) as caught:
         list(engine.stylize(request_for()))
     assert caught.value.reason is Reason.OUT_OF_MEMORY
+
+
+# Made ready beforehand
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every decoding: which file, in which thread."""
+    found: list[tuple[str, str]] = []
+    read = local.images.read
+
+    def counted(path: Path, *args: Any) -> Any:
+        found.append((path.name, threading.current_thread().name))
+        return read(path, *args)
+
+    monkeypatch.setattr(local.images, "read", counted)
+    return found
+
+
+def _numbers(steps: list[Step]) -> list[Any]:
+    return [step.losses for step in steps]
+
+
+def test_a_right_guess_gives_the_same_picture_without_decoding_again(
+    engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]]
+) -> None:
+    """What was prepared amid another picture is painted to the bit as without, and no file is read twice."""
+    request = request_for(size=64, iterations=3)
+    expected = list(engine.stylize(request))
+    assert {thread for _, thread in reads} == {"MainThread"}
+    others = engine.stylize(request_for(size=48, iterations=2))
+    next(others)
+    reads.clear()
+    engine.prepare(request)
+    assert len(list(others)) == 2
+    found = list(engine.stylize(request))
+    assert reads == [("content.png", "prepare"), ("style.png", "prepare")]
+    assert _numbers(found) == _numbers(expected)
+    assert np.array_equal(found[-1].painting.picture, expected[-1].painting.picture)
+
+
+def test_a_job_that_moved_since_it_was_prepared_is_the_same(
+    engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    """A job lies elsewhere when it is painted than when it was hinted at; it is known by its files."""
+    hinted = request_for()
+    engine.start()
+    engine.prepare(hinted)
+    wait_for(lambda: len(reads) == 2, "the preparation")
+    moved = tmp_path / "running"
+    moved.mkdir()
+    paths = [path.rename(moved / path.name) for path in (hinted.content, hinted.styles[0][0])]
+    reads.clear()
+    request = Request(paths[0], ((paths[1], 1.0),), None, hinted.settings, moved / "ckpt", 7)
+    assert list(engine.stylize(request))[-1].painting is not None
+    assert reads == []
+
+
+@pytest.mark.parametrize("change", ["settings", "content", "weight"])
+def test_a_wrong_guess_costs_nothing(
+    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path, change: str
+) -> None:
+    """What was prepared for another job is not taken: losses are to the bit those of the job itself."""
+    request = request_for(size=64)
+    other = {
+        "settings": replace(request, settings=request.settings.model_copy(update={"pooling": "avg"})),
+        "content": replace(request, content=save(tmp_path / "other.png", 7)),
+        "weight": replace(request, styles=(request.styles[0], (save(tmp_path / "third.png", 8), 1.0))),
+    }[change]
+    expected = list(engine.stylize(request))
+    engine.prepare(other)
+    found = list(engine.stylize(request))
+    assert _numbers(found) == _numbers(expected)
+    assert _numbers(list(engine.stylize(other))) != _numbers(expected)
+
+
+def test_what_goes_wrong_beforehand_is_said_when_it_is_painted(
+    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path
+) -> None:
+    """A broken picture is no error of the hint; whoever asks for it is told, and the next one is painted."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"this is no picture")
+    request = replace(request_for(), content=broken)
+    engine.start()
+    engine.prepare(request)
+    with pytest.raises(JobError, match="not a readable picture"):
+        list(engine.stylize(request))
+    assert list(engine.stylize(request_for()))[-1].painting is not None
+
+
+def test_huge_pictures_are_not_decoded_beforehand(
+    engine: LocalEngine,
+    request_for: Callable[..., Request],
+    reads: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They would take memory from the picture that is painted; asked for, they are painted all the same."""
+    monkeypatch.setattr(local, "_PREPARED_MEGAPIXELS", 0.0001)
+    engine.start()
+    engine.prepare(request_for())
+    assert list(engine.stylize(request_for()))[-1].painting is not None
+    assert [thread for _, thread in reads] == ["prepare", "MainThread", "MainThread"]
+
+
+def test_a_hint_to_an_engine_that_is_not_started_is_passed_over(
+    engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]]
+) -> None:
+    """Nothing is loaded for the sake of a hint."""
+    engine.prepare(request_for())
+    assert engine._painter is None
+    assert reads == []
 
 
 # Which pictures leave the engine

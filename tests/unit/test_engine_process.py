@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from daemon import config as config_module
-from daemon.engine import limits, process
+from daemon.engine import child, limits, process
 from daemon.engine.local import LocalEngine
 from daemon.engine.process import ProcessEngine
 from daemon.errors import EngineError, JobError, NotReady, Reason
@@ -70,7 +71,8 @@ def plain_logs() -> Iterator[None]:
 
 def config_for(folder: Path, **engine: Any) -> Config:
     """Make a config for the CPU; keywords are of its section engine."""
-    return config_module.build({"engine": {"device": "cpu", **engine}}, folder, environment={})
+    chosen = {"device": "cpu", "precision": "float32", **engine}
+    return config_module.build({"engine": chosen}, folder, environment={})
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +245,100 @@ def test_steps_may_be_left_after_the_engine_was_stopped(
     engine.stop()  # once more changes nothing
 
 
+# Hints
+
+
+def test_a_hint_amid_a_picture_changes_nothing_of_either(
+    engine: ProcessEngine, request_for: Callable[..., Request]
+) -> None:
+    """The running picture goes on to its end, and the one that was hinted at is what it is without a hint."""
+    first, second = request_for(iterations=6), request_for(size=40, style_weight=0.02)
+    expected = facts(paint(engine, first)), facts(paint(engine, second))
+    steps = []
+    for step in engine.stylize(first, lambda: False):
+        steps.append(step)
+        engine.prepare(second)
+    assert (facts(steps), facts(paint(engine, second))) == expected
+
+
+@pytest.mark.parametrize("order", ["hint first", "stop first"])
+def test_a_hint_and_a_stop_may_cross(
+    engine: ProcessEngine, request_for: Callable[..., Request], order: str
+) -> None:
+    """Whichever comes first, the picture ends, the child lives on, and the next picture is whole."""
+    told: list[bool] = []
+    steps = engine.stylize(request_for(iterations=LONG), lambda: bool(told))
+    next(steps)
+    if order == "hint first":
+        engine.prepare(request_for(size=40))
+    told.append(True)
+    begun = time.monotonic()
+    assert all(step.painting is None for step in steps)
+    assert time.monotonic() - begun < MOMENT_S
+    if order == "stop first":
+        engine.prepare(request_for(size=40))
+    assert [step.iteration for step in paint(engine, request_for(size=40))] == [0, 1, 2, 3]
+
+
+def test_hints_that_lead_nowhere_are_forgotten(
+    engine: ProcessEngine, request_for: Callable[..., Request], tmp_path: Path
+) -> None:
+    """A hint at files that are gone, or at what can never be painted, is no one's error."""
+    request = request_for()
+    for hint in (
+        Request(tmp_path / "gone.png", request.styles, None, request.settings),
+        Request(request.content, request.styles, None, None),
+    ):
+        engine.prepare(hint)
+        assert paint(engine, request)[-1].painting is not None
+
+
+def test_a_hint_without_a_child_is_passed_over(
+    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+) -> None:
+    """An engine that is not started, or whose child has died, takes a hint without a word."""
+    engine = make_engine()
+    engine.prepare(request_for())
+    assert engine._child is None
+    engine.start()
+    engine._child.kill()
+    engine._child.wait()
+    for _ in range(3):
+        engine.prepare(request_for())
+    assert paint(engine, request_for())[-1].painting is not None
+
+
+class Listener:
+    """An engine that only remembers its hints."""
+
+    def __init__(self) -> None:
+        self.hints: list[Any] = []
+
+    def prepare(self, request: Any) -> None:
+        """Remember it."""
+        self.hints.append(request)
+
+
+def test_the_child_reads_all_that_came_up_to_a_stop() -> None:
+    """Between two steps every hint is taken; only a stop, or the daemon's end, ends the picture."""
+    ours, theirs = Pipe()
+    listener = Listener()
+    assert not child._is_told_to_stop(listener, theirs)
+    ours.send(("prepare", "a"))
+    ours.send(("prepare", "b"))
+    assert not child._is_told_to_stop(listener, theirs)
+    assert listener.hints == ["a", "b"]
+    ours.send(("prepare", "c"))
+    ours.send(("stop", None))
+    ours.send(("paint", "the next one"))
+    assert child._is_told_to_stop(listener, theirs)
+    assert listener.hints == ["a", "b", "c"]
+    assert theirs.recv() == ("paint", "the next one")
+    ours.close()
+    assert child._is_told_to_stop(listener, theirs)
+    theirs.close()
+
+
 # Errors that cross the pipe
 
 
@@ -391,8 +487,9 @@ def test_the_time_limit_ends_a_job_that_makes_steps(
     make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
 ) -> None:
     """The limit is for the whole job: steps that keep coming do not put it off."""
-    engine = make_engine(job_timeout_s=3.0)
-    engine.start()
+    engine = make_engine()
+    paint(engine, request_for())  # compiled without a limit
+    engine._config = config_for(engine._config.folders.inbox.parent, job_timeout_s=3.0)
     begun, taken = time.monotonic(), []
     with pytest.raises(EngineError) as caught:
         taken.extend(step.iteration for step in engine.stylize(request_for(iterations=LONG), lambda: False))

@@ -121,8 +121,9 @@ def test_ids_of_names_that_are_no_utf8_exist() -> None:
         make_job(stem="\udcff\n", folder="a\udcfe/b\nc", parts=(replace(PART, name="-\udcff\n'\".jpg"),)),
         make_job(settings=Settings(init="\udcff.png"), parts=(replace(PART, weight=0.1, library=True),)),
         make_job(settings=Settings.model_validate({"scales": [{"size": 64, "iterations": 2}]})),
+        make_job(settings=Settings.model_validate({"early_stop": {"iterations": 3}, "strength": 0.1})),
     ],
-    ids=["plain", "failed", "odd names", "odd start", "scales"],
+    ids=["plain", "failed", "odd names", "odd start", "scales", "early stop"],
 )
 def test_a_job_survives_being_written_down(job: Job) -> None:
     """job.json is ASCII and reads back as the very same job, names of any bytes included."""
@@ -164,6 +165,15 @@ def test_a_job_knows_its_parts_and_priority() -> None:
     assert make_job().parts_of("style") == ()
     assert make_job().priority == 3
     assert make_job(settings=None).priority == 0
+
+
+def test_a_jobs_iterations_are_those_of_its_contents_road() -> None:
+    """The content's shape decides over the coarse sizes; a job that cannot be painted has none to do."""
+    photo, panorama = (replace(PART, height_px=height, width_px=600) for height in (450, 60))
+
+    assert make_job(parts=(SIDECAR, photo)).total_iterations == 60 + 30 + 20
+    assert make_job(parts=(SIDECAR, panorama)).total_iterations == 20
+    assert make_job(settings=None, parts=()).total_iterations == 0
 
 
 def test_a_stamp_is_what_stat_says(tmp_path: Path) -> None:

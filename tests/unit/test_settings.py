@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from daemon.errors import Reason
 from daemon.faults import explain
-from daemon.settings import LAYERS, PRESETS, Settings, merged
+from daemon.settings import LAYERS, PRESETS, EarlyStop, Settings, merged
 
 HUGE = 10**200
 NO_NUMBER = [
@@ -56,6 +56,16 @@ def value_of(key: str, value: Any) -> Any:
         ("scales", "auto", "auto"),
         ("scales", "none", "none"),
         ("scales", [], []),
+        ("strength", 0, 0.0),
+        ("strength", 1, 1.0),
+        ("strength", "0.25", 0.25),
+        ("objective", "balanced", "balanced"),
+        ("optimizer", "lbfgs", "lbfgs"),
+        ("init_colors", "content", "content"),
+        ("early_stop", False, False),
+        ("early_stop", {}, EarlyStop(improvement=0.01, iterations=10)),
+        ("early_stop", {"improvement": "1e-3"}, EarlyStop(improvement=0.001, iterations=10)),
+        ("early_stop", {"iterations": 1}, EarlyStop(improvement=0.01, iterations=1)),
         ("objective", "paper", "paper"),
         ("optimizer", "adam", "adam"),
         ("learning_rate", 1e-9, 1e-9),
@@ -85,6 +95,9 @@ def test_good_values_are_taken(key: str, value: object, expected: object) -> Non
     [
         ("size", [*NO_NUMBER, 15, 16385, 0, -512, HUGE, 512.5, "512.5", "Original", "1e3"]),
         ("iterations", [*NO_NUMBER, 0, -1, 100_001, HUGE, 7.5, "1e3"]),
+        ("strength", [*NO_NUMBER, None, -0.01, 1.01, "1e3", 50]),
+        ("init_colors", [*NO_WORD, "own"]),
+        ("early_stop", ["", "never", 3, 0, 0.01, True, None, [], [3]]),
         ("learning_rate", [*NO_NUMBER, 0, -2, "1e999", "nan"]),
         ("content_weight", [*NO_NUMBER, -1, "1e999", "inf"]),
         ("style_weight", [*NO_NUMBER, -0.01]),
@@ -216,15 +229,65 @@ def test_a_scales_faults_lie_at_its_place(scale: object, keys: list[str]) -> Non
     assert list(faults_of(scales=[{"size": 64, "iterations": 1}, scale])) == keys
 
 
+def road(height_px: int, width_px: int, **raw: Any) -> list[tuple[int, int]]:
+    """List sizes and iterations of a content's road."""
+    settings = Settings.model_validate(raw)
+    found = [(scale.size, scale.iterations) for scale in settings.road(height_px, width_px)]
+    assert settings.total_iterations(height_px, width_px) == sum(iterations for _, iterations in found)
+    return found
+
+
 def test_the_road_goes_over_the_scales_to_the_final_size() -> None:
-    """The sizes to paint at are the scales and then the size itself."""
+    """The sizes to paint at are the scales and then the size itself; `none` is that size alone."""
     scales = [{"size": 64, "iterations": 5}, {"size": 128, "iterations": 3}]
 
-    settings = Settings.model_validate({"size": 256, "iterations": 2, "scales": scales})
+    assert road(300, 400, size=256, iterations=2, scales=scales) == [(64, 5), (128, 3), (256, 2)]
+    assert road(300, 400, size="original", scales="none", iterations=100) == [(400, 100)]
+    assert road(300, 400, size="original", scales=scales, iterations=2)[-1] == (400, 2)
 
-    assert settings.road == ((64, 5), (128, 3), (256, 2))
-    assert settings.total_iterations == 10
-    assert Settings.model_validate({"size": "original", "scales": "none"}).road == (("original", 100),)
+
+def test_scales_not_below_the_original_are_left_out() -> None:
+    """With `size: original` only scales smaller than the picture are painted."""
+    scales = [{"size": size, "iterations": 5} for size in (64, 100, 128)]
+
+    assert road(70, 100, size="original", scales=scales, iterations=2) == [(64, 5), (100, 2)]
+    assert road(30, 40, size="original", scales=scales, iterations=2) == [(40, 2)]
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "expected"),
+    [
+        (512, (450, 600), [(128, 60), (256, 30), (512, 20)]),
+        (512, (600, 450), [(128, 60), (256, 30), (512, 20)]),
+        (600, (450, 600), [(150, 60), (300, 30), (600, 20)]),
+        (1024, (450, 600), [(128, 60), (256, 60), (512, 30), (1024, 20)]),
+        (256, (450, 600), [(128, 30), (256, 20)]),
+        (255, (450, 600), [(255, 20)]),
+        (100, (450, 600), [(100, 20)]),
+        (16, (450, 600), [(16, 20)]),
+        ("original", (450, 600), [(150, 60), (300, 30), (600, 20)]),
+        ("original", (90, 100), [(100, 20)]),
+        (512, (60, 600), [(512, 20)]),  # a panorama: 25.6 px high at half of it
+        (1024, (600, 60), [(512, 30), (1024, 20)]),
+        (4096, (60, 600), [(512, 60), (1024, 60), (2048, 30), (4096, 20)]),
+        (512, (32, 256), [(256, 30), (512, 20)]),  # exactly 32 px high
+        (512, (31, 256), [(512, 20)]),
+        (512, (0, 0), [(512, 20)]),  # of a picture that nobody could measure
+    ],
+)
+def test_the_automatic_road_halves_the_size(
+    size: int | str, shape: tuple[int, int], expected: list[tuple[int, int]]
+) -> None:
+    """Halves of the size, long side 128 px or more, short side 32 or more; 1.5 and 3 times the iterations."""
+    assert road(*shape, size=size) == expected
+
+
+@pytest.mark.parametrize(
+    ("iterations", "expected"), [(1, [3, 2, 1]), (3, [9, 4, 3]), (100_000, [100_000, 100_000, 100_000])]
+)
+def test_the_automatic_road_has_whole_iterations(iterations: int, expected: list[int]) -> None:
+    """Shares of iterations are rounded, at least one, and never above what a sidecar may ask for."""
+    assert [count for _, count in road(384, 512, iterations=iterations)] == expected
 
 
 @pytest.mark.parametrize(("every", "kept"), [(10, [0, 10, 20]), (1, list(range(21))), (0, []), (7, [0, 7, 14])])
@@ -244,6 +307,13 @@ def test_a_frame_is_kept_every_so_many_iterations(every: int, kept: list[int]) -
         ({"frames": {"animation": "mp4"}}, ["frames.animation"]),
         ({"frames": {"evry": 1}}, ["frames.evry"]),
         ({"frames": 10}, ["frames"]),
+        ({"early_stop": {"improvement": 0}}, ["early_stop.improvement"]),
+        ({"early_stop": {"improvement": 1}}, ["early_stop.improvement"]),
+        ({"early_stop": {"improvement": True}}, ["early_stop.improvement"]),
+        ({"early_stop": {"improvement": float("nan")}}, ["early_stop.improvement"]),
+        ({"early_stop": {"iterations": 0}}, ["early_stop.iterations"]),
+        ({"early_stop": {"iterations": True}}, ["early_stop.iterations"]),
+        ({"early_stop": {"share": 1}}, ["early_stop.share"]),
         ({"output": {"format": "bmp"}}, ["output.format"]),
         ({"output": {"format": "PNG"}}, ["output.format"]),
         ({"output": "png"}, ["output"]),
@@ -251,17 +321,47 @@ def test_a_frame_is_kept_every_so_many_iterations(every: int, kept: list[int]) -
     ],
 )
 def test_faults_inside_sections_have_their_path(raw: dict[str, object], keys: list[str]) -> None:
-    """Keys of frames and output are checked like all others."""
+    """Keys of frames, output and early_stop are checked like all others."""
     assert list(faults_of(**raw)) == keys
 
 
-def test_the_defaults_are_the_papers() -> None:
-    """Settings without any key are the paper's preset at 512 px."""
-    assert Settings() == Settings.model_validate({**PRESETS["paper"], "scales": "auto"})
-    assert (Settings().size, Settings().iterations, Settings().learning_rate) == (512, 100, 2.0)
-    assert (Settings().content_weight, Settings().style_weight) == (1000.0, 0.01)
-    assert Settings().content_layers == {"block5_conv2": 1.0}
-    assert list(Settings().style_layers) == [f"block{block}_conv1" for block in range(1, 6)]
+def test_the_defaults_are_the_default_presets() -> None:
+    """Settings without any key are the default preset's at 512 px; an empty sidecar means the same."""
+    assert Settings() == Settings.model_validate(PRESETS["default"])
+    assert Settings() == Settings.model_validate(merged(None, {}, {}))
+    found = Settings()
+    assert (found.size, found.iterations, found.strength, found.scales) == (512, 20, 0.5, "auto")
+    assert (found.objective, found.optimizer, found.learning_rate) == ("balanced", "lbfgs", 2.0)
+    assert found.content_layers == {"block4_conv2": 1.0}
+    assert list(found.style_layers) == [f"block{block}_conv1" for block in range(1, 6)]
+    assert (found.init, found.init_colors, found.early_stop) == ("content", "style", False)
+
+
+def test_the_papers_preset_is_the_papers() -> None:
+    """`preset: paper` sets every number of the paper, whatever the defaults are."""
+    found = Settings.model_validate(PRESETS["paper"])
+    assert (found.iterations, found.scales, found.objective, found.optimizer) == (100, "none", "paper", "adam")
+    assert (found.learning_rate, found.content_weight, found.style_weight) == (2.0, 1000.0, 0.01)
+    assert (found.tv_weight, found.pooling, found.init, found.init_colors) == (0.0, "max", "content", "content")
+    assert found.content_layers == {"block5_conv2": 1.0}
+    assert list(found.style_layers) == [f"block{block}_conv1" for block in range(1, 6)]
+
+
+def test_a_preset_leaves_no_key_of_another() -> None:
+    """A preset over a house of another one gives what it gives alone: each sets every key that counts."""
+    free = {"size", "seed", "early_stop", "frames", "output", "priority"}
+    unseen = {
+        "learning_rate",
+        "strength",
+        "content_weight",
+        "style_weight",
+    }  # another optimiser's or objective's
+    for name, keys in PRESETS.items():
+        for other in PRESETS.values():
+            over = Settings.model_validate(merged(name, dict(other), {}))
+            alone = Settings.model_validate(keys)
+            differs = {key for key in Settings.model_fields if getattr(over, key) != getattr(alone, key)}
+            assert differs <= free | unseen, name
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -273,15 +373,15 @@ def test_every_preset_is_valid(name: str) -> None:
 @pytest.mark.parametrize(
     ("preset", "house", "own", "expected"),
     [
-        (None, {}, {}, 100),
+        (None, {}, {}, 20),
         (None, {"iterations": 7}, {}, 7),
-        (None, {"preset": "preview"}, {}, 40),
-        (None, {"preset": "preview", "iterations": 7}, {}, 7),
-        ("preview", {"iterations": 7}, {}, 40),
-        ("preview", {"iterations": 7}, {"iterations": 3}, 3),
+        (None, {"preset": "paper"}, {}, 100),
+        (None, {"preset": "paper", "iterations": 7}, {}, 7),
+        ("paper", {"iterations": 7}, {}, 100),
+        ("paper", {"iterations": 7}, {"iterations": 3}, 3),
         (None, {"iterations": 7}, {"iterations": 3}, 3),
         (None, {"iterations": 7}, {"iterations": None}, 7),
-        ("preview", {"iterations": None}, {"iterations": None}, 40),
+        ("paper", {"iterations": None}, {"iterations": None}, 100),
         ("nonsense", {"iterations": 7}, {}, 7),
     ],
 )
@@ -310,12 +410,16 @@ def test_layers_are_laid_over_whole() -> None:
     assert merged(None, house, {"style_layers": {"block2_conv1": 1}})["style_layers"] == {"block2_conv1": 1}
 
 
-def test_a_presets_scales_give_way_to_a_smaller_size() -> None:
-    """`preset: fine` with a size of one's own has no fault; scales that a person wrote are not touched."""
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("size", [16, 512, 16384, "original"])
+def test_a_preset_takes_any_size(preset: str, size: int | str) -> None:
+    """No preset names a coarse size that a size of one's own could stumble over."""
+    assert faults_of(**merged(preset, {}, {"size": size})) == {}
+
+
+def test_scales_that_a_person_wrote_are_not_touched() -> None:
+    """Own scales are taken as they are, and are a fault where they do not stay below the size."""
     own = {"size": 512, "scales": [{"size": 512, "iterations": 100}]}
 
-    assert merged("fine", {}, {})["scales"] == [{"size": 512, "iterations": 100}]
-    assert merged("fine", {}, {"size": 513})["scales"] == [{"size": 512, "iterations": 100}]
-    assert merged("fine", {}, {"size": 512})["scales"] == []
-    assert merged("fine", {}, {"size": "original"})["scales"] == [{"size": 512, "iterations": 100}]
     assert merged("fine", {}, own)["scales"] == own["scales"]
+    assert list(faults_of(**merged("fine", {}, own))) == ["scales"]

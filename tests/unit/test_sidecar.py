@@ -6,7 +6,7 @@ import pytest
 
 from daemon import sidecar
 from daemon.errors import Fault, Reason
-from daemon.settings import Settings
+from daemon.settings import PRESETS, EarlyStop, Settings
 from daemon.sidecar import Sidecar
 
 PATHS = ["../../etc/passwd", "/etc/passwd", "sub/a.jpg", "..", ".", "a\\b.jpg", "C:\\a.jpg", "../a.jpg"]
@@ -29,7 +29,7 @@ def blend(read: Sidecar) -> list[tuple[str, float]]:
 
 def test_an_empty_file_asks_for_all_defaults() -> None:
     """A sidecar may be empty: it is the trigger, and the convention names the pictures."""
-    assert parse("") == Sidecar(None, (), None, "default", Settings(scales="none"))
+    assert parse("") == Sidecar(None, (), None, "default", Settings())
 
 
 def test_names_and_settings_are_read() -> None:
@@ -38,7 +38,7 @@ def test_names_and_settings_are_read() -> None:
 
     assert (read.content, blend(read), read.init, read.preset) == ("a.jpg", [("b.jpg", 1.0)], "c.png", "paper")
     assert read.names == ("a.jpg", "c.png", "b.jpg")
-    assert read.settings == Settings(size=256, init="c.png", scales="none")
+    assert read.settings == Settings.model_validate({**PRESETS["paper"], "size": 256, "init": "c.png"})
 
 
 @pytest.mark.parametrize("word", ["content", "style", "noise"])
@@ -189,15 +189,30 @@ def test_null_means_not_set() -> None:
 
 def test_house_defaults_lie_under_the_sidecar() -> None:
     """The house's keys count where the sidecar is silent, and its preset where the sidecar names none."""
-    house = {"size": 256, "frames": {"animation": "gif"}, "preset": "preview"}
+    house = {"size": 256, "frames": {"animation": "gif"}, "preset": "paper"}
 
     read = parse("{frames: {every: 3}, seed: 5}", **house)
 
     assert read.settings is not None
-    assert (read.settings.size, read.settings.seed, read.settings.iterations) == (256, 5, 40)
+    assert (read.settings.size, read.settings.seed, read.settings.iterations) == (256, 5, 100)
     assert read.settings.frames.model_dump() == {"every": 3, "animation": "gif"}
-    assert read.preset == "preview"
+    assert read.preset == "paper"
     assert parse("preset: fine", **house).preset == "fine"
+
+
+def test_a_house_that_stops_early_can_be_told_not_to() -> None:
+    """`early_stop: false` is an answer, null is none: the house's rule counts only where nothing is said."""
+    house = {"early_stop": {"iterations": 3}}
+    texts = ("early_stop: false", "early_stop: null", "early_stop: {improvement: 0.5}")
+
+    said, silent, other = (parse(text, **house).settings for text in texts)
+
+    assert said is not None
+    assert silent is not None
+    assert other is not None
+    assert said.early_stop is False
+    assert silent.early_stop == EarlyStop(iterations=3)
+    assert other.early_stop == EarlyStop(improvement=0.5)
 
 
 def test_a_record_under_result_has_no_effect() -> None:

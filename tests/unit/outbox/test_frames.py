@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +14,6 @@ from trees import wait_for
 
 from daemon import images
 from daemon.outbox.frames import FrameWriter
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def _picture(value: int) -> np.ndarray:
@@ -134,3 +131,26 @@ def test_the_preview_is_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     writer.put(0, _picture(1), {})
     writer.close()
     assert synced
+
+
+def test_the_end_of_one_job_does_not_cost_the_next_one_its_preview(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`_running/` may vanish between its making and that of the folder in it; then both are made again."""
+    live = tmp_path / "_running" / "sea"
+    mkdir, left = Path.mkdir, 2
+
+    def vanish_first(path: Path, *args: object, **options: object) -> None:
+        nonlocal left
+        if path == live and left:
+            left -= 1
+            path.parent.rmdir()
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", vanish_first)
+    writer = FrameWriter(tmp_path / "frames", live)
+    with capture_logs() as records:
+        writer.put(None, _picture(0), {"iteration": 0})
+        wait_for((live / "status.json").exists, "the status")
+        writer.close()
+    assert (left, records) == (0, [])

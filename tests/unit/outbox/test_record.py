@@ -23,6 +23,8 @@ PAINTING = Painting(
     last=Losses(2.5, 2.0, 0.5),
     target_s=0.12345,
     loop_s=5.0,
+    computed="tiles of 512 px",
+    memory_peak_mb=1200,
 )
 
 
@@ -48,7 +50,9 @@ def make_job(*styles: Part, settings: Settings | None = None, content: str = "a.
 
 def result(job: Job) -> bytes:
     """Write result.yaml."""
-    return record.result(job, PAINTING, INFO, attempt=2, finished_at="2026-01-02T04:00:00Z")
+    return record.result(
+        job, PAINTING, INFO, attempt=2, finished_at="2026-01-02T04:00:00Z", memory_estimate_mb=1290
+    )
 
 
 def test_result_yaml_records_what_was_done() -> None:
@@ -72,6 +76,7 @@ def test_result_yaml_records_what_was_done() -> None:
         "timings": {"targets_s": 0.123, "loop_s": 5.0, "iteration_s": 0.5},
         "device": "cpu",
         "precision": "float32",
+        "memory": {"estimate_mb": 1290, "peak_mb": 1200, "computed": "tiles of 512 px"},
         "weights": {"source": "bundled", "sha256": "f" * 64},
         "inputs": [{"role": item.role, "name": item.name, "sha256": item.sha256} for item in make_job().parts],
         "versions": {"styletransferd": "1", "tensorflow": "2"},

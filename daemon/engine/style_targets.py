@@ -1,0 +1,112 @@
+"""Gram matrices of styles, kept from job to job in memory and from night to night on disk, both bounded."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import io
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from daemon import files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.transfer.targets import Grams
+
+_SUFFIX: Final = ".grams"
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+MEMORY_BYTES: Final = 64_000_000  # about 25 styles at one size
+DISK_BYTES: Final = 256_000_000
+
+
+class StyleTargets:
+    """Gives what is kept under a key, or computes and keeps it. Nothing here is ever an error of a job's.
+
+    A file is the SHA-256 of the rest, then a `.npz`; one that is damaged is computed anew.
+    """
+
+    def __init__(
+        self, folder: Path | None, memory_bytes: int = MEMORY_BYTES, disk_bytes: int = DISK_BYTES
+    ) -> None:
+        """Begin with an empty memory.
+
+        Args:
+            folder: made when it is first needed, in a folder that exists; None: memory alone.
+            memory_bytes: the most that is kept in memory; what was not asked for longest goes first.
+            disk_bytes: the same on disk.
+        """
+        self._folder = folder
+        self._memory_bytes = memory_bytes
+        self._disk_bytes = disk_bytes
+        self._known: collections.OrderedDict[str, Grams] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, compute: Callable[[], Grams]) -> Grams:
+        """Give the Gram matrices of a key, layer -> (C, C) float32."""
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        grams = self._read(key)
+        if grams is None:
+            grams = compute()
+            self._write(key, grams)
+        with self._lock:
+            self._known[key] = grams
+            while len(self._known) > 1 and sum(map(_size, self._known.values())) > self._memory_bytes:
+                self._known.popitem(last=False)
+        return grams
+
+    def forget(self) -> None:
+        """Free the memory; what is on disk stays."""
+        with self._lock:
+            self._known.clear()
+
+    def _read(self, key: str) -> Grams | None:
+        if self._folder is None:
+            return None
+        path = self._folder / f"{key}{_SUFFIX}"
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+                return None
+            with np.load(io.BytesIO(data[_DIGEST_BYTES:]), allow_pickle=False) as arrays:
+                grams = dict(arrays)
+            os.utime(path)  # asked for now
+        except OSError:
+            return None
+        return grams
+
+    def _write(self, key: str, grams: Grams) -> None:
+        if self._folder is None:
+            return
+        buffer = io.BytesIO()
+        np.savez(buffer, **dict[str, Any](grams))
+        data = buffer.getvalue()
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(exist_ok=True)
+            path = self._folder / f"{key}{_SUFFIX}"
+            files.replace(path, hashlib.sha256(data).digest() + data, is_durable=False)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what was not asked for longest, beyond the bound, and what a kill left half written."""
+        assert self._folder is not None  # noqa: S101 - asked by `_write`
+        found = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        total = 0
+        for path in found:
+            is_whole = path.suffix == _SUFFIX
+            total += path.stat().st_size if is_whole else 0
+            if not is_whole or total > self._disk_bytes:
+                files.remove_tree(path)
+
+
+def _size(grams: Grams) -> int:
+    return sum(gram.nbytes for gram in grams.values())

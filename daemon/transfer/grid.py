@@ -1,0 +1,79 @@
+"""How a picture is cut into tiles, and what of the network a tile must see: arithmetic alone."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from daemon.settings import LAYERS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+GRID_PX: Final = 16  # four poolings halve four times: where tiles and cores begin, so does a feature of block 5
+
+
+class Span(NamedTuple):
+    """A tile along one axis, in pixels of the picture: the core and the halo before and after it."""
+
+    start: int
+    core_start: int
+    core_stop: int
+    stop: int
+
+
+class Tile(NamedTuple):
+    """A core and its halo."""
+
+    rows: Span
+    columns: Span
+
+
+def feature_px(layer: str) -> int:
+    """Give the pixels from one feature of a layer to the next: 1 in block 1, twice as many in each next one."""
+    return int(2 ** (int(layer.removeprefix("block").partition("_")[0]) - 1))
+
+
+def reach_px(layer: str) -> int:
+    """Give how many pixels beyond its own ones a feature of a layer depends on.
+
+    Every 3 x 3 convolution looks one feature further. A feature's own pixels are the square of `feature_px`
+    that it is pooled from, which pooling never leaves.
+    """
+    return sum(feature_px(name) for name in LAYERS[: LAYERS.index(layer) + 1])
+
+
+def halo_px(layers: Collection[str]) -> int:
+    """Give the halo that the deepest of some layers needs, on the grid."""
+    return -(-max(reach_px(layer) for layer in layers) // GRID_PX) * GRID_PX
+
+
+def spans(length_px: int, core_px: int, halo_px: int) -> list[Span]:
+    """Cover an axis by cores of about one size.
+
+    Everything begins on the grid, so that a tile pools the pixels that the picture pools; the last core ends
+    where the picture does, so that what pooling drops there is dropped in both.
+
+    Args:
+        length_px: height or width.
+        core_px: the largest core, a multiple of `GRID_PX`.
+        halo_px: before and after every core, a multiple of `GRID_PX`; cut off at the picture's borders.
+    """
+    cells = -(-length_px // GRID_PX)
+    count = -(-length_px // core_px)
+    edges = [min(length_px, index * cells // count * GRID_PX) for index in range(count + 1)]
+    return [
+        Span(max(0, start - halo_px), start, stop, min(length_px, stop + halo_px))
+        for start, stop in itertools.pairwise(edges)
+    ]
+
+
+def borders(tile: Tile) -> tuple[int, int, int, int]:
+    """Give a core's top, bottom, left and right in pixels of its own tile."""
+    rows, columns = tile
+    return (
+        rows.core_start - rows.start,
+        rows.core_stop - rows.start,
+        columns.core_start - columns.start,
+        columns.core_stop - columns.start,
+    )

@@ -1,0 +1,196 @@
+"""The benchmark: one command, a table a part, and a JSON file with every figure.
+
+    python tests/benchmarks/bench.py                        everything, about two hours on two cores
+    python tests/benchmarks/bench.py --quick --repeats 1    the same at small sizes, to see that it works
+    python tests/benchmarks/bench.py --only steps,road --repeats 3
+
+Whole runs are interleaved (A B C, A B C, ...) and the tables show medians. Every contestant runs in a process
+of its own, the product through its public pieces or its own command. pastiche and PyTorch are installed from
+PyPI into an environment under --work on first use (6 GB).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import part_beauty
+import part_intake
+import part_memory
+import part_night
+import part_road
+import part_steps
+from peer import Peer
+from processes import Meanwhile, NoAnswerError, ask
+from rich.console import Console
+
+from daemon import files, images
+
+PARTS: Final = {
+    "steps": part_steps.run,
+    "road": part_road.run,
+    "beauty": part_beauty.run,
+    "night": part_night.run,
+    "memory": part_memory.run,
+    "intake": part_intake.run,
+}
+MAX_MEGAPIXELS: Final = 200
+WIDTH: Final = 180  # a table is to be read whole, on a terminal or in a file
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photo and a painting."""
+
+    content: Path
+    style: Path
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"{self.content.stem} + {self.style.stem}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every part is given."""
+
+    options: argparse.Namespace
+    pairs: list[Pair]
+    work: Path
+    console: Console
+
+    @property
+    def peer(self) -> Peer | None:
+        """The best peer, unless it is left out."""
+        return None if self.options.no_peer else Peer(self.work, self.work / "logs")
+
+    def ask(self, request: dict[str, Any], log: str, **more: Any) -> dict[str, Any]:
+        """Have a contestant answer in the chosen precision; see `processes.ask`."""
+        self.say(log)
+        return ask({"precision": self.options.precision, **request}, self.work / "logs" / f"{log}.log", **more)
+
+    def ask_peer(self, request: dict[str, Any], log: str) -> dict[str, Any]:
+        """Have pastiche answer."""
+        assert self.peer
+        self.say(log)
+        return self.peer.ask(request, f"{log}.log")
+
+    def say(self, what: str) -> None:
+        """Tell the person who waits what begins now."""
+        self.console.print(f"{time.strftime('%H:%M:%S')} {what}", style="dim", highlight=False)
+
+    def scaled(self, pair: Pair, size: int) -> dict[str, str]:
+        """Write a pair as a job of a size sees it; gives the requests' keys."""
+        folder = self.work / "scaled"
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {}
+        for role in ("content", "style"):
+            path = getattr(pair, role)
+            picture = images.read(path, MAX_MEGAPIXELS)
+            picture = images.resize(picture, *images.fit(*picture.shape[:2], size))
+            found[role] = str(folder / f"{path.stem}-{size}.png")
+            files.replace(Path(found[role]), images.encode(picture, "png"))
+        return found
+
+
+def main() -> int:
+    """Run the chosen parts; returns an exit code."""
+    options = _options()
+    console = Console(width=WIDTH)
+    bench = Bench(options, _pairs(options), options.work.absolute(), console)
+    bench.work.mkdir(parents=True, exist_ok=True)
+    (bench.work / ".gitignore").write_text("*\n")
+    output = (options.json or bench.work / "benchmark.json").absolute()
+    document: dict[str, Any] = {"begun_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv[1:]}
+    document["machine"] = _machine(bench)
+    console.print_json(data=document["machine"])
+    failures = 0
+    for name in options.only:
+        begun, meanwhile = time.perf_counter(), Meanwhile()
+        try:
+            tables = PARTS[name](bench)
+        except NoAnswerError as error:
+            failures += 1
+            console.print(f"{name}: no answer: {error} (see {bench.work / 'logs'})", style="red", markup=False)
+            document[name] = {"failed": str(error)}
+        else:
+            for table in tables:
+                table.show(console)
+            document[name] = {"tables": [table.as_json() for table in tables]}
+        share = meanwhile.others_share()
+        document[name] |= {"took_s": time.perf_counter() - begun, "others_share": share}
+        console.print(
+            f"- other processes took {share:.0%} of the machine's processors meanwhile", highlight=False
+        )
+        files.replace(output, json.dumps(document, indent=1).encode())
+    console.print(f"\n{output}")
+    return 1 if failures else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=_parts, default=list(PARTS), help=f"parts, out of {','.join(PARTS)}")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of whole runs (default 3)")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and few jobs; the plain loop extrapolated"
+    )
+    parser.add_argument("--size", type=int, help="px of road and beauty (default 512, with --quick 256)")
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--pair", nargs=2, action="append", type=Path, metavar=("CONTENT", "STYLE"), default=[])
+    parser.add_argument("--no-peer", action="store_true", help="leave pastiche out")
+    parser.add_argument(
+        "--equal-content",
+        action="store_true",
+        help="beauty: find the default's strength of pastiche's content error",
+    )
+    parser.add_argument("--sheet", type=Path, help="beauty: write all pictures side by side, a row a pair")
+    parser.add_argument(
+        "--work", type=Path, default=Path("benchmark-work"), help="for pictures, logs and pastiche"
+    )
+    parser.add_argument("--json", type=Path, help="the figures (default benchmark.json in --work)")
+    found = parser.parse_args()
+    found.size = found.size or (256 if found.quick else 512)
+    return found
+
+
+def _parts(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(PARTS)}")
+    return names
+
+
+def _pairs(options: argparse.Namespace) -> list[Pair]:
+    demo = Path(str(resources.files("daemon.demo")))
+    given = options.pair or [(demo / "photo.jpg", demo / "painting.jpg")]
+    return [Pair(content.absolute(), style.absolute()) for content, style in given]
+
+
+def _machine(bench: Bench) -> dict[str, Any]:
+    found = bench.ask({"kind": "machine"}, "machine")
+    load = os.getloadavg()[0]
+    if load > 1:
+        bench.console.print(
+            f"the machine is not idle (load {load:.1f}): the figures are not its limit", style="red"
+        )
+    keys = ("device", "precision", "versions")
+    return {
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "load": load,
+        **{key: found[key] for key in keys},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

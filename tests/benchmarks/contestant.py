@@ -1,0 +1,215 @@
+"""The contestants' side, one request a process: the product's engine, the plain loop, and the judge.
+
+Reads a JSON request from stdin; the last line of stdout is the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import errors
+import numpy as np
+import plain_paper
+import tensorflow as tf
+from processes import memory_mb
+
+from daemon import config, files, images, sidecar
+from daemon.engine.local import LocalEngine
+from daemon.job import Request
+from daemon.transfer import weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from daemon.job import Picture, Step
+    from daemon.settings import Settings
+
+MAX_MEGAPIXELS: Final = 200
+PRODUCT_SIDE: Final = 3072  # of the matrices whose product is the machine's limit
+WARM_PX: Final = 64
+BEYOND: Final = 3  # iterations past a target, so that the judge finds the one that he agrees to
+
+
+def read(path: str) -> Picture:
+    """Decode a picture."""
+    return images.read(Path(path), MAX_MEGAPIXELS)
+
+
+def write(path: str, picture: Picture) -> None:
+    """Write a picture as PNG."""
+    files.replace(Path(path), images.encode(picture, "png"))
+
+
+def settings(keys: dict[str, Any], **more: Any) -> Settings:
+    """Read a sidecar's keys."""
+    found = sidecar.read({"frames": {"every": 0, "animation": "none"}, **keys, **more}, "benchmark")
+    assert found.settings, found.faults
+    return found.settings
+
+
+def engine(request: dict[str, Any]) -> LocalEngine:
+    """Load the product's engine in a precision."""
+    loaded = LocalEngine(
+        config.build({"engine": {"precision": request["precision"]}}, Path.cwd(), environment={})
+    )
+    loaded.start()
+    return loaded
+
+
+def job(request: dict[str, Any], chosen: Settings) -> Request:
+    """Ask for a picture as the service does."""
+    return Request(Path(request["content"]), ((Path(request["style"]), 1.0),), None, chosen)
+
+
+def warm_up(loaded: LocalEngine, request: dict[str, Any]) -> None:
+    """Paint a tiny picture by the same program: a resident service has traced it long before."""
+    tiny = settings(request["settings"], size=WARM_PX, iterations=2, scales="none")
+    for _ in loaded.stylize(job(request, tiny)):
+        pass
+
+
+def facts(loaded: LocalEngine) -> dict[str, Any]:
+    """What every answer of the product tells."""
+    info = loaded.start()
+    return {
+        "device": info.device,
+        "precision": info.precision,
+        "load_s": info.load_s,
+        "versions": info.versions,
+    }
+
+
+def machine(request: dict[str, Any]) -> dict[str, Any]:
+    """Say what computes here."""
+    return facts(engine(request))
+
+
+def steps(request: dict[str, Any]) -> dict[str, Any]:
+    """Time steps of the product and matrix products of the same precision in turn."""
+    loaded = engine(request)
+    warm_up(loaded, request)
+    product = _matrix_product(facts(loaded)["precision"])
+    chosen = settings(request["settings"], size=request["size"], iterations=request["count"] + 3, scales="none")
+    step_s, product_s = [], []
+    painting = loaded.stylize(job(request, chosen))
+    next(painting), next(painting)
+    for _ in range(request["count"]):
+        begun = time.perf_counter()
+        next(painting)
+        middle = time.perf_counter()
+        product()
+        step_s.append(middle - begun)
+        product_s.append(time.perf_counter() - middle)
+    painting.close()
+    height, width = images.fit(*read(request["content"]).shape[:2], request["size"])
+    return {**facts(loaded), "height": height, "width": width, "step_s": step_s, "product_s": product_s}
+
+
+def _matrix_product(precision: str) -> Callable[[], float]:
+    random = tf.random.Generator.from_seed(0)
+    left, right = (tf.cast(random.normal([PRODUCT_SIDE, PRODUCT_SIDE]), precision) for _ in range(2))
+
+    def product() -> float:
+        return float(tf.matmul(left, right)[0, 0])  # waits for a device that works apart
+
+    product()
+    return product
+
+
+def paint(request: dict[str, Any]) -> dict[str, Any]:
+    """Paint by the product, model loaded and program traced; to the end, or to a loss.
+
+    `marks` are iteration, size_px, loss and seconds since the pictures' files were handed over. With a `target`
+    the pictures from the first one that reaches it on are written as `kept`-N.png, for the judge.
+    """
+    loaded = engine(request)
+    if request.get("is_warm", True):
+        warm_up(loaded, request)
+    target = request.get("target")
+    chosen = settings(request["settings"], **({"frames": {"every": 1}} if target else {}))
+    marks, kept, painting = [], [], None
+    begun = time.perf_counter()
+    for step in _until(target, loaded.stylize(job(request, chosen))):
+        marks.append([step.iteration, step.size_px, step.losses.total, time.perf_counter() - begun])
+        painting = step.painting or painting
+        if target and (kept or step.losses.total <= target):
+            kept.append(f"{request['kept']}-{step.iteration}.png")
+            write(kept[-1], step.picture)
+    if painting and "output" in request:
+        write(request["output"], painting.picture)
+    return {**facts(loaded), "marks": marks, "kept": kept}
+
+
+def _until(target: float | None, steps_: Iterator[Step]) -> Iterator[Step]:
+    """Take steps until a loss is reached, and a few beyond."""
+    left = None
+    for step in steps_:
+        yield step
+        if left is None and target and step.losses.total <= target:
+            left = BEYOND + 1
+        left = None if left is None else left - 1
+        if left == 0:
+            return
+
+
+def plain(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the paper's loop, written plainly."""
+    content, style = read(request["content"]), read(request["style"])
+    return {"marks": plain_paper.paint(content, style, request["iterations"]), "precision": "float32"}
+
+
+def paper_losses(request: dict[str, Any]) -> dict[str, Any]:
+    """Judge pictures by the paper's loss, in float32, on their 8-bit pixels."""
+    paper = plain_paper.Paper(read(request["content"]), read(request["style"]))
+    return {"losses": [float(paper.loss(plain_paper.to_input(read(path)))) for path in request["pictures"]]}
+
+
+def judge(request: dict[str, Any]) -> dict[str, Any]:
+    """Give the three errors of each picture, scaled to a size or (null) at its own."""
+    content, style = read(request["content"]), read(request["style"])
+    found = []
+    for path, size in request["pictures"]:
+        picture = read(path)
+        found.append(errors.errors(errors.scaled(picture, size) if size else picture, content, style))
+    return {"errors": found}
+
+
+def export_weights(request: dict[str, Any]) -> dict[str, Any]:
+    """Write the bundled weights as PyTorch orders them: (C_out, C_in, 3, 3)."""
+    loaded = weights.load("bundled")
+    arrays = {}
+    for name, (kernel, bias) in loaded.layers.items():
+        arrays[f"{name}/kernel"], arrays[f"{name}/bias"] = kernel.transpose(3, 2, 0, 1), bias
+    np.savez(request["path"], **arrays)
+    return {"sha256": loaded.sha256}
+
+
+def memory(request: dict[str, Any]) -> dict[str, Any]:
+    """Paint in a fresh process and give the peak of its memory."""
+    loaded = engine(request)
+    begun = time.perf_counter()
+    marks = [time.perf_counter() - begun for _ in loaded.stylize(job(request, settings(request["settings"])))]
+    step_s = statistics.median(np.diff(marks).tolist())
+    return {**facts(loaded), "step_s": step_s}
+
+
+KINDS: Final = {
+    function.__name__: function
+    for function in (machine, steps, paint, plain, paper_losses, judge, export_weights, memory)
+}
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.load(sys.stdin)
+    answer = KINDS[request["kind"]](request)
+    print(json.dumps({**answer, "peak_mb": memory_mb("self", "VmHWM")}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

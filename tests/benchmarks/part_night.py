@@ -1,0 +1,170 @@
+"""A night of pairs: the resident service against a fresh process a job, and the gap between two of its jobs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from processes import NoAnswerError, environment, last_line
+from tables import Table, middle, ratio
+
+from daemon import files, images
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench import Bench
+
+    from daemon.job import Picture
+
+JOBS: Final = 20
+QUICK_JOBS: Final = 4
+PAINTINGS: Final = 2
+PRESET: Final = "preview"
+MAX_MEGAPIXELS: Final = 200
+CROP_PX: Final = 4
+
+
+def run(bench: Bench) -> list[Table]:
+    """Paint the same pairs both ways: half of them fresh, the resident service's night, the rest fresh."""
+    count = QUICK_JOBS if bench.options.quick else JOBS
+    drop = _make_drop(bench, count)
+    nights: list[dict[str, Any]] = []
+    fresh: list[float] = []
+    for number in range(bench.options.repeats):
+        first = _fresh(bench, drop, range(count // 2))
+        nights.append(_resident(bench, drop, count, number))
+        fresh.append(first + _fresh(bench, drop, range(count // 2, count)))
+    return [_rates(count, nights, fresh), _gaps(nights)]
+
+
+def _make_drop(bench: Bench, count: int) -> Path:
+    """Make contents that differ from each other, two paintings in a library, and sidecars."""
+    drop = bench.work / "night-drop"
+    shutil.rmtree(drop, ignore_errors=True)
+    (drop / "styles").mkdir(parents=True)
+    for number in range(PAINTINGS):
+        painting = _read(bench.pairs[number % len(bench.pairs)].style)
+        _write(drop / "styles" / f"painting-{number}.png", painting if number == 0 else painting[::-1, ::-1])
+    for number in range(count):
+        photo = _read(bench.pairs[number % len(bench.pairs)].content)
+        cut = CROP_PX * number
+        _write(drop / f"photo-{number:02}.png", photo[:, cut : photo.shape[1] - CROP_PX * count + cut])
+        text = f"content: photo-{number:02}.png\nstyle: painting-{number % PAINTINGS}.png\npreset: {PRESET}\n"
+        files.replace(drop / f"photo-{number:02}.yaml", text.encode())
+    return drop
+
+
+def _read(path: Path) -> Picture:
+    return images.read(path, MAX_MEGAPIXELS)
+
+
+def _write(path: Path, picture: Picture) -> None:
+    files.replace(path, images.encode(picture, "png"))
+
+
+def _config(bench: Bench, home: Path) -> Path:
+    path = home / "config.yaml"
+    text = {
+        "folders": {"styles": "./styles"},
+        "engine": {"precision": bench.options.precision},
+        "log": {"format": "json"},
+    }
+    files.replace(path, json.dumps(text).encode())
+    return path
+
+
+def _resident(bench: Bench, drop: Path, count: int, number: int) -> dict[str, Any]:
+    """Run the service on a full inbox until it is drained."""
+    home = bench.work / f"night-{number}"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    shutil.copytree(drop, home / "inbox", ignore=shutil.ignore_patterns("styles"))
+    shutil.copytree(drop / "styles", home / "styles")
+    log = home / "log.jsonl"
+    bench.say(f"night: resident, {count} jobs")
+    begun = time.perf_counter()
+    with log.open("wb") as stdout:
+        done = _command(["run", "--drain", "--config", str(_config(bench, home))], stdout)
+    seconds = time.perf_counter() - begun
+    records = [json.loads(line) for line in log.read_bytes().splitlines()]
+    completed = [record for record in records if record["event"] == "job.completed"]
+    if done.returncode or len(completed) != count:
+        how = f"exit code {done.returncode}, {last_line(done.stderr)}"
+        raise NoAnswerError(f"{len(completed)} of {count} jobs completed, {how}: {log}")
+    started = [record for record in records if record["event"] == "job.started"]
+    shutil.rmtree(home / "spool")
+    return {"seconds": seconds, "completed": completed, "started": started}
+
+
+def _fresh(bench: Bench, drop: Path, numbers: range) -> float:
+    """Paint some of the pairs, each in a process of its own; returns the seconds."""
+    bench.say(f"night: fresh processes, jobs {numbers.start} to {numbers.stop - 1}")
+    home = bench.work / "night-fresh"
+    home.mkdir(exist_ok=True)
+    config = _config(bench, home)
+    begun = time.perf_counter()
+    for number in numbers:
+        style = drop / "styles" / f"painting-{number % PAINTINGS}.png"
+        output = home / f"photo-{number:02}.png"
+        names = [str(drop / f"photo-{number:02}.png"), str(style), "-o", str(output)]
+        done = _command(["stylize", *names, "--set", f"preset={PRESET}", "--config", str(config)])
+        if done.returncode:
+            raise NoAnswerError(f"stylize: exit code {done.returncode}: {last_line(done.stderr)}")
+    return time.perf_counter() - begun
+
+
+def _command(arguments: list[str], stdout: Any = subprocess.DEVNULL) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "daemon", *arguments]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False, env=environment())
+
+
+def _rates(count: int, nights: list[dict[str, Any]], fresh: list[float]) -> Table:
+    resident_s, fresh_s = middle([night["seconds"] for night in nights]), middle(fresh)
+    rates = {"resident service": resident_s, "a fresh process a job": fresh_s}
+    return Table(
+        f"A night of {count} pairs with {PAINTINGS} paintings, preset {PRESET}",
+        ("way", "seconds", "jobs an hour", "times as many"),
+        [
+            (name, seconds, ratio(3600.0 * count, seconds), ratio(fresh_s, seconds))
+            for name, seconds in rates.items()
+        ],
+        ["whole seconds of `run --drain` and of the `stylize` commands, start, model and settling included"],
+        {"nights": nights, "fresh_s": fresh},
+    )
+
+
+def _gaps(nights: list[dict[str, Any]]) -> Table:
+    logged = [record.get("gap_s") for night in nights for record in night["completed"][1:]]
+    stamped = [gap for night in nights for gap in _stamped_gaps(night)]
+    table = Table(
+        "The gap between two jobs of the night",
+        ("measured", "jobs", "median s", "longest s"),
+        [
+            _gap_row("gap_s of job.completed", logged),
+            _gap_row("job.completed to the next job.started", stamped),
+        ],
+    )
+    if not any(gap is not None for gap in logged):
+        table.notes.append("this version logs no gap_s")
+    return table
+
+
+def _gap_row(name: str, gaps: list[float | None]) -> tuple[Any, ...]:
+    measured = [float(gap) for gap in gaps if gap is not None]
+    return name, len(measured), middle(measured), max(measured, default=None)
+
+
+def _stamped_gaps(night: dict[str, Any]) -> list[float]:
+    """Take the gaps from the records' times: from each job's end to the next one's start."""
+    ends, starts = ([_time(record) for record in night[name]] for name in ("completed", "started"))
+    return [(start - end).total_seconds() for end, start in zip(ends, starts[1:], strict=False)]
+
+
+def _time(record: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(record["timestamp"])

@@ -1,0 +1,122 @@
+"""What is computed ahead for the next job, in another thread, changes nothing of its numbers."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from daemon.errors import JobError
+from daemon.settings import PRESETS, Settings
+from daemon.transfer.stylize import Painter
+from daemon.transfer.targets import Leg, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.job import Step
+    from daemon.transfer.stylize import Prepared
+    from daemon.transfer.vgg19 import Vgg19
+
+    Order = Callable[..., Subject]
+
+JOBS: dict[str, dict[str, Any]] = {
+    "paper": {**PRESETS["paper"], "size": 32, "iterations": 3},
+    "default": {
+        **PRESETS["default"],
+        "size": 48,
+        "iterations": 3,
+        "scales": [{"size": 32, "iterations": 3}],
+    },
+}
+
+
+@pytest.fixture
+def order(picture: Callable[..., np.ndarray]) -> Order:
+    """Make a named job of two blended styles."""
+
+    def make(name: str, content: int = 0, **settings: Any) -> Subject:
+        styles = [(picture(36, 28, 1), 2.0), (picture(30, 50, 2), 1.0)]
+        return Subject(picture(36, 48, content), styles, Settings.model_validate({**JOBS[name], **settings}))
+
+    return make
+
+
+def painted(painter: Painter, subject: Subject, prepared: Prepared | None = None) -> list[Step]:
+    """Paint, every picture wanted."""
+    return list(painter.begin(subject, prepared=prepared, wants_picture=lambda _iteration: True).steps())
+
+
+def assert_equal(found: list[Step], expected: list[Step]) -> None:
+    """Rows and pictures are equal to the bit."""
+    assert [(step.iteration, step.losses) for step in found] == [(s.iteration, s.losses) for s in expected]
+    assert all(np.array_equal(a.picture, b.picture) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_prepared_job_is_the_same_to_the_bit(
+    painter: Painter, order: Order, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Rows and pictures are those of the job without, and nothing of its first size is computed again."""
+    subject = order(name)
+    expected = painted(painter, subject)
+    prepared = painter.prepare(subject)
+    asked: list[tuple[int, ...]] = []
+    program = painter.program(subject.settings)
+    inner = program.content_features
+    monkeypatch.setattr(program, "content_features", lambda image: asked.append(image.shape) or inner(image))
+    assert_equal(painted(painter, subject, prepared), expected)
+    assert [shape[1:3] for shape in asked] == [(leg.height, leg.width) for leg in subject.legs()[1:]]
+
+
+def test_preparing_amid_a_painting_disturbs_neither(painter: Painter, order: Order) -> None:
+    """Another thread prepares while a picture is painted: both jobs are as they would be alone."""
+    one, other = order("default"), order("default", content=3, strength=0.9)
+    alone = painted(painter, one), painted(painter, other)
+    made: list[Prepared] = []
+    run = painter.begin(one, wants_picture=lambda _iteration: True).steps()
+    steps = [next(run)]
+    thread = threading.Thread(target=lambda: made.append(painter.prepare(other)))
+    thread.start()
+    steps += run
+    thread.join(60)
+    assert_equal(steps, alone[0])
+    assert_equal(painted(painter, other, made[0]), alone[1])
+
+
+def test_two_threads_that_are_the_first_compile_once(network: Vgg19, order: Order) -> None:
+    """Where preparing and painting meet a new plan at one time they get one program."""
+    painter = Painter(network)
+    gate, found = threading.Barrier(2), []
+
+    def ask() -> None:
+        gate.wait(60)
+        found.append(painter.program(order("paper").settings))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 2
+    assert found[0] is found[1]
+
+
+def test_what_is_prepared_for_another_size_is_not_taken(painter: Painter, order: Order) -> None:
+    """Targets of another first size are passed over."""
+    small, large = order("paper"), order("paper", size=40)
+    expected = painted(painter, large)
+    prepared = painter.prepare(small)
+    assert prepared.leg == Leg(24, 32, 3)
+    assert_equal(painted(painter, large, prepared), expected)
+
+
+def test_what_cannot_be_painted_cannot_be_prepared(
+    painter: Painter, picture: Callable[..., np.ndarray]
+) -> None:
+    """A content too narrow is refused beforehand as it is later."""
+    subject = Subject(picture(20, 200), [(picture(30, 30), 1.0)], Settings.model_validate(JOBS["paper"]))
+    with pytest.raises(JobError, match="200 x 20 px"):
+        painter.prepare(subject)
