@@ -52,12 +52,14 @@ def scaled(picture: Image.Image, longest: int) -> np.ndarray:
 
 def network(dtype: str = "float32") -> keras.Model:
     """Build Keras' VGG19 with the bundled weights; its outputs are those of all convolutions, by name."""
-    before = keras.config.floatx()
+    before = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)  # whichever layer comes first fixes it for all that follow
     try:
         model = keras.applications.VGG19(include_top=False, weights=None)
     finally:
-        keras.config.set_floatx(before)
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
     for name, (kernel, bias) in bundled_layers().items():
         model.get_layer(name).set_weights([kernel, bias])
     outputs = {layer.name: layer.output for layer in model.layers if "conv" in layer.name}
