@@ -1,0 +1,118 @@
+"""Memory that is short, on the real engine: by tiles from the start, or after it ran out; the same picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from trees import save
+
+from daemon import config
+from daemon.engine.local import LocalEngine
+from daemon.errors import EngineError, Reason
+from daemon.job import Request
+from daemon.settings import Settings
+from daemon.transfer.program import Program, TiledProgram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.job import Step
+
+TINY_MB = 1  # nothing fits, so that the smallest tiles are taken
+KEYS = {"size": 288, "iterations": 3, "scales": [{"size": 48, "iterations": 3}], "frames": {"every": 0}}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
+    """A loaded engine in float32."""
+    made = LocalEngine(
+        config.build({"engine": {"precision": "float32"}}, tmp_path_factory.mktemp("engine"), environment={})
+    )
+    made.start()
+    return made
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Request]:
+    """Ask for a picture that takes two tiles of 256 px."""
+    folder: Path = tmp_path_factory.mktemp("pictures")
+    content, style = save(folder / "c.png", 1, 288, 96), save(folder / "s.png", 2, 96, 96)
+
+    def request(**more: Any) -> Request:
+        return Request(content, ((style, 1.0),), None, Settings.model_validate(KEYS), **more)
+
+    return request
+
+
+@pytest.fixture(scope="module")
+def whole(engine: LocalEngine, ask: Callable[..., Request]) -> list[Step]:
+    """The steps of the picture in one piece."""
+    return list(engine.stylize(ask()))
+
+
+def losses(steps: list[Step]) -> list[float]:
+    """Take the totals."""
+    return [step.losses.total for step in steps]
+
+
+def test_a_picture_beyond_its_limit_is_painted_by_tiles(
+    engine: LocalEngine, ask: Callable[..., Request], whole: list[Step]
+) -> None:
+    """Under a limit that nothing fits, the steps are those of the whole picture to rounding, and say how."""
+    steps = list(engine.stylize(ask(memory_limit_mb=TINY_MB)))
+    assert whole[-1].painting
+    assert whole[-1].painting.computed == "whole"
+    assert steps[-1].painting
+    assert steps[-1].painting.computed.startswith("tiles of")
+    assert losses(steps) == pytest.approx(losses(whole), rel=1e-3)
+    difference = steps[-1].painting.picture.astype(int) - whole[-1].painting.picture
+    assert np.abs(difference).mean() < 1
+
+
+def test_memory_that_runs_out_is_freed_then_the_picture_goes_on_by_tiles(
+    engine: LocalEngine, ask: Callable[..., Request], whole: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is told twice, and each thing done about it is told once."""
+    real, calls = Program.__init__, []
+
+    def init(self: Program, *args: Any) -> None:
+        real(self, *args)
+        step = self.step
+
+        def failing(*inputs: Any) -> Any:
+            calls.append(1)
+            if len(calls) > 5:
+                raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+            return step(*inputs)
+
+        self.step = failing
+
+    monkeypatch.setattr(Program, "__init__", init)
+    monkeypatch.setattr(engine._painter, "_programs", {})
+    steps = list(engine.stylize(ask()))
+    assert [step.iteration for step in steps] == [step.iteration for step in whole]
+    assert losses(steps) == pytest.approx(losses(whole), rel=1e-3)
+    told = [step.trouble for step in steps if step.trouble]
+    assert told == ["memory ran out; going on: tiles of 1024 px"]
+    assert steps[-1].painting
+    assert steps[-1].painting.computed == "tiles of 1024 px"
+
+
+def test_memory_that_is_never_enough_is_an_engine_error(
+    engine: LocalEngine, ask: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of the ladder the attempt ends as out of memory."""
+
+    def exhausted(*_: Any) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+
+    monkeypatch.setattr(Program, "_step", exhausted)
+    monkeypatch.setattr(TiledProgram, "step", exhausted)
+    monkeypatch.setattr(engine._painter, "_programs", {})
+    with pytest.raises(EngineError) as caught:
+        list(engine.stylize(ask()))
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
