@@ -114,8 +114,9 @@ class Easel:
         self._info = engine.start()
         entry = self._claim.entry
         _clear(entry.out, keeps_frames=entry.progress > 0)
-        request = replace(request_for(entry, self._job), memory_limit_mb=self._limit_mb(self._info))
-        self._estimate_mb = self._estimated_mb(self._info, request.memory_limit_mb)
+        limit_mb = memory.limit_mb(self._memory_limit_mb, self._info.device, self._info.precision)
+        request = replace(request_for(entry, self._job), memory_limit_mb=limit_mb)
+        self._estimate_mb = self._estimated_mb(self._info, limit_mb)
         log.info("job.started", **self._facts(self._info))
         writer = FrameWriter(entry.out / FRAMES, self._outbox.live(self._job), self._outbox.check)
         try:
@@ -128,12 +129,6 @@ class Easel:
         if self._painting is None:
             writer.require_all()
         return self._painting is not None
-
-    def _limit_mb(self, info: EngineInfo) -> int | None:
-        """Say what the engine's process may take; the memory of a GPU is not estimated."""
-        if info.device.startswith("GPU"):
-            return None
-        return self._memory_limit_mb or memory.available_mb(info.precision)
 
     def _estimated_mb(self, info: EngineInfo, limit_mb: int | None) -> int | None:
         """Estimate what this job will take, computed as the engine will plan it."""
@@ -377,9 +372,7 @@ def room_needed(job: Job) -> Needed:
     if settings is None:
         return Needed(dropped, 0, len(job.parts) + 4)
     (content,) = job.parts_of("content")
-    scale = 1.0
-    if settings.size != "original":
-        scale = settings.size / max(content.height_px, content.width_px, 1)
+    scale = job.road[-1].size / max(content.height_px, content.width_px, 1)
     frames = job.total_iterations // settings.frames.every + 1 if settings.frames.every else 0
     pixels = math.ceil(content.height_px * content.width_px * scale**2)
     shown = dropped + pixels * 3 * (frames + 2)

@@ -128,15 +128,17 @@ class Job:
     @property
     def road(self) -> tuple[Scale, ...]:
         """The sizes to paint at, coarse to fine; none of a job that cannot be painted."""
-        if self.settings is None:
-            return ()
-        (content,) = self.parts_of("content")
-        return self.settings.road(content.height_px, content.width_px)
+        return self.settings.road(*self._content_px) if self.settings else ()
 
     @property
     def total_iterations(self) -> int:
         """Iterations over all sizes."""
-        return sum(scale.iterations for scale in self.road)
+        return self.settings.total_iterations(*self._content_px) if self.settings else 0
+
+    @property
+    def _content_px(self) -> tuple[int, int]:
+        (content,) = self.parts_of("content")
+        return content.height_px, content.width_px
 
     def parts_of(self, role: Role) -> tuple[Part, ...]:
         """The accepted files that play one role."""

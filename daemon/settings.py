@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 MIN_SIZE_PX: Final = 16
 MAX_SIZE_PX: Final = 16384
 MAX_ITERATIONS: Final = 100_000
+# Of `scales: auto`.
+_COARSEST_PX: Final = 128
+_NARROWEST_PX: Final = 32
+_AUTO_SHARES: Final = (1.5, 3.0)  # of the final iterations: at a half of the final size, at a quarter and less
 CONVOLUTIONS_PER_BLOCK: Final = (2, 2, 4, 4, 4)
 LAYERS: Final = tuple(
     f"block{block}_conv{convolution}"
@@ -280,24 +284,24 @@ def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
     return coarse
 
 
-_COARSEST_PX: Final = 128
-_NARROWEST_PX: Final = 32
-_AUTO_SHARES: Final = (1.5, 3.0)  # of the final iterations: at a half of the final size, at a quarter and less
-
+_SHARED: Final[dict[str, Any]] = {
+    "style_layers": [f"block{block}_conv1" for block in range(1, 6)],
+    "tv_weight": 0,
+    "pooling": "max",
+    "init": "content",
+}
 _BALANCED: Final[dict[str, Any]] = {
+    **_SHARED,
     "strength": 0.5,
     "iterations": 20,
     "scales": "auto",
     "objective": "balanced",
     "optimizer": "lbfgs",
     "content_layers": {"block4_conv2": 1},
-    "style_layers": [f"block{block}_conv1" for block in range(1, 6)],
-    "tv_weight": 0,
-    "pooling": "max",
-    "init": "content",
     "init_colors": "style",
 }
 _PAPER: Final[dict[str, Any]] = {
+    **_SHARED,
     "iterations": 100,
     "scales": "none",
     "objective": "paper",
@@ -306,10 +310,6 @@ _PAPER: Final[dict[str, Any]] = {
     "content_weight": 1000,
     "style_weight": 0.01,
     "content_layers": {"block5_conv2": 1},
-    "style_layers": [f"block{block}_conv1" for block in range(1, 6)],
-    "tv_weight": 0,
-    "pooling": "max",
-    "init": "content",
     "init_colors": "content",
 }
 PRESETS: Final[dict[str, dict[str, Any]]] = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from daemon import files
+from daemon.engine.sealed import seal, unseal
 from daemon.job import CHECKPOINT_SUFFIX
 from daemon.transfer.stylize import Checkpoint
 
@@ -22,7 +23,6 @@ KEPT: Final = 2
 # A checkpoint may take one part in so many of the time between two of them.
 _MAX_SHARE: Final = 200
 _ARRAYS: Final = ("image", "best_image", "first", "rows")
-_DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
 class Checkpoints:
@@ -64,9 +64,8 @@ class Checkpoints:
         if not self._folder.is_dir():
             self._folder.mkdir()  # in a job that is there, or nowhere
         path = self._folder / f"{len(checkpoint.rows):07d}{CHECKPOINT_SUFFIX}"
-        data = _pack(checkpoint, self._key)
         try:
-            files.replace(path, hashlib.sha256(data).digest() + data)
+            files.replace(path, seal(_pack(checkpoint, self._key)))
         finally:
             self._tidy(path)
         now = self._clock()
@@ -97,10 +96,8 @@ class Checkpoints:
 
     def _read(self, path: Path) -> Checkpoint | None:
         try:
-            data = path.read_bytes()
-            if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
-                return None
-            return _unpack(data[_DIGEST_BYTES:], self._key)
+            data = unseal(path.read_bytes())
+            return None if data is None else _unpack(data, self._key)
         except Exception:  # noqa: BLE001 - numpy raises nearly anything, and there is an older one, or the start
             return None
 

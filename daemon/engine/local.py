@@ -98,7 +98,9 @@ class LocalEngine:
     ) -> Generator[Step, None, None]:
         """Paint; where memory runs out, free what can be freed, then go on in smaller pieces."""
         assert self._painter is not None  # noqa: S101 - `stylize` has started it
-        rungs = self._painter.rungs(ready.subject, self._limit_mb(request))
+        info = self.start()
+        asked_mb = request.memory_limit_mb or self._options.memory_limit_mb
+        rungs = self._painter.rungs(ready.subject, memory.limit_mb(asked_mb, info.device, info.precision))
         resumed = kept.newest(request.resume_limit) if kept else None
         told, trouble, is_freed = 0, "", False
         while True:
@@ -138,14 +140,6 @@ class LocalEngine:
                 trouble = _save(kept, run)
             if stops:
                 return
-
-    def _limit_mb(self, request: Request) -> int | None:
-        """Give what this process may take; None on a GPU, whose memory is not estimated."""
-        info = self.start()
-        if info.device.startswith("GPU"):
-            return None
-        asked = request.memory_limit_mb or self._options.memory_limit_mb
-        return asked or memory.available_mb(info.precision)
 
     def _free(self) -> None:
         """Let go of everything that is only kept to be faster."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import hashlib
 import io
 import os
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from daemon import files
+from daemon.engine.sealed import seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from daemon.transfer.targets import Grams
 
 _SUFFIX: Final = ".grams"
-_DIGEST_BYTES: Final = hashlib.sha256().digest_size
 MEMORY_BYTES: Final = 64_000_000  # about 25 styles at one size
 DISK_BYTES: Final = 256_000_000
 
@@ -74,12 +73,12 @@ class StyleTargets:
             return None
         path = self._folder / f"{key}{_SUFFIX}"
         try:
-            data = path.read_bytes()
-            if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+            data = unseal(path.read_bytes())
+            if data is None:
                 return None
-            with np.load(io.BytesIO(data[_DIGEST_BYTES:]), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 grams = dict(arrays)
-            os.utime(path)  # asked for now
+            os.utime(path)  # `_tidy` goes by it
         except OSError:
             return None
         return grams
@@ -89,11 +88,10 @@ class StyleTargets:
             return
         buffer = io.BytesIO()
         np.savez(buffer, **dict[str, Any](grams))
-        data = buffer.getvalue()
         with contextlib.suppress(OSError):
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"{key}{_SUFFIX}"
-            files.replace(path, hashlib.sha256(data).digest() + data, is_durable=False)
+            files.replace(path, seal(buffer.getvalue()), is_durable=False)
             self._tidy()
 
     def _tidy(self) -> None:

@@ -6,11 +6,13 @@ import contextlib
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import tensorflow as tf
 
 from daemon.errors import EngineError, NotReady, Reason
+from daemon.transfer import memory
 from daemon.transfer.precision import Precision
 from daemon.transfer.precision import choose as choose_precision
 
@@ -100,10 +102,8 @@ def begin_peak() -> None:
 
 def peak_mb() -> int | None:
     """Give the highest resident memory of this process since, in MB of 2^20 bytes; None if nobody tells."""
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) // 1024
+    with contextlib.suppress(OSError, StopIteration):
+        return memory.kilobytes(Path("/proc/self/status"), "VmHWM") // 1024
     return None
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import tensorflow as tf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+PICTURE: Final = tf.TensorSpec([1, None, None, 3], tf.float32)
+SCALAR: Final = tf.TensorSpec([], tf.float32)
 
 # TensorFlow takes the programs of several plans for one that is traced again and again. A test counts traces.
 tf.get_logger().addFilter(lambda record: "triggered tf.function retracing" not in record.getMessage())

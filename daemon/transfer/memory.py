@@ -130,10 +130,27 @@ def planned_mb(job: Sequence[Work], limit_mb: int | None) -> int:
 
 def available_mb(precision: str, proc: Path = Path("/proc")) -> int:
     """Give what an engine that has only loaded its model may grow to: what the machine can spare on top."""
-    return _kilobytes(proc / "meminfo", "MemAvailable") // 1024 + _BASE_MB[precision]
+    return kilobytes(proc / "meminfo", "MemAvailable") // 1024 + _BASE_MB[precision]
 
 
-def _kilobytes(path: Path, key: str) -> int:
+def limit_mb(asked_mb: int | None, device: str, precision: str) -> int | None:
+    """Decide what the engine's process may take; None on a GPU, whose memory is not estimated.
+
+    Args:
+        asked_mb: `engine.memory_limit_mb`; None: what the machine has.
+        device: as the engine names it.
+        precision: of its convolutions.
+    """
+    return None if device.startswith("GPU") else asked_mb or available_mb(precision)
+
+
+def kilobytes(path: Path, key: str) -> int:
+    """Read a size from one of the kernel's own tables.
+
+    Raises:
+        OSError: there is no such table.
+        StopIteration: it has no such line.
+    """
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
 

@@ -12,9 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from daemon.transfer import memory
+from daemon.transfer.graphs import PICTURE, SCALAR
 
-_PICTURE: Final = tf.TensorSpec([1, None, None, 3], tf.float32)
-_SCALAR: Final = tf.TensorSpec([], tf.float32)
 DAMPING: Final = 0.1
 
 
@@ -59,7 +58,7 @@ class Adam:
 
     def signature(self) -> AdamState:
         """Give the specs of the state's tensors."""
-        return AdamState(_SCALAR, _SCALAR, _PICTURE, _PICTURE)
+        return AdamState(SCALAR, SCALAR, PICTURE, PICTURE)
 
     def start(self, image: Any, learning_rate: float) -> AdamState:
         """Make the state before the first update."""
@@ -128,8 +127,8 @@ class Lbfgs:
 
     def signature(self) -> LbfgsState:
         """Give the specs of the state's tensors."""
-        pictures, scalars = (_PICTURE,) * self.history, (_SCALAR,) * self.history
-        return LbfgsState(_PICTURE, _PICTURE, _SCALAR, pictures, pictures, scalars, _SCALAR, _SCALAR)
+        pictures, scalars = (PICTURE,) * self.history, (SCALAR,) * self.history
+        return LbfgsState(PICTURE, PICTURE, SCALAR, pictures, pictures, scalars, SCALAR, SCALAR)
 
     def start(self, image: Any, learning_rate: float) -> LbfgsState:  # noqa: ARG002
         """Make the state before the first update."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import tensorflow as tf
 
+from daemon.transfer.graphs import compiled
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -67,7 +69,7 @@ def measured_gain() -> float:
 
 def _convolution(dtype: Any) -> Callable[[], object]:
     image, kernel = tf.ones(_IMAGE, dtype), tf.ones(_KERNEL, dtype)
-    convolve = tf.function(lambda: tf.reduce_sum(tf.nn.conv2d(image, kernel, 1, "SAME")))
+    convolve = compiled(lambda: tf.reduce_sum(tf.nn.conv2d(image, kernel, 1, "SAME")), [])
     return lambda: convolve().numpy()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from daemon.transfer import losses, pixels
-from daemon.transfer.graphs import compiled
+from daemon.transfer.graphs import PICTURE, SCALAR, compiled
 from daemon.transfer.losses import Loss, Targets
 from daemon.transfer.optimizers import OPTIMIZERS
 from daemon.transfer.tiles import Tiled
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from daemon.settings import Settings
     from daemon.transfer.optimizers import Optimizer
     from daemon.transfer.vgg19 import Vgg19
-
-_PICTURE: Final = tf.TensorSpec([1, None, None, 3], tf.float32)
-_SCALAR: Final = tf.TensorSpec([], tf.float32)
 
 
 @dataclass(frozen=True)
@@ -45,18 +42,29 @@ class Plan:
         )
 
 
-class Program:
+class _Planned:
+    """What every program of a plan has, however it computes a picture."""
+
+    def __init__(self, network: Vgg19, plan: Plan) -> None:
+        self.plan = plan
+        self.optimizer: Optimizer = OPTIMIZERS[plan.optimizer]
+        self.network = network
+
+    def _moved(self, image: Any, gradient: Any, loss: Any, state: Any) -> tuple[Any, Any]:
+        moved, state = self.optimizer.update(image, gradient, loss, state)
+        return pixels.clip(moved), state
+
+
+class Program(_Planned):
     """The functions of one plan. The first call of each traces it, no later one does."""
 
     def __init__(self, network: Vgg19, plan: Plan) -> None:
         """Compile lazily."""
-        self.plan = plan
-        self.optimizer: Optimizer = OPTIMIZERS[plan.optimizer]
-        self.network = network
+        super().__init__(network, plan)
         self._objective = losses.OBJECTIVES[plan.objective]
-        specs = [_PICTURE, self._target_specs()]
-        self.content_features = compiled(self._content_features, [_PICTURE])
-        self.style_grams = compiled(self._style_grams, [_PICTURE])
+        specs = [PICTURE, self._target_specs()]
+        self.content_features = compiled(self._content_features, [PICTURE])
+        self.style_grams = compiled(self._style_grams, [PICTURE])
         self.loss = compiled(self._loss, specs)
         self.step = compiled(self._step, [*specs, self.optimizer.signature()])
 
@@ -67,11 +75,11 @@ class Program:
         return Targets(
             dict.fromkeys(content, features),
             dict.fromkeys(style, gram),
-            dict.fromkeys(content, _SCALAR),
-            dict.fromkeys(style, _SCALAR),
-            _SCALAR,
-            _SCALAR,
-            _SCALAR,
+            dict.fromkeys(content, SCALAR),
+            dict.fromkeys(style, SCALAR),
+            SCALAR,
+            SCALAR,
+            SCALAR,
         )
 
     def _content_features(self, image: Any) -> dict[str, Any]:
@@ -96,8 +104,8 @@ class Program:
             tape.watch(image)
             loss = self._objective_of(image, targets)
         gradient = tape.gradient(loss.total, image)
-        moved, state = self.optimizer.update(image, gradient, loss.total, state)
-        return _guarded(image, loss), pixels.clip(moved), state
+        moved, state = self._moved(image, gradient, loss.total, state)
+        return _guarded(image, loss), moved, state
 
 
 def _guarded(image: Any, loss: Loss) -> Loss:
@@ -106,21 +114,19 @@ def _guarded(image: Any, loss: Loss) -> Loss:
     return loss._replace(total=tf.where(is_finite, loss.total, math.nan))
 
 
-class TiledProgram:
+class TiledProgram(_Planned):
     """The same functions in the memory of one tile, for the same picture at the cost of more time."""
 
     def __init__(self, network: Vgg19, plan: Plan, core_px: int) -> None:
         """Compile lazily; see `tiles.Tiled`."""
-        self.plan = plan
-        self.optimizer: Optimizer = OPTIMIZERS[plan.optimizer]
-        self.network = network
+        super().__init__(network, plan)
         objective = losses.OBJECTIVES[plan.objective]
         self._tiled = Tiled(
             network, plan.content_layers, plan.style_layers, plan.pooling, objective, core_px=core_px
         )
         self.content_features = self._tiled.content_features
         self.style_grams = self._tiled.style_grams
-        specs = [_PICTURE, _PICTURE, _SCALAR, self.optimizer.signature()]
+        specs = [PICTURE, PICTURE, SCALAR, self.optimizer.signature()]
         self._update = compiled(self._moved, specs)
 
     def loss(self, image: Any, targets: Targets) -> Loss:
@@ -132,10 +138,6 @@ class TiledProgram:
         loss, gradient = self._tiled.loss_and_gradient(image, targets)
         moved, state = self._update(image, gradient, loss.total, state)
         return _guarded(image, loss), moved, state
-
-    def _moved(self, image: Any, gradient: Any, loss: Any, state: Any) -> tuple[Any, Any]:
-        moved, state = self.optimizer.update(image, gradient, loss, state)
-        return pixels.clip(moved), state
 
 
 AnyProgram = Program | TiledProgram

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import tensorflow as tf
 
 from daemon.transfer import losses
-from daemon.transfer.graphs import compiled
+from daemon.transfer.graphs import PICTURE, SCALAR, compiled
 from daemon.transfer.grid import Tile, borders, feature_px, halo_px, spans
 from daemon.transfer.losses import Loss, Statistics, Targets
 
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
     from daemon.transfer.vgg19 import Vgg19
 
-_PICTURE: Final = tf.TensorSpec([1, None, None, 3], tf.float32)
 _FEATURES: Final = tf.TensorSpec([1, None, None, None], tf.float32)
 _GRAM: Final = tf.TensorSpec([None, None], tf.float32)
-_SCALAR: Final = tf.TensorSpec([], tf.float32)
 _BORDERS: Final = tf.TensorSpec([4], tf.int32)
 
 
@@ -70,9 +68,9 @@ class Tiled:
         self._objective = objective
         self._core_px = core_px
         contents = dict.fromkeys(self._content_layers, _FEATURES)
-        grams, errors = dict.fromkeys(self._style_layers, _GRAM), dict.fromkeys(self._content_layers, _SCALAR)
-        slopes = Sums(Statistics(grams, errors), _SCALAR, _SCALAR)
-        tile = [_PICTURE, _BORDERS]
+        grams, errors = dict.fromkeys(self._style_layers, _GRAM), dict.fromkeys(self._content_layers, SCALAR)
+        slopes = Sums(Statistics(grams, errors), SCALAR, SCALAR)
+        tile = [PICTURE, _BORDERS]
         self._core_features = compiled(self._features_of_core, tile)
         self._core_grams = compiled(self._grams_of_core, tile)
         self._core_sums = compiled(self._sums_of_core, [*tile, contents])

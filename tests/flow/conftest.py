@@ -14,10 +14,14 @@ import pytest
 from trees import Tree, wait_for
 
 from daemon import config as config_module
+from daemon import pauses
+from daemon import service as service_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from daemon.config import Config
 
 START_S = 90  # on a machine with other things to do
 CONFIG: dict[str, Any] = {
@@ -26,6 +30,17 @@ CONFIG: dict[str, Any] = {
     "defaults": {"size": 64, "iterations": 4, "frames": {"every": 2}},
     "log": {"level": "debug"},
 }
+
+
+@pytest.fixture
+def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
+    """Make a tree where everything goes quickly."""
+    for name in ("_TICK_S", "_IDLE_S", "_LEAST_S", "_STATUS_S"):
+        monkeypatch.setattr(service_module, name, 0.02)
+    monkeypatch.setattr(pauses, "PAUSE_S", 0.02)
+    made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
+    made.inbox.mkdir()
+    return made
 
 
 class Live:

@@ -13,8 +13,7 @@ from fakes import FakeEngine
 from structlog.testing import capture_logs
 from trees import NearInspector, Tree, wait_for
 
-from daemon import finishing, pauses
-from daemon import service as service_module
+from daemon import finishing
 from daemon.job import State
 from daemon.outbox import curve
 from daemon.service import Service
@@ -25,21 +24,9 @@ if TYPE_CHECKING:
 
     from conftest import Live
 
-    from daemon.config import Config
     from daemon.job import Step
 
 END_S = 60
-
-
-@pytest.fixture
-def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
-    """Make a tree where everything goes quickly."""
-    for name in ("_TICK_S", "_IDLE_S", "_LEAST_S", "_STATUS_S"):
-        monkeypatch.setattr(service_module, name, 0.02)
-    monkeypatch.setattr(pauses, "PAUSE_S", 0.02)
-    made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
-    made.inbox.mkdir()
-    return made
 
 
 class Press:

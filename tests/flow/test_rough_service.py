@@ -10,8 +10,7 @@ from fakes import FakeEngine
 from structlog.testing import capture_logs
 from trees import NearInspector, Stepper, Tree, wait_for
 
-from daemon import documents, pauses
-from daemon import service as service_module
+from daemon import documents
 from daemon.job import State
 from daemon.service import Service
 
@@ -56,17 +55,6 @@ class Running:
         """End it."""
         self.service.ask_stop()
         assert self.wait()
-
-
-@pytest.fixture
-def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
-    """Make a tree where everything goes quickly."""
-    for name in ("_TICK_S", "_IDLE_S", "_LEAST_S", "_STATUS_S"):
-        monkeypatch.setattr(service_module, name, 0.02)
-    monkeypatch.setattr(pauses, "PAUSE_S", 0.02)
-    made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
-    made.inbox.mkdir()
-    return made
 
 
 @pytest.fixture
