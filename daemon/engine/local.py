@@ -120,7 +120,10 @@ class LocalEngine:
             except device.OUT_OF_MEMORY:
                 if is_freed and rungs[-1] == LADDER[-1]:
                     raise
-                resumed = run.checkpoint() if run.is_takeable else (kept.newest() if kept else None)
+                if run.is_takeable:
+                    resumed = run.checkpoint()
+                elif kept:
+                    resumed = kept.newest(request.resume_limit)
                 if is_freed:
                     rungs = [_below(rung) for rung in rungs]
                 self._free()
