@@ -319,7 +319,7 @@ def request_for(entry: Entry, job: Job) -> Request:
         init=entry.input(init[0]) if init else None,
         settings=job.settings,
         checkpoints=entry.checkpoints,
-        resume_limit=_resume_limit(entry.out / FRAMES, job),
+        frames=frozenset(int(path.stem) for path in (entry.out / FRAMES).glob("[0-9]*.png")),
     )
 
 
@@ -343,18 +343,6 @@ def _work(road: tuple[Scale, ...], iteration: int) -> float:
         work += here * float(scale.size) ** 2
         left -= here
     return work
-
-
-def _resume_limit(frames: Path, job: Job) -> int | None:
-    """Tell the last iteration up to which no frame is missing; None where no frames are kept."""
-    every = job.settings.frames.every if job.settings else 0
-    if not every:
-        return None
-    if job.settings and job.settings.early_stop:  # the frames of what was left out are not missing
-        return max((int(path.stem) for path in frames.glob("*.png")), default=-1) + every - 1
-    numbers = range(0, job.total_iterations + 1, every)
-    missing = (number for number in numbers if not (frames / f"{number:04d}.png").exists())
-    return next(missing, job.total_iterations + 1) - 1
 
 
 class Needed(NamedTuple):

@@ -16,6 +16,8 @@ from daemon.errors import Failure
 from daemon.settings import Scale, Settings
 
 if TYPE_CHECKING:  # `status` answers without numpy
+    from collections.abc import Iterable
+
     import numpy as np
     import numpy.typing as npt
 
@@ -235,8 +237,12 @@ class Request:
     init: Path | None
     settings: Settings
     checkpoints: Path | None = None  # where its state is kept, to go on from after a crash
-    resume_limit: int | None = None  # the last iteration to go on from: later frames are not all there
+    frames: frozenset[int] = frozenset()  # the iterations whose frames are on disk from an earlier attempt
     memory_limit_mb: int | None = None  # of the engine's process; None: what the machine has
+
+    def has_frames(self, iterations: Iterable[int]) -> bool:
+        """Tell whether every frame that is wanted of some iterations is on disk: no film has a gap."""
+        return all(number in self.frames for number in iterations if self.settings.frames.keeps(number))
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,7 @@ def _resumed(request: Request) -> int:
     if request.checkpoints is not None:
         for path in sorted(request.checkpoints.glob(f"*{CHECKPOINT_SUFFIX}"), reverse=True):
             done = int(path.stem) - 1
-            limit = done if request.resume_limit is None else request.resume_limit
-            if path.read_bytes() == b"%d whole" % done and done <= limit:
+            if path.read_bytes() == b"%d whole" % done and request.has_frames(range(done + 1)):
                 return done
     return -1
 

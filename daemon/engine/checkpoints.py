@@ -82,15 +82,11 @@ class Checkpoints:
             if path not in good:
                 files.remove_tree(path)
 
-    def newest(self, limit: int | None = None) -> Checkpoint | None:
-        """Read the newest one that is whole and of this key.
-
-        Args:
-            limit: the last iteration that may be gone on from, or None.
-        """
+    def newest(self, is_usable: Callable[[Checkpoint], bool] = lambda _: True) -> Checkpoint | None:
+        """Read the newest one that is whole, of this key and usable."""
         for path in reversed(kept(self._folder)):
             found = self._read(path)
-            if found is not None and (limit is None or found.rows[-1][0] <= limit):
+            if found is not None and is_usable(found):
                 return found
         return None
 

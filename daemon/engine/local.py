@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from daemon.job import Request, Step
     from daemon.settings import Frames
     from daemon.transfer.memory import Rung
-    from daemon.transfer.stylize import Prepared, Run
+    from daemon.transfer.stylize import Checkpoint, Prepared, Run
 
 # At least so often a picture leaves the engine, so that people see how it comes along.
 PREVIEW_S = 5.0
@@ -101,7 +101,7 @@ class LocalEngine:
         info = self.start()
         asked_mb = request.memory_limit_mb or self._options.memory_limit_mb
         rungs = self._painter.rungs(ready.subject, memory.limit_mb(asked_mb, info.device, info.precision))
-        resumed = kept.newest(request.resume_limit) if kept else None
+        resumed = _newest(kept, request) if kept else None
         told, trouble, is_freed = 0, "", False
         while True:
             run = self._painter.begin(
@@ -123,7 +123,7 @@ class LocalEngine:
                 if run.is_takeable:
                     resumed = run.checkpoint()
                 elif kept:
-                    resumed = kept.newest(request.resume_limit)
+                    resumed = _newest(kept, request)
                 if is_freed:
                     rungs = [_below(rung) for rung in rungs]
                 self._free()
@@ -196,6 +196,11 @@ def _completed(step: Step, request: Request, rung: Rung, trouble: str) -> Step:
         memory_peak_mb=device.peak_mb(),
     )
     return replace(step, trouble=trouble, painting=painting)
+
+
+def _newest(kept: Checkpoints, request: Request) -> Checkpoint | None:
+    """Take the newest checkpoint with all its frames: those of the steps before it are not told again."""
+    return kept.newest(lambda found: request.has_frames(found.rows[:, 0].astype(int).tolist()))
 
 
 def _below(rung: Rung) -> Rung:

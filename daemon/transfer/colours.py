@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float64]
 
 _FLOOR: Final = 1.0  # grey levels squared: a picture of few colours has directions without any variance
+# Photos of everyday light need at most 4; what a nearly grey one has of colour is noise, which 50 would show.
+_MOST_GAIN: Final = 5.0
 
 
 class Colours(NamedTuple):
@@ -44,7 +46,8 @@ def moved(picture: Picture, wanted: Colours) -> Picture:
     """Move a picture's colours to a mean and covariance by the Monge-Kantorovich map.
 
     Pitié & Kokaram (2007), eq. 12: of all linear maps that give these moments, the one that changes the colours
-    least.
+    least. In no direction are differences stretched more than fivefold, so colours that hardly differ get fewer
+    than are wanted.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
@@ -53,7 +56,7 @@ def moved(picture: Picture, wanted: Colours) -> Picture:
     own = colours_of(picture)
     root = _power(own.covariance, 0.5)
     inverse = _power(own.covariance, -0.5)
-    transport = inverse @ _power(root @ wanted.covariance @ root, 0.5) @ inverse
+    transport = _capped(inverse @ _power(root @ wanted.covariance @ root, 0.5) @ inverse)
     flat = (picture.reshape(-1, 3) - own.mean) @ transport.T + wanted.mean
     return np.clip(np.rint(flat), 0, 255).astype(np.uint8).reshape(picture.shape)
 
@@ -63,3 +66,10 @@ def _power(matrix: Matrix, exponent: float) -> Matrix:
     values, vectors = np.linalg.eigh(matrix)
     scaled: Matrix = (vectors * np.maximum(values, _FLOOR) ** exponent) @ vectors.T
     return scaled
+
+
+def _capped(transport: Matrix) -> Matrix:
+    """Bound what a symmetric map stretches, in every direction."""
+    gains, directions = np.linalg.eigh(transport)
+    bounded: Matrix = (directions * np.minimum(gains, _MOST_GAIN)) @ directions.T
+    return bounded

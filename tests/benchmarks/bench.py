@@ -28,6 +28,7 @@ import part_memory
 import part_night
 import part_road
 import part_steps
+import picture_files
 from peer import Peer
 from processes import Meanwhile, NoAnswerError, ask
 from rich.console import Console
@@ -42,7 +43,6 @@ PARTS: Final = {
     "memory": part_memory.run,
     "intake": part_intake.run,
 }
-MAX_MEGAPIXELS: Final = 200
 WIDTH: Final = 180  # a table is to be read whole, on a terminal or in a file
 
 
@@ -95,10 +95,10 @@ class Bench:
         found = {}
         for role in ("content", "style"):
             path = getattr(pair, role)
-            picture = images.read(path, MAX_MEGAPIXELS)
+            picture = picture_files.read(path)
             picture = images.resize(picture, *images.fit(*picture.shape[:2], size))
             found[role] = str(folder / f"{path.stem}-{size}.png")
-            files.replace(Path(found[role]), images.encode(picture, "png"))
+            picture_files.write(found[role], picture)
         return found
 
 

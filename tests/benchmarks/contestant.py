@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,9 +17,11 @@ import errors
 import numpy as np
 import plain_paper
 import tensorflow as tf
+from picture_files import read, write
 from processes import memory_mb
+from sidecars import settings
 
-from daemon import config, files, images, sidecar
+from daemon import config, images
 from daemon.engine.local import LocalEngine
 from daemon.job import Request
 from daemon.transfer import weights
@@ -26,30 +29,12 @@ from daemon.transfer import weights
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from daemon.job import Picture, Step
+    from daemon.job import Step
     from daemon.settings import Settings
 
-MAX_MEGAPIXELS: Final = 200
 PRODUCT_SIDE: Final = 3072  # of the matrices whose product is the machine's limit
 WARM_PX: Final = 64
 BEYOND: Final = 3  # iterations past a target, so that the judge finds the one that he agrees to
-
-
-def read(path: str) -> Picture:
-    """Decode a picture."""
-    return images.read(Path(path), MAX_MEGAPIXELS)
-
-
-def write(path: str, picture: Picture) -> None:
-    """Write a picture as PNG."""
-    files.replace(Path(path), images.encode(picture, "png"))
-
-
-def settings(keys: dict[str, Any], **more: Any) -> Settings:
-    """Read a sidecar's keys."""
-    found = sidecar.read({"frames": {"every": 0, "animation": "none"}, **keys, **more}, "benchmark")
-    assert found.settings, found.faults
-    return found.settings
 
 
 def engine(request: dict[str, Any]) -> LocalEngine:
@@ -192,10 +177,14 @@ def export_weights(request: dict[str, Any]) -> dict[str, Any]:
 def memory(request: dict[str, Any]) -> dict[str, Any]:
     """Paint in a fresh process and give the peak of its memory."""
     loaded = engine(request)
-    begun = time.perf_counter()
-    marks = [time.perf_counter() - begun for _ in loaded.stylize(job(request, settings(request["settings"])))]
+    asked = replace(job(request, settings(request["settings"])), memory_limit_mb=request["memory_limit_mb"])
+    marks, painting = [], None
+    for step in loaded.stylize(asked):
+        marks.append(time.perf_counter())
+        painting = step.painting or painting
+    assert painting
     step_s = statistics.median(np.diff(marks).tolist())
-    return {**facts(loaded), "step_s": step_s}
+    return {**facts(loaded), "step_s": step_s, "computed": painting.computed}
 
 
 KINDS: Final = {

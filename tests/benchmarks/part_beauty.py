@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import picture_files
 import sheet
 import sidecars
 from processes import interleaved
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 PRESETS: Final = ("paper", "default", "fine")
 PEER: Final = "pastiche"
+PHOTO: Final = "photo"
+EQUAL: Final = "equal"
 LONGER: Final = 10  # times default's seconds
 TRIES: Final = 6
 CLOSE: Final = 0.02  # relative distance of two content errors that count as equal
@@ -107,8 +110,10 @@ def _table(easel: Easel, answers: dict[str, list[dict[str, Any]]]) -> Table:
         ],
         raw=dict(answers),
     )
-    pictures: list[tuple[str, int | None]] = [(name, size) for name in PRESETS]
-    figures = [(name, *_of_product(answers[name])) for name in PRESETS]
+    picture_files.write(easel.path(PHOTO), picture_files.read(easel.pair.content))
+    pictures: list[tuple[str, int | None]] = [(name, size) for name in (PHOTO, *PRESETS)]
+    figures: list[tuple[str, float | None, int | None]] = [("the photo itself", None, None)]
+    figures += [(name, *_of_product(answers[name])) for name in PRESETS]
     pictures.append(("fine", None))
     figures.append((f"fine at its own {answers['fine'][0]['marks'][-1][1]} px", None, None))
     for index, times in enumerate((1, LONGER) if PEER in answers else ()):
@@ -124,6 +129,11 @@ def _table(easel: Easel, answers: dict[str, list[dict[str, Any]]]) -> Table:
         _find_equal(easel, pictures, figures, table)
     for (name, seconds, iterations), errors in zip(figures, easel.judge(pictures), strict=True):
         table.rows.append((name, *errors, seconds, iterations))
+    if pictures[-1][0] == EQUAL:
+        peers = next(row for row in table.rows if row[0].startswith(PEER))
+        table.notes.append(
+            f"at equal content error: {table.rows[-1][1] / peers[1]:.2f} of pastiche's style error"
+        )
     return table
 
 
@@ -141,19 +151,20 @@ def _find_equal(easel: Easel, pictures: list[Any], figures: list[Any], table: Ta
     low, high = 0.0, 1.0
     for _ in range(TRIES):
         strength = (low + high) / 2
-        answer = easel.paint({"preset": "default", "size": size, "strength": strength}, "equal")
-        ((_, _, found),) = easel.judge([("equal", size)])
+        answer = easel.paint({"preset": "default", "size": size, "strength": strength}, EQUAL)
+        ((_, _, found),) = easel.judge([(EQUAL, size)])
         low, high = (strength, high) if found < wanted else (low, strength)
         if abs(found / wanted - 1) < CLOSE:
             break
-    pictures.append(("equal", size))
+    pictures.append((EQUAL, size))
     figures.append((f"default at strength {strength:.3f}", *_of_product([answer])))
 
 
 def _shown(easel: Easel, table: Table) -> list[tuple[Path, str]]:
     """Give a row of the sheet: each picture and its caption."""
     row = [(easel.pair.content, "content"), (easel.pair.style, "style")]
-    pictures = [*PRESETS, None, f"{PEER}-1", f"{PEER}-{LONGER}"]  # in the order of the rows; fine has two
+    # In the order of the rows: the photo is shown already, and fine has two.
+    pictures = [None, *PRESETS, None, f"{PEER}-1", f"{PEER}-{LONGER}"]
     for picture, (_, *errors, seconds, _) in zip(pictures, table.rows, strict=False):
         if picture:
             name = picture.replace(f"-{LONGER}", f" x {LONGER}").replace("-1", "")

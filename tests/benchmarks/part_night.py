@@ -10,23 +10,22 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+import picture_files
 from processes import NoAnswerError, environment, last_line
 from tables import Table, middle, ratio
 
-from daemon import files, images
+from daemon import files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bench import Bench
 
-    from daemon.job import Picture
 
 JOBS: Final = 20
 QUICK_JOBS: Final = 4
 PAINTINGS: Final = 2
 PRESET: Final = "preview"
-MAX_MEGAPIXELS: Final = 200
 CROP_PX: Final = 4
 
 
@@ -49,23 +48,19 @@ def _make_drop(bench: Bench, count: int) -> Path:
     shutil.rmtree(drop, ignore_errors=True)
     (drop / "styles").mkdir(parents=True)
     for number in range(PAINTINGS):
-        painting = _read(bench.pairs[number % len(bench.pairs)].style)
-        _write(drop / "styles" / f"painting-{number}.png", painting if number == 0 else painting[::-1, ::-1])
+        painting = picture_files.read(bench.pairs[number % len(bench.pairs)].style)
+        picture_files.write(
+            drop / "styles" / f"painting-{number}.png", painting if number == 0 else painting[::-1, ::-1]
+        )
     for number in range(count):
-        photo = _read(bench.pairs[number % len(bench.pairs)].content)
+        photo = picture_files.read(bench.pairs[number % len(bench.pairs)].content)
         cut = CROP_PX * number
-        _write(drop / f"photo-{number:02}.png", photo[:, cut : photo.shape[1] - CROP_PX * count + cut])
+        picture_files.write(
+            drop / f"photo-{number:02}.png", photo[:, cut : photo.shape[1] - CROP_PX * count + cut]
+        )
         text = f"content: photo-{number:02}.png\nstyle: painting-{number % PAINTINGS}.png\npreset: {PRESET}\n"
         files.replace(drop / f"photo-{number:02}.yaml", text.encode())
     return drop
-
-
-def _read(path: Path) -> Picture:
-    return images.read(path, MAX_MEGAPIXELS)
-
-
-def _write(path: Path, picture: Picture) -> None:
-    files.replace(path, images.encode(picture, "png"))
 
 
 def _config(bench: Bench, home: Path) -> Path:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon import sidecar
+
+if TYPE_CHECKING:
+    from daemon.settings import Settings
+
+
+def settings(keys: dict[str, Any], **more: Any) -> Settings:
+    """Read a sidecar's keys; no frames, unless they are asked for."""
+    found = sidecar.read({"frames": {"every": 0, "animation": "none"}, **keys, **more}, "benchmark")
+    assert found.settings, found.faults
+    return found.settings
 
 
 def is_known(keys: dict[str, Any]) -> bool:

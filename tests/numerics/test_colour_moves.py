@@ -44,7 +44,7 @@ def test_moved_colours_have_the_wanted_mean_and_covariance(one: int, other: int)
 
     Rounding adds a twelfth to each variance; the colours drawn here are next to never clipped.
     """
-    picture, style = coloured(one, (4, 40), (60, 200)), coloured(other, (4, 22), (105, 150))
+    picture, style = coloured(one, (5, 40), (60, 200)), coloured(other, (4, 22), (105, 150))
     found = colours.moved(picture, colours.colours_of(style))
     assert found.dtype == np.uint8
     assert found.shape == picture.shape
@@ -111,6 +111,17 @@ def test_a_grey_picture_gets_one_tone_without_noise() -> None:
     tones = {tuple(pixel) for pixel in np.concatenate([grey, found], axis=2).reshape(-1, 6).tolist()}
     assert len(tones) == len(np.unique(grey))
     assert np.linalg.matrix_rank(covariance(found), tol=3) == 1
+
+
+@given(seeds)
+def test_the_noise_of_a_grey_picture_is_no_colour(seed: int) -> None:
+    """Colours that differ by a grey level or so are stretched at most fivefold, whatever is wanted."""
+    random = np.random.default_rng(seed)
+    noise = random.integers(-1, 2, (40, 50, 3))
+    grey = np.clip(random.normal(128, 40, (40, 50, 1)) + noise, 0, 255).astype(np.uint8)
+    found = colours.moved(grey, colours.colours_of(coloured(seed, (30, 40), (110, 150)))).astype(int)
+    apart = found - found.mean(axis=2, keepdims=True)
+    assert np.std(apart - apart.mean(axis=(0, 1))) < 5.5 * np.std(noise)
 
 
 def test_colours_are_blended_by_their_shares() -> None:

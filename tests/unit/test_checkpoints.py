@@ -232,14 +232,14 @@ def test_a_key_tells_any_difference(opened: Callable[..., Checkpoints]) -> None:
     assert len({key(facts, [1.0], "cpu"), *others}) == 4
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(None, 8), (7, 8), (6, 5), (4, 5), (3, None), (-1, None)])
-def test_none_past_the_limit_is_taken(
-    limit: int | None, expected: int | None, opened: Callable[..., Checkpoints]
+@pytest.mark.parametrize(("most", "expected"), [(8, 8), (7, 5), (5, 5), (4, None)])
+def test_none_that_is_of_no_use_is_taken(
+    most: int, expected: int | None, opened: Callable[..., Checkpoints]
 ) -> None:
-    """A checkpoint whose last iteration is past the limit is passed over; the one at the limit is not."""
+    """A checkpoint that whoever asks cannot use is passed over for an older one."""
     for pictures in (5, 8):
         opened().save(state_of(pictures))
-    found = opened().newest(limit)
+    found = opened().newest(lambda checkpoint: len(checkpoint.rows) <= most)
     assert (None if found is None else len(found.rows)) == expected
 
 
@@ -263,7 +263,7 @@ def test_looking_removes_nothing(opened: Callable[..., Checkpoints], folder: Pat
     """What is passed over stays until there is something newer: perhaps it could only not be read now."""
     for pictures in (5, 8):
         opened().save(state_of(pictures))
-    assert opened(key("something else")).newest(3) is None
+    assert opened(key("something else")).newest() is None
     assert len(kept(folder)) == 2
 
 

@@ -18,7 +18,7 @@ from daemon.job import State
 from daemon.settings import Frames, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
     from daemon.config import Config
     from daemon.job import EngineInfo, Job, Request, Step
@@ -195,33 +195,31 @@ def test_what_an_earlier_attempt_left_is_cleared_and_its_frames_only_where_they_
 
 
 @pytest.mark.parametrize(
-    ("every", "present", "limit"),
+    ("every", "present", "passed", "is_whole"),
     [
-        (0, [], None),
-        (2, [], -1),
-        (2, [0], 1),
-        (2, [0, 2], 3),
-        (2, [0, 4, 6], 1),
-        (2, [0, 2, 4, 6], 6),
-        (4, [0, 4], 6),
+        (0, [], range(7), True),
+        (2, [], range(1), False),
+        (2, [0], range(2), True),
+        (2, [0], range(3), False),
+        (2, [0, 4, 6], range(2), True),
+        (2, [0, 4, 6], range(7), False),
+        (2, [0, 2, 4, 6], range(7), True),
+        (2, [0, 4, 6], [0, 1, 4, 5, 6], True),  # a size was left early: the numbers jump, and 2 never was
+        (2, [0, 6], [0, 1, 4, 5, 6], False),
     ],
 )
 def test_a_resume_goes_no_further_than_the_frames(
-    every: int, present: list[int], limit: int | None, tree: Tree
+    every: int, present: list[int], passed: Iterable[int], *, is_whole: bool, tree: Tree
 ) -> None:
-    """The engine is told the last iteration before the first frame that is missing: no film has a gap."""
+    """The engine is told which frames are there, and goes on from no picture past one that is missing."""
     studio = Studio(tree, iterations=6, frames={"every": every})
-    frames, checkpoints = studio.claim.entry.out / "frames", studio.claim.entry.checkpoints
+    frames = studio.claim.entry.out / "frames"
     frames.mkdir(parents=True)
-    checkpoints.mkdir()
-    (checkpoints / "0000001.ckpt").write_bytes(b"x")
     for number in present:
         (frames / f"{number:04d}.png").write_bytes(b"x")
-    engine = Replaying(lambda step: step)
-    with capture_logs():
-        request = request_for(studio.claim.entry, studio.claim.job)
-    assert request.resume_limit == limit
-    assert engine.requests == []
+    (frames / "animation.webp").write_bytes(b"x")
+    request = request_for(studio.claim.entry, studio.claim.job)
+    assert request.has_frames(passed) is is_whole
 
 
 # The room a job needs

@@ -62,7 +62,7 @@ def test_what_was_made_is_handed_out_once(kitchen: Kitchen, ask: Callable[[str],
     """The very request gets it, made in another thread and only once however often it was hinted at."""
     request = ask("a.png")
     kitchen.preparer.begin(request)
-    kitchen.preparer.begin(replace(request, resume_limit=3))
+    kitchen.preparer.begin(replace(request, frames=frozenset({3})))
     assert kitchen.preparer.take(request) == "a.png in prepare"
     assert kitchen.begun == ["a.png"]
     assert kitchen.preparer.take(request) is None
