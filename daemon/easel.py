@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from daemon import clock, files, images, logs
+from daemon.errors import EngineError
 from daemon.job import Request, printable
 from daemon.outbox import curve, record
 from daemon.outbox.frames import FrameWriter
@@ -88,6 +89,7 @@ class Easel:
         self._outbox = outbox
         self._show = show
         self._is_unwanted = is_unwanted
+        self._has_told = False  # the engine to end early
         self._follows = follows
         self._is_prepared = is_prepared
         self._memory_limit_mb = memory_limit_mb
@@ -108,19 +110,19 @@ class Easel:
             Whether there is a painting to `finish`; if not, it ended early because it is no longer wanted.
 
         Raises:
-            JobError, EngineError, NotReady: as the engine does.
+            JobError, EngineError, NotReady: as the engine does; EngineError also where it ends early untold.
             OSError: the spool does not take the frames.
         """
         self._info = engine.start()
         entry = self._claim.entry
         _clear(entry.out, keeps_frames=entry.progress > 0)
-        limit_mb = memory.limit_mb(self._memory_limit_mb, self._info.device, self._info.precision)
+        limit_mb = memory.limit_mb(self._memory_limit_mb, self._info.device, engine.held_mb())
         request = replace(request_for(entry, self._job), memory_limit_mb=limit_mb)
         self._estimate_mb = self._estimated_mb(self._info, limit_mb)
         log.info("job.started", **self._facts(self._info))
         writer = FrameWriter(entry.out / FRAMES, self._outbox.live(self._job), self._outbox.check)
         try:
-            with contextlib.closing(engine.stylize(request, self._is_unwanted)) as steps:
+            with contextlib.closing(engine.stylize(request, self._tell)) as steps:
                 self._painting = self._follow(steps, writer)
             self._writer = writer
         finally:
@@ -128,7 +130,14 @@ class Easel:
                 writer.close()
         if self._painting is None:
             writer.require_all()
+            if not self._has_told:
+                raise EngineError("the engine ended without a picture")
         return self._painting is not None
+
+    def _tell(self) -> bool:
+        """Tell the engine whether to end early; once told so, it stays told."""
+        self._has_told = self._is_unwanted() or self._has_told
+        return self._has_told
 
     def _estimated_mb(self, info: EngineInfo, limit_mb: int | None) -> int | None:
         """Estimate what this job will take, computed as the engine will plan it."""
@@ -156,7 +165,7 @@ class Easel:
         assert self._painting is not None  # noqa: S101
         assert self._info is not None  # noqa: S101
         painting, info = self._painting, self._info
-        self._writer.close()
+        self._writer.close(breathe)
         self._writer.require_all()
         self._write(painting, breathe)
         document = record.result(
@@ -165,6 +174,7 @@ class Easel:
             info,
             self._claim.attempt,
             clock.stamp(clock.utc()),
+            iterations=curve.iterations(self._rows),
             memory_estimate_mb=self._estimate_mb,
         )
         return document, self._canonical(painting, info)
@@ -172,8 +182,8 @@ class Easel:
     def _follow(self, steps: Iterator[Step], writer: FrameWriter) -> Painting | None:
         painting = None
         for step in steps:
-            # A larger size begins with the number that the one before ended with, and one name holds one frame.
             self.last_step = time.monotonic()
+            # A larger size begins with the number that the one before ended with, and one name holds one frame.
             is_new = not self._rows or step.iteration > self._rows[-1].iteration
             self._rows.append(
                 curve.Row(step.iteration, step.size_px, **vars(step.losses), elapsed_s=step.elapsed_s)
@@ -262,10 +272,19 @@ class Easel:
         breathe()
         files.write(out / "losses.csv", curve.table(self._rows))
         files.write(out / "losses.png", curve.curve(self._rows, printable(job.stem)))
-        frames = sorted((out / FRAMES).glob("*.png"), key=lambda path: int(path.stem))
+        frames = self._own_frames(out / FRAMES)
         if frames and settings.frames.animation != "none":
             film = images.animate(frames, settings.frames.animation, breathe)
             files.write(out / FRAMES / f"animation.{settings.frames.animation}", film)
+
+    def _own_frames(self, folder: Path) -> list[Path]:
+        """Give this painting's frames in order; strays of an earlier attempt are removed."""
+        made = {row.iteration for row in self._rows if self._settings.frames.keeps(row.iteration)}
+        frames = sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
+        for path in frames:
+            if int(path.stem) not in made:
+                files.remove_tree(path)
+        return [path for path in frames if int(path.stem) in made]
 
     def _facts(self, info: EngineInfo) -> dict[str, Any]:
         settings = self._settings

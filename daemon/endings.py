@@ -96,9 +96,8 @@ class Endings:
             with contextlib.suppress(OSError):
                 self._outbox.clean([entry.id])
             is_ended = self._hold_out("spool", lambda: self._end_failed(entry, failure, is_shown=False))
-        return (
-            Ending.FAILED if is_ended else Ending.INTERRUPTED
-        )  # then recovery ends it: its failure is on record
+        # Interrupted, recovery ends it: its failure is on record.
+        return Ending.FAILED if is_ended else Ending.INTERRUPTED
 
     def fail_now(self, entry: Entry, failure: Failure) -> bool:
         """End a job that lies in `running/`, at the first try; where that fails, it waits in the queue.

@@ -13,12 +13,13 @@ import hashlib
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from daemon.errors import NotReady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from io import BufferedRandom
     from pathlib import Path, PurePath
 
 _CHUNK: Final = 1 << 20
@@ -87,9 +88,16 @@ def replace(path: Path, data: bytes, *, is_durable: bool = True, mode: int | Non
         is_durable: False for what is rewritten every second and worthless after a crash.
         mode: who may read it; default: as the umask says.
     """
+    with replaced(path, is_durable=is_durable, mode=mode) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replaced(path: Path, *, is_durable: bool = True, mode: int | None = None) -> Iterator[BufferedRandom]:
+    """Put a file in place whole, as `replace` does, once what follows has written and read it at will."""
     hidden = path.with_name(f".{path.name}.new")
     with _opened_anew(hidden) as file:
-        file.write(data)
+        yield file
         if mode is not None:
             os.fchmod(file.fileno(), mode)
         if is_durable:
@@ -100,13 +108,13 @@ def replace(path: Path, data: bytes, *, is_durable: bool = True, mode: int | Non
         fsync_folder(path.parent)
 
 
-def _opened_anew(path: Path) -> BinaryIO:
+def _opened_anew(path: Path) -> BufferedRandom:
     """Open a new file, whatever lies there: a crash left it, or somebody a link to lead us elsewhere."""
     try:
-        return path.open("xb")
+        return path.open("x+b")
     except FileExistsError:
         remove_tree(path)
-        return path.open("xb")
+        return path.open("x+b")
 
 
 def _private(path: str, flags: int) -> int:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     Task = Callable[[], Ending]
 
-GRACE_S: Final = 20.0  # after a stop: what is not encoded by then is left to a checkpoint
+# After a stop, looked at between pieces: what is not begun by then is left to a checkpoint.
+GRACE_S: Final = 20.0
 _WAITING: Final = 1  # jobs, besides the one that is being finished
 _TICK_S: Final = 0.2
 _NICE: Final = 5  # the painting goes first, but nobody shall wait long for a result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import __version__, clock, files, logs, metrics, pulse
+from daemon.endings import Ending
 from daemon.errors import NotReady
 from daemon.inbox.intake import Report
 from daemon.job import State
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.easel import Progress
+    from daemon.errors import Failure
     from daemon.job import EngineInfo
     from daemon.outbox.publish import Outbox
     from daemon.pulse import Pulse
@@ -99,6 +102,7 @@ class Housekeeping:
         self._is_stalled = False
         self._dues: dict[str, float] = {"retention": situation.started + _SETTLED_S}
         self._troubles: dict[str, str] = {}
+        self._noting = threading.Lock()  # endings are noted by several threads
         self._is_summarized = False  # the last word about what happened so far
         self.summary = Summary(outbox.root, outbox.check, clock.local)
 
@@ -150,6 +154,32 @@ class Housekeeping:
                 log.warning("service.report_failed", what=what, error=str(error))
         else:
             self._troubles.pop(what, None)
+
+    # What is told by the loops
+
+    def note_accepted(self) -> None:
+        """Take an accepted job into the figures and the report."""
+        with self._noting:
+            self._situation.counts.accepted += 1
+            self.summary.accepted()
+
+    def note_ending(self, ending: Ending, name: str, elapsed_s: float, failure: Failure | None) -> None:
+        """Take an ending into the figures and the report; see `Endings`."""
+        with self._noting:
+            self._situation.attempts[ending.value] += 1
+            if failure is not None:
+                self._situation.counts.failed += 1
+                self.summary.failed(name, failure.reason.value, failure.message)
+            elif ending is Ending.COMPLETED:
+                self._situation.counts.completed += 1
+                self.summary.completed(elapsed_s)
+
+    def queued(self) -> int | None:
+        """Count what waits for its turn, where the disk tells."""
+        try:
+            return self._spool.count(State.QUEUED)
+        except OSError:
+            return None
 
     # The watchdog
 

@@ -72,6 +72,16 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
         raise JobError(_no_picture(name or path.name, error)) from None  # Pillow raises nearly anything
 
 
+def header_size(path: Path) -> tuple[int, int]:
+    """Read height and width as they are stored, before any EXIF orientation; nothing is decoded.
+
+    Raises:
+        OSError: it cannot be read, or is no picture of an allowed format.
+    """
+    with Image.open(path, formats=FORMATS) as image:
+        return image.height, image.width
+
+
 def _check_header(image: Image.Image, max_megapixels: float, name: str) -> None:
     width, height = image.size
     if width * height > max_megapixels * 1e6:
@@ -180,7 +190,7 @@ def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lamb
     At most `FILM_FRAMES` of them, evenly chosen, and at most `FILM_SIZE_PX` on the longest side: a film is to
     be watched, and its frames lie beside it. `beat` is called for each of them, and may end it.
     """
-    step = -(-len(frames) // FILM_FRAMES)
+    step = max(1, -(-(len(frames) - 1) // (FILM_FRAMES - 1)))  # the last one comes on top
     chosen = [*frames[:-1:step], frames[-1]]
     with Image.open(frames[-1]) as last:
         scale = min(1.0, FILM_SIZE_PX / max(last.size))

@@ -323,8 +323,8 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Lay the layers of settings over each other, the sidecar's own on top.
 
-    A preset that the sidecar names overrides the house's keys, since the person asked for it; the house's own
-    preset lies below them. A key set to null counts as not set.
+    A preset that the sidecar names overrides the house's keys, since the person asked for it, and takes the
+    place of the house's own preset, which lies below them. A key set to null counts as not set.
 
     Args:
         preset: the sidecar's preset, or None where it names none.
@@ -332,8 +332,10 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
         own: the sidecar's keys.
     """
     house_keys = {key: value for key, value in house.items() if key != "preset"}
-    house_preset = PRESETS.get(str(house.get("preset") or "default"), {})
-    layers = [house_preset, house_keys, PRESETS.get(preset, {}) if preset else {}, own]
+    if preset:
+        layers = [house_keys, PRESETS.get(preset, {}), own]
+    else:
+        layers = [PRESETS.get(str(house.get("preset") or "default"), {}), house_keys, own]
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():

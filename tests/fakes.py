@@ -58,6 +58,10 @@ class FakeEngine:
         self.is_started = True
         return INFO
 
+    def held_mb(self) -> int:
+        """Take no memory."""
+        return 0
+
     def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
         """Do what the script says next."""
         act = self.script.popleft() if self.script else "paint"

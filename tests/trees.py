@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from daemon import images
+from daemon import images, intake_loop, pauses, service, work_loop
 from daemon.finishing import Finisher
 from daemon.inbox.intake import Intake
 from daemon.inspector.client import Inspector
@@ -24,6 +24,8 @@ from daemon.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import pytest
 
     from daemon.config import Config
     from daemon.engine import Engine
@@ -150,6 +152,18 @@ class NearInspector(Inspector):
         return decode_here(path, name)
 
 
+def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a service's loops wait a fiftieth of a second where they wait up to two."""
+    for module, name in (
+        (work_loop, "_TICK_S"),
+        (work_loop, "_IDLE_S"),
+        (intake_loop, "_LEAST_S"),
+        (service, "_STATUS_S"),
+        (pauses, "PAUSE_S"),
+    ):
+        monkeypatch.setattr(module, name, 0.02)
+
+
 class Stepper:
     """A service stepped by hand, in one thread: its intake, its operator's eye and its worker in turn."""
 
@@ -160,18 +174,19 @@ class Stepper:
         self.service._recover()
         unretired = [entry.job for entry in self.service.spool.unretired() if entry.job]
         check = self.service._sentinels["inbox"].check_in
-        self.intake = Intake(config, self.service._take, unretired, self.service.spool.set_retired, check=check)
+        take = self.service._intake.take
+        self.intake = Intake(config, take, unretired, self.service.spool.set_retired, check=check)
 
     def look(self) -> None:
         """Turn the intake alone."""
-        self.service._turn_intake(self.intake)
+        self.service._intake.turn(self.intake)
 
     def turn(self) -> Ending | None:
         """Turn every part once."""
         self.look()
-        with contextlib.suppress(OSError):  # as the status thread does
-            self.service._end_cancelled()
-        return self.service._turn_worker()
+        with contextlib.suppress(OSError):  # as the intake's thread does
+            self.service._intake.end_cancelled()
+        return self.service._work.turn()
 
     @property
     def waiting(self) -> dict[str, str]:

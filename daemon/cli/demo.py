@@ -24,7 +24,7 @@ def demo(
     size: Annotated[int, typer.Option("--size", help="Longest side in pixels.", min=16)] = DEMO_SIZE_PX,
 ) -> None:
     """Make a small inbox with a photo and a painting, run the service on it, print where the result is."""
-    from daemon import config, documents, logs, service  # noqa: PLC0415 - `status` starts faster without them
+    from daemon import config, documents, logs, signals  # noqa: PLC0415 - `status` starts faster without them
 
     base = dir.absolute()
     for name in ("inbox", "outbox"):
@@ -38,7 +38,7 @@ def demo(
     (base / "inbox" / "coffee.yaml").write_text(sidecar, "utf-8")
     loaded = config.build({"inbox": {"settle_s": 0.5}}, base, environment={})
     logs.configure("info", "console")
-    code = service.run(loaded, drains=True)
+    code = signals.run(loaded, drains=True)
     made = [
         path for path in (base / "outbox").iterdir() if path not in before and (path / "result.png").exists()
     ]

@@ -31,7 +31,7 @@ def run(
     ] = None,
 ) -> None:
     """Watch the inbox until stopped; with --drain, work off what is there and exit."""
-    from daemon import logs, service  # noqa: PLC0415 - `status` starts faster without them
+    from daemon import logs, signals  # noqa: PLC0415 - `status` starts faster without them
 
     if stop_starting_at is not None and not (drain and re.fullmatch(CLOCK, stop_starting_at)):
         raise typer.BadParameter(
@@ -42,7 +42,7 @@ def run(
     # A terminal that is closed sends SIGHUP as well, and means an end.
     reload = None if sys.stdin is not None and sys.stdin.isatty() else lambda: load(config)
     try:
-        code = service.run(loaded, drains=drain, stop_starting_at=stop_starting_at, reload=reload)
+        code = signals.run(loaded, drains=drain, stop_starting_at=stop_starting_at, reload=reload)
     except DaemonError:
         raise
     except Exception:  # noqa: BLE001 - a defect, which must not look like a night with some failed jobs

@@ -10,6 +10,7 @@ import typer
 
 from daemon import documents, files, sidecar
 from daemon.cli.options import ConfigOption, load_or_default, quiet_tensorflow
+from daemon.errors import EngineError
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,7 +90,11 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
 
 
 def _follow(steps: Iterator[Step]) -> Painting:
-    """Take the steps to the painting; on a terminal, show a bar with loss and time left."""
+    """Take the steps to the painting; on a terminal, show a bar with loss and time left.
+
+    Raises:
+        EngineError: they end without one.
+    """
     from rich.console import Console  # noqa: PLC0415 - 40 ms
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
@@ -103,6 +108,15 @@ def _follow(steps: Iterator[Step]) -> Painting:
             progress.update(
                 task, total=step.iterations, completed=step.iteration, loss=f"{step.losses.total:.4g}"
             )
+            for line in _turns(step):
+                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
             painting = step.painting or painting
-    assert painting is not None  # noqa: S101 - the last step carries it
+    if painting is None:
+        raise EngineError("the engine ended without a picture")
     return painting
+
+
+def _turns(step: Step) -> list[str]:
+    """Say what is not as on every step, a line each."""
+    restart = f"the optimiser began afresh: {step.restart}" if step.restart else ""
+    return [f"iteration {step.iteration}: {words}" for words in (restart, step.trouble) if words]

@@ -32,5 +32,8 @@ class Engine(Protocol):
     def prepare(self, request: Request) -> None:
         """Take a hint: this will be asked for next. It may come amid a picture, and its errors are no one's."""
 
+    def held_mb(self) -> int:
+        """Give the resident memory of the process that paints, in MB of 2^20 bytes."""
+
     def stop(self) -> None:
         """Free everything."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 
 from daemon import files
-from daemon.engine.sealed import seal, unseal
+from daemon.engine import sealed
 from daemon.job import CHECKPOINT_SUFFIX
 from daemon.transfer.stylize import Checkpoint
 
@@ -65,7 +64,7 @@ class Checkpoints:
             self._folder.mkdir()  # in a job that is there, or nowhere
         path = self._folder / f"{len(checkpoint.rows):07d}{CHECKPOINT_SUFFIX}"
         try:
-            files.replace(path, seal(_pack(checkpoint, self._key)))
+            sealed.replace(path, lambda file: _pack(checkpoint, self._key, file))
         finally:
             self._tidy(path)
         now = self._clock()
@@ -92,8 +91,8 @@ class Checkpoints:
 
     def _read(self, path: Path) -> Checkpoint | None:
         try:
-            data = unseal(path.read_bytes())
-            return None if data is None else _unpack(data, self._key)
+            with sealed.opened(path) as file:
+                return _unpack(file, self._key)
         except Exception:  # noqa: BLE001 - numpy raises nearly anything, and there is an older one, or the start
             return None
 
@@ -108,20 +107,18 @@ def key(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("ascii")).hexdigest()
 
 
-def _pack(checkpoint: Checkpoint, key_: str) -> bytes:
+def _pack(checkpoint: Checkpoint, key_: str, file: BinaryIO) -> None:
     plain = {
         name: value for name, value in vars(checkpoint).items() if not isinstance(value, (np.ndarray, tuple))
     }
     head = json.dumps({**plain, "key": key_, "parts": len(checkpoint.state)}).encode("ascii")
     arrays: dict[str, Any] = {f"state_{number}": part for number, part in enumerate(checkpoint.state)}
     arrays |= {name: getattr(checkpoint, name) for name in _ARRAYS}
-    buffer = io.BytesIO()
-    np.savez(buffer, head=np.frombuffer(head, np.uint8), **arrays)
-    return buffer.getvalue()
+    np.savez(file, head=np.frombuffer(head, np.uint8), **arrays)
 
 
-def _unpack(data: bytes, key_: str) -> Checkpoint | None:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+def _unpack(file: BinaryIO, key_: str) -> Checkpoint | None:
+    with np.load(file, allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
         if head.pop("key") != key_:
             return None

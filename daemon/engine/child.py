@@ -38,7 +38,8 @@ def serve(pipe: Connection) -> None:
         if kind == "paint":
             _paint(engine, content, pipe)
         elif kind == "prepare":
-            engine.prepare(content)  # a stop is one that crossed the end of its picture
+            engine.prepare(content)
+        # a stop that comes here crossed the end of its picture
 
 
 def _paint(engine: Any, request: Request, pipe: Connection) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from daemon import __version__, images
 from daemon.engine.checkpoints import Checkpoints, key
+from daemon.engine.limits import resident_bytes
 from daemon.engine.preparing import Preparer
 from daemon.engine.style_targets import StyleTargets
 from daemon.job import EngineInfo
@@ -19,7 +21,7 @@ from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from daemon.config import Config
@@ -48,6 +50,7 @@ class LocalEngine:
 
     _painter: Painter | None = None  # until it is started
     _info: EngineInfo | None = None
+    _spare_mb: float | None = None  # of the memory limit, beside what is painted now
 
     def __init__(self, config: Config, style_targets: Path | None = None) -> None:
         """Remember what to load; `start` loads it.
@@ -100,9 +103,12 @@ class LocalEngine:
         assert self._painter is not None  # noqa: S101 - `stylize` has started it
         info = self.start()
         asked_mb = request.memory_limit_mb or self._options.memory_limit_mb
-        rungs = self._painter.rungs(ready.subject, memory.limit_mb(asked_mb, info.device, info.precision))
-        resumed = _newest(kept, request) if kept else None
-        told, trouble, is_freed = 0, "", False
+        limit_mb = memory.limit_mb(asked_mb, info.device, self.held_mb())
+        rungs = self._painter.rungs(ready.subject, limit_mb)
+        self._spare_mb = _spare_mb(ready.subject, limit_mb, info.precision)
+        resumed = _newest(kept, request, ())
+        told: list[int] = []
+        trouble, is_freed = "", False
         while True:
             run = self._painter.begin(
                 ready.subject,
@@ -111,19 +117,17 @@ class LocalEngine:
                 resumed=resumed,
                 rungs=rungs,
             )
+            resumed = None  # the run lets go of it once it has taken it in
             try:
                 for number, step in enumerate(self._steps(run, kept, is_stopping)):
-                    if number >= told:  # else told before memory ran out
-                        told = number + 1
+                    if number >= len(told):  # else told before memory ran out
+                        told.append(step.iteration)
                         yield _completed(step, request, rungs[-1], trouble or step.trouble)
                         trouble = ""
             except device.OUT_OF_MEMORY:
                 if is_freed and rungs[-1] == LADDER[-1]:
                     raise
-                if run.is_takeable:
-                    resumed = run.checkpoint()
-                elif kept:
-                    resumed = _newest(kept, request)
+                resumed = run.checkpoint() if run.is_takeable else _newest(kept, request, told)
                 if is_freed:
                     rungs = [_below(rung) for rung in rungs]
                 self._free()
@@ -147,7 +151,7 @@ class LocalEngine:
     def _free(self) -> None:
         """Let go of everything that is only kept to be faster."""
         self._style_targets.forget()
-        self._preparer = Preparer(self._make_ready)
+        self._preparer.forget()
         gc.collect()
 
     def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
@@ -165,11 +169,28 @@ class LocalEngine:
             self._preparer.begin(request)
 
     def _make_ready(self, request: Request) -> Ready:
+        """Decode a request's pictures, and compute what it begins with, as far as there is room for it.
+
+        Raises:
+            MemoryError: not even for the pictures.
+        """
         assert self._painter is not None  # noqa: S101 - `prepare` asks only then
+        paths = [request.content, *(path for path, _ in request.styles)]
+        content, *styles = (images.header_size(path) for path in paths)
+        spare_mb = self._spare_mb
+        decoded_mb = memory.decoded_mb([content, *styles])
+        if spare_mb is not None and decoded_mb > spare_mb:
+            raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
-        if subject.legs()[0].longest > _PREPARED_SIDE_PX:
+        first = memory.works(request.settings, content, styles, self.start().precision)[0]
+        is_large = subject.legs()[0].longest > _PREPARED_SIDE_PX
+        if is_large or (spare_mb is not None and decoded_mb + memory.targets_mb(first) > spare_mb):
             return Ready(subject)
         return Ready(subject, self._painter.prepare(subject))
+
+    def held_mb(self) -> int:
+        """Give this process's resident memory; see `Engine.held_mb`."""
+        return resident_bytes(os.getpid()) >> 20
 
     def stop(self) -> None:
         """Let go of the model."""
@@ -198,9 +219,27 @@ def _completed(step: Step, request: Request, rung: Rung, trouble: str) -> Step:
     return replace(step, trouble=trouble, painting=painting)
 
 
-def _newest(kept: Checkpoints, request: Request) -> Checkpoint | None:
-    """Take the newest checkpoint with all its frames: those of the steps before it are not told again."""
-    return kept.newest(lambda found: request.has_frames(found.rows[:, 0].astype(int).tolist()))
+def _newest(kept: Checkpoints | None, request: Request, told: Sequence[int]) -> Checkpoint | None:
+    """Take the newest checkpoint with all its frames: those of the steps before it are not told again.
+
+    Args:
+        kept: the job's, if it keeps any.
+        request: knows the frames on disk.
+        told: iterations whose frames are on their way there.
+    """
+    known = replace(request, frames=request.frames.union(told))
+    if kept is None:
+        return None
+    return kept.newest(lambda found: known.has_frames(found.rows[:, 0].astype(int).tolist()))
+
+
+def _spare_mb(subject: Subject, limit_mb: int | None, precision: str) -> float | None:
+    """Give what a limit leaves beside the painting of a subject; None where nothing limits it."""
+    if limit_mb is None:
+        return None
+    styles = [picture.shape[:2] for picture, _ in subject.styles]
+    works = memory.works(subject.settings, subject.content.shape[:2], styles, precision)
+    return limit_mb / memory.MARGIN - memory.planned_mb(works, limit_mb)
 
 
 def _below(rung: Rung) -> Rung:

@@ -29,26 +29,32 @@ class Preparer(Generic[T]):
         """
         self._make = make
         self._slot: _Slot[T] | None = None
+        self._dropped: _Slot[T] | None = None  # the last one that was not taken; it may be at work still
 
     def begin(self, request: Request) -> None:
         """Make a request ready, instead of any other; returns at once."""
         key = _key(request)
-        before = self._slot
-        if key is None or (before is not None and before.key == key):
+        if key is None or (self._slot is not None and self._slot.key == key):
             return
+        before, self._dropped = self._slot or self._dropped, None
         self._slot = _Slot(key, lambda: self._make(request), before)
         self._slot.start()
 
     def take(self, request: Request) -> T | None:
         """Hand out what was made ready for this very request, once; waits where that is not finished yet."""
-        slot, self._slot = self._slot, None
-        if slot is None:
+        slot = self._slot
+        if slot is None or slot.key != _key(request):
+            self.forget()
             return None
-        if slot.key != _key(request):
-            slot.is_wanted = False
-            return None
+        self._slot = None
         slot.join()
         return slot.made
+
+    def forget(self) -> None:
+        """Let go of what was made ready, or will be."""
+        if self._slot is not None:
+            self._slot.drop()
+            self._slot, self._dropped = None, self._slot
 
 
 class _Slot(threading.Thread, Generic[T]):
@@ -58,11 +64,16 @@ class _Slot(threading.Thread, Generic[T]):
         super().__init__(name="prepare", daemon=True)
         self.key = key
         self.made: T | None = None
-        self.is_wanted = True
+        self._is_wanted = True
         self._make = make
         self._before = before
         if before is not None:
-            before.is_wanted = False
+            before.drop()
+
+    def drop(self) -> None:
+        """Make nothing, or keep nothing of what is being made."""
+        self._is_wanted = False
+        self.made = None
 
     def run(self) -> None:
         """Make it, unless another is wanted by now."""
@@ -70,11 +81,13 @@ class _Slot(threading.Thread, Generic[T]):
         if self._before is not None:
             self._before.join()
             self._before = None
-        if self.is_wanted:
+        if self._is_wanted:
             try:
                 self.made = self._make()
             except Exception:  # noqa: BLE001 - whatever it is, whoever misses it meets it again, and says so
                 self.made = None
+        if not self._is_wanted:  # by now: dropped before that was set
+            self.made = None
 
 
 def _key(request: Request) -> tuple[Any, ...] | None:

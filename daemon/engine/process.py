@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import children, logs
-from daemon.engine.limits import Watch, oom_kills
+from daemon.engine.limits import Watch, oom_kills, resident_bytes
 from daemon.errors import EngineError, NotReady, Reason
 
 if TYPE_CHECKING:
@@ -195,6 +195,10 @@ class ProcessEngine:
         if self._pipe is not None:
             with contextlib.suppress(OSError):  # its death is told where its steps are awaited
                 self._pipe.send(("prepare", request))
+
+    def held_mb(self) -> int:
+        """Give the child's resident memory; see `Engine.held_mb`."""
+        return 0 if self._child is None else resident_bytes(self._child.pid) >> 20
 
     def _watch(self, info: EngineInfo) -> Watch:
         assert self._child is not None  # noqa: S101 - only called after start()

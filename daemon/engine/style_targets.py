@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import io
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from daemon import files
-from daemon.engine.sealed import seal, unseal
+from daemon.engine import sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,36 +72,32 @@ class StyleTargets:
             return None
         path = self._folder / f"{key}{_SUFFIX}"
         try:
-            data = unseal(path.read_bytes())
-            if data is None:
-                return None
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            with sealed.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
                 grams = dict(arrays)
-            os.utime(path)  # `_tidy` goes by it
-        except OSError:
+        except Exception:  # noqa: BLE001 - numpy raises nearly anything, and they can be computed
             return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # `_tidy` goes by it
         return grams
 
     def _write(self, key: str, grams: Grams) -> None:
         if self._folder is None:
             return
-        buffer = io.BytesIO()
-        np.savez(buffer, **dict[str, Any](grams))
         with contextlib.suppress(OSError):
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"{key}{_SUFFIX}"
-            files.replace(path, seal(buffer.getvalue()), is_durable=False)
+            sealed.replace(path, lambda file: np.savez(file, **dict[str, Any](grams)), is_durable=False)
             self._tidy()
 
     def _tidy(self) -> None:
         """Remove what was not asked for longest, beyond the bound, and what a kill left half written."""
         assert self._folder is not None  # noqa: S101 - asked by `_write`
-        found = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        found = sorted(self._folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True)
         total = 0
         for path in found:
             is_whole = path.suffix == _SUFFIX
-            total += path.stat().st_size if is_whole else 0
-            if not is_whole or total > self._disk_bytes:
+            total += path.lstat().st_size if is_whole else 0
+            if path.name.endswith(f"{_SUFFIX}.new") or (is_whole and total > self._disk_bytes):
                 files.remove_tree(path)
 
 

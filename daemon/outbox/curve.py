@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,14 @@ class Row:
     style: float
     content: float
     elapsed_s: float
+
+
+def iterations(rows: Sequence[Row]) -> int:
+    """Count the iterations made: one between every two rows of a size, whose first picture has seen none of it.
+
+    Their numbers do not tell: where a size ends early, the next one begins at a higher number.
+    """
+    return sum(one.size_px == next_.size_px for one, next_ in itertools.pairwise(rows))
 
 
 def table(rows: Sequence[Row]) -> bytes:

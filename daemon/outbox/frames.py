@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 _QUEUE: Final = 8
+_TICK_S: Final = 0.2
 _TRIES: Final = 5
 _NOT_OURS: Final = {errno.ENOENT, errno.ENOTEMPTY, errno.ENOTDIR}  # `_running/` is another's, or not there
 
@@ -47,6 +48,7 @@ class FrameWriter:
         self._queue: queue.Queue[tuple[int | None, Picture | None, dict[str, Any]] | None] = queue.Queue(_QUEUE)
         self._error: Exception | None = None
         self._is_live = True
+        self._is_left = False
         run = contextvars.copy_context().run  # so that its log lines carry the job's id
         self._thread = threading.Thread(target=run, args=(self._run,), name="frames", daemon=True)
         self._thread.start()
@@ -70,12 +72,22 @@ class FrameWriter:
             with contextlib.suppress(queue.Full):
                 self._queue.put_nowait((frame, picture, status))
 
-    def close(self) -> None:
-        """Wait until everything is written, and take the live folder away, if the outbox lets us."""
+    def close(self, breathe: Callable[[], None] = lambda: None) -> None:
+        """Wait until everything is written, and take the live folder away, if the outbox lets us.
+
+        Args:
+            breathe: called while it waits; what it raises leaves the rest unwritten.
+        """
         self._queue.put(None)
-        self._thread.join()
-        with contextlib.suppress(OSError):
-            remove_live(self._live)
+        try:
+            while self._thread.is_alive():
+                breathe()
+                self._thread.join(_TICK_S)
+        finally:
+            self._is_left = True  # and not written into a folder that may be moved by then
+            self._thread.join()
+            with contextlib.suppress(OSError):
+                remove_live(self._live)
 
     def require_all(self) -> None:
         """See that every frame was kept; after `close`.
@@ -88,6 +100,8 @@ class FrameWriter:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
+            if self._is_left:
+                continue
             try:
                 self._write(*item)
             except Exception as error:  # noqa: BLE001 - for `close` to raise; the queue must be emptied, or `put` waits

@@ -22,9 +22,20 @@ def result(
     attempt: int,
     finished_at: str,
     *,
+    iterations: int,
     memory_estimate_mb: int | None = None,
 ) -> bytes:
-    """Write result.yaml: a sidecar with every setting spelled out, and the record under `result`."""
+    """Write result.yaml: a sidecar with every setting spelled out, and the record under `result`.
+
+    Args:
+        job: that was painted.
+        painting: what came of it.
+        info: of the engine.
+        attempt: the one that ended it.
+        finished_at: when.
+        iterations: how many were made; fewer than asked for where a size ended early.
+        memory_estimate_mb: what the engine was expected to take.
+    """
     assert job.settings is not None  # noqa: S101 - a painted job has settings
     height, width = painting.picture.shape[:2]
     record = {
@@ -40,7 +51,7 @@ def result(
         "timings": {
             "targets_s": round(painting.target_s, 3),
             "loop_s": round(painting.loop_s, 3),
-            "iteration_s": round(painting.loop_s / job.total_iterations, 4),
+            "iteration_s": round(painting.loop_s / max(iterations, 1), 4),
         },
         "device": info.device,
         "precision": info.precision,

@@ -33,6 +33,13 @@ class Entry:
     id: str
     folder: Path
 
+    @classmethod
+    def of(cls, job: Job, state: State, folder: Path) -> Entry:
+        """Make one of a known job: the worker may have taken it elsewhere before anybody asks for it here."""
+        entry = cls(state, job.id, folder)
+        entry.__dict__["job"] = job
+        return entry
+
     @functools.cached_property
     def job(self) -> Job | None:
         """Its job.json, read when first asked for; None where it cannot be read."""

@@ -129,14 +129,16 @@ class Spool:
         job.json never changes, so it is looked into once, and for these two numbers only: thousands of jobs are
         listed before one of them is needed whole.
         """
-        if entry.id not in self._orders:
+        order = self._orders.get(entry.id)
+        if order is None:
             try:
                 data = json.loads((entry.folder / JOB).read_bytes())
                 priority = (data["settings"] or {"priority": 0})["priority"]
-                self._orders[entry.id] = (-int(priority), int(data["sequence"]))
+                order = (-int(priority), int(data["sequence"]))
             except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
                 return (0, 0)
-        return self._orders[entry.id]
+            self._orders[entry.id] = order  # which another thread may forget this instant
+        return order
 
     def oldest(self, state: State) -> Entry | None:
         """Find the job in one state that was accepted first."""
@@ -240,7 +242,7 @@ class Spool:
         target = self.folder(state) / job.id
         files.move(draft, target)
         self._next_sequence += 1
-        return Entry(state, job.id, target)
+        return Entry.of(job, state, target)
 
     def _identify(self, parts: tuple[Part, ...]) -> tuple[str, Entry | None]:
         """Find the drop's id, and its entry where it was committed before.
@@ -314,12 +316,16 @@ class Spool:
         asked = self._last_asked()
         if asked == self._seen:
             return
-        for state in (State.QUEUED, State.HELD):
-            for entry in self._unsorted(state):
-                if entry.is_cancelled and entry.job:
-                    with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
-                        yield self._taken(entry)
-        self._seen = asked
+        self._seen = asked  # before the look: what `requeue` says meanwhile, in another thread, must stand
+        try:
+            for state in (State.QUEUED, State.HELD):
+                for entry in self._unsorted(state):
+                    if entry.is_cancelled and entry.job:
+                        with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
+                            yield self._taken(entry)
+        except BaseException:
+            self._seen = -1
+            raise
 
     def _last_asked(self) -> int:
         """Tell one asking from another; 0 before the first of a run."""
@@ -348,8 +354,9 @@ class Spool:
         What it had ready for the outbox stays with it.
         """
         self._note(entry, event, reason=reason)
-        self._seen = -1  # it may carry a cancel that was passed over while it ran
-        return self._ended(entry, State.QUEUED)
+        queued = self._ended(entry, State.QUEUED)
+        self._seen = -1  # it may carry a cancel that was passed over until it was moved
+        return queued
 
     # Operators' verbs
 

@@ -47,6 +47,9 @@ _FORWARD: Final = 3.2
 # its quotient; the recursion's two vectors, their products and the new pair.
 _UPDATE: Final = {"adam": 6, "lbfgs": 6}
 
+# A pixel decoded: three in Pillow, as many converted, as many in the array.
+_DECODED_BYTES: Final = 3 * 3
+
 # L-BFGS keeps ten pairs of pictures, and five of a picture so large that ten would take gigabytes.
 HISTORY: Final = 10
 LARGE_HISTORY: Final = 5
@@ -67,7 +70,7 @@ class Rung(NamedTuple):
 
 WHOLE: Final = Rung(None)
 
-# From the fastest to the smallest; every one gives the same picture. The halo of block 5 is 80 to 96 px on
+# From the fastest to the smallest; every one gives the same picture. The halo of block 5 is 80 to 128 px on
 # every side, so that tiles of 256 px compute each pixel three times.
 LADDER: Final = tuple(Rung(core_px) for core_px in (None, 1024, 896, 768, 640, 512, 384, 256))
 
@@ -76,8 +79,8 @@ LADDER: Final = tuple(Rung(core_px) for core_px in (None, 1024, 896, 768, 640, 5
 class Work:
     """What of a job shapes its memory."""
 
-    sizes: Collection[Size]  # of the picture, every one of the road
-    styles: Collection[Size]  # of the style pictures at those sizes
+    size: Size  # of the picture
+    styles: Collection[Size]  # of the style pictures at that size
     content_layers: Collection[str]
     style_layers: Collection[str]
     precision: str  # float32 or bfloat16, of the convolutions
@@ -95,7 +98,7 @@ def works(settings: Settings, content: Size, styles: Sequence[Size], precision: 
     """
     return [
         Work(
-            sizes=[_scaled(content, scale.size)],
+            size=_scaled(content, scale.size),
             styles=[_scaled(style, scale.size) for style in styles],
             content_layers=tuple(settings.content_layers),
             style_layers=tuple(settings.style_layers),
@@ -124,24 +127,38 @@ def plan(work: Work, limit_mb: int) -> Rung:
 
 
 def planned_mb(job: Sequence[Work], limit_mb: int | None) -> int:
-    """Estimate the peak of a job, every size computed as planned; in one piece where nothing limits it."""
+    """Estimate the peak of a job, every size computed as planned; in one piece where nothing limits it.
+
+    What one size took serves the next, so the largest decides.
+    """
     return max(estimate_mb(work, WHOLE if limit_mb is None else plan(work, limit_mb)) for work in job)
 
 
-def available_mb(precision: str, proc: Path = Path("/proc")) -> int:
-    """Give what an engine that has only loaded its model may grow to: what the machine can spare on top."""
-    return kilobytes(proc / "meminfo", "MemAvailable") // 1024 + _BASE_MB[precision]
+def targets_mb(work: Work) -> int:
+    """Estimate what computing the targets of a size in one piece takes, on top of what is there."""
+    pieces = [work.size, *work.styles]
+    return round(max(_forward_bytes(height * width) for height, width in pieces) / _MB)
 
 
-def limit_mb(asked_mb: int | None, device: str, precision: str) -> int | None:
+def decoded_mb(pictures: Collection[Size]) -> int:
+    """Estimate what decoding pictures takes: in Pillow's own memory and as arrays."""
+    return round(sum(_DECODED_BYTES * height * width for height, width in pictures) / _MB)
+
+
+def available_mb(held_mb: int, proc: Path = Path("/proc")) -> int:
+    """Give what a process that holds so much may grow to: what the machine can spare on top."""
+    return kilobytes(proc / "meminfo", "MemAvailable") // 1024 + held_mb
+
+
+def limit_mb(asked_mb: int | None, device: str, held_mb: int) -> int | None:
     """Decide what the engine's process may take; None on a GPU, whose memory is not estimated.
 
     Args:
         asked_mb: `engine.memory_limit_mb`; None: what the machine has.
         device: as the engine names it.
-        precision: of its convolutions.
+        held_mb: what it has taken by now.
     """
-    return None if device.startswith("GPU") else asked_mb or available_mb(precision)
+    return None if device.startswith("GPU") else asked_mb or available_mb(held_mb)
 
 
 def kilobytes(path: Path, key: str) -> int:
@@ -156,21 +173,17 @@ def kilobytes(path: Path, key: str) -> int:
 
 
 def estimate_mb(work: Work, rung: Rung) -> int:
-    """Estimate the peak of the engine's process, in MB of 2^20 bytes, all sizes of the road considered.
-
-    What one size took serves the next, so the largest decides.
-    """
-    steps = [_step_bytes(work, size, rung) for size in work.sizes]
+    """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
     styles = [_forward_bytes(_piece(size, work.style_layers, rung)) for size in work.styles]
-    return _BASE_MB[work.precision] + round(max(steps + styles) / _MB)
+    return _BASE_MB[work.precision] + round(max(_step_bytes(work, rung), *styles) / _MB)
 
 
-def _step_bytes(work: Work, size: Size, rung: Rung) -> float:
+def _step_bytes(work: Work, rung: Rung) -> float:
     """Count what is held through a step, and the greater of what its two halves take on top of it."""
-    height, width = size
+    height, width = work.size
     pixels = height * width
     layers = {*work.content_layers, *work.style_layers}
-    piece = _piece(size, layers, rung)
+    piece = _piece(work.size, layers, rung)
     pictures = _pictures(work.optimizer, pixels) * _PICTURE_BYTES * pixels
     kinds = 1 if work.precision == "float32" else 2  # of targets: the network's, and float32's to report
     contents = kinds * _FLOAT_BYTES * _channels(work.content_layers) * pixels

@@ -106,7 +106,7 @@ class LbfgsState(NamedTuple):
     cause: Any  # (), why this update began afresh, an index into `RESTARTS`
 
 
-RESTARTS: Final = ("", "the loss doubled", "the direction led uphill")
+RESTARTS: Final = ("", "the loss doubled", "the direction led uphill", "the loss has no slope")
 
 
 class Lbfgs:
@@ -156,12 +156,13 @@ class Lbfgs:
     def _onward(self, image: Any, gradient: Any, loss: Any, state: LbfgsState) -> tuple[Any, LbfgsState]:
         state = self._remembering(image, gradient, loss, state)
         direction = self._direction(state)
+        cause = tf.where(tf.reduce_all(gradient == 0), np.float32(3), np.float32(2))
         return tf.cond(  # type: ignore[no-any-return]
             _dot(direction, gradient) < 0,
             lambda: (image + direction, state),
             lambda: (
                 image + _steepest(gradient, state.first_px),
-                self._empty(image, gradient, loss, state.first_px, np.float32(2)),
+                self._empty(image, gradient, loss, state.first_px, cause),
             ),
         )
 
@@ -169,7 +170,7 @@ class Lbfgs:
         """Take in the pair of the last step, if its curvature is positive."""
         move, turn = image - state.image, gradient - state.gradient
         curvature = _dot(move, turn)
-        least = self.least_curvature * tf.sqrt(_dot(move, move) * _dot(turn, turn))
+        least = self.least_curvature * tf.sqrt(_dot(move, move)) * tf.sqrt(_dot(turn, turn))
         is_good = tf.logical_and(tf.math.is_finite(state.loss), curvature > least)
         moves, turns, curvatures = tf.cond(
             is_good,

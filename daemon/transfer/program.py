@@ -45,6 +45,8 @@ class Plan:
 class _Planned:
     """What every program of a plan has, however it computes a picture."""
 
+    core_px: int | None = None  # of the tiles; None: in one piece
+
     def __init__(self, network: Vgg19, plan: Plan) -> None:
         self.plan = plan
         self.optimizer: Optimizer = OPTIMIZERS[plan.optimizer]
@@ -120,6 +122,7 @@ class TiledProgram(_Planned):
     def __init__(self, network: Vgg19, plan: Plan, core_px: int) -> None:
         """Compile lazily; see `tiles.Tiled`."""
         super().__init__(network, plan)
+        self.core_px = core_px
         objective = losses.OBJECTIVES[plan.objective]
         self._tiled = Tiled(
             network, plan.content_layers, plan.style_layers, plan.pooling, objective, core_px=core_px

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import threading
@@ -194,7 +195,8 @@ class Run:
         self.judge: Judge | None = None
         self._legs = subject.legs()
         self._total = sum(leg.iterations for leg in self._legs)
-        self._leg = self._iteration = self._best_row = self._leg_row = self._steps_back = 0
+        self._leg = -1
+        self._iteration = self._best_row = self._leg_row = self._steps_back = 0
         self._image: Any = None  # (1, H, W, 3)
         self._best_image: Any = None  # (1, H, W, 3), of this size
         self._state: Any = None  # the optimiser's, before it moves the image
@@ -209,9 +211,9 @@ class Run:
         return Checkpoint(
             leg=self._leg,
             iteration=self._iteration,
-            image=self._image.numpy(),
+            image=np.asarray(self._image),  # the tensor's own memory, as all of these: a state may be gigabytes
             state=tuple(np.asarray(part) for part in tf.nest.flatten(self._state)),
-            best_image=self._best_image.numpy(),
+            best_image=np.asarray(self._best_image),
             best_row=self._best_row,
             leg_row=self._leg_row,
             target_s=self._target_s,
@@ -230,18 +232,35 @@ class Run:
             JobError: the loss was no number twice.
         """
         if self._resumed is not None:
-            yield from self._replay(self._resumed)
-            yield from self._descend(self._targets_of(self._leg))
-            self._leg += 1
-        while self._leg < len(self._legs):
-            begun = time.perf_counter()
-            found = self._targets_of(self._leg)
-            self._enter()
-            self._target_s += time.perf_counter() - begun
+            yield from self._replay()
+            if not self._is_left:
+                with self._preparing():
+                    found = self._targets_of(self._leg)
+                yield from self._descend(found)
+        while not self._is_last_leg:
+            with self._preparing():
+                found = self._targets_of(self._leg + 1)
+                self._enter(self._leg + 1)
             yield from self._descend(found)
-            self._leg += 1
 
-    def _replay(self, known: Checkpoint) -> Iterator[Step]:
+    @contextlib.contextmanager
+    def _preparing(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self._target_s += time.perf_counter() - begun
+
+    def _replay(self) -> Iterator[Step]:
+        self._restore()
+        self._begun = time.perf_counter() - self._rows[-1].elapsed_s
+        yield from self._rows[:-1]
+        # Memory may have run out over the losses of the last picture: that step has not been told.
+        is_complete = self._is_last_leg and self._is_left
+        yield self._shown(self._rows[-1]) if is_complete else self._rows[-1]
+
+    def _restore(self) -> None:
+        """Become what a checkpoint holds, and let go of it: its arrays take as much as the state itself."""
+        known, self._resumed = self._resumed, None
+        assert known is not None  # noqa: S101 - asked by `steps`
         for iteration, size_px, total, style, content, elapsed_s in known.rows.tolist():
             row = Step(
                 iteration=int(iteration),
@@ -253,27 +272,28 @@ class Run:
                 steps_back=known.steps_back,
             )
             self._rows.append(row)
-            yield row
         self._leg, self._iteration = known.leg, known.iteration
         self._image, self._best_image = tf.constant(known.image), tf.constant(known.best_image)
         parts = [tf.constant(part) for part in known.state]
         self._state = tf.nest.pack_sequence_as(self._program.optimizer.signature(), parts)
         self._best_row, self._leg_row, self._steps_back = known.best_row, known.leg_row, known.steps_back
         self._target_s, self._first = known.target_s, Losses(*known.first.tolist())
-        self._begun = time.perf_counter() - self._rows[-1].elapsed_s
 
-    def _enter(self) -> None:
-        """Begin a size: with the first picture, or the best one of the size before."""
-        leg = self._legs[self._leg]
+    def _enter(self, number: int) -> None:
+        """Begin a size: with the first picture, or the best one of the size before.
+
+        Memory may run out on the way: until all is there, the state stays that of the size before.
+        """
+        leg = self._legs[number]
         if self._best_image is None:
-            self._image = pixels.to_vgg(self._subject.start(leg))
+            image = pixels.to_vgg(self._subject.start(leg))
         else:
-            self._image = self._subject.enlarged(self._best_image, self._legs[self._leg - 1], leg)
-        self._best_image = None
-        self._state = self._program.optimizer.start(self._image, self._subject.settings.learning_rate)
+            image = self._subject.enlarged(self._best_image, self._legs[self._leg], leg)
+        state = self._programs[number].optimizer.start(image, self._subject.settings.learning_rate)
+        if leg is self._legs[-1] and self.judge is not None:
+            self._first = self.judge.losses(image)
+        self._leg, self._image, self._state, self._best_image = number, image, state, None
         self._iteration, self._leg_row = -1, len(self._rows)
-        if self._is_last_leg and self.judge is not None:
-            self._first = self.judge.losses(self._image)
 
     @property
     def _program(self) -> AnyProgram:
@@ -296,9 +316,9 @@ class Run:
         """
         last = self._legs[self._leg].iterations
         image, state = self._image, self._state
-        if 0 <= self._iteration < last:  # known already: only the way from here is computed again
+        if self._iteration >= 0:  # known already: only the way from here is computed again
             _, image, state = self._program.step(image, found, state)
-        while self._iteration < last and not self._has_settled():
+        while not self._is_left:
             is_last = self._iteration + 1 == last
             begun = time.perf_counter()
             if is_last:
@@ -312,7 +332,7 @@ class Run:
                 continue
             self._image, self._state = image, state
             self._iteration += 1
-            yield self._judge(losses)
+            yield self._shown(self._recorded(losses))
             image, state = moved, next_state
 
     def _has_settled(self) -> bool:
@@ -346,16 +366,14 @@ class Run:
         """The iterations of the sizes before this one."""
         return sum(leg.iterations for leg in self._legs[: self._leg])
 
-    def _judge(self, losses: Losses) -> Step:
+    def _recorded(self, losses: Losses) -> Step:
         """Take in the current picture with the losses computed on it."""
-        leg = self._legs[self._leg]
-        iteration = self._before + self._iteration
         if self._best_image is None or losses.total < self._rows[self._best_row].losses.total:
             self._best_image, self._best_row = self._image, len(self._rows)
         row = Step(
-            iteration=iteration,
+            iteration=self._before + self._iteration,
             iterations=self._total,
-            size_px=leg.longest,
+            size_px=self._legs[self._leg].longest,
             losses=losses,
             elapsed_s=time.perf_counter() - self._begun,
             steps_back=self._steps_back,
@@ -363,28 +381,37 @@ class Run:
             step_s=self._step_s,
         )
         self._rows.append(row)
-        is_last = self._is_last_leg and (self._iteration == leg.iterations or self._has_settled())
+        return row
+
+    @property
+    def _is_left(self) -> bool:
+        """Whether the current picture is the last one of this size."""
+        return self._iteration == self._legs[self._leg].iterations or self._has_settled()
+
+    def _shown(self, row: Step) -> Step:
+        """Add to the current row what leaves with it: its picture where it is wanted, and the painting."""
         return replace(
             row,
-            picture=pixels.from_vgg(self._image) if self._wants_picture(iteration) else None,
-            painting=self._painting() if is_last else None,
+            picture=pixels.from_vgg(self._image) if self._wants_picture(row.iteration) else None,
+            painting=self._painting() if self._is_last_leg and self._is_left else None,
+            is_replayed=False,
         )
 
     def _painting(self) -> Painting:
         best, last = self._rows[self._best_row], self._rows[-1]
-        best_losses = self._exact(self._best_image, best)
+        best_losses = self._exact_losses(self._best_image, best)
         return Painting(
             picture=pixels.from_vgg(self._best_image),
             best_iteration=best.iteration,
             first=self._rows[self._leg_row].losses if self.judge is None else self._first,
             best=best_losses,
-            last=best_losses if best is last else self._exact(self._image, last),
+            last=best_losses if best is last else self._exact_losses(self._image, last),
             target_s=self._target_s,
             loop_s=last.elapsed_s - self._target_s,
             steps_back=self._steps_back,
         )
 
-    def _exact(self, image: Any, row: Step) -> Losses:
+    def _exact_losses(self, image: Any, row: Step) -> Losses:
         """Give the losses of a picture in float32, whatever it was iterated in."""
         return row.losses if self.judge is None else self.judge.losses(image)
 

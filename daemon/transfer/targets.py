@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from daemon import images
+from daemon import __version__, images
 from daemon.transfer import colours, pixels
 from daemon.transfer.losses import Targets
 
@@ -150,9 +150,11 @@ def targets(program: AnyProgram, subject: Subject, leg: Leg, kept: StyleTargets)
 
 
 def _style_grams(program: AnyProgram, style: Picture, kept: StyleTargets) -> Grams:
-    """Compute a style's Gram matrices, or find those of the same pixels."""
+    """Compute a style's Gram matrices, or find those of the same pixels, computed in the same way."""
     plan, network = program.plan, program.network
-    facts = (plan.style_layers, plan.pooling, network.sha256, network.dtype.name, tf.__version__, style.shape)
+    is_on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    way = (network.sha256, network.dtype.name, program.core_px, is_on_gpu, tf.__version__, __version__)
+    facts = (plan.style_layers, plan.pooling, way, style.shape)
     key = hashlib.sha256(repr(facts).encode() + style.tobytes()).hexdigest()
 
     def compute() -> Grams:

@@ -18,7 +18,7 @@ import pytest
 from fakes import FakeEngine
 from trees import NearInspector, Tree, wait_for
 
-from daemon import config, documents, pauses, service
+from daemon import config, documents, pauses, service, work_loop
 from daemon.job import State
 from daemon.service import Service
 
@@ -296,7 +296,7 @@ def test_the_service_waits_and_goes_on(name: str, tmp_path: Path, namespace: lis
 
 def main() -> None:
     """Be the process of one case."""
-    pauses.PAUSE_S, service._IDLE_S, service._STATUS_S = 0.05, 0.1, 0.1  # type: ignore[misc]
+    pauses.PAUSE_S, work_loop._IDLE_S, service._STATUS_S = 0.05, 0.1, 0.1  # type: ignore[misc]
     name, base = sys.argv[1:]
     case = Case(Path(base))
     CASES[name](case)

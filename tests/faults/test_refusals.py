@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from trees import Stepper, wait_for
 
 from daemon import documents, files
-from daemon import service as service_module
 from daemon.errors import NotReady
 from daemon.job import State
+from daemon.notify import notify
 from daemon.worker import Ending
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def test_a_stop_ends_the_wait(make_tree: Callable[[], Tree]) -> None:
     stepper.service._pauses.begin = lambda *_: stepper.service.ask_stop()  # type: ignore[method-assign]
     with disk.attached():
         wait_for(lambda: stepper.turn() is Ending.INTERRUPTED, "the stop")
-    assert service_module.notify(STATUS="nobody listens") is False
+    assert notify(STATUS="nobody listens") is False
     (entry,) = tree.spool.entries(State.QUEUED)
     assert entry.attempts_used == 0
     engine = FakeEngine()

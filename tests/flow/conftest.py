@@ -11,11 +11,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trees import Tree, wait_for
+from trees import Tree, hasten, wait_for
 
 from daemon import config as config_module
-from daemon import pauses
-from daemon import service as service_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,9 +33,7 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree where everything goes quickly."""
-    for name in ("_TICK_S", "_IDLE_S", "_LEAST_S", "_STATUS_S"):
-        monkeypatch.setattr(service_module, name, 0.02)
-    monkeypatch.setattr(pauses, "PAUSE_S", 0.02)
+    hasten(monkeypatch)
     made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
     made.inbox.mkdir()
     return made

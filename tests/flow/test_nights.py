@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import NearInspector, Tree, wait_for
+from trees import NearInspector, Tree, hasten, wait_for
 
-from daemon import clock, documents, housekeeping, pauses
-from daemon import service as service_module
+from daemon import __version__, clock, documents, housekeeping
 from daemon.cli import status
 from daemon.errors import NotReady
 from daemon.housekeeping import Counts
@@ -59,9 +58,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 @pytest.fixture
 def make_night(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tree]:
     """Make trees where everything goes quickly; keywords are the config's sections."""
-    for name in ("_TICK_S", "_IDLE_S", "_LEAST_S", "_STATUS_S"):
-        monkeypatch.setattr(service_module, name, 0.02)
-    monkeypatch.setattr(pauses, "PAUSE_S", 0.02)
+    hasten(monkeypatch)
     monkeypatch.setattr(housekeeping, "_METRICS_S", 0.02)
     monkeypatch.setattr(housekeeping, "_SUMMARY_S", 0.02)
 
@@ -435,9 +432,7 @@ def test_the_figures_are_complete_and_follow_the_work(
     }
     assert "watcher_up" not in families  # it is off
     assert {f'styletransferd_jobs{{state="{state}"}}' for state in State} <= figures.keys()
-    assert (
-        _figure(tree, f'info{{version="{service_module.__version__}",device="fake",precision="float32"}}') == 1
-    )
+    assert _figure(tree, f'info{{version="{__version__}",device="fake",precision="float32"}}') == 1
     assert 0 <= (_figure(tree, "oldest_queued_age_seconds") or 0) < 600
     assert (_figure(tree, 'free_bytes{folder="spool"}') or 0) > 0
 

@@ -103,11 +103,11 @@ def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(
     tree.check(is_quiet=True)
 
 
-@pytest.mark.parametrize("part", ["_turn_intake", "_end_cancelled", "_turn_worker"])
+@pytest.mark.parametrize("part", ["_intake.turn", "_intake.end_cancelled", "_work.turn"])
 def test_a_defect_in_any_thread_ends_the_run_with_it(
     part: str, tree: Tree, run: Callable[[FakeEngine], Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What no one expected, in the intake, the status thread or the worker, stops all of them and is raised."""
+    """What no one expected, in the intake, for operators or in the worker, stops all of them and is raised."""
     defect = RuntimeError("a defect")
 
     def stumble(*_: object) -> None:
@@ -116,7 +116,8 @@ def test_a_defect_in_any_thread_ends_the_run_with_it(
     engine = FakeEngine()
     running = run(engine)
     running.until_ready()
-    monkeypatch.setattr(running.service, part, stumble)
+    loop, _, name = part.partition(".")
+    monkeypatch.setattr(getattr(running.service, loop), name, stumble)
     assert running.wait()
     assert running.error is defect
     assert not engine.is_started

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import NearInspector, Tree, wait_for
+from trees import NearInspector, Tree, hasten, wait_for
 
+from daemon import clock, intake_loop, logs
 from daemon import config as config_module
-from daemon import logs, pauses
-from daemon import service as service_module
+from daemon import signals as signals_module
 from daemon.inbox.intake import Intake
 from daemon.job import State
+from daemon.notify import notify
 from daemon.service import Service
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from conftest import Live
 
     from daemon.config import Config
-    from daemon.job import Step
+    from daemon.job import Job, Step
 
 Facts = dict[str, str]  # of one datagram
 END_S = 20
@@ -173,9 +174,8 @@ def test_sighup_applies_what_can_change_and_names_what_cannot(make_live: Callabl
 @pytest.fixture
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree where everything goes quickly."""
-    for name in ("_TICK_S", "_IDLE_S", "_LEAST_S", "_STATUS_S", "_BEAT_S"):
-        monkeypatch.setattr(service_module, name, 0.02)
-    monkeypatch.setattr(pauses, "PAUSE_S", 0.02)
+    hasten(monkeypatch)
+    monkeypatch.setattr(intake_loop, "_BEAT_S", 0.02)
     monkeypatch.setattr(logs, "configure", lambda *_: None)  # which is for a whole process
     made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
     made.inbox.mkdir()
@@ -288,6 +288,67 @@ def test_status_names_the_loop_that_hangs(
         free.set()
 
 
+def _hold_publication(service: Service) -> tuple[threading.Event, threading.Event]:
+    """Give an event that is set once a result is about to be shown, and one that lets it be."""
+    begun, free, real = threading.Event(), threading.Event(), service.outbox.publish
+
+    def publish(job: Job, out: Path) -> Path:
+        begun.set()
+        free.wait()
+        return real(job, out)
+
+    service.outbox.publish = publish  # type: ignore[method-assign]
+    return begun, free
+
+
+def test_status_says_stopping_while_what_is_painted_is_brought_to_its_end(
+    tree: Tree, run: Callable[..., Running], manager: Manager
+) -> None:
+    """Through the finisher's last job status.json is kept and the watchdog fed; the last state is `stopped`."""
+    running = run(FakeEngine())
+    running.until_ready()
+    begun, free = _hold_publication(running.service)
+    status = tree.config.folders.spool / "status.json"
+    tree.drop("sea")
+    try:
+        assert begun.wait(END_S)
+        running.service.ask_stop()
+        wait_for(lambda: json.loads(status.read_bytes())["state"] == "stopping", "the status", END_S)
+        before = status.stat().st_mtime_ns
+        wait_for(lambda: status.stat().st_mtime_ns > before, "the next status", END_S)
+        manager.until_fed_anew()
+    finally:
+        free.set()
+    running.stop()
+    last = json.loads(status.read_bytes())
+    assert (last["state"], last["stalled"], last["run"]["completed"]) == ("stopped", [], 1)
+
+
+def test_an_engine_that_takes_its_time_to_end_leaves_no_loop_to_be_missed(
+    tree: Tree, run: Callable[..., Running]
+) -> None:
+    """Signs of life while the engine is stopped do not make the watchdog wait for more from the worker."""
+    ended = threading.Event()
+
+    class Slow(FakeEngine):
+        def stop(self) -> None:
+            running.service._worker_is_stopping()
+            super().stop()
+            ended.set()
+
+    running = run(Slow())
+    running.until_ready()
+    begun, free = _hold_publication(running.service)
+    tree.drop("sea")
+    try:
+        assert begun.wait(END_S)
+        running.service.ask_stop()
+        assert ended.wait(END_S)
+        wait_for(lambda: running.service._heart.silent(-1) == ["finisher"], "the other loops' ends", END_S)
+    finally:
+        free.set()
+
+
 def test_a_spool_that_refuses_does_not_silence_the_watchdog(
     tree: Tree, run: Callable[..., Running], manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,7 +359,7 @@ def test_a_spool_that_refuses_does_not_silence_the_watchdog(
     def refuse() -> None:
         raise OSError(30, os.strerror(30), "asked")
 
-    monkeypatch.setattr(running.service, "_end_cancelled", refuse)
+    monkeypatch.setattr(running.service._intake, "end_cancelled", refuse)
     wait_for(lambda: "operators" in running.service.situation.paused, "the pause", END_S)
     manager.until_fed_anew()
     assert running.service.situation.paused["operators"] == "Read-only file system: asked"
@@ -314,7 +375,7 @@ def test_a_reload_outside_of_the_run_says_nothing_of_ready(
     with capture_logs() as records:
         service.reload()
     assert [record["event"] for record in records] == ["service.reloaded"]
-    assert service_module.notify(STATUS="the last word")
+    assert notify(STATUS="the last word")
     manager.until("STATUS=the last word")
     assert manager.words("READY", "RELOADING") == []
 
@@ -394,7 +455,7 @@ def test_the_window_applies_after_a_reload(tree: Tree, run: Callable[..., Runnin
     """A window that excludes this moment holds the next job back; none lets it run."""
     running = run(FakeEngine(), reload=lambda: tree.config)
     running.until_ready()
-    now = service_module.clock.local()
+    now = clock.local()
     opens = (now.hour + 2) % 24
     _adopt(running, schedule={"window": f"{opens:02d}:00-{opens:02d}:01"})
     wait_for(lambda: running.service.situation.opens_at, "the window to be closed", END_S)
@@ -476,9 +537,9 @@ def test_a_defect_in_a_reload_ends_the_service(tree: Tree, monkeypatch: pytest.M
         wait_for(lambda: made and made[0].situation.state == "running", "the service to be ready", END_S)
         os.kill(os.getpid(), signal.SIGHUP)
 
-    monkeypatch.setattr(service_module, "Service", make)
+    monkeypatch.setattr(signals_module, "Service", make)
     sender = threading.Thread(target=send)
     sender.start()
     with pytest.raises(ZeroDivisionError):
-        service_module.run(tree.config, reload=reload)
+        signals_module.run(tree.config, reload=reload)
     sender.join()

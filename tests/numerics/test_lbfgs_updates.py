@@ -248,6 +248,13 @@ def test_pairs_without_positive_curvature_are_passed_over(
     assert lbfgs.restart(state) == ""
 
 
+def test_a_pair_of_huge_weights_counts_too(lbfgs: Lbfgs) -> None:
+    """A pair is taken in though the product of its squared lengths is beyond what float32 holds."""
+    _, state = lbfgs.update(single(along()), single(along(0, 2)), single(9), lbfgs.start(along(), 1.0))
+    _, state = lbfgs.update(single(along(4)), single(along(1e19)), single(8), state)
+    assert pairs_of(state) == 1
+
+
 # Steps that led nowhere
 
 
@@ -349,7 +356,7 @@ def test_where_nothing_slopes_it_stays_and_says_so(lbfgs: Lbfgs, loss: float) ->
     for _ in range(12):
         image, state = lbfgs.update(image, single(along()), single(loss), state)
         assert np.array_equal(image, along(3, 4))
-        assert lbfgs.restart(state) == "the direction led uphill"
+        assert lbfgs.restart(state) == "the loss has no slope"
         parts = [part for part in tf.nest.flatten(state) if part is not state.loss]
         assert all(np.all(np.isfinite(part)) for part in parts)
 

@@ -568,7 +568,9 @@ def test_a_stopped_job_is_published_as_if_unbroken(
     """Stopped after whichever step and started again: the same entry, no attempt used, no step twice."""
     tree.drop("sea", **SEA)
     stepper = Stepper(tree.config, engine)
-    stepper.service._engine = stepper.service._worker._engine = Struck(engine, after, stepper.service.ask_stop)
+    stepper.service._work._engine = stepper.service._worker._engine = Struck(
+        engine, after, stepper.service.ask_stop
+    )
     assert wait_for(stepper.turn, "the job to be stopped") is Ending.INTERRUPTED
     (entry,) = tree.spool.entries(State.QUEUED)
     assert (entry.attempts_used, entry.progress) == (0, after)
@@ -593,7 +595,9 @@ def test_a_job_that_left_a_size_early_goes_on_from_where_it_was(tree: Tree, engi
     sizes = [record["size_px"] for record in records if record["event"] == "job.progressed"]
     assert sizes.count(24) < 14
     after = sizes.count(24) + 2
-    stepper.service._engine = stepper.service._worker._engine = Struck(engine, after, stepper.service.ask_stop)
+    stepper.service._work._engine = stepper.service._worker._engine = Struck(
+        engine, after, stepper.service.ask_stop
+    )
     assert wait_for(stepper.turn, "the job to be stopped") is Ending.INTERRUPTED
     with capture_logs() as records:
         assert Stepper(tree.config, engine).until_quiet(60) == [Ending.COMPLETED]

@@ -6,13 +6,13 @@ import errno
 import hashlib
 import io
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pytest
 from fakes import Disk, Killed
 
-from daemon.engine import checkpoints as checkpoints_module
+from daemon.engine import sealed
 from daemon.engine.checkpoints import Checkpoints, kept, key
 from daemon.job import CHECKPOINT_SUFFIX, State
 from daemon.spool import Entry
@@ -364,13 +364,13 @@ def test_writing_slowly_is_done_less_often(
 ) -> None:
     """Where a save takes a second the next is due in 200 s, so that checkpoints cost half a percent at most."""
     clock = Clock()
-    replace_file = checkpoints_module.files.replace
+    replace_file = sealed.replace
 
-    def slow(path: Path, data: bytes) -> None:
-        replace_file(path, data)
+    def slow(path: Path, write: Callable[[BinaryIO], None]) -> None:
+        replace_file(path, write)
         clock.now_s += 1.0
 
-    monkeypatch.setattr(checkpoints_module.files, "replace", slow)
+    monkeypatch.setattr(sealed, "replace", slow)
     checkpoints = opened(interval_s=30, clock=clock)
     clock.now_s = 1030.0
     checkpoints.save(state_of(3))

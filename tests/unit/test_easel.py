@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +12,9 @@ from fakes import INFO, Clock, FakeEngine
 from structlog.testing import capture_logs
 from trees import Stepper, Tree, save
 
-from daemon import documents, pauses
+from daemon import documents, images, pauses
 from daemon.easel import Easel, Progress, request_for, room_needed
-from daemon.errors import Failure, Reason
+from daemon.errors import EngineError, Failure, Reason
 from daemon.finishing import OutOfTime
 from daemon.job import State
 from daemon.settings import Frames, Settings
@@ -108,17 +110,40 @@ def test_a_breath_is_taken_for_each_piece_and_each_frame_of_the_film(tree: Tree)
     studio = Studio(tree, iterations=9, frames={"every": 1})
     easel = Easel(studio.claim, studio._outbox, studio.shown.append, lambda: False)
     assert easel.paint(FakeEngine())
-    breaths: list[None] = []
+    before: list[bool] = []  # at each breath, what was there
 
     def breathe() -> None:
-        breaths.append(None)
-        if len(breaths) == 12:
+        before.append("losses.png" in studio.out)
+        if before.count(True) == 10:
             raise OutOfTime
 
-    with pytest.raises(OutOfTime):  # two pieces come before the ten frames
+    with pytest.raises(OutOfTime):
         easel.finish(breathe)
+    assert before.count(False) >= 2
     assert studio.out >= {"result.png", "losses.csv", "losses.png"}
     assert "frames/animation.webp" not in studio.out
+
+
+def test_a_breath_may_end_the_wait_for_frames(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While frames are still encoded there are breaths too; one that ends it leaves the rest unwritten."""
+    gate, encode = threading.Event(), images.encode
+
+    def wait(*args: Any) -> bytes:
+        assert gate.wait(30)
+        return encode(*args)
+
+    def breathe() -> None:
+        gate.set()
+        raise OutOfTime
+
+    studio = Studio(tree, iterations=4, frames={"every": 1})
+    easel = Easel(studio.claim, studio._outbox, studio.shown.append, lambda: False)
+    monkeypatch.setattr(images, "encode", wait)
+    assert easel.paint(FakeEngine())
+    with pytest.raises(OutOfTime):
+        easel.finish(breathe)
+    assert "result.png" not in studio.out
+    assert len(studio.out) < 5
 
 
 def test_no_painting_where_it_is_no_longer_wanted(tree: Tree) -> None:
@@ -126,6 +151,37 @@ def test_no_painting_where_it_is_no_longer_wanted(tree: Tree) -> None:
     studio = Studio(tree, iterations=50)
     assert studio.paint(FakeEngine(), lambda: len(studio.shown) > 3) is None
     assert "result.png" not in studio.out
+
+
+def test_told_once_the_engine_stays_told(tree: Tree) -> None:
+    """A wish to end that is not repeated at the next step ends the painting all the same."""
+    studio, answers = Studio(tree), iter([False, False, True])
+    assert studio.paint(FakeEngine("hang"), lambda: next(answers, False)) is None
+    assert [progress.iteration for progress in studio.shown] == [0, 1]
+
+
+def test_an_engine_that_ends_untold_has_failed(tree: Tree) -> None:
+    """Steps that end without a painting, though no one wanted them to, are the engine's error, not a stop."""
+
+    class Quitting(FakeEngine):
+        def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+            yield from itertools.islice(super().stylize(request, is_stopping), 2)
+
+    with pytest.raises(EngineError, match="the engine ended without a picture"):
+        Studio(tree).paint(Quitting())
+
+
+def test_the_time_of_an_iteration_counts_those_that_were_made(tree: Tree) -> None:
+    """Where a size ended early, or steps were replayed, loop_s is divided by the iterations behind it."""
+
+    def change(step: Step) -> Step:
+        is_coarse = step.iteration < 2  # two pictures of 16 px, then two of 32 px, whose numbers jump
+        painting = step.painting and replace(step.painting, loop_s=6.0)
+        number, size_px = (step.iteration, 16) if is_coarse else (step.iteration + 6, 32)
+        return replace(step, iteration=number, size_px=size_px, is_replayed=is_coarse, painting=painting)
+
+    document, _ = Studio(tree, iterations=3).paint(Replaying(change))
+    assert documents.parse(document)["result"]["timings"]["iteration_s"] == 3.0
 
 
 def test_replayed_steps_stand_in_the_table_and_nowhere_else(tree: Tree) -> None:
@@ -192,6 +248,19 @@ def test_what_an_earlier_attempt_left_is_cleared_and_its_frames_only_where_they_
         assert seen[0] == ({f"frames/{number:04d}.png" for number in (0, 2, 4, 9)} if has_checkpoint else set())
         for path in checkpoints.glob("*"):
             path.unlink()
+
+
+def test_frames_of_another_way_are_not_published(tree: Tree) -> None:
+    """A frame that an earlier attempt left, whose number is no step of this painting, is in no film."""
+    studio = Studio(tree, iterations=4, frames={"every": 2})
+    frames = studio.claim.entry.out / "frames"
+
+    def stray(_: Step) -> None:
+        frames.mkdir(exist_ok=True)
+        save(frames / "0003.png", 1)
+
+    studio.paint(FakeEngine(on_step=stray))
+    assert {path.name for path in frames.glob("*.png")} == {"0000.png", "0002.png", "0004.png"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import struct
 import zlib
@@ -454,6 +455,26 @@ def test_a_film_shows_every_frame_and_rests_on_the_last(tmp_path: Path, format_:
     assert film.size == (32, 24)
     assert durations == [120, 120, 2000]
     assert film.info["loop"] == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 119, 120, 121, 239, 240, 360, 1001])
+def test_a_film_has_its_ends_and_no_more_than_its_share(tmp_path: Path, count: int) -> None:
+    """However many frames there are, a film shows at most 120 of them, the first and the last among them."""
+    paths = []
+    for number in range(count):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (1, 1), (number % 256, number // 256, 0)).save(paths[-1])
+
+    film = Image.open(io.BytesIO(images.animate(paths, "gif")))
+
+    shown = []
+    for frame in range(film.n_frames):
+        film.seek(frame)
+        red, green, _ = film.convert("RGB").getpixel((0, 0))
+        shown.append(red + 256 * green)
+    assert min(count, 60) <= len(shown) <= 120
+    assert (shown[0], shown[-1]) == (0, count - 1)
+    assert len({after - before for before, after in itertools.pairwise(shown[:-1])}) <= 1
 
 
 def test_a_picture_too_large_for_its_format_is_a_jobs_failure() -> None:

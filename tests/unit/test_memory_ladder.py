@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from daemon.engine.local import LocalEngine
 from daemon.errors import EngineError, Reason
 from daemon.job import Request
 from daemon.settings import Settings
+from daemon.transfer import memory, stylize
 from daemon.transfer.program import Program, TiledProgram
+from daemon.transfer.stylize import Run
+from daemon.transfer.targets import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,3 +120,57 @@ def test_memory_that_is_never_enough_is_an_engine_error(
     with pytest.raises(EngineError) as caught:
         list(engine.stylize(ask()))
     assert caught.value.reason is Reason.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("place", ["targets", "enlarged", "first loss", "last picture"])
+def test_memory_that_runs_out_between_two_sizes_loses_no_step(
+    place: str,
+    engine: LocalEngine,
+    ask: Callable[..., Request],
+    whole: list[Step],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wherever it runs out, every step is told once, and the last one carries the painting."""
+    failures = iter([True])
+
+    def fail_once(real: Callable[..., Any], is_due: Callable[..., bool]) -> Callable[..., Any]:
+        def failing(*inputs: Any, **more: Any) -> Any:
+            if is_due(*inputs) and next(failures, False):
+                raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+            return real(*inputs, **more)
+
+        return failing
+
+    holder, name, is_due = {
+        "targets": (stylize, "targets", lambda _program, _subject, leg, _kept: leg.longest == 288),
+        "enlarged": (Subject, "enlarged", lambda *_: True),
+        "first loss": (
+            engine._painter.program(Settings.model_validate(KEYS)),
+            "step",
+            lambda image, *_: image.shape[1] == 288,
+        ),
+        "last picture": (Run, "_painting", lambda *_: True),
+    }[place]
+    monkeypatch.setattr(holder, name, fail_once(getattr(holder, name), is_due))
+    steps = list(engine.stylize(ask()))
+    assert [step.iteration for step in steps] == [step.iteration for step in whole]
+    assert losses(steps) == pytest.approx(losses(whole), rel=1e-3)
+    assert [bool(step.painting) for step in steps] == [False] * (len(whole) - 1) + [True]
+    assert not any(step.is_replayed for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("spare_mb", "is_decoded", "is_prepared"), [(-800, False, False), (1, True, False), (100, True, True)]
+)
+def test_the_next_job_is_made_ready_only_where_there_is_room_for_it(
+    spare_mb: float, engine: LocalEngine, ask: Callable[..., Request], *, is_decoded: bool, is_prepared: bool
+) -> None:
+    """What the limit leaves beside the running picture decides what of the next one is made ready."""
+    works = memory.works(Settings.model_validate(KEYS), (288, 96), [(96, 96)], "float32")
+    whole_mb = max(memory.estimate_mb(work, memory.WHOLE) for work in works)
+    limit_mb = round(memory.MARGIN * (whole_mb + spare_mb) + 0.5)
+    with contextlib.closing(engine.stylize(ask(memory_limit_mb=limit_mb))) as painting:
+        next(painting)
+        with contextlib.nullcontext() if is_decoded else pytest.raises(MemoryError):
+            ready = engine._make_ready(ask())
+            assert (ready.prepared is not None) is is_prepared

@@ -108,6 +108,36 @@ def test_the_last_hint_counts_and_two_never_work_at_once(
     assert kitchen.most_at_once == 1
 
 
+def test_one_that_is_not_taken_is_waited_for(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
+    """A hint that comes while a dropped one is still being made is made after it, whatever came between."""
+    one, other, last = ask("a.png"), ask("b.png"), ask("c.png")
+    kitchen.gate.clear()
+    kitchen.preparer.begin(one)
+    wait_for(lambda: kitchen.begun, "the work to begin")
+    assert kitchen.preparer.take(other) is None
+    kitchen.preparer.begin(other)
+    assert kitchen.preparer.take(one) is None
+    kitchen.preparer.begin(last)
+    threading.Timer(0.1, kitchen.gate.set).start()
+    assert kitchen.preparer.take(last) == "c.png in prepare"
+    assert kitchen.begun == ["a.png", "c.png"]
+    assert kitchen.most_at_once == 1
+
+
+def test_what_was_dropped_amid_its_making_is_not_kept(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
+    """Nothing holds what nobody will take: it may be as large as a picture's whole memory."""
+    one = ask("a.png")
+    kitchen.gate.clear()
+    kitchen.preparer.begin(one)
+    wait_for(lambda: kitchen.begun, "the work to begin")
+    assert kitchen.preparer.take(ask("b.png")) is None
+    dropped = kitchen.preparer._dropped
+    kitchen.gate.set()
+    dropped.join(30)
+    assert not dropped.is_alive()
+    assert dropped.made is None
+
+
 def test_whatever_goes_wrong_is_forgotten(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
     """An error in making leaves nothing to hand out, and does no harm to the next hint."""
     bad, good = ask("bad.png"), ask("good.png")

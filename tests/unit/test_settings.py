@@ -392,6 +392,14 @@ def test_the_sidecar_lies_over_its_preset_over_the_house(
     assert merged(preset, house, own)["iterations"] == expected
 
 
+@pytest.mark.parametrize(
+    ("house", "own", "size"), [("preview", "default", 512), ("fine", "paper", 512), ("fine", None, 1024)]
+)
+def test_a_named_preset_has_its_own_size(house: str, own: str | None, size: int) -> None:
+    """The house's preset takes no part where the sidecar names one."""
+    assert Settings.model_validate(merged(own, {"preset": house}, {})).size == size
+
+
 def test_sections_are_laid_over_key_by_key() -> None:
     """A sidecar that sets one key of frames keeps the house's other one."""
     house = {"frames": {"every": 3, "animation": "gif"}, "output": {"format": "webp"}}

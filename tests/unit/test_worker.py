@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,22 @@ def test_an_engine_that_is_not_ready_costs_no_attempt(tree: Tree) -> None:
     assert reasons == ["the GPU is busy"]
     record = documents.parse((tree.result("sea") / "result.yaml").read_bytes())["result"]
     assert record["attempt"] == 1
+    tree.check(is_quiet=True)
+
+
+def test_an_engine_that_ends_without_a_picture_uses_attempts(tree: Tree) -> None:
+    """Steps that end unasked are no stop: the job fails as of an engine that crashed, after max_attempts."""
+
+    class Quitting(FakeEngine):
+        def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+            yield from itertools.islice(super().stylize(request, is_stopping), 2)
+
+    tree.drop("sea")
+    stepper = Stepper(tree.config, Quitting())
+    assert stepper.until_quiet() == [Ending.CRASHED, Ending.CRASHED, Ending.FAILED]
+    (entry,) = tree.spool.entries(State.FAILED)
+    assert entry.failure.reason is Reason.ENGINE_CRASHED
+    assert "the engine ended without a picture" in entry.failure.message
     tree.check(is_quiet=True)
 
 

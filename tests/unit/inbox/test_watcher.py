@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import NearInspector, Tree, wait_for
+from trees import NearInspector, Tree, hasten, wait_for
 from watchdog.observers import Observer
 from watchdog.observers.inotify_c import InotifyFD
 
-from daemon import pauses
-from daemon import service as service_module
 from daemon.inbox import watcher as module
 from daemon.inbox.watcher import Watcher
 from daemon.service import Service
@@ -221,9 +219,7 @@ def test_a_service_notices_drops_in_an_inbox_made_anew(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An inbox removed and made again, sentinel and all, pauses the service, is watched again, and works."""
-    for name in ("_TICK_S", "_IDLE_S", "_LEAST_S", "_STATUS_S"):
-        monkeypatch.setattr(service_module, name, 0.02)
-    monkeypatch.setattr(pauses, "PAUSE_S", 0.02)
+    hasten(monkeypatch)
     tree = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.2}))
     tree.inbox.mkdir()
     service = Service(tree.config, engine=FakeEngine(), inspector=NearInspector())

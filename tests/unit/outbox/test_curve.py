@@ -33,6 +33,24 @@ def test_the_table_has_the_contracts_columns() -> None:
     assert curve.table([]) == b"iteration,size_px,total,style,content,elapsed_s\n"
 
 
+@pytest.mark.parametrize(
+    ("pictures", "made"),
+    [
+        ([], 0),
+        ([(0, 32)], 0),
+        ([(0, 32), (1, 32), (2, 32)], 2),
+        (
+            [(0, 16), (1, 16), (2, 16), (2, 32), (3, 32)],
+            3,
+        ),  # a size begins with the number the last one ended with
+        ([(0, 16), (1, 16), (8, 32), (9, 32), (10, 32)], 3),  # or, where that ended early, with a higher one
+    ],
+)
+def test_iterations_are_counted_by_what_was_made(pictures: list[tuple[int, int]], made: int) -> None:
+    """Each size has one picture more than it made iterations, whatever their numbers are."""
+    assert curve.iterations([Row(*picture, 1.0, 1.0, 0.0, 0.0) for picture in pictures]) == made
+
+
 @given(
     st.lists(
         st.builds(Row, st.integers(0, 10**6), st.integers(16, 16384), FLOATS, FLOATS, FLOATS, st.just(1.5))

@@ -87,6 +87,58 @@ def test_a_preview_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> N
     assert len(list((tmp_path / "frames").iterdir())) == 5
 
 
+def _hold(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have the first encoding begin, then wait: both as events."""
+    begun, gate, encode = threading.Event(), threading.Event(), images.encode
+
+    def wait(*args: object) -> bytes:
+        begun.set()
+        assert gate.wait(30)
+        return encode(*args)
+
+    monkeypatch.setattr(images, "encode", wait)
+    return begun, gate
+
+
+def test_a_close_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While frames are still written the close breathes, and all of them are kept."""
+    _, gate = _hold(monkeypatch)
+    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    for iteration in range(5):
+        writer.put(iteration, _picture(1), {})
+    breaths: list[None] = []
+
+    def breathe() -> None:
+        breaths.append(None)
+        if len(breaths) == 2:
+            gate.set()
+
+    writer.close(breathe)
+    assert len(breaths) >= 2
+    assert len(list((tmp_path / "frames").iterdir())) == 5
+
+
+def test_a_close_that_is_cut_short_leaves_no_one_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a breath raises comes out once the frame that was begun is written, and no other is."""
+    begun, gate = _hold(monkeypatch)
+    writer = FrameWriter(tmp_path / "frames", tmp_path / "_running" / "sea")
+    for iteration in range(5):
+        writer.put(iteration, _picture(1), {})
+    assert begun.wait(30)
+
+    def breathe() -> None:
+        threading.Timer(0.1, gate.set).start()
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        writer.close(breathe)
+    assert not writer._thread.is_alive()
+    assert [path.name for path in (tmp_path / "frames").iterdir()] == ["0000.png"]
+    assert not (tmp_path / "_running").exists()
+
+
 def _put_many(writer: FrameWriter) -> None:
     for iteration in range(50):
         writer.put(iteration, _picture(1), {})

@@ -51,7 +51,13 @@ def make_job(*styles: Part, settings: Settings | None = None, content: str = "a.
 def result(job: Job) -> bytes:
     """Write result.yaml."""
     return record.result(
-        job, PAINTING, INFO, attempt=2, finished_at="2026-01-02T04:00:00Z", memory_estimate_mb=1290
+        job,
+        PAINTING,
+        INFO,
+        attempt=2,
+        finished_at="2026-01-02T04:00:00Z",
+        iterations=8,
+        memory_estimate_mb=1290,
     )
 
 
@@ -73,7 +79,7 @@ def test_result_yaml_records_what_was_done() -> None:
             "best": {"total": 1.5, "style": 1.0, "content": 0.5},
             "last": {"total": 2.5, "style": 2.0, "content": 0.5},
         },
-        "timings": {"targets_s": 0.123, "loop_s": 5.0, "iteration_s": 0.5},
+        "timings": {"targets_s": 0.123, "loop_s": 5.0, "iteration_s": 0.625},
         "device": "cpu",
         "precision": "float32",
         "memory": {"estimate_mb": 1290, "peak_mb": 1200, "computed": "tiles of 512 px"},

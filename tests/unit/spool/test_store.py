@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from trees import decode_here, save
 
+from daemon import files
 from daemon.errors import Failure, NotReady, NotTaken, Reason
 from daemon.job import Drop, DropPart, Stamp, State
 from daemon.settings import Settings
@@ -263,6 +265,92 @@ def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_
     (taken,) = spool.take_cancelled()
     assert (taken.id, taken.state) == (entry.id, State.RUNNING)
     assert list(spool.take_cancelled()) == []
+
+
+def _cancelled_queued_and_running(spool: Spool, tmp_path: Path) -> tuple[Entry, Entry]:
+    running = _started(spool, tmp_path)
+    queued = _accept(spool, _drop(tmp_path / "bb", "bb"))
+    for entry in (running, queued):
+        spool.ask_cancel(entry)
+    return queued, running
+
+
+def test_a_cancel_requeued_amid_the_look_is_not_lost(spool: Spool, tmp_path: Path) -> None:
+    """A cancelled job that is put back while others are handed out is handed out at the next look."""
+    queued, running = _cancelled_queued_and_running(spool, tmp_path)
+    taken = []
+    for entry in spool.take_cancelled():
+        taken.append(entry.id)
+        spool.requeue(running, "interrupted", "stop")  # as the finisher's thread does
+    assert taken == [queued.id]
+    assert [entry.id for entry in spool.take_cancelled()] == [running.id]
+
+
+def test_a_look_just_before_a_requeued_job_moves_is_not_the_last(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that comes amid a requeue, too early to find the cancelled job, is followed by another."""
+    queued, running = _cancelled_queued_and_running(spool, tmp_path)
+    found = []
+    move = files.move
+
+    def look_first(source: Path, target: Path) -> None:
+        found.extend(entry.id for entry in spool.take_cancelled())
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "move", look_first)
+        spool.requeue(running, "interrupted", "stop")
+    assert found == [queued.id]
+    assert [entry.id for entry in spool.take_cancelled()] == [running.id]
+
+
+def test_a_look_that_did_not_get_through_is_made_again(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error amid the look, and after one left half way, every cancelled job is still handed out."""
+    queued, _ = _cancelled_queued_and_running(spool, tmp_path)
+
+    def fail(_spool: Spool, _state: State) -> list[str]:
+        raise OSError(errno.EIO, "the disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "_ids", fail)
+        with pytest.raises(OSError, match="the disk"):
+            list(spool.take_cancelled())
+    looking = spool.take_cancelled()
+    assert next(looking).id == queued.id
+    other = _accept(spool, _drop(tmp_path / "ccc", "ccc"))
+    (other.folder / "cancel").touch()
+    looking.close()
+    assert [entry.id for entry in spool.take_cancelled()] == [other.id]
+
+
+def test_a_job_that_ends_while_it_is_sorted_is_no_error(spool: Spool, tmp_path: Path) -> None:
+    """What is remembered of a job may be forgotten by another thread at any instant."""
+
+    class Forgetful(dict[str, Any]):
+        def __contains__(self, key: object) -> bool:
+            is_there = super().__contains__(key)
+            self.clear()
+            return is_there
+
+        def __setitem__(self, key: str, value: object) -> None:
+            pass
+
+    entries = [_accept(spool, _drop(tmp_path / stem, stem)) for stem in ("a", "bb")]
+    for known in (spool._orders, {}):
+        spool._orders = Forgetful(known)
+        assert [entry.id for entry in spool.entries(State.QUEUED)] == [entry.id for entry in entries]
+
+
+def test_an_accepted_drop_is_known_wherever_the_worker_takes_it(spool: Spool, tmp_path: Path) -> None:
+    """Claimed before whoever accepted it asks what it is, it still says so."""
+    entry = _accept(spool, _drop(tmp_path / "in"))
+    assert spool.claim()
+    assert not entry.folder.exists()
+    assert entry.job
+    assert entry.job.id == entry.id
 
 
 def test_find_takes_ids_prefixes_and_labels(spool: Spool, tmp_path: Path) -> None:
