@@ -29,6 +29,9 @@ log = logs.get(__name__)
 
 FRAMES: Final = "frames"
 _PROGRESS_S: Final = 5.0
+_AFTER_EXHAUSTION: Final = (
+    0.7  # of the memory limit: the estimate was wrong, or the machine had less than it said
+)
 _CHECKPOINTS: Final = 3  # two are kept while one is written
 
 
@@ -116,7 +119,7 @@ class Easel:
         self._info = engine.start()
         entry = self._claim.entry
         _clear(entry.out, keeps_frames=entry.progress > 0)
-        limit_mb = memory.limit_mb(self._memory_limit_mb, self._info.device, engine.held_mb())
+        limit_mb = self._limit_mb(engine, self._info)
         request = replace(request_for(entry, self._job), memory_limit_mb=limit_mb)
         self._estimate_mb = self._estimated_mb(self._info, limit_mb)
         log.info("job.started", **self._facts(self._info))
@@ -138,6 +141,12 @@ class Easel:
         """Tell the engine whether to end early; once told so, it stays told."""
         self._has_told = self._is_unwanted() or self._has_told
         return self._has_told
+
+    def _limit_mb(self, engine: Engine, info: EngineInfo) -> int | None:
+        """Decide what the engine may take; less after each attempt that ended for want of memory."""
+        limit_mb = memory.limit_mb(self._memory_limit_mb, info.device, engine.held_mb())
+        times = self._claim.entry.times_exhausted
+        return limit_mb and round(limit_mb * _AFTER_EXHAUSTION**times)
 
     def _estimated_mb(self, info: EngineInfo, limit_mb: int | None) -> int | None:
         """Estimate what this job will take, computed as the engine will plan it."""

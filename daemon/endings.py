@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 from daemon import clock, files, images, logs
-from daemon.errors import EngineError, Failure, NotReady, Reason
+from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
 from daemon.outbox import record
 
 if TYPE_CHECKING:
@@ -59,14 +59,19 @@ class Endings:
         self._note = note
 
     def publish(self, claim: Claim) -> Ending:
-        """Show the result and end the job, as often as it takes."""
+        """Show the result and end the job, as often as it takes; one that is cancelled meanwhile fails."""
         facts, paths = claim.entry.facts, []
 
         def publish() -> None:
+            self._outbox.check()  # an outbox that is away would seem to hold nothing
+            if claim.entry.is_cancelled and not self._outbox.is_published(claim.job):
+                raise JobError(CANCELLED)
             paths.append(str(self._outbox.publish(claim.job, claim.entry.out)))
 
         try:
             is_shown = self._hold_out("outbox", publish)
+        except JobError as error:
+            return self.fail(claim.entry, error.failure)
         except OSError as error:
             return self.fail(claim.entry, _refusal(error))
         if not is_shown:
@@ -149,7 +154,8 @@ class Endings:
 
     def crash(self, claim: Claim, error: EngineError, max_attempts: int) -> Ending:
         """Queue a job again under which the engine ended; the attempt counts."""
-        self._requeue(claim, "crashed", error.message)
+        event = "exhausted" if error.reason is Reason.OUT_OF_MEMORY else "crashed"
+        self._requeue(claim, event, error.message)
         log.warning(
             "spool.requeued",
             attempt=claim.attempt,

@@ -114,6 +114,13 @@ class Entry:
         return used + is_open
 
     @property
+    def times_exhausted(self) -> int:
+        """Attempts since the last retry that ended for want of memory."""
+        events = [record["event"] for record in self.attempts]
+        since = events[::-1].index("retried") if "retried" in events else len(events)
+        return events[len(events) - since :].count("exhausted")
+
+    @property
     def ended_at(self) -> datetime:
         """When it was completed or failed; where a full disk took no record of that, when it last changed."""
         for record in reversed(self.attempts):

@@ -349,7 +349,7 @@ class Spool:
         return ended
 
     def requeue(self, entry: Entry, event: str, reason: str) -> Entry:
-        """Put a running job back: `interrupted` uses no attempt, `crashed` does.
+        """Put a running job back: `interrupted` uses no attempt, `crashed` and `exhausted` do.
 
         What it had ready for the outbox stays with it.
         """

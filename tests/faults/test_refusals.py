@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from trees import Stepper, wait_for
 
 from daemon import documents, files
-from daemon.errors import NotReady
+from daemon.errors import NotReady, Reason
 from daemon.job import State
 from daemon.notify import notify
 from daemon.worker import Ending
@@ -147,6 +147,28 @@ def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Ca
     assert [record["part"] for record in _named(records, "service.resumed")] == ["outbox"]
     assert _named(records, "job.failed") == []
     assert len(engine.calls) == 1
+    tree.check(is_quiet=True)
+
+
+def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(make_tree: Callable[[], Tree]) -> None:
+    """Cancelled while an outbox does not take its result, it is shown as cancelled once the outbox works."""
+    tree = make_tree()
+    stepper = Stepper(tree.config, FakeEngine())
+    disk = Disk(tree.outbox, 0, length=EVER, code=errno.EIO)
+    real = stepper.service._pauses.begin
+
+    def pause(part: str, error: Exception) -> None:
+        real(part, error)
+        (entry,) = tree.spool.entries(State.RUNNING)
+        tree.spool.ask_cancel(entry)
+        disk._first = None  # mended
+
+    stepper.service._pauses.begin = pause  # type: ignore[method-assign]
+    tree.drop("sea")
+    with disk.attached():
+        assert stepper.until_quiet(deadline_s=20) == [Ending.FAILED]
+    assert _failure(tree).reason is Reason.CANCELLED
+    assert [name.endswith(".failed") for name in tree.results()] == [True]
     tree.check(is_quiet=True)
 
 

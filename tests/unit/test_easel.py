@@ -250,6 +250,19 @@ def test_what_an_earlier_attempt_left_is_cleared_and_its_frames_only_where_they_
             path.unlink()
 
 
+def test_an_attempt_that_ran_out_of_memory_is_followed_by_a_smaller_one(tree: Tree) -> None:
+    """The engine may take seven tenths as much after each such attempt; a retry begins anew."""
+    studio, engine = Studio(tree, iterations=1), Replaying(lambda step: step)
+    record = studio.claim.entry.folder / "attempts.jsonl"
+    for events in ([], ["exhausted"], ["crashed", "exhausted"], ["retried"], ["exhausted"]):
+        with record.open("a") as file:
+            file.writelines(f'{{"event": "{event}"}}\n' for event in events)
+        easel = Easel(studio.claim, studio._outbox, lambda _: None, lambda: False, memory_limit_mb=1000)
+        easel.paint(engine)
+        easel.finish()
+    assert [request.memory_limit_mb for request in engine.requests] == [1000, 700, 490, 1000, 700]
+
+
 def test_frames_of_another_way_are_not_published(tree: Tree) -> None:
     """A frame that an earlier attempt left, whose number is no step of this painting, is in no film."""
     studio = Studio(tree, iterations=4, frames={"every": 2})
