@@ -130,7 +130,7 @@ class Easel:
             self._writer = writer
         finally:
             if self._painting is None:
-                writer.close()
+                writer.close(self._tell)
         if self._painting is None:
             writer.require_all()
             if not self._has_told:

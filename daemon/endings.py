@@ -138,8 +138,8 @@ class Endings:
         self._note(Ending.FAILED, entry.label, 0.0, failure)
 
     def interrupt(self, claim: Claim) -> Ending:
-        """Queue a job again that a stop cut short, at no cost; a cancelled one fails."""
-        if claim.entry.is_cancelled:
+        """Queue a job again that a stop cut short, at no cost; a cancelled one that is not shown yet fails."""
+        if claim.entry.is_cancelled and not self._outbox.is_published(claim.job):
             return self.fail(claim.entry, CANCELLED)
         self._requeue(claim, "interrupted", "the service was stopped")
         log.info("job.interrupted", attempt=claim.attempt, reason="stop")

@@ -156,17 +156,25 @@ class BackgroundFinisher(Finisher):
         """Work off what is handed over until closed and done."""
         yield_to_others(_NICE)
         try:
-            while (task := self._next()) is not None:
-                self._beat()
-                try:
-                    task()
-                except (NotReady, OSError) as error:
-                    with self._changed:
-                        self._trouble = error
+            while self._end_next():
+                pass
         finally:
             with self._changed:
                 self._is_working, self._has_ended = False, True
                 self._changed.notify_all()
+
+    def _end_next(self) -> bool:
+        """Work off one task, and let go of it: it holds a whole painting. False where none will come."""
+        task = self._next()
+        if task is None:
+            return False
+        self._beat()
+        try:
+            task()
+        except (NotReady, OSError) as error:
+            with self._changed:
+                self._trouble = error
+        return True
 
     def _next(self) -> Task | None:
         """Wait for the next task; None where none will come."""

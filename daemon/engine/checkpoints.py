@@ -81,18 +81,27 @@ class Checkpoints:
             if path not in good:
                 files.remove_tree(path)
 
-    def newest(self, is_usable: Callable[[Checkpoint], bool] = lambda _: True) -> Checkpoint | None:
-        """Read the newest one that is whole, of this key and usable."""
+    def newest(self, is_usable: Callable[[list[int]], bool] = lambda _: True) -> Checkpoint | None:
+        """Read the newest one that is whole, of this key and usable.
+
+        Args:
+            is_usable: asked with the iterations of its rows.
+
+        Raises:
+            MemoryError: there is none for it.
+        """
         for path in reversed(kept(self._folder)):
-            found = self._read(path)
-            if found is not None and is_usable(found):
+            found = self._read(path, is_usable)
+            if found is not None:
                 return found
         return None
 
-    def _read(self, path: Path) -> Checkpoint | None:
+    def _read(self, path: Path, is_usable: Callable[[list[int]], bool]) -> Checkpoint | None:
         try:
             with sealed.opened(path) as file:
-                return _unpack(file, self._key)
+                return _unpack(file, self._key, is_usable)
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001 - numpy raises nearly anything, and there is an older one, or the start
             return None
 
@@ -117,10 +126,10 @@ def _pack(checkpoint: Checkpoint, key_: str, file: BinaryIO) -> None:
     np.savez(file, head=np.frombuffer(head, np.uint8), **arrays)
 
 
-def _unpack(file: BinaryIO, key_: str) -> Checkpoint | None:
+def _unpack(file: BinaryIO, key_: str, is_usable: Callable[[list[int]], bool]) -> Checkpoint | None:
     with np.load(file, allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
-        if head.pop("key") != key_:
+        if head.pop("key") != key_ or not is_usable(arrays["rows"][:, 0].astype(int).tolist()):
             return None
         parts = range(head.pop("parts"))
         return Checkpoint(

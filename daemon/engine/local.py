@@ -115,6 +115,7 @@ class LocalEngine:
                 prepared=ready.prepared,
                 wants_picture=wants_picture(request.settings.frames),
                 resumed=resumed,
+                told=len(told) if is_freed else None,
                 rungs=rungs,
             )
             resumed = None  # the run lets go of it once it has taken it in
@@ -127,13 +128,15 @@ class LocalEngine:
             except device.OUT_OF_MEMORY:
                 if is_freed and rungs[-1] == LADDER[-1]:
                     raise
-                resumed = run.checkpoint() if run.is_takeable else _newest(kept, request, told)
-                if is_freed:
-                    rungs = [_below(rung) for rung in rungs]
-                self._free()
-                is_freed, trouble = True, f"memory ran out; going on: {rungs[-1]}"
+                resumed = run.checkpoint() if run.is_takeable else None
             else:
                 return
+            del run  # and with the error's traceback, all that it held
+            if is_freed:
+                rungs = [_below(rung) for rung in rungs]
+            self._free()
+            is_freed, trouble = True, f"memory ran out; going on: {rungs[-1]}"
+            resumed = resumed or _newest(kept, request, told)
 
     def _steps(
         self, run: Run, kept: Checkpoints | None, is_stopping: Callable[[], bool]
@@ -178,7 +181,8 @@ class LocalEngine:
         paths = [request.content, *(path for path, _ in request.styles)]
         content, *styles = (images.header_size(path) for path in paths)
         spare_mb = self._spare_mb
-        decoded_mb = memory.decoded_mb([content, *styles])
+        start = [images.header_size(request.init)] if request.init else []
+        decoded_mb = memory.decoded_mb([content, *styles, *start])
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
@@ -227,10 +231,10 @@ def _newest(kept: Checkpoints | None, request: Request, told: Sequence[int]) -> 
         request: knows the frames on disk.
         told: iterations whose frames are on their way there.
     """
-    known = replace(request, frames=request.frames.union(told))
     if kept is None:
         return None
-    return kept.newest(lambda found: known.has_frames(found.rows[:, 0].astype(int).tolist()))
+    known = replace(request, frames=request.frames.union(told))
+    return kept.newest(known.has_frames)
 
 
 def _spare_mb(subject: Subject, limit_mb: int | None, precision: str) -> float | None:

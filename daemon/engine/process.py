@@ -189,6 +189,8 @@ class ProcessEngine:
         except (GeneratorExit, OSError):  # whoever asked takes no more steps, or fails to say whether it does
             self._interrupt()
             raise
+        finally:
+            self._is_told = self._is_stopping  # what it was told by may hold a whole painting
 
     def prepare(self, request: Request) -> None:
         """Hand the hint on to the child, if there is one; see `Engine.prepare`."""

@@ -50,9 +50,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         OSError: it cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise DamagedError("not a regular file")
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise DamagedError("not a regular file")
         wanted = file.read(_DIGEST_BYTES)
         if hashlib.file_digest(file, "sha256").digest() != wanted:
             raise DamagedError("not what was written")

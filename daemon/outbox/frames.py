@@ -72,7 +72,7 @@ class FrameWriter:
             with contextlib.suppress(queue.Full):
                 self._queue.put_nowait((frame, picture, status))
 
-    def close(self, breathe: Callable[[], None] = lambda: None) -> None:
+    def close(self, breathe: Callable[[], object] = lambda: None) -> None:
         """Wait until everything is written, and take the live folder away, if the outbox lets us.
 
         Args:

@@ -311,7 +311,8 @@ class Spool:
     def take_cancelled(self) -> Iterator[Entry]:
         """Take every queued or held job that an operator cancelled, for the caller to end.
 
-        The jobs are looked through only after somebody asked for something.
+        The jobs are looked through only after somebody asked for something. One whose failure is on record was
+        taken before, and its end did not get through: the worker ends it when its turn comes.
         """
         asked = self._last_asked()
         if asked == self._seen:
@@ -320,7 +321,8 @@ class Spool:
         try:
             for state in (State.QUEUED, State.HELD):
                 for entry in self._unsorted(state):
-                    if entry.is_cancelled and entry.job:
+                    is_known = state is State.QUEUED and entry.failure is not None
+                    if entry.is_cancelled and entry.job and not is_known:
                         with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
                             yield self._taken(entry)
         except BaseException:

@@ -106,6 +106,7 @@ class Painter:
         *,
         wants_picture: Callable[[int], bool] = lambda _: False,
         resumed: Checkpoint | None = None,
+        told: int | None = None,
         prepared: Prepared | None = None,
         rungs: Sequence[Rung] | None = None,
     ) -> Run:
@@ -115,6 +116,7 @@ class Painter:
             subject: the job's pictures and settings.
             wants_picture: asked with each iteration whether its step should carry the picture.
             resumed: where an earlier run of the same job had come.
+            told: how many of its steps have left this engine; None: all of them.
             prepared: what was computed ahead for this very job.
             rungs: how every size of the road is computed; default: in one piece.
 
@@ -126,11 +128,11 @@ class Painter:
         programs = [self.program(subject.settings, rung) for rung in chosen]
 
         def targets_of(number: int) -> Targets:
-            if prepared is not None and prepared.leg == legs[number]:
+            if prepared is not None and prepared.leg == legs[number] and chosen[number] == WHOLE:
                 return prepared.targets
             return self._targets(programs[number], subject, legs[number])
 
-        run = Run(programs, subject, targets_of, wants_picture=wants_picture, resumed=resumed)
+        run = Run(programs, subject, targets_of, wants_picture=wants_picture, resumed=resumed, told=told)
         if self._exact is not None:
             exact = self._program(self._exact, programs[-1].plan, chosen[-1])
             run.judge = Judge(exact, lambda: self._targets(exact, subject, legs[-1]), chosen[-1])
@@ -185,6 +187,7 @@ class Run:
         *,
         wants_picture: Callable[[int], bool],
         resumed: Checkpoint | None,
+        told: int | None,
     ) -> None:
         """See `Painter.begin`."""
         self._begun = time.perf_counter()
@@ -204,6 +207,7 @@ class Run:
         self._target_s = self._step_s = 0.0
         self._rows: list[Step] = []
         self._resumed = resumed
+        self._told = told
 
     def checkpoint(self) -> Checkpoint:
         """Take the state at the step that was yielded last."""
@@ -253,14 +257,20 @@ class Run:
         self._restore()
         self._begun = time.perf_counter() - self._rows[-1].elapsed_s
         yield from self._rows[:-1]
-        # Memory may have run out over the losses of the last picture: that step has not been told.
-        is_complete = self._is_last_leg and self._is_left
-        yield self._shown(self._rows[-1]) if is_complete else self._rows[-1]
+        # Memory may have run out over what should have left with the last one: that step has not been told.
+        is_told = self._told is None or len(self._rows) <= self._told
+        yield self._rows[-1] if is_told else self._shown(self._rows[-1])
 
     def _restore(self) -> None:
-        """Become what a checkpoint holds, and let go of it: its arrays take as much as the state itself."""
+        """Become what a checkpoint holds, and let go of it: its arrays take as much as the state itself.
+
+        Memory may run out on the way: then nothing of it is taken over.
+        """
         known, self._resumed = self._resumed, None
         assert known is not None  # noqa: S101 - asked by `steps`
+        image, best_image = tf.constant(known.image), tf.constant(known.best_image)
+        parts = [tf.constant(part) for part in known.state]
+        signature = self._programs[known.leg].optimizer.signature()
         for iteration, size_px, total, style, content, elapsed_s in known.rows.tolist():
             row = Step(
                 iteration=int(iteration),
@@ -273,9 +283,8 @@ class Run:
             )
             self._rows.append(row)
         self._leg, self._iteration = known.leg, known.iteration
-        self._image, self._best_image = tf.constant(known.image), tf.constant(known.best_image)
-        parts = [tf.constant(part) for part in known.state]
-        self._state = tf.nest.pack_sequence_as(self._program.optimizer.signature(), parts)
+        self._image, self._best_image = image, best_image
+        self._state = tf.nest.pack_sequence_as(signature, parts)
         self._best_row, self._leg_row, self._steps_back = known.best_row, known.leg_row, known.steps_back
         self._target_s, self._first = known.target_s, Losses(*known.first.tolist())
 

@@ -186,7 +186,10 @@ class SpoolMachine(RuleBasedStateMachine):
         self._claim()
 
     @where(State.QUEUED)
-    @rule(paints=st.booleans(), end=st.sampled_from(["interrupted", "crashed", "died", "died amid a record"]))
+    @rule(
+        paints=st.booleans(),
+        end=st.sampled_from(["interrupted", "crashed", "exhausted", "died", "died amid a record"]),
+    )
     def work_in_vain(self, end: str, *, paints: bool) -> None:
         """Take the first of the queue, come further or not, and end without a result."""
         id_ = self._claim()
@@ -261,14 +264,14 @@ class SpoolMachine(RuleBasedStateMachine):
         known.failure, known.state = reason, State.FAILED
 
     @where(State.RUNNING)
-    @rule(pick=PICK, event=st.sampled_from(["interrupted", "crashed"]))
+    @rule(pick=PICK, event=st.sampled_from(["interrupted", "crashed", "exhausted"]))
     def requeue(self, pick: int, event: str) -> None:
         """Give a job back; a stop costs no attempt."""
         self._requeue(*self._some(pick, State.RUNNING), event)
 
     def _requeue(self, entry: Entry, known: Known, event: str) -> None:
         self.spool.requeue(entry, event, "the reason")
-        known.end_attempt(counts=event == "crashed")
+        known.end_attempt(counts=event != "interrupted")
         known.state = State.QUEUED
 
     # Operators

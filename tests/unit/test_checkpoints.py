@@ -239,7 +239,7 @@ def test_none_that_is_of_no_use_is_taken(
     """A checkpoint that whoever asks cannot use is passed over for an older one."""
     for pictures in (5, 8):
         opened().save(state_of(pictures))
-    found = opened().newest(lambda checkpoint: len(checkpoint.rows) <= most)
+    found = opened().newest(lambda iterations: len(iterations) <= most)
     assert (None if found is None else len(found.rows)) == expected
 
 

@@ -122,7 +122,7 @@ def test_memory_that_is_never_enough_is_an_engine_error(
     assert caught.value.reason is Reason.OUT_OF_MEMORY
 
 
-@pytest.mark.parametrize("place", ["targets", "enlarged", "first loss", "last picture"])
+@pytest.mark.parametrize("place", ["targets", "enlarged", "first loss", "a picture", "last picture"])
 def test_memory_that_runs_out_between_two_sizes_loses_no_step(
     place: str,
     engine: LocalEngine,
@@ -149,6 +149,7 @@ def test_memory_that_runs_out_between_two_sizes_loses_no_step(
             "step",
             lambda image, *_: image.shape[1] == 288,
         ),
+        "a picture": (Run, "_shown", lambda _, row: row.iteration == 4),
         "last picture": (Run, "_painting", lambda *_: True),
     }[place]
     monkeypatch.setattr(holder, name, fail_once(getattr(holder, name), is_due))
@@ -157,6 +158,34 @@ def test_memory_that_runs_out_between_two_sizes_loses_no_step(
     assert losses(steps) == pytest.approx(losses(whole), rel=1e-3)
     assert [bool(step.painting) for step in steps] == [False] * (len(whole) - 1) + [True]
     assert not any(step.is_replayed for step in steps)
+
+
+def test_memory_that_runs_out_while_a_state_is_taken_over_begins_anew(
+    engine: LocalEngine, ask: Callable[..., Request], whole: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a state is none: the steps are taken once more by tiles, and none is told twice."""
+    program = engine._painter.program(Settings.model_validate(KEYS))
+    step, constant, large = program.step, tf.constant, iter([False, False, True])
+    due = iter([True])
+
+    def failing_step(image: Any, *more: Any) -> Any:
+        if image.shape[1] == 288 and next(large, False):
+            monkeypatch.setattr(tf, "constant", failing_constant)
+            raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+        return step(image, *more)
+
+    def failing_constant(value: Any, *more: Any, **named: Any) -> Any:
+        if np.shape(value)[-1:] == (3,) and next(due, False):
+            raise MemoryError
+        return constant(value, *more, **named)
+
+    monkeypatch.setattr(program, "step", failing_step)
+    steps = list(engine.stylize(ask()))
+    assert next(due, False) is False
+    assert [step.iteration for step in steps] == [step.iteration for step in whole]
+    assert losses(steps) == pytest.approx(losses(whole), rel=1e-3)
+    assert steps[-1].painting
+    assert steps[-1].painting.computed == "tiles of 1024 px"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from trees import Stepper, Tree, wait_for
 
 from daemon import documents, images, pauses
-from daemon.errors import Failure, JobError, NotReady, Reason
+from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
 from daemon.job import State
 from daemon.worker import Ending
 
@@ -139,6 +139,25 @@ def test_an_engine_that_ends_without_a_picture_uses_attempts(tree: Tree) -> None
     assert entry.failure.reason is Reason.ENGINE_CRASHED
     assert "the engine ended without a picture" in entry.failure.message
     tree.check(is_quiet=True)
+
+
+def test_memory_that_ran_out_leaves_less_to_the_next_attempt(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt that the engine ended for want of memory is followed by one with seven tenths of it."""
+    monkeypatch.setattr(pauses, "PAUSE_S", 0.001)
+    limits = []
+
+    class Exhausted(FakeEngine):
+        def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+            limits.append(request.memory_limit_mb)
+            raise EngineError("memory ran out", Reason.OUT_OF_MEMORY)
+
+    tree = Tree(make_config(inbox={"settle_s": 0.001, "rescan_s": 0.002}, engine={"memory_limit_mb": 1000}))
+    tree.inbox.mkdir()
+    tree.drop("sea")
+    assert Stepper(tree.config, Exhausted()).until_quiet() == [Ending.CRASHED, Ending.CRASHED, Ending.FAILED]
+    assert limits == [1000, 700, 490]
 
 
 # What comes next

@@ -267,6 +267,15 @@ def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_
     assert list(spool.take_cancelled()) == []
 
 
+def test_a_cancelled_job_whose_end_did_not_get_through_is_the_workers(spool: Spool, tmp_path: Path) -> None:
+    """Put back with its failure on record it is not handed out again: else each second would write anew."""
+    spool.ask_cancel(_accept(spool, _drop(tmp_path / "in")))
+    (taken,) = spool.take_cancelled()
+    spool.note_failure(taken, Failure(Reason.CANCELLED, "cancelled"))
+    spool.requeue(taken, "interrupted", "the outbox is away")
+    assert list(spool.take_cancelled()) == []
+
+
 def _cancelled_queued_and_running(spool: Spool, tmp_path: Path) -> tuple[Entry, Entry]:
     running = _started(spool, tmp_path)
     queued = _accept(spool, _drop(tmp_path / "bb", "bb"))
