@@ -59,12 +59,17 @@ class Endings:
         self._note = note
 
     def publish(self, claim: Claim) -> Ending:
-        """Show the result and end the job, as often as it takes; one that is cancelled meanwhile fails."""
-        facts, paths = claim.entry.facts, []
+        """Show the result and end the job, as often as it takes.
+
+        A cancel after the last step comes too late, unless the outbox keeps the result waiting.
+        """
+        facts, paths, has_waited = claim.entry.facts, [], False
 
         def publish() -> None:
+            nonlocal has_waited
+            is_late, has_waited = has_waited, True
             self._outbox.check()  # an outbox that is away would seem to hold nothing
-            if claim.entry.is_cancelled and not self._outbox.is_published(claim.job):
+            if is_late and claim.entry.is_cancelled and not self._outbox.is_published(claim.job):
                 raise JobError(CANCELLED)
             paths.append(str(self._outbox.publish(claim.job, claim.entry.out)))
 

@@ -237,12 +237,15 @@ class Request:
     init: Path | None
     settings: Settings
     checkpoints: Path | None = None  # where its state is kept, to go on from after a crash
-    frames: frozenset[int] = frozenset()  # the iterations whose frames are on disk from an earlier attempt
+    frames: frozenset[int] | None = (
+        None  # the iterations whose frames are on disk already; None: nobody keeps any
+    )
     memory_limit_mb: int | None = None  # of the engine's process; None: what the machine has
 
     def has_frames(self, iterations: Iterable[int]) -> bool:
         """Tell whether every frame that is wanted of some iterations is on disk: no film has a gap."""
-        return all(number in self.frames for number in iterations if self.settings.frames.keeps(number))
+        wanted = (number for number in iterations if self.settings.frames.keeps(number))
+        return self.frames is None or all(number in self.frames for number in wanted)
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def _newest(kept: Checkpoints | None, request: Request, told: Sequence[int]) -> 
     """
     if kept is None:
         return None
-    known = replace(request, frames=request.frames.union(told))
+    known = request if request.frames is None else replace(request, frames=request.frames.union(told))
     return kept.newest(known.has_frames)
 
 

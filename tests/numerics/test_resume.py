@@ -188,7 +188,7 @@ def test_going_on_from_any_step_ends_as_if_unbroken(
         for step, other in zip(fresh, whole.steps[done:], strict=True):
             assert np.array_equal(step.picture, other.picture), step.iteration
         assert_same_end(steps[-1], whole.steps[-1])
-        is_amid = state.iteration < run._legs[state.leg].iterations
+        is_amid = whole.steps[done - 1].size_px == whole.steps[done].size_px
         assert studio.evaluated - before == len(fresh) + is_amid
 
 
@@ -373,7 +373,8 @@ def order(tmp_path: Path) -> Callable[..., Request]:
     def make(*, limit: int | None = None, share: float = 1.0, **settings: Any) -> Request:
         chosen = Settings.model_validate({**ROAD, "frames": {"every": 0}, **settings})
         parts = ((styles[0][0], share), styles[1])
-        return Request(content, parts, None, chosen, tmp_path / "ckpt", limit)
+        frames = None if limit is None else frozenset(range(limit + 1))
+        return Request(content, parts, None, chosen, tmp_path / "ckpt", frames)
 
     return make
 
@@ -470,15 +471,16 @@ def test_another_version_begins_anew(
     assert first_fresh(engine, order()) == 0
 
 
-def test_the_limit_of_a_request_is_kept(engine: LocalEngine, order: Callable[..., Request]) -> None:
+def test_no_state_past_a_missing_frame_is_taken(engine: LocalEngine, order: Callable[..., Request]) -> None:
     """Where later frames are missing, the engine goes on from an older state, or from the start."""
     answers = iter([*[False] * 7, True])  # pictures 3 and 6 are kept as due ones, 8 by the stop
     list(engine.stylize(order(), lambda: next(answers)))
     iterations = [path.stem for path in kept(order().checkpoints)]
     assert iterations == ["0000006", "0000008"]
-    assert first_fresh(engine, order(limit=6)) == 8  # the 8th picture is iteration 6 at the second size
-    assert first_fresh(engine, order(limit=5)) == 6
-    assert first_fresh(engine, order(limit=4)) == 0
+    every = {"every": 1}
+    assert first_fresh(engine, order(limit=6, frames=every)) == 8  # the 8th picture is iteration 6, of size two
+    assert first_fresh(engine, order(limit=5, frames=every)) == 6
+    assert first_fresh(engine, order(limit=4, frames=every)) == 0
 
 
 def test_a_disk_that_takes_no_state_is_told_once_a_try(

@@ -313,8 +313,9 @@ class SpoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(known.is_cancelled for known in self.jobs.values()))
     @rule()
     def take_cancelled(self) -> None:
-        """End what is to be ended and does not run."""
+        """End what is to be ended and does not run; a queued one that failed already is the worker's."""
         wanted = {id_ for id_ in self._in(State.QUEUED, State.HELD) if self.jobs[id_].is_cancelled}
+        wanted -= {id_ for id_ in self._in(State.QUEUED) if self.jobs[id_].failure}
         taken = set()
         for entry in self.spool.take_cancelled():
             taken.add(entry.id)

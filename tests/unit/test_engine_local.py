@@ -201,7 +201,7 @@ def test_a_job_that_moved_since_it_was_prepared_is_the_same(
     moved.mkdir()
     paths = [path.rename(moved / path.name) for path in (hinted.content, hinted.styles[0][0])]
     reads.clear()
-    request = Request(paths[0], ((paths[1], 1.0),), None, hinted.settings, moved / "ckpt", 7)
+    request = Request(paths[0], ((paths[1], 1.0),), None, hinted.settings, moved / "ckpt", frozenset({7}))
     assert list(engine.stylize(request))[-1].painting is not None
     assert reads == []
 
