@@ -29,9 +29,8 @@ log = logs.get(__name__)
 
 FRAMES: Final = "frames"
 _PROGRESS_S: Final = 5.0
-_AFTER_EXHAUSTION: Final = (
-    0.7  # of the memory limit: the estimate was wrong, or the machine had less than it said
-)
+# Of the memory limit: the estimate was wrong, or the machine had less than it said.
+_AFTER_EXHAUSTION: Final = 0.7
 _CHECKPOINTS: Final = 3  # two are kept while one is written
 
 
@@ -289,11 +288,10 @@ class Easel:
     def _own_frames(self, folder: Path) -> list[Path]:
         """Give this painting's frames in order; strays of an earlier attempt are removed."""
         made = {row.iteration for row in self._rows if self._settings.frames.keeps(row.iteration)}
-        frames = sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
-        for path in frames:
-            if int(path.stem) not in made:
-                files.remove_tree(path)
-        return [path for path in frames if int(path.stem) in made]
+        frames = _frames(folder)
+        for iteration in frames.keys() - made:
+            files.remove_tree(frames.pop(iteration))
+        return list(frames.values())
 
     def _facts(self, info: EngineInfo) -> dict[str, Any]:
         settings = self._settings
@@ -347,8 +345,14 @@ def request_for(entry: Entry, job: Job) -> Request:
         init=entry.input(init[0]) if init else None,
         settings=job.settings,
         checkpoints=entry.checkpoints,
-        frames=frozenset(int(path.stem) for path in (entry.out / FRAMES).glob("[0-9]*.png")),
+        frames=frozenset(_frames(entry.out / FRAMES)),
     )
+
+
+def _frames(folder: Path) -> dict[int, Path]:
+    """Find the frames on disk by iteration, in order."""
+    found = {int(path.stem): path for path in folder.glob("*.png")}
+    return dict(sorted(found.items()))
 
 
 def _clear(out: Path, *, keeps_frames: bool) -> None:

@@ -104,8 +104,11 @@ class LocalEngine:
         info = self.start()
         asked_mb = request.memory_limit_mb or self._options.memory_limit_mb
         limit_mb = memory.limit_mb(asked_mb, info.device, self.held_mb())
-        rungs = self._painter.rungs(ready.subject, limit_mb)
-        self._spare_mb = _spare_mb(ready.subject, limit_mb, info.precision)
+        works = self._painter.works(ready.subject)
+        rungs = [memory.plan(work, limit_mb) for work in works]
+        self._spare_mb = (
+            None if limit_mb is None else limit_mb / memory.MARGIN - memory.planned_mb(works, limit_mb)
+        )
         resumed = _newest(kept, request, ())
         told: list[int] = []
         trouble, is_freed = "", False
@@ -178,15 +181,16 @@ class LocalEngine:
             MemoryError: not even for the pictures.
         """
         assert self._painter is not None  # noqa: S101 - `prepare` asks only then
-        paths = [request.content, *(path for path, _ in request.styles)]
-        content, *styles = (images.header_size(path) for path in paths)
-        spare_mb = self._spare_mb
-        start = [images.header_size(request.init)] if request.init else []
-        decoded_mb = memory.decoded_mb([content, *styles, *start])
+        paths = [
+            request.content,
+            *(path for path, _ in request.styles),
+            *([request.init] if request.init else []),
+        ]
+        spare_mb, decoded_mb = self._spare_mb, memory.decoded_mb([images.header_size(path) for path in paths])
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
-        first = memory.works(request.settings, content, styles, self.start().precision)[0]
+        first = self._painter.works(subject)[0]
         is_large = subject.legs()[0].longest > _PREPARED_SIDE_PX
         if is_large or (spare_mb is not None and decoded_mb + memory.targets_mb(first) > spare_mb):
             return Ready(subject)
@@ -235,15 +239,6 @@ def _newest(kept: Checkpoints | None, request: Request, told: Sequence[int]) -> 
         return None
     known = request if request.frames is None else replace(request, frames=request.frames.union(told))
     return kept.newest(known.has_frames)
-
-
-def _spare_mb(subject: Subject, limit_mb: int | None, precision: str) -> float | None:
-    """Give what a limit leaves beside the painting of a subject; None where nothing limits it."""
-    if limit_mb is None:
-        return None
-    styles = [picture.shape[:2] for picture, _ in subject.styles]
-    works = memory.works(subject.settings, subject.content.shape[:2], styles, precision)
-    return limit_mb / memory.MARGIN - memory.planned_mb(works, limit_mb)
 
 
 def _below(rung: Rung) -> Rung:

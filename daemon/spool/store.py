@@ -321,8 +321,7 @@ class Spool:
         try:
             for state in (State.QUEUED, State.HELD):
                 for entry in self._unsorted(state):
-                    is_known = state is State.QUEUED and entry.failure is not None
-                    if entry.is_cancelled and entry.job and not is_known:
+                    if entry.is_cancelled and entry.job and not (state is State.QUEUED and entry.failure):
                         with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
                             yield self._taken(entry)
         except BaseException:

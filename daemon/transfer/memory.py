@@ -115,13 +115,15 @@ def _scaled(size: Size, longest: int) -> Size:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def plan(work: Work, limit_mb: int) -> Rung:
+def plan(work: Work, limit_mb: int | None) -> Rung:
     """Choose the first rung that is safely within a limit; where none is, the first that takes least.
 
     Args:
         work: the job's.
-        limit_mb: for the whole process.
+        limit_mb: for the whole process; None: nothing limits it.
     """
+    if limit_mb is None:
+        return WHOLE
     least = min(LADDER, key=lambda rung: estimate_mb(work, rung))
     return next((rung for rung in LADDER if MARGIN * estimate_mb(work, rung) <= limit_mb), least)
 
@@ -131,7 +133,7 @@ def planned_mb(job: Sequence[Work], limit_mb: int | None) -> int:
 
     What one size took serves the next, so the largest decides.
     """
-    return max(estimate_mb(work, WHOLE if limit_mb is None else plan(work, limit_mb)) for work in job)
+    return max(estimate_mb(work, plan(work, limit_mb)) for work in job)
 
 
 def targets_mb(work: Work) -> int:

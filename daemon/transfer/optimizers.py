@@ -156,15 +156,16 @@ class Lbfgs:
     def _onward(self, image: Any, gradient: Any, loss: Any, state: LbfgsState) -> tuple[Any, LbfgsState]:
         state = self._remembering(image, gradient, loss, state)
         direction = self._direction(state)
-        cause = tf.where(tf.reduce_all(gradient == 0), np.float32(3), np.float32(2))
         return tf.cond(  # type: ignore[no-any-return]
             _dot(direction, gradient) < 0,
             lambda: (image + direction, state),
-            lambda: (
-                image + _steepest(gradient, state.first_px),
-                self._empty(image, gradient, loss, state.first_px, cause),
-            ),
+            lambda: self._afresh(image, gradient, loss, state.first_px),
         )
+
+    def _afresh(self, image: Any, gradient: Any, loss: Any, first_px: Any) -> tuple[Any, LbfgsState]:
+        """Go straight down from where it is; nowhere, where nothing slopes."""
+        cause = tf.where(tf.reduce_all(gradient == 0), np.float32(3), np.float32(2))
+        return image + _steepest(gradient, first_px), self._empty(image, gradient, loss, first_px, cause)
 
     def _remembering(self, image: Any, gradient: Any, loss: Any, state: LbfgsState) -> LbfgsState:
         """Take in the pair of the last step, if its curvature is positive."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from daemon.settings import EarlyStop, Settings
     from daemon.transfer.losses import Loss, Targets
-    from daemon.transfer.memory import Rung
+    from daemon.transfer.memory import Rung, Work
     from daemon.transfer.targets import Grams
     from daemon.transfer.vgg19 import Vgg19
 
@@ -84,12 +84,10 @@ class Painter:
                 )
             return self._programs[key]
 
-    def rungs(self, subject: Subject, limit_mb: int | None) -> list[Rung]:
-        """Choose for every size of a job's road how it is computed; in one piece where nothing limits it."""
+    def works(self, subject: Subject) -> list[Work]:
+        """Describe the work at every size of a job's road."""
         sizes = [picture.shape[:2] for picture, _ in subject.styles]
-        precision = self._network.dtype.name
-        works = memory.works(subject.settings, subject.content.shape[:2], sizes, precision)
-        return [WHOLE if limit_mb is None else memory.plan(work, limit_mb) for work in works]
+        return memory.works(subject.settings, subject.content.shape[:2], sizes, self._network.dtype.name)
 
     def prepare(self, subject: Subject) -> Prepared:
         """Compute ahead what `begin` will need of a job, in another thread than the one that paints.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import sidecars
-from PIL import Image
 from processes import NoAnswerError, free_memory_mb
 from tables import Table
 
+from daemon import images
 from daemon.transfer import memory
 
 if TYPE_CHECKING:
@@ -58,11 +58,6 @@ def _row(bench: Bench, size: int, limit: int | None, table: Table) -> tuple[Any,
 
 def _estimate_mb(bench: Bench, keys: dict[str, Any], precision: str, limit: int | None) -> int:
     """Estimate as the service does before it starts a job."""
-    content, style = (_size(getattr(bench.pairs[0], role)) for role in ("content", "style"))
+    content, style = (images.header_size(path) for path in (bench.pairs[0].content, bench.pairs[0].style))
     works = memory.works(sidecars.settings(keys), content, [style], precision)
     return memory.planned_mb(works, limit or memory.available_mb(0))
-
-
-def _size(path: Any) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.height, image.width
