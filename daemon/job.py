@@ -259,6 +259,8 @@ class EngineInfo:
     load_s: float
     versions: dict[str, str]
     precision_gain: float | None = None  # how many times as fast bfloat16 was when it was measured
+    is_turned: bool = False  # whether gradients go back by convolutions; see `transfer.convolutions`
+    backward_gain: float | None = None  # how many times as fast that was when it was measured
 
 
 def job_id(parts: tuple[Part, ...], generation: int = 0) -> str:

@@ -44,7 +44,8 @@ def selftest(config: ConfigOption = None) -> None:
     for name, value in {
         "device": info.device,
         "precision": info.precision,
-        "precision_gain": "not measured" if info.precision_gain is None else f"{info.precision_gain:g}",
+        "precision_gain": _gain(info.precision_gain),
+        "backward_gain": _gain(info.backward_gain),
         "weights": info.weights_source,
         "weights_sha256": info.weights_sha256,
         "load_s": f"{info.load_s:.1f}",
@@ -53,3 +54,7 @@ def selftest(config: ConfigOption = None) -> None:
         **{f"version_{name}": number for name, number in info.versions.items()},
     }.items():
         typer.echo(f"{name}: {value}")
+
+
+def _gain(measured: float | None) -> str:
+    return "not measured" if measured is None else f"{measured:g}"

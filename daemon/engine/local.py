@@ -71,13 +71,15 @@ class LocalEngine:
             chosen = device.choose(self._options.device, self._options.precision, self._options.memory_limit_mb)
             loaded = weights.load(self._options.weights)
             precision = chosen.precision
-            network = Vgg19(loaded, precision.name)
+            network = Vgg19(loaded, precision.name, is_turned=chosen.backward.is_turned)
             exact = None if precision.name == "float32" else Vgg19(loaded)
             self._painter = Painter(network, exact, self._style_targets)
             self._info = EngineInfo(
                 device=chosen.name,
                 precision=precision.name,
                 precision_gain=precision.gain,
+                is_turned=chosen.backward.is_turned,
+                backward_gain=chosen.backward.gain,
                 weights_source=loaded.source,
                 weights_sha256=loaded.sha256,
                 load_s=round(time.perf_counter() - begun, 3),
@@ -166,8 +168,15 @@ class LocalEngine:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
-        facts = (settings, shares, info.device, info.precision, info.weights_sha256, info.versions, __version__)
-        return Checkpoints(request.checkpoints, key(facts), self._options.checkpoint_s)
+        computed = (
+            info.device,
+            info.precision,
+            info.is_turned,
+            info.weights_sha256,
+            info.versions,
+            __version__,
+        )
+        return Checkpoints(request.checkpoints, key(settings, shares, *computed), self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:
         """Decode the pictures and compute their targets beside the painting; see `Engine.prepare`."""

@@ -80,6 +80,7 @@ class ProcessEngine:
             device=info.device,
             precision=info.precision,
             precision_gain=info.precision_gain,
+            backward_gain=info.backward_gain,
             weights=info.weights_source,
             weights_sha256=info.weights_sha256,
             load_s=info.load_s,

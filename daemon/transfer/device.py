@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from daemon.errors import EngineError, NotReady, Reason
 from daemon.transfer import memory
+from daemon.transfer.convolutions import Backward
+from daemon.transfer.convolutions import choose as choose_backward
 from daemon.transfer.precision import Precision
 from daemon.transfer.precision import choose as choose_precision
 
@@ -22,10 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A device, and the precision of its convolutions."""
+    """A device, and how it convolves."""
 
     name: str
     precision: Precision
+    backward: Backward
 
 
 def choose(wanted: str, precision: str, memory_limit_mb: int | None) -> Chosen:
@@ -43,7 +46,8 @@ def choose(wanted: str, precision: str, memory_limit_mb: int | None) -> Chosen:
     """
     try:
         name, gpu = _prepare(wanted, memory_limit_mb)
-        return Chosen(name, choose_precision(precision, gpu))
+        chosen = choose_precision(precision, gpu)
+        return Chosen(name, chosen, choose_backward(gpu, chosen.name))
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise NotReady(f"engine.device {wanted}: {error}") from error
 

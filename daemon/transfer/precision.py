@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import tensorflow as tf
 
+from daemon.transfer import timing
 from daemon.transfer.graphs import compiled
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _FLAGS: Final = {"avx512_bf16", "amx_bf16"}
 _LEAST_GPU: Final = (8, 0)  # compute capability of the first GPUs that multiply in bfloat16
 _LEAST_GAIN: Final = 1.2
-_ROUNDS: Final = 3
 _IMAGE: Final = (1, 64, 64, 256)
 _KERNEL: Final = (3, 3, 256, 256)
 
@@ -60,20 +59,11 @@ def _gpu_multiplies_bfloat16(gpu: Any) -> bool:
 
 def measured_gain() -> float:
     """Time a convolution of VGG19's middle in both precisions; returns how many times as fast bfloat16 is."""
-    runs = [_convolution(dtype) for dtype in (tf.float32, tf.bfloat16)]
-    for run in runs:
-        run()  # the first one also prepares
-    times = [[_seconds(run) for run in runs] for _ in range(_ROUNDS)]  # in turns: the machine may be busy
-    return min(exact_s for exact_s, _ in times) / min(fast_s for _, fast_s in times)
+    exact_s, fast_s = timing.fastest_s([_convolution(dtype) for dtype in (tf.float32, tf.bfloat16)])
+    return exact_s / fast_s
 
 
 def _convolution(dtype: Any) -> Callable[[], object]:
     image, kernel = tf.ones(_IMAGE, dtype), tf.ones(_KERNEL, dtype)
     convolve = compiled(lambda: tf.reduce_sum(tf.nn.conv2d(image, kernel, 1, "SAME")), [])
     return lambda: convolve().numpy()
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from daemon.settings import CONVOLUTIONS_PER_BLOCK, LAYERS
+from daemon.transfer import convolutions
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,13 +25,15 @@ class Vgg19:
     A step at 512 x 384 px is 2 x 146 GFLOP: nearly all of it is the convolutions here, forward and backward.
     """
 
-    def __init__(self, weights: Weights, precision: str = "float32") -> None:
+    def __init__(self, weights: Weights, precision: str = "float32", *, is_turned: bool = False) -> None:
         """Put the weights on the device.
 
         Args:
             weights: every layer's kernel and bias.
             precision: float32, or bfloat16 for the convolutions; features leave in float32 in both.
+            is_turned: how gradients go back; see `convolutions`.
         """
+        self._is_turned = is_turned
         self.dtype = tf.as_dtype(precision)
         self.sha256 = weights.sha256  # of what they were read from
         self._layers = {
@@ -59,7 +62,7 @@ class Vgg19:
             for convolution in range(1, count + 1):
                 name = f"block{block}_conv{convolution}"
                 kernel, bias = self._layers[name]
-                x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
+                x = convolutions.layer(x, kernel, bias, is_turned=self._is_turned)
                 if name in layers:
                     found[name] = tf.cast(x, tf.float32)
                 if LAYERS.index(name) == last:
