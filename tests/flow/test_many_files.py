@@ -17,6 +17,7 @@ from trees import Stepper, folder_in_memory, save, wait_for
 from daemon.job import State
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_MB = 200
 STATUS_S = 0.5
+STARTS = 1.5  # or so many times what a command takes that only reads the config, on a slow machine
 TRIES = 25  # the machine may have other things to do
 
 
@@ -54,26 +56,31 @@ def _memory_mb(live: Live, key: str) -> float:
     return int(kilobytes) / 1000
 
 
-def _status(live: Live) -> tuple[dict[str, Any], float]:
-    """Ask for the status until it comes quickly; returns an answer and the least seconds it took."""
-    least_s = math.inf
+def _status(live: Live) -> tuple[dict[str, Any], float, float]:
+    """Ask for the status until it comes quickly; returns an answer, and the least and the allowed seconds."""
+    least_s = start_s = math.inf
     for _ in range(TRIES):
-        begun = time.perf_counter()
-        answer = live.ask("status", "--json")
-        least_s = min(least_s, time.perf_counter() - begun)
-        assert answer.returncode == 0, answer.stderr
-        if least_s < STATUS_S:
+        seconds, answer = _asked(live, "status", "--json")
+        least_s, start_s = min(least_s, seconds), min(start_s, _asked(live, "check")[0])
+        if least_s < max(STATUS_S, STARTS * start_s):
             break
-    return json.loads(answer.stdout), least_s
+    return json.loads(answer.stdout), least_s, max(STATUS_S, STARTS * start_s)
+
+
+def _asked(live: Live, *arguments: str) -> tuple[float, subprocess.CompletedProcess[str]]:
+    begun = time.perf_counter()
+    answer = live.ask(*arguments)
+    assert answer.returncode == 0, answer.stderr
+    return time.perf_counter() - begun, answer
 
 
 def _assert_small_and_quick(live: Live, what: str) -> dict[str, Any]:
-    document, status_s = _status(live)
+    document, status_s, allowed_s = _status(live)
     peak_mb = _memory_mb(live, "VmHWM")
     print(f"{what}: parent {_memory_mb(live, 'VmRSS'):.0f} MB now, {peak_mb:.0f} MB at most; ", end="")  # noqa: T201
     print(f"status in {status_s:.2f} s")  # noqa: T201
     assert peak_mb < MAX_MB
-    assert status_s < STATUS_S
+    assert status_s < allowed_s
     return document
 
 

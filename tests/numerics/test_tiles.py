@@ -197,12 +197,14 @@ def test_bfloat16_by_tiles_is_bfloat16_of_the_whole_picture(
     image = pixels.to_vgg(picture(139, 112))
     targets = targets_of(139, 112, at=network)
     expected, gradient = whole(network, image, targets, "balanced")
+    _, exact = whole(Vgg19(weights), image, targets, "balanced")
 
     found, by_parts = by_tiles(network).loss_and_gradient(image, targets)
 
     assert by_parts.dtype == found.total.dtype == tf.float32
     assert float(found.total) == pytest.approx(float(expected.total), rel=1e-4)
-    assert distance(by_parts, gradient) < 0.01
+    assert distance(by_parts, gradient) < 0.5 * distance(exact, gradient)
+    assert distance(by_parts, gradient) < 0.02  # 0.005 by oneDNN, 0.0115 by Eigen, which sums otherwise
 
 
 def test_no_size_of_picture_or_tile_compiles_anything_again(
