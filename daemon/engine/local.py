@@ -168,15 +168,9 @@ class LocalEngine:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
-        computed = (
-            info.device,
-            info.precision,
-            info.is_turned,
-            info.weights_sha256,
-            info.versions,
-            __version__,
-        )
-        return Checkpoints(request.checkpoints, key(settings, shares, *computed), self._options.checkpoint_s)
+        computed = info.device, info.precision, info.is_turned, info.weights_sha256, info.versions
+        facts = (settings, shares, computed, __version__)
+        return Checkpoints(request.checkpoints, key(facts), self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:
         """Decode the pictures and compute their targets beside the painting; see `Engine.prepare`."""

@@ -2,8 +2,8 @@
 
 The gradient of a convolution with stride 1 is itself a convolution, with the kernel turned by half a turn and
 its channels exchanged (Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 9.5). Both are the same
-sums. Where TensorFlow computes without oneDNN, as it does on processors without AVX-512 or AVX-VNNI, its own
-kernel for the gradient first lays out every neighbourhood: nine times the features, 1.8 GB at 1024 x 768 px.
+sums. Where TensorFlow computes without oneDNN, as on a processor whose last vectors are AVX2, its kernel for
+the gradient first lays out every neighbourhood: nine times the features, 1.8 GB at 1024 x 768 px.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from daemon.settings import LAYERS
-from daemon.transfer import grid, losses, pixels, tiles
+from daemon.transfer import grid, losses, pixels, precision, tiles
 from daemon.transfer.grid import GRID_PX, Span
 from daemon.transfer.losses import Loss, Targets
 from daemon.transfer.tiles import Tiled
@@ -204,7 +204,8 @@ def test_bfloat16_by_tiles_is_bfloat16_of_the_whole_picture(
     assert by_parts.dtype == found.total.dtype == tf.float32
     assert float(found.total) == pytest.approx(float(expected.total), rel=1e-4)
     assert distance(by_parts, gradient) < 0.5 * distance(exact, gradient)
-    assert distance(by_parts, gradient) < 0.02  # 0.005 by oneDNN, 0.0115 by Eigen, which sums otherwise
+    # Where the processor does not multiply bfloat16 Eigen computes, and rounds otherwise: 0.0115 on AVX2.
+    assert distance(by_parts, gradient) < (0.01 if precision._cpu_multiplies_bfloat16() else 0.02)
 
 
 def test_no_size_of_picture_or_tile_compiles_anything_again(
