@@ -1,7 +1,8 @@
-"""What several kinds of tests share: pictures made on the spot, and a config on a temporary tree."""
+"""What all kinds of tests share: pictures made on the spot, a config on a temporary tree, the last words."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,3 +44,15 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
         return config_module.build(raw, tmp_path, environment={})
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how many fault points were tried, for whoever states it, in whichever process they were."""
+    tried: Counter[str] = Counter()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "when", "") == "teardown":
+            tried.update(dict(report.user_properties))
+    if tried:
+        terminalreporter.section("fault points tried")
+        for what, count in sorted(tried.items()):
+            terminalreporter.write_line(f"{count:10,d}  {what}")

@@ -1,4 +1,4 @@
-"""Trees for fault tests: settling is quick, pauses end at once, and what was tried is told at the end."""
+"""Trees for fault tests: settling is quick, pauses end at once, and what was tried is counted."""
 
 from __future__ import annotations
 
@@ -20,21 +20,14 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
 
-TRIED: Counter[str] = Counter()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell how many points were tried, for whoever states it."""
-    if TRIED:
-        terminalreporter.section("fault points tried")
-        for what, count in sorted(TRIED.items()):
-            terminalreporter.write_line(f"{count:10,d}  {what}")
-
 
 @pytest.fixture
-def tried() -> Counter[str]:
-    """Count what is told at the end of the session."""
-    return TRIED
+def tried(record_property: Callable[[str, object], None]) -> Iterator[Counter[str]]:
+    """Count what is told at the end of the session; see `pytest_terminal_summary` in `tests/conftest.py`."""
+    counts: Counter[str] = Counter()
+    yield counts
+    for what, count in counts.items():
+        record_property(what, count)
 
 
 def _config(base: Path) -> Config:

@@ -86,13 +86,13 @@ def test_the_limit_is_half_of_the_patience(
 
 
 @pytest.mark.parametrize(
-    ("pid", "limit_s"),
-    [(str(os.getpid()), 1.0), (str(os.getpid() + 1), DEFAULT_LIMIT_S), ("", DEFAULT_LIMIT_S)],
+    ("whose", "limit_s"), [("ours", 1.0), ("another's", DEFAULT_LIMIT_S), ("no one's", DEFAULT_LIMIT_S)]
 )
 def test_another_processs_watchdog_is_not_ours(
-    pid: str, limit_s: float, monkeypatch: pytest.MonkeyPatch
+    whose: str, limit_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """WATCHDOG_PID names whose watchdog it is; an inherited one of another process is passed over."""
     monkeypatch.setenv("WATCHDOG_USEC", "2000000")
-    monkeypatch.setenv("WATCHDOG_PID", pid)
+    pids = {"ours": str(os.getpid()), "another's": str(os.getpid() + 1), "no one's": ""}
+    monkeypatch.setenv("WATCHDOG_PID", pids[whose])
     assert pulse.limit_s() == limit_s
