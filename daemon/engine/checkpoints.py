@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KEPT: Final = 2
 # A checkpoint may take one part in so many of the time between two of them.
 _MAX_SHARE: Final = 200
-_ARRAYS: Final = ("image", "best_image", "first", "rows")
+_ARRAYS: Final = ("image", "moved", "best_image", "first", "rows")
 
 
 class Checkpoints:

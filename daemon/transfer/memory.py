@@ -199,13 +199,10 @@ def _step_bytes(work: Work, rung: Rung) -> float:
 def _pictures(optimizer: str, pixels: int) -> int:
     """Count the picture-sized tensors that are held through the gradient of a step.
 
-    This picture, the last one, the best one and the gradient. With Adam: its two moments, now and before the
-    last update. With L-BFGS: the newest pairs, the one that they pushed out, and the picture and gradient that
-    the newest pair was taken from, now and before.
+    This picture, the last one, the best one and the gradient. With Adam: its two moments. With L-BFGS: the
+    pairs, and the gradient at the last picture.
     """
-    if optimizer == "adam":
-        return 4 + 4
-    return 4 + 4 + 2 * (kept_pairs(pixels) + 1)
+    return 4 + (2 if optimizer == "adam" else 1 + 2 * kept_pairs(pixels))
 
 
 def kept_pairs(pixels: int) -> int:
@@ -214,9 +211,9 @@ def kept_pairs(pixels: int) -> int:
 
 
 def state_bytes(optimizer: str, pixels: int) -> int:
-    """Count the bytes of a checkpoint: the picture, the best one, and the optimiser's own."""
+    """Count the bytes of a checkpoint: the picture, the next one, the best one, and the optimiser's own."""
     own = 2 if optimizer == "adam" else 2 + 2 * kept_pairs(pixels)
-    return (2 + own) * _PICTURE_BYTES * pixels
+    return (3 + own) * _PICTURE_BYTES * pixels
 
 
 def _piece(size: Size, layers: Collection[str], rung: Rung) -> int:

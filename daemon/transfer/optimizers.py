@@ -29,8 +29,16 @@ class Optimizer(Protocol):
     def update(self, image: Any, gradient: Any, loss: Any, state: Any) -> tuple[Any, Any]:
         """Return the moved image and the new state, given the gradient and the loss of the image."""
 
-    def damped(self, state: Any) -> Any:
-        """Return the state with smaller steps to come, after a step that led nowhere."""
+    def damped(self, image: Any, state: Any) -> tuple[Any, Any]:
+        """Take a smaller step, and smaller ones from then on, in place of an update that led nowhere.
+
+        Args:
+            image: which the update moved.
+            state: which it left.
+
+        Returns:
+            As `update`.
+        """
 
     def restart(self, state: Any) -> str:
         """Say why the update that led to this state began afresh; empty where it did not."""
@@ -71,13 +79,16 @@ class Adam:
         count = state.count + 1
         mean = self.beta_1 * state.mean + (1 - self.beta_1) * gradient
         square = self.beta_2 * state.square + (1 - self.beta_2) * tf.square(gradient)
-        correction = tf.sqrt(1 - self.beta_2**count) / (1 - self.beta_1**count)
-        moved = image - state.learning_rate * correction * mean / (tf.sqrt(square) + self.epsilon)
-        return moved, AdamState(state.learning_rate, count, mean, square)
+        return self._move(image, AdamState(state.learning_rate, count, mean, square))
 
-    def damped(self, state: AdamState) -> AdamState:
-        """Go on with a tenth of the learning rate."""
-        return state._replace(learning_rate=state.learning_rate * DAMPING)
+    def _move(self, image: Any, state: AdamState) -> tuple[Any, AdamState]:
+        correction = tf.sqrt(1 - self.beta_2**state.count) / (1 - self.beta_1**state.count)
+        step = state.learning_rate * correction * state.mean / (tf.sqrt(state.square) + self.epsilon)
+        return image - step, state
+
+    def damped(self, image: Any, state: AdamState) -> tuple[Any, AdamState]:
+        """Take the step again with a tenth of the learning rate, which stays so."""
+        return self._move(image, state._replace(learning_rate=state.learning_rate * DAMPING))
 
     def restart(self, state: AdamState) -> str:  # noqa: ARG002
         """Say nothing: it never begins afresh."""
@@ -143,15 +154,15 @@ class Lbfgs:
         """Move the image one step; a step that doubled the loss is taken back instead."""
         return tf.cond(  # type: ignore[no-any-return]
             loss > self.rise * state.loss,
-            lambda: self._back(state),
+            lambda: self._back(state, cause=1),
             lambda: self._onward(image, gradient, loss, state),
         )
 
-    def _back(self, state: LbfgsState) -> tuple[Any, LbfgsState]:
-        """Take a short step down the slope from the image before."""
+    def _back(self, state: LbfgsState, cause: int) -> tuple[Any, LbfgsState]:
+        """Take a short step down the slope from the image before, and begin the memory afresh."""
         first_px = DAMPING * state.first_px
         moved = state.image + _steepest(state.gradient, first_px)
-        return moved, self._empty(state.image, state.gradient, state.loss, first_px, np.float32(1))
+        return moved, self._empty(state.image, state.gradient, state.loss, first_px, np.float32(cause))
 
     def _onward(self, image: Any, gradient: Any, loss: Any, state: LbfgsState) -> tuple[Any, LbfgsState]:
         state = self._remembering(image, gradient, loss, state)
@@ -219,10 +230,9 @@ class Lbfgs:
         known = newest / tf.maximum(_dot(state.turns[0], state.turns[0]), _LEAST)
         return tf.where(newest > 0, known, state.first_px / _largest(state.gradient))
 
-    def damped(self, state: LbfgsState) -> LbfgsState:
+    def damped(self, image: Any, state: LbfgsState) -> tuple[Any, LbfgsState]:  # noqa: ARG002
         """Forget every pair, and begin with a tenth of the first step."""
-        first_px = DAMPING * state.first_px
-        return self._empty(_UNKNOWN, _UNKNOWN, _INFINITE, first_px, _NONE)
+        return self._back(state, cause=0)
 
     def restart(self, state: LbfgsState) -> str:
         """Say why the update that led to this state began afresh; empty where it did not."""

@@ -56,6 +56,11 @@ class _Planned:
         moved, state = self.optimizer.update(image, gradient, loss, state)
         return pixels.clip(moved), state
 
+    def damped(self, image: Any, state: Any) -> tuple[Any, Any]:
+        """Return what a smaller step from an image leads to; see `Optimizer.damped`."""
+        moved, state = self.optimizer.damped(image, state)
+        return pixels.clip(moved), state
+
 
 class Program(_Planned):
     """The functions of one plan. The first call of each traces it, no later one does."""

@@ -164,7 +164,8 @@ class Checkpoint:
     leg: int  # which size
     iteration: int  # of this size
     image: npt.NDArray[np.float32]  # (1, H, W, 3), the picture of that iteration
-    state: tuple[npt.NDArray[np.float32], ...]  # the optimiser's, before it moves that picture
+    moved: npt.NDArray[np.float32]  # (1, H, W, 3), the next one; the same again after the last of a size
+    state: tuple[npt.NDArray[np.float32], ...]  # the optimiser's, that goes with the next one
     best_image: npt.NDArray[np.float32]  # (1, H, W, 3), the best one of this size
     best_row: int  # where the table has it
     leg_row: int  # where this size begins in the table
@@ -198,9 +199,11 @@ class Run:
         self._total = sum(leg.iterations for leg in self._legs)
         self._leg = -1
         self._iteration = self._best_row = self._leg_row = self._steps_back = 0
-        self._image: Any = None  # (1, H, W, 3)
+        # Nothing of the step before is held: the memory of L-BFGS is dozens of pictures.
+        self._image: Any = None  # (1, H, W, 3), whose losses are known
+        self._moved: Any = None  # (1, H, W, 3), the next one
+        self._state: Any = None  # the optimiser's, that goes with the next one
         self._best_image: Any = None  # (1, H, W, 3), of this size
-        self._state: Any = None  # the optimiser's, before it moves the image
         self._first = Losses(0.0, 0.0, 0.0)
         self._target_s = self._step_s = 0.0
         self._rows: list[Step] = []
@@ -214,6 +217,7 @@ class Run:
             leg=self._leg,
             iteration=self._iteration,
             image=np.asarray(self._image),  # the tensor's own memory, as all of these: a state may be gigabytes
+            moved=np.asarray(self._moved),
             state=tuple(np.asarray(part) for part in tf.nest.flatten(self._state)),
             best_image=np.asarray(self._best_image),
             best_row=self._best_row,
@@ -266,7 +270,7 @@ class Run:
         """
         known, self._resumed = self._resumed, None
         assert known is not None  # noqa: S101 - asked by `steps`
-        image, best_image = tf.constant(known.image), tf.constant(known.best_image)
+        image, moved, best_image = map(tf.constant, (known.image, known.moved, known.best_image))
         parts = [tf.constant(part) for part in known.state]
         signature = self._programs[known.leg].optimizer.signature()
         for iteration, size_px, total, style, content, elapsed_s in known.rows.tolist():
@@ -281,7 +285,7 @@ class Run:
             )
             self._rows.append(row)
         self._leg, self._iteration = known.leg, known.iteration
-        self._image, self._best_image = image, best_image
+        self._image, self._moved, self._best_image = image, moved, best_image
         self._state = tf.nest.pack_sequence_as(signature, parts)
         self._best_row, self._leg_row, self._steps_back = known.best_row, known.leg_row, known.steps_back
         self._target_s, self._first = known.target_s, Losses(*known.first.tolist())
@@ -299,7 +303,8 @@ class Run:
         state = self._programs[number].optimizer.start(image, self._subject.settings.learning_rate)
         if leg is self._legs[-1] and self.judge is not None:
             self._first = self.judge.losses(image)
-        self._leg, self._image, self._state, self._best_image = number, image, state, None
+        self._image = self._moved = image
+        self._leg, self._state, self._best_image = number, state, None
         self._iteration, self._leg_row = -1, len(self._rows)
 
     @property
@@ -321,26 +326,24 @@ class Run:
         The paper's listing pairs the loss of the picture before an update with the picture after it; here they
         are of one picture, and so the last picture costs one forward run more.
         """
-        last = self._legs[self._leg].iterations
-        image, state = self._image, self._state
-        if self._iteration >= 0:  # known already: only the way from here is computed again
-            _, image, state = self._program.step(image, found, state)
         while not self._is_left:
-            is_last = self._iteration + 1 == last
             begun = time.perf_counter()
-            if is_last:
-                loss, moved, next_state = self._program.loss(image, found), None, None
-            else:
-                loss, moved, next_state = self._program.step(image, found, state)
-            losses = _losses(loss)
+            losses, moved, state = self._step(found)
             self._step_s = time.perf_counter() - begun
             if not math.isfinite(losses.total):
-                image, state = self._step_back(found, losses)
+                self._moved, self._state = moved, state = self._step_back(losses)
                 continue
-            self._image, self._state = image, state
+            restart = self._program.optimizer.restart(self._state)
+            self._image, self._moved, self._state = self._moved, moved, state
             self._iteration += 1
-            yield self._shown(self._recorded(losses))
-            image, state = moved, next_state
+            yield self._shown(self._recorded(losses, restart))
+
+    def _step(self, found: Targets) -> tuple[Losses, Any, Any]:
+        """Compute the losses of the next picture, and what its update leads to; the last one has none."""
+        if self._iteration + 1 == self._legs[self._leg].iterations:
+            return _losses(self._program.loss(self._moved, found)), self._moved, self._state
+        loss, moved, state = self._program.step(self._moved, found, self._state)
+        return _losses(loss), moved, state
 
     def _has_settled(self) -> bool:
         """Tell whether the best loss of this size hardly fell in the last iterations."""
@@ -349,7 +352,7 @@ class Run:
             [row.losses.total for row in self._rows[self._leg_row :]], rule
         )
 
-    def _step_back(self, found: Targets, losses: Losses) -> tuple[Any, Any]:
+    def _step_back(self, losses: Losses) -> tuple[Any, Any]:
         """Take another, smaller step from the last good picture.
 
         Raises:
@@ -365,16 +368,15 @@ class Run:
                 ),
                 pixels.from_vgg(self._image),
             )
-        _, image, state = self._program.step(self._image, found, self._program.optimizer.damped(self._state))
-        return image, state
+        return self._program.damped(self._image, self._state)
 
     @property
     def _before(self) -> int:
         """The iterations of the sizes before this one."""
         return sum(leg.iterations for leg in self._legs[: self._leg])
 
-    def _recorded(self, losses: Losses) -> Step:
-        """Take in the current picture with the losses computed on it."""
+    def _recorded(self, losses: Losses, restart: str) -> Step:
+        """Take in the current picture with the losses computed on it, and why it is a new beginning."""
         if self._best_image is None or losses.total < self._rows[self._best_row].losses.total:
             self._best_image, self._best_row = self._image, len(self._rows)
         row = Step(
@@ -384,7 +386,7 @@ class Run:
             losses=losses,
             elapsed_s=time.perf_counter() - self._begun,
             steps_back=self._steps_back,
-            restart=self._program.optimizer.restart(self._state),
+            restart=restart,
             step_s=self._step_s,
         )
         self._rows.append(row)

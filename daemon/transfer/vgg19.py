@@ -31,15 +31,15 @@ class Vgg19:
         Args:
             weights: every layer's kernel and bias.
             precision: float32, or bfloat16 for the convolutions; features leave in float32 in both.
-            is_turned: how gradients go back; see `convolutions`.
+            is_turned: how gradients go back; see `convolutions`. It takes the kernels' room once more.
         """
-        self._is_turned = is_turned
         self.dtype = tf.as_dtype(precision)
         self.sha256 = weights.sha256  # of what they were read from
-        self._layers = {
-            name: (tf.constant(kernel, self.dtype), tf.constant(bias, self.dtype))
-            for name, (kernel, bias) in weights.layers.items()
-        }
+        self._layers: dict[str, tuple[Any, Any, Any]] = {}
+        for name, (weight, bias) in weights.layers.items():
+            kernel = tf.constant(weight, self.dtype)
+            turned_kernel = convolutions.turned(kernel) if is_turned else None
+            self._layers[name] = kernel, tf.constant(bias, self.dtype), turned_kernel
 
     def features(self, image: Any, layers: Collection[str], pooling: str = "max") -> dict[str, Any]:
         """Run the network as far as needed.
@@ -61,8 +61,7 @@ class Vgg19:
                 x = pool(x, 2, 2, "VALID")  # halves height and width, dropping an odd last row
             for convolution in range(1, count + 1):
                 name = f"block{block}_conv{convolution}"
-                kernel, bias = self._layers[name]
-                x = convolutions.layer(x, kernel, bias, is_turned=self._is_turned)
+                x = convolutions.layer(x, *self._layers[name])
                 if name in layers:
                     found[name] = tf.cast(x, tf.float32)
                 if LAYERS.index(name) == last:

@@ -10,6 +10,7 @@ from PIL import Image
 from reference import network as keras_network
 
 from daemon.settings import PRESETS, Settings
+from daemon.transfer import convolutions
 from daemon.transfer import weights as weights_module
 from daemon.transfer.stylize import Painter
 from daemon.transfer.targets import Subject
@@ -33,9 +34,15 @@ def weights() -> Weights:
 
 
 @pytest.fixture(scope="session")
-def network(weights: Weights) -> Vgg19:
+def is_turned() -> bool:
+    """How gradients go back, chosen as the engine does; `test_backward` compares both ways."""
+    return convolutions.choose(None, "float32").is_turned
+
+
+@pytest.fixture(scope="session")
+def network(weights: Weights, *, is_turned: bool) -> Vgg19:
     """The product's VGG19 in float32."""
-    return Vgg19(weights)
+    return Vgg19(weights, is_turned=is_turned)
 
 
 @pytest.fixture(scope="session")

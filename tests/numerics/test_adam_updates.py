@@ -77,3 +77,21 @@ def test_adam_looks_at_the_gradient_alone(start: np.ndarray, gradients: np.ndarr
         image, state = adam.update(image, tf.constant(gradient), tf.constant(loss), state)
         assert np.array_equal(image, expected)
         assert adam.restart(state) == ""
+
+
+def test_damping_takes_a_tenth_of_the_learning_rate(start: np.ndarray, gradients: np.ndarray) -> None:
+    """The last step is taken again as if its rate had been a tenth, and so is every later one."""
+    adam = OPTIMIZERS["adam"]
+    *before, last = (tf.constant(gradient) for gradient in gradients)
+    image, state = tf.constant(start), adam.start(start, RATE)
+    for gradient in before:
+        image, state = adam.update(image, gradient, LOSS, state)
+    slower = state._replace(learning_rate=tf.constant(RATE / 10))
+    expected, known = adam.update(image, last, LOSS, slower)
+
+    _, left = adam.update(image, last, LOSS, state)
+    moved, damped = adam.damped(image, left)
+
+    assert np.array_equal(moved, expected)
+    for ours, theirs in zip(damped, known, strict=True):
+        assert np.asarray(ours) == pytest.approx(np.asarray(theirs), rel=1e-6)

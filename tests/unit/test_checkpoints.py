@@ -38,7 +38,7 @@ class Clock:
 def state_of(pictures: int, **changes: Any) -> Checkpoint:
     """Make the state after so many pictures, with numbers that only an exact copy keeps."""
     random = np.random.default_rng(pictures)
-    image, best, mean, square = random.standard_normal((4, 1, 5, 7, 3)).astype(np.float32)
+    image, moved, best, mean, square = random.standard_normal((5, 1, 5, 7, 3)).astype(np.float32)
     rows = np.zeros((pictures, 6))
     rows[:, 0] = range(pictures)
     rows[:, 2:] = random.standard_normal((pictures, 4)) / 3
@@ -47,6 +47,7 @@ def state_of(pictures: int, **changes: Any) -> Checkpoint:
         leg=1,
         iteration=pictures - 1,
         image=image,
+        moved=moved,
         state=(np.float32([0.2]).reshape(()), np.float32([pictures]).reshape(()), mean, square),
         best_image=best,
         best_row=2,
