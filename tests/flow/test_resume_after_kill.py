@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENGINE = {"device": "cpu", "precision": "float32", "checkpoint_s": 0.2}
 EVERY = 5
-SEA: dict[str, Any] = {"size": 96, "iterations": 120, "frames": {"every": EVERY}, "seed": 4}
+SEA: dict[str, Any] = {"size": 64, "iterations": 120, "frames": {"every": EVERY}, "seed": 4}
 ROWS = SEA["iterations"] + 1
 AMID = 40  # iterations after which it is struck
 

@@ -162,7 +162,12 @@ def assert_same_end(found: Step, expected: Step) -> None:
         assert getattr(one, name) == getattr(other, name), name
 
 
-@pytest.mark.parametrize("name", JOBS)
+RARE = {"from noise", "from a file", "average pooling", "two styles", "L-BFGS, from noise"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in RARE else []) for name in JOBS]
+)
 def test_going_on_from_any_step_ends_as_if_unbroken(
     name: str,
     studio: Studio,

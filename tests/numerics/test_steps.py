@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -122,7 +123,7 @@ from daemon.transfer.stylize import Painter
 from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19
 content, style = np.load(sys.argv[1]), np.load(sys.argv[2])
-painter = Painter(Vgg19(weights.load("bundled")))
+painter = Painter(Vgg19(weights.load("bundled"), is_turned=json.loads(sys.argv[4])))
 settings = Settings.model_validate_json(sys.argv[3])
 steps = list(painter.begin(Subject(content, [(style, 1.0)], settings)).steps())
 painted = hashlib.sha256(steps[-1].painting.picture.tobytes()).hexdigest()
@@ -149,25 +150,28 @@ def test_two_runs_are_equal_to_the_bit(paint: Paint, settings: dict[str, Any]) -
 
 @pytest.mark.parametrize(("settings", "count"), [(PAPER, 5), (DEFAULT, 10)], ids=["paper", "default"])
 def test_two_processes_are_equal_to_the_bit(
-    tmp_path: Path, picture: Draw, settings: dict[str, Any], count: int
+    tmp_path: Path, picture: Draw, painter: Painter, settings: dict[str, Any], count: int, *, is_turned: bool
 ) -> None:
-    """The same job in two fresh processes, with different hash seeds, gives the same losses and picture."""
-    np.save(tmp_path / "content.npy", picture(40, 52))
-    np.save(tmp_path / "style.npy", picture(36, 28, 1))
-    said = [
-        subprocess.run(
-            [
-                *(sys.executable, "-c", FRESH, tmp_path / "content.npy", tmp_path / "style.npy"),
-                json.dumps(settings),
-            ],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            check=True,
-            stdout=subprocess.PIPE,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert len(json.loads(said[0])[1]) == count
-    assert said[0] == said[1]
+    """The same job in a fresh process, with another hash seed, gives the losses and the picture of this one."""
+    content, style = picture(40, 52), picture(36, 28, 1)
+    np.save(tmp_path / "content.npy", content)
+    np.save(tmp_path / "style.npy", style)
+    said = subprocess.run(
+        [
+            *(sys.executable, "-c", FRESH, tmp_path / "content.npy", tmp_path / "style.npy"),
+            *(json.dumps(settings), json.dumps(is_turned)),
+        ],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+    chosen = Settings.model_validate(settings)
+    steps = list(painter.begin(Subject(content, [(style, 1.0)], chosen)).steps())
+    assert steps[-1].painting is not None
+    painted = hashlib.sha256(steps[-1].painting.picture.tobytes()).hexdigest()
+    losses = [[value.hex() for value in vars(step.losses).values()] for step in steps]
+    assert len(losses) == count
+    assert json.loads(said) == [painted, losses]
 
 
 # One compilation

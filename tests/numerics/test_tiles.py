@@ -106,9 +106,11 @@ def distance(one: Any, other: Any) -> float:
     ("height", "width", "core_px", "objective", "pooling", "content"),
     [
         (208, 176, 64, "balanced", "max", ("block4_conv2",)),
-        (208, 176, 96, "paper", "max", ("block5_conv2",)),
+        pytest.param(208, 176, 96, "paper", "max", ("block5_conv2",), marks=pytest.mark.slow),
         (203, 157, 64, "paper", "avg", ("block4_conv2", "block5_conv2")),
-        (203, 157, 96, "balanced", "avg", ("block5_conv2", "block3_conv1")),
+        pytest.param(
+            *(203, 157, 96, "balanced", "avg", ("block5_conv2", "block3_conv1")), marks=pytest.mark.slow
+        ),
         (203, 33, 16, "balanced", "max", ("block4_conv2",)),
     ],
 )

@@ -72,7 +72,7 @@ def test_average_pooling_takes_the_mean_of_four(network: Vgg19, picture: Callabl
     features = np.asarray(found["block1_conv2"])[0]
     means = features.reshape(8, 2, 8, 2, 64).mean(axis=(1, 3))
     padded = np.pad(means, ((1, 1), (1, 1), (0, 0)))
-    kernel, bias = (np.asarray(value) for value in network._layers["block2_conv1"])
+    kernel, bias = (np.asarray(value) for value in network._layers["block2_conv1"][:2])
     patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))  # (8, 8, 64, 3, 3)
     expected = np.maximum(np.einsum("hwcij,ijcd->hwd", patches, kernel) + bias, 0)
     assert error(found["block2_conv1"][0], expected) < ROUNDING
@@ -90,9 +90,9 @@ def operations(function: Any, kind: str) -> int:
     return list(needed.values()).count(kind)
 
 
-def test_nothing_past_the_last_layer_is_computed(network: Vgg19) -> None:
+def test_nothing_past_the_last_layer_is_computed(weights: Weights) -> None:
     """The paper's content costs 14 convolutions, its style 13; a step 14 back, and no weight's gradient."""
-    program = Painter(network).program(Settings.model_validate(PRESETS["paper"]))
+    program = Painter(Vgg19(weights)).program(Settings.model_validate(PRESETS["paper"]))
     assert operations(program.content_features, "Conv2D") == 14
     assert operations(program.style_grams, "Conv2D") == 13
     assert operations(program.step, "Conv2D") == 14
@@ -100,10 +100,10 @@ def test_nothing_past_the_last_layer_is_computed(network: Vgg19) -> None:
     assert operations(program.step, "Conv2DBackpropFilter") == 0
 
 
-def test_a_shallow_job_runs_a_shallow_network(network: Vgg19) -> None:
+def test_a_shallow_job_runs_a_shallow_network(weights: Weights) -> None:
     """A job whose deepest layer is block2_conv1 runs three convolutions."""
     settings = Settings.model_validate({"content_layers": ["block2_conv1"], "style_layers": ["block1_conv1"]})
-    program = Painter(network).program(settings)
+    program = Painter(Vgg19(weights)).program(settings)
     assert operations(program.step, "Conv2D") == 3
 
 
