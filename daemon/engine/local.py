@@ -161,6 +161,7 @@ class LocalEngine:
         self._style_targets.forget()
         self._preparer.forget()
         gc.collect()
+        device.trim()
 
     def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
         """Find the place of a job's checkpoints, which another device, version or setting makes worthless."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -95,6 +96,8 @@ def versions() -> dict[str, str]:
     }
 
 
+_MALLOC_TRIM: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+
 OUT_OF_MEMORY: Final = (tf.errors.ResourceExhaustedError, MemoryError)
 
 
@@ -109,6 +112,16 @@ def peak_mb() -> int | None:
     with contextlib.suppress(OSError, StopIteration):
         return memory.kilobytes(Path("/proc/self/status"), "VmHWM") // 1024
     return None
+
+
+def trim() -> None:
+    """Give back to the system what the C library keeps of freed memory, where it is one that can.
+
+    Freed tensors of up to 32 MB stay with the process, between those that are still held: after the tiles of a
+    picture of 2048 x 1536 px, 280 MB. Looking for them takes 0.03 s then.
+    """
+    if _MALLOC_TRIM is not None:
+        _MALLOC_TRIM(0)
 
 
 @contextlib.contextmanager

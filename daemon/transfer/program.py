@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from daemon.transfer import losses, pixels
+from daemon.transfer import device, losses, pixels
 from daemon.transfer.graphs import PICTURE, SCALAR, compiled
 from daemon.transfer.losses import Loss, Targets
 from daemon.transfer.optimizers import OPTIMIZERS
@@ -144,6 +144,7 @@ class TiledProgram(_Planned):
     def step(self, image: Any, targets: Targets, state: Any) -> tuple[Loss, Any, Any]:
         """Return the loss of the given image, the moved image, and the optimiser's new state."""
         loss, gradient = self._tiled.loss_and_gradient(image, targets)
+        device.trim()  # the update needs the room that the tiles took
         moved, state = self._update(image, gradient, loss.total, state)
         return _guarded(image, loss), moved, state
 
