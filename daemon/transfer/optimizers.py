@@ -1,6 +1,7 @@
 """How a picture is moved downhill: pure functions of tensors, so that they live inside the compiled step.
 
-An optimiser is a `signature` (the specs of its state), a `start` and an `update`. Its state is a nest of
+An optimiser is a `signature` (the specs of its state), a `start` and an `update`; `damped` alone, which is for
+numbers that ran away, is computed outside. Its state is a nest of
 tensors that leaves the step and goes into the next one; everything that may differ from job to job is in it.
 """
 
@@ -33,7 +34,8 @@ class Optimizer(Protocol):
         """Take a smaller step, and smaller ones from then on, in place of an update that led nowhere.
 
         Args:
-            image: which the update moved.
+            image: which the update moved. What the state holds may be of an earlier one, where the update took
+                a step back itself; then that is gone on from.
             state: which it left.
 
         Returns:
@@ -154,15 +156,15 @@ class Lbfgs:
         """Move the image one step; a step that doubled the loss is taken back instead."""
         return tf.cond(  # type: ignore[no-any-return]
             loss > self.rise * state.loss,
-            lambda: self._back(state, cause=1),
+            lambda: self._back(state, tf.constant(np.float32(1))),
             lambda: self._onward(image, gradient, loss, state),
         )
 
-    def _back(self, state: LbfgsState, cause: int) -> tuple[Any, LbfgsState]:
+    def _back(self, state: LbfgsState, cause: Any) -> tuple[Any, LbfgsState]:
         """Take a short step down the slope from the image before, and begin the memory afresh."""
         first_px = DAMPING * state.first_px
         moved = state.image + _steepest(state.gradient, first_px)
-        return moved, self._empty(state.image, state.gradient, state.loss, first_px, np.float32(cause))
+        return moved, self._empty(state.image, state.gradient, state.loss, first_px, cause)
 
     def _onward(self, image: Any, gradient: Any, loss: Any, state: LbfgsState) -> tuple[Any, LbfgsState]:
         state = self._remembering(image, gradient, loss, state)
@@ -231,8 +233,8 @@ class Lbfgs:
         return tf.where(newest > 0, known, state.first_px / _largest(state.gradient))
 
     def damped(self, image: Any, state: LbfgsState) -> tuple[Any, LbfgsState]:  # noqa: ARG002
-        """Forget every pair, and begin with a tenth of the first step."""
-        return self._back(state, cause=0)
+        """Forget every pair, and begin with a tenth of the first step, where the state has it."""
+        return self._back(state, state.cause)
 
     def restart(self, state: LbfgsState) -> str:
         """Say why the update that led to this state began afresh; empty where it did not."""

@@ -266,13 +266,13 @@ class Run:
     def _restore(self) -> None:
         """Become what a checkpoint holds, and let go of it: its arrays take as much as the state itself.
 
-        Memory may run out on the way: then nothing of it is taken over.
+        Memory may run out on the way: then it is not takeable.
         """
         known, self._resumed = self._resumed, None
         assert known is not None  # noqa: S101 - asked by `steps`
-        image, moved, best_image = map(tf.constant, (known.image, known.moved, known.best_image))
-        parts = [tf.constant(part) for part in known.state]
-        signature = self._programs[known.leg].optimizer.signature()
+        self._leg, self._iteration = known.leg, known.iteration
+        self._best_row, self._leg_row, self._steps_back = known.best_row, known.leg_row, known.steps_back
+        self._target_s, self._first = known.target_s, Losses(*known.first.tolist())
         for iteration, size_px, total, style, content, elapsed_s in known.rows.tolist():
             row = Step(
                 iteration=int(iteration),
@@ -284,11 +284,11 @@ class Run:
                 steps_back=known.steps_back,
             )
             self._rows.append(row)
-        self._leg, self._iteration = known.leg, known.iteration
-        self._image, self._moved, self._best_image = image, moved, best_image
-        self._state = tf.nest.pack_sequence_as(signature, parts)
-        self._best_row, self._leg_row, self._steps_back = known.best_row, known.leg_row, known.steps_back
-        self._target_s, self._first = known.target_s, Losses(*known.first.tolist())
+        arrays = [known.image, known.moved, known.best_image, *known.state]
+        del known
+        self._image, self._moved, best_image, *parts = _tensors(arrays)
+        self._state = tf.nest.pack_sequence_as(self._program.optimizer.signature(), parts)
+        self._best_image = best_image
 
     def _enter(self, number: int) -> None:
         """Begin a size: with the first picture, or the best one of the size before.
@@ -358,8 +358,7 @@ class Run:
         Raises:
             JobError: there was none, or it is the second time.
         """
-        self._steps_back += 1
-        if self._iteration < 0 or self._steps_back > MAX_STEPS_BACK:
+        if self._iteration < 0 or self._steps_back == MAX_STEPS_BACK:
             raise JobError(
                 Failure(
                     Reason.DIVERGED,
@@ -368,7 +367,9 @@ class Run:
                 ),
                 pixels.from_vgg(self._image),
             )
-        return self._program.damped(self._image, self._state)
+        moved, state = self._program.damped(self._image, self._state)
+        self._steps_back += 1  # now that it is made: memory may have run out over it
+        return moved, state
 
     @property
     def _before(self) -> int:
@@ -423,6 +424,17 @@ class Run:
     def _exact_losses(self, image: Any, row: Step) -> Losses:
         """Give the losses of a picture in float32, whatever it was iterated in."""
         return row.losses if self.judge is None else self.judge.losses(image)
+
+
+def _tensors(arrays: list[Any]) -> list[Any]:
+    """Make a tensor of each array, and let go of it: at no time is there more than one of them twice.
+
+    By an operation, since TensorFlow holds an array that became a constant until the next operation is run.
+    """
+    found = []
+    while arrays:
+        found.append(tf.identity(arrays.pop(0)))
+    return found
 
 
 def _losses(loss: Loss) -> Losses:

@@ -109,7 +109,7 @@ def test_files_dropped_while_it_was_stopped_are_all_found_within_one_rescan(
 @pytest.mark.parametrize("pairs", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1200)
 def test_a_start_on_a_full_inbox_stays_small_and_quick(pairs: int, make_live: Callable[..., Live]) -> None:
-    """With thousands of pairs in the inbox at the start, the parent stays small and `status` quick."""
+    """With a thousand pairs and more in the inbox at the start, the parent stays small and `status` quick."""
     live = make_live(inbox={"settle_s": 3600, "rescan_s": 3})
     files = _drop(live.tree.inbox, pairs)
     live.start().until_ready()
@@ -123,7 +123,7 @@ def test_a_start_on_a_full_inbox_stays_small_and_quick(pairs: int, make_live: Ca
 def test_a_start_on_a_full_spool_stays_small_and_quick(
     pairs: int, in_memory: Path, make_live: Callable[..., Live]
 ) -> None:
-    """With thousands of jobs queued at the start, the parent stays small and `status` quick."""
+    """With a thousand jobs and more queued at the start, the parent stays small and `status` quick."""
     spool = {"spool": str(in_memory / "spool"), "inbox": str(in_memory / "inbox")}
     closed = datetime.now().astimezone() + timedelta(hours=2)
     window = f"{closed:%H:%M}-{closed + timedelta(hours=1):%H:%M}"

@@ -266,7 +266,7 @@ def test_held_jobs_wait_and_released_ones_run(live: Live) -> None:
 
 def test_a_running_job_can_be_cancelled_and_retried(live: Live) -> None:
     """A running job that is cancelled ends within seconds; a retry paints it and removes the failure."""
-    live.tree.drop("regret", iterations=200, frames={"every": 0})
+    live.tree.drop("regret", iterations=300, frames={"every": 0})
     (started,) = live.until("job.started", job="regret")
     assert live.ask("cancel", started["job_id"]).returncode == 0
     (failed,) = live.until("job.failed", job="regret", deadline_s=15)

@@ -277,6 +277,27 @@ def test_a_smaller_step_is_a_tenth_of_the_way(weak: Weak) -> None:
     assert np.allclose(second, first * DAMPING, atol=2e-5)
 
 
+def test_memory_that_runs_out_over_the_smaller_step_costs_none(weak: Weak) -> None:
+    """What is gone on from then has not stepped back yet, and does."""
+    settings = {"size": 32, "iterations": 4}
+    _, names = weak.way(settings)
+    weak.bad = {names[2]}
+    inner = weak._damped
+
+    def exhausted(*_: Any) -> Any:
+        raise MemoryError
+
+    run = weak.begin(settings)
+    weak._damped = exhausted
+    try:
+        with pytest.raises(MemoryError):
+            list(run.steps())
+    finally:
+        weak._damped = inner
+    found = list(weak.begin(settings, run.checkpoint()).steps())
+    assert (found[-1].iteration, found[-1].steps_back) == (4, 1)
+
+
 # Twice, and from the start
 
 

@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+import weakref
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -276,6 +277,39 @@ def test_a_state_taken_twice_or_left_alone_changes_nothing(
         assert np.array_equal(state.rows[:, :5], whole.states[3].rows[:, :5])
         assert len(state.state) == 4
         assert all(np.array_equal(a, b) for a, b in zip(state.state, whole.states[3].state, strict=True))
+
+
+def test_nothing_of_the_step_before_is_held(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a step is computed, the optimiser's memory of the step before is gone."""
+    run, before = studio.begin("two sizes"), []
+    program, asked = run._programs[0], []
+    step = program.step
+
+    def watched(image: Any, targets: Any, state: Any) -> Any:
+        asked.append([part() for part in before])
+        before[:] = [weakref.ref(state.mean), weakref.ref(state.square)]
+        return step(image, targets, state)
+
+    monkeypatch.setattr(program, "step", watched)
+    list(run.steps())
+    assert asked == [[], *[[None, None]] * 10]
+
+
+def test_a_state_is_not_held_twice_while_it_is_taken_over(
+    studio: Studio, unbroken: Callable[[str], Unbroken]
+) -> None:
+    """Of a state's arrays each is gone once its tensor is there: together they may be gigabytes."""
+    state = unbroken("two sizes").states[3]
+    copies = replace(
+        state,
+        **{name: getattr(state, name).copy() for name in ("image", "moved", "best_image")},
+        state=tuple(part.copy() for part in state.state),
+    )
+    held = [weakref.ref(array) for array in (copies.image, copies.moved, copies.best_image, *copies.state)]
+    run = studio.begin("two sizes", copies)
+    del copies
+    next(run.steps())
+    assert [array() for array in held] == [None] * 7
 
 
 def test_nothing_is_compiled_again(studio: Studio, unbroken: Callable[[str], Unbroken]) -> None:

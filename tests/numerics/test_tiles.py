@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from daemon.settings import LAYERS
-from daemon.transfer import grid, losses, pixels, precision, tiles
+from daemon.settings import LAYERS, Settings
+from daemon.transfer import device, grid, losses, pixels, precision, tiles
 from daemon.transfer.grid import GRID_PX, Span
 from daemon.transfer.losses import Loss, Targets
+from daemon.transfer.program import Plan, TiledProgram
 from daemon.transfer.tiles import Tiled
 from daemon.transfer.vgg19 import Vgg19
 
@@ -286,3 +287,19 @@ def test_reach_is_counted_from_the_networks_structure() -> None:
     assert reaches["block5_conv1"] == 2 + 4 + 16 + 32 + 16
     assert grid.halo_px(["block1_conv1", "block5_conv2", "block4_conv1"]) == 96
     assert grid.halo_px(["block5_conv1"]) == 80
+
+
+def test_what_the_tiles_left_is_given_back_before_the_update(
+    network: Vgg19, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update, which makes tensors of the whole picture, comes after the memory of the tiles is free."""
+    program, done = TiledProgram(network, Plan.of(Settings()), 64), []
+    image = tf.zeros((1, 16, 16, 3))
+    loss = Loss(scalar(3), scalar(2), scalar(1))
+    monkeypatch.setattr(
+        program._tiled, "loss_and_gradient", lambda *_: (done.append("tiles"), (loss, image))[1]
+    )
+    monkeypatch.setattr(device, "trim", lambda: done.append("trim"))
+    monkeypatch.setattr(program, "_update", lambda *_: (done.append("update"), (image, None))[1])
+    program.step(image, None, None)
+    assert done == ["tiles", "trim", "update"]

@@ -100,6 +100,13 @@ def test_nothing_past_the_last_layer_is_computed(weights: Weights) -> None:
     assert operations(program.step, "Conv2DBackpropFilter") == 0
 
 
+def test_turned_kernels_are_turned_once(weights: Weights) -> None:
+    """A step that goes back by convolutions runs 14 forward and 14 back, and turns no kernel."""
+    program = Painter(Vgg19(weights, is_turned=True)).program(Settings.model_validate(PRESETS["paper"]))
+    assert operations(program.step, "Conv2D") == 28
+    assert operations(program.step, "ReverseV2") == 0
+
+
 def test_a_shallow_job_runs_a_shallow_network(weights: Weights) -> None:
     """A job whose deepest layer is block2_conv1 runs three convolutions."""
     settings = Settings.model_validate({"content_layers": ["block2_conv1"], "style_layers": ["block1_conv1"]})

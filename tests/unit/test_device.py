@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from daemon.engine.limits import resident_bytes
 from daemon.errors import EngineError, NotReady, Reason
 from daemon.transfer import device, precision
 
@@ -210,3 +213,16 @@ def test_other_errors_are_left_as_they_are() -> None:
     """An error that is not about memory passes unchanged."""
     with pytest.raises(ZeroDivisionError), device.out_of_memory_as_engine_error():
         raise ZeroDivisionError
+
+
+def test_freed_memory_is_given_back() -> None:
+    """What lies between pieces that are still held goes back to the system."""
+    pieces = [
+        np.ones(64 << 10, np.uint8) for _ in range(4000)
+    ]  # 262 MB, each too small for a mapping of its own
+    held = pieces[::50]
+    del pieces
+    before = resident_bytes(os.getpid())
+    device.trim()
+    assert before - resident_bytes(os.getpid()) > 200 << 20
+    assert len(held) == 80

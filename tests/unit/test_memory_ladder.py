@@ -165,19 +165,19 @@ def test_memory_that_runs_out_while_a_state_is_taken_over_begins_anew(
 ) -> None:
     """Half a state is none: the steps are taken once more by tiles, and none is told twice."""
     program = engine._painter.program(Settings.model_validate(KEYS))
-    step, constant, large = program.step, tf.constant, iter([False, False, True])
+    step, identity, large = program.step, tf.identity, iter([False, False, True])
     due = iter([True])
 
     def failing_step(image: Any, *more: Any) -> Any:
         if image.shape[1] == 288 and next(large, False):
-            monkeypatch.setattr(tf, "constant", failing_constant)
+            monkeypatch.setattr(tf, "identity", failing_identity)
             raise tf.errors.ResourceExhaustedError(None, None, "no memory")
         return step(image, *more)
 
-    def failing_constant(value: Any, *more: Any, **named: Any) -> Any:
+    def failing_identity(value: Any, *more: Any, **named: Any) -> Any:
         if np.shape(value)[-1:] == (3,) and next(due, False):
             raise MemoryError
-        return constant(value, *more, **named)
+        return identity(value, *more, **named)
 
     monkeypatch.setattr(program, "step", failing_step)
     steps = list(engine.stylize(ask()))
