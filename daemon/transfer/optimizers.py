@@ -1,8 +1,8 @@
 """How a picture is moved downhill: pure functions of tensors, so that they live inside the compiled step.
 
 An optimiser is a `signature` (the specs of its state), a `start` and an `update`; `damped` alone, which is for
-numbers that ran away, is computed outside. Its state is a nest of
-tensors that leaves the step and goes into the next one; everything that may differ from job to job is in it.
+numbers that ran away, is computed outside. Its state is a nest of tensors that leaves the step and goes into
+the next one; everything that may differ from job to job is in it.
 """
 
 from __future__ import annotations

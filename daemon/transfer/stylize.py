@@ -331,6 +331,7 @@ class Run:
             losses, moved, state = self._step(found)
             self._step_s = time.perf_counter() - begun
             if not math.isfinite(losses.total):
+                # The locals as well: else they would hold through the next step what is given up here.
                 self._moved, self._state = moved, state = self._step_back(losses)
                 continue
             restart = self._program.optimizer.restart(self._state)

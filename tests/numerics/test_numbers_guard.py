@@ -250,9 +250,8 @@ def test_an_update_that_leaves_the_numbers_is_gone_around(weak: Weak, value: flo
     steps, names = weak.way(settings)
     weak.poison = {names[2]: value}
     inner = weak._damped
-    weak._damped = lambda image, state: (
-        weak.poison.clear() or inner(image, state)
-    )  # the second try is a good one
+    # The second try is a good one.
+    weak._damped = lambda image, state: weak.poison.clear() or inner(image, state)
     try:
         found = list(weak.begin(settings).steps())
     finally:

@@ -217,9 +217,8 @@ def test_other_errors_are_left_as_they_are() -> None:
 
 def test_freed_memory_is_given_back() -> None:
     """What lies between pieces that are still held goes back to the system."""
-    pieces = [
-        np.ones(64 << 10, np.uint8) for _ in range(4000)
-    ]  # 262 MB, each too small for a mapping of its own
+    # 262 MB, each piece too small for a mapping of its own.
+    pieces = [np.ones(64 << 10, np.uint8) for _ in range(4000)]
     held = pieces[::50]
     del pieces
     before = resident_bytes(os.getpid())
