@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.job import Request, Step
     from daemon.settings import Frames
-    from daemon.transfer.memory import Rung
+    from daemon.transfer.memory import Rung, Work
     from daemon.transfer.stylize import Checkpoint, Prepared, Run
 
 # At least so often a picture leaves the engine, so that people see how it comes along.
@@ -103,17 +103,10 @@ class LocalEngine:
     ) -> Generator[Step, None, None]:
         """Paint; where memory runs out, free what can be freed, then go on in smaller pieces."""
         assert self._painter is not None  # noqa: S101 - `stylize` has started it
-        info = self.start()
-        asked_mb = request.memory_limit_mb or self._options.memory_limit_mb
-        limit_mb = memory.limit_mb(asked_mb, info.device, self.held_mb())
-        works = self._painter.works(ready.subject)
-        rungs = [memory.plan(work, limit_mb) for work in works]
-        self._spare_mb = (
-            None if limit_mb is None else limit_mb / memory.MARGIN - memory.planned_mb(works, limit_mb)
-        )
+        rungs, trouble = self._plan(request, self._painter.works(ready.subject))
         resumed = _newest(kept, request, ())
         told: list[int] = []
-        trouble, is_freed = "", False
+        is_freed = False
         while True:
             run = self._painter.begin(
                 ready.subject,
@@ -142,6 +135,19 @@ class LocalEngine:
             self._free()
             is_freed, trouble = True, f"memory ran out; going on: {rungs[-1]}"
             resumed = resumed or _newest(kept, request, told)
+
+    def _plan(self, request: Request, works: list[Work]) -> tuple[list[Rung], str]:
+        """Choose how to compute every size, and say so where even the least may be too much."""
+        asked_mb = request.memory_limit_mb or self._options.memory_limit_mb
+        limit_mb = memory.limit_mb(asked_mb, self.start().device, self.held_mb())
+        rungs = [memory.plan(work, limit_mb) for work in works]
+        if limit_mb is None:
+            self._spare_mb = None
+            return rungs, ""
+        planned_mb = memory.planned_mb(works, limit_mb)
+        self._spare_mb = limit_mb / memory.MARGIN - planned_mb
+        tight = f"it may not fit: {planned_mb} MB estimated, {limit_mb} MB allowed; computed: {rungs[-1]}"
+        return rungs, tight if self._spare_mb < 0 else ""
 
     def _steps(
         self, run: Run, kept: Checkpoints | None, is_stopping: Callable[[], bool]

@@ -4,8 +4,7 @@ What is counted follows from the network: the channels that the backward pass ne
 cannot be counted (the process, what an allocator loses) is measured; each figure names its measurement. All of
 them are the peak of the resident memory (VmHWM, in MB of 2^20 bytes) of a fresh process on the CPU: TensorFlow
 2.21 with oneDNN, square pictures, content at block4_conv2, style at block1_conv1 to block5_conv1. Without it,
-and with gradients by convolutions, a step at 1024 x 768 px took 2669 in float32 with L-BFGS (estimated: 2895),
-the kernels that are turned for it included.
+and with gradients by convolutions, a step at 1024 x 768 px took 2669 in float32 with L-BFGS (estimated: 2971).
 """
 
 from __future__ import annotations
@@ -32,6 +31,9 @@ _CHANNELS: Final = {1: 64, 2: 128, 4: 256, 8: 512, 16: 512}  # by the pixels fro
 # TensorFlow and the weights loaded: 820 (float32), 873 (bfloat16, with float32's beside it, which the reported
 # losses are computed with). What compiling adds: about 40.
 _BASE_MB: Final = {"float32": 860, "bfloat16": 913}
+
+# The kernels once more, where gradients go back by them turned: 20,018,880 numbers.
+_TURNED_MB: Final = {"float32": 76, "bfloat16": 38}
 
 # Gradients on their way through block 1, and what the allocator loses between tensors of unlike sizes, in
 # tensors of the 64 channels of block 1. From whole steps: 3185 and 2430 at 1024 px, 9208 and 7193 at 2048 px
@@ -87,9 +89,12 @@ class Work:
     style_layers: Collection[str]
     precision: str  # float32 or bfloat16, of the convolutions
     optimizer: str  # adam or lbfgs
+    is_turned: bool = False  # how gradients go back; see `convolutions`
 
 
-def works(settings: Settings, content: Size, styles: Sequence[Size], precision: str) -> list[Work]:
+def works(
+    settings: Settings, content: Size, styles: Sequence[Size], precision: str, *, is_turned: bool
+) -> list[Work]:
     """Describe the work at every size of a job's road, coarse to fine.
 
     Args:
@@ -97,6 +102,7 @@ def works(settings: Settings, content: Size, styles: Sequence[Size], precision: 
         content: the size of the photo as it was dropped.
         styles: those of the paintings.
         precision: of the convolutions.
+        is_turned: how gradients go back; see `convolutions`.
     """
     return [
         Work(
@@ -106,6 +112,7 @@ def works(settings: Settings, content: Size, styles: Sequence[Size], precision: 
             style_layers=tuple(settings.style_layers),
             precision=precision,
             optimizer=settings.optimizer,
+            is_turned=is_turned,
         )
         for scale in settings.road(*content)
     ]
@@ -179,7 +186,8 @@ def kilobytes(path: Path, key: str) -> int:
 def estimate_mb(work: Work, rung: Rung) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
     styles = [_forward_bytes(_piece(size, work.style_layers, rung)) for size in work.styles]
-    return _BASE_MB[work.precision] + round(max(_step_bytes(work, rung), *styles) / _MB)
+    turned_mb = _TURNED_MB[work.precision] if work.is_turned else 0
+    return _BASE_MB[work.precision] + turned_mb + round(max(_step_bytes(work, rung), *styles) / _MB)
 
 
 def _step_bytes(work: Work, rung: Rung) -> float:

@@ -87,7 +87,14 @@ class Painter:
     def works(self, subject: Subject) -> list[Work]:
         """Describe the work at every size of a job's road."""
         sizes = [picture.shape[:2] for picture, _ in subject.styles]
-        return memory.works(subject.settings, subject.content.shape[:2], sizes, self._network.dtype.name)
+        network = self._network
+        return memory.works(
+            subject.settings,
+            subject.content.shape[:2],
+            sizes,
+            network.dtype.name,
+            is_turned=network.is_turned,
+        )
 
     def prepare(self, subject: Subject) -> Prepared:
         """Compute ahead what `begin` will need of a job, in another thread than the one that paints.

@@ -34,6 +34,7 @@ class Vgg19:
             is_turned: how gradients go back; see `convolutions`. It takes the kernels' room once more.
         """
         self.dtype = tf.as_dtype(precision)
+        self.is_turned = is_turned
         self.sha256 = weights.sha256  # of what they were read from
         self._layers: dict[str, tuple[Any, Any, Any]] = {}
         for name, (weight, bias) in weights.layers.items():

@@ -51,13 +51,14 @@ def _row(bench: Bench, size: int, limit: int | None, table: Table) -> tuple[Any,
         table.notes.append(f"{size} px: {error}")
         return size, shown, bench.options.precision, None, None, None, None, None
     table.raw[f"{size}, {limit}"] = answer
-    estimate = _estimate_mb(bench, keys, answer["precision"], limit) * _MB
+    estimate = _estimate_mb(bench, keys, answer, limit) * _MB
     found = answer["computed"], estimate, answer["peak_mb"], estimate / answer["peak_mb"], answer["step_s"]
     return size, shown, answer["precision"], *found
 
 
-def _estimate_mb(bench: Bench, keys: dict[str, Any], precision: str, limit: int | None) -> int:
+def _estimate_mb(bench: Bench, keys: dict[str, Any], answer: dict[str, Any], limit: int | None) -> int:
     """Estimate as the service does before it starts a job."""
     content, style = (images.header_size(path) for path in (bench.pairs[0].content, bench.pairs[0].style))
-    works = memory.works(sidecars.settings(keys), content, [style], precision)
+    settings, is_turned = sidecars.settings(keys), answer["is_turned"]
+    works = memory.works(settings, content, [style], answer["precision"], is_turned=is_turned)
     return memory.planned_mb(works, limit or memory.available_mb(0))

@@ -94,6 +94,16 @@ def test_bfloat16_takes_less_than_float32_and_adam_less_than_lbfgs() -> None:
     assert estimate_mb(work(1024, 1024), WHOLE) < estimate_mb(work(1024, 1024, optimizer="lbfgs"), WHOLE)
 
 
+@pytest.mark.parametrize(("precision", "item_bytes"), [("float32", 4), ("bfloat16", 2)])
+def test_kernels_that_are_turned_take_their_room_once_more(precision: str, item_bytes: int) -> None:
+    """Where gradients go back by convolutions, the estimate has the kernels of all sixteen twice."""
+    channels = (3, 64, 64, 128, 128, *(256,) * 4, *(512,) * 8)
+    numbers = sum(9 * below * above for below, above in itertools.pairwise(channels))
+    usual = work(512, 384, precision=precision)
+    more_mb = estimate_mb(dataclasses.replace(usual, is_turned=True), WHOLE) - estimate_mb(usual, WHOLE)
+    assert more_mb == round(numbers * item_bytes / (1 << 20))
+
+
 def test_a_shallow_network_takes_less_than_a_deep_one() -> None:
     """What lies behind the last layer that is asked for is not counted."""
     shallow = work(1024, 1024, content_layers=["block2_conv2"], style_layers=["block1_conv1"])
@@ -143,7 +153,7 @@ def test_this_machine_says_what_it_has() -> None:
 def test_a_job_is_estimated_at_its_largest_size_as_planned() -> None:
     """The estimate of a road is its final size's: in one piece, or as the plan within the limit has it."""
     settings = Settings.model_validate({"size": 2048})
-    road = memory.works(settings, (3000, 4000), [(500, 400)], "float32")
+    road = memory.works(settings, (3000, 4000), [(500, 400)], "float32", is_turned=False)
     assert [one.size for one in road] == [(s * 3 // 4, s) for s in (128, 256, 512, 1024, 2048)]
     whole = estimate_mb(road[-1], WHOLE)
     assert memory.planned_mb(road, None) == memory.planned_mb(road, 100_000) == whole

@@ -73,6 +73,10 @@ def test_a_picture_beyond_its_limit_is_painted_by_tiles(
     assert steps[-1].painting
     assert steps[-1].painting.computed.startswith("tiles of")
     assert losses(steps) == pytest.approx(losses(whole), rel=1e-3)
+    (told,) = (step.trouble for step in steps if step.trouble)
+    assert "it may not fit" in told
+    assert f"{TINY_MB} MB allowed; computed: {steps[-1].painting.computed}" in told
+    assert not any(step.trouble for step in whole)
     difference = steps[-1].painting.picture.astype(int) - whole[-1].painting.picture
     assert np.abs(difference).mean() < 1
 
@@ -195,7 +199,8 @@ def test_the_next_job_is_made_ready_only_where_there_is_room_for_it(
     spare_mb: float, engine: LocalEngine, ask: Callable[..., Request], *, is_decoded: bool, is_prepared: bool
 ) -> None:
     """What the limit leaves beside the running picture decides what of the next one is made ready."""
-    works = memory.works(Settings.model_validate(KEYS), (288, 96), [(96, 96)], "float32")
+    is_turned = engine.start().is_turned
+    works = memory.works(Settings.model_validate(KEYS), (288, 96), [(96, 96)], "float32", is_turned=is_turned)
     whole_mb = max(memory.estimate_mb(work, memory.WHOLE) for work in works)
     limit_mb = round(memory.MARGIN * (whole_mb + spare_mb) + 0.5)
     with contextlib.closing(engine.stylize(ask(memory_limit_mb=limit_mb))) as painting:
