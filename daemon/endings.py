@@ -180,7 +180,7 @@ class Endings:
 def crash_failure(error: EngineError, attempt: int) -> Failure:
     """Say why a job failed under which the engine ended too often."""
     hints = {
-        Reason.OUT_OF_MEMORY: "use a smaller size",
+        Reason.OUT_OF_MEMORY: "use a smaller size, or raise engine.memory_limit_mb if it is set",
         Reason.TIMED_OUT: "use fewer iterations or a smaller size, or raise engine.job_timeout_s",
     }
     hint = hints.get(error.reason, "see the log; retry once the cause is gone")
