@@ -12,7 +12,7 @@ import numpy as np
 from daemon import files
 from daemon.engine import sealed
 from daemon.job import CHECKPOINT_SUFFIX
-from daemon.transfer.stylize import Checkpoint
+from daemon.transfer.run import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from daemon.engine.style_targets import StyleTargets
 from daemon.job import EngineInfo
 from daemon.transfer import device, memory, weights
 from daemon.transfer.memory import LADDER
-from daemon.transfer.stylize import Painter
+from daemon.transfer.painter import Painter
 from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from daemon.job import Request, Step
     from daemon.settings import Frames
     from daemon.transfer.memory import Rung, Work
-    from daemon.transfer.stylize import Checkpoint, Prepared, Run
+    from daemon.transfer.painter import Prepared
+    from daemon.transfer.run import Checkpoint, Run
 
 # At least so often a picture leaves the engine, so that people see how it comes along.
 PREVIEW_S = 5.0

@@ -25,11 +25,19 @@ if TYPE_CHECKING:
     Grams = dict[str, npt.NDArray[np.float32]]  # layer -> (C, C)
 
 
-class StyleTargets(Protocol):
+class GramStore(Protocol):
     """Where Gram matrices are kept from job to job."""
 
     def get(self, key: str, compute: Callable[[], Grams]) -> Grams:
         """Give what is kept under a key, or compute and keep it."""
+
+
+class Forgetful:
+    """Keeps no Gram matrices."""
+
+    def get(self, key: str, compute: Callable[[], Grams]) -> Grams:  # noqa: ARG002
+        """Compute."""
+        return compute()
 
 
 class Leg(NamedTuple):
@@ -125,7 +133,7 @@ def _no_narrower(style: Picture, longest: int, final: int) -> Picture:
     return images.resize(style, height, width)
 
 
-def targets(program: AnyProgram, subject: Subject, leg: Leg, kept: StyleTargets) -> Targets:
+def targets(program: AnyProgram, subject: Subject, leg: Leg, kept: GramStore) -> Targets:
     """Compute once what every step of one size compares with, by the very network that iterates.
 
     So bfloat16's errors are in both: against float32's targets they would not cancel, and pull the picture to
@@ -149,7 +157,7 @@ def targets(program: AnyProgram, subject: Subject, leg: Leg, kept: StyleTargets)
     )
 
 
-def _style_grams(program: AnyProgram, style: Picture, kept: StyleTargets) -> Grams:
+def _style_grams(program: AnyProgram, style: Picture, kept: GramStore) -> Grams:
     """Compute a style's Gram matrices, or find those of the same pixels, computed in the same way."""
     plan, network = program.plan, program.network
     is_on_gpu = bool(tf.config.list_logical_devices("GPU"))

@@ -11,8 +11,8 @@ from PIL import Image
 from skimage import data
 
 from daemon.settings import PRESETS, Settings
-from daemon.transfer.stylize import Forgetful, Painter
-from daemon.transfer.targets import Subject, targets
+from daemon.transfer.painter import Painter
+from daemon.transfer.targets import Forgetful, Subject, targets
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from daemon.job import Losses, Painting, Step
-    from daemon.transfer.stylize import Checkpoint
+    from daemon.transfer.run import Checkpoint
     from daemon.transfer.weights import Weights
 
 ROAD: dict[str, Any] = {

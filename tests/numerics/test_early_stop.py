@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.settings import EarlyStop, Settings
-from daemon.transfer.stylize import _is_settled
+from daemon.transfer.run import _is_settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,13 +12,13 @@ import tensorflow as tf
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import pixels
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
-from daemon.transfer.stylize import Forgetful, Painter
-from daemon.transfer.targets import Leg, Subject, targets
+from daemon.transfer.targets import Forgetful, Leg, Subject, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daemon.transfer.optimizers import LbfgsState
+    from daemon.transfer.painter import Painter
 
     Slope = Callable[[np.ndarray], tuple[float, np.ndarray]]
 

@@ -12,15 +12,14 @@ import tensorflow as tf
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import losses, pixels
 from daemon.transfer.losses import Targets
-from daemon.transfer.stylize import Forgetful
-from daemon.transfer.targets import Leg, Subject
+from daemon.transfer.targets import Forgetful, Leg, Subject
 from daemon.transfer.targets import targets as targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from daemon.transfer.painter import Painter
     from daemon.transfer.program import Program
-    from daemon.transfer.stylize import Painter
 
 # Sums of up to some thousand float32 products, against float64: a few units in the last of 24 bits.
 ROUNDING = 1e-5

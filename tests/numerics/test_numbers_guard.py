@@ -24,8 +24,8 @@ from daemon.settings import PRESETS, Settings
 from daemon.transfer import pixels
 from daemon.transfer.losses import Loss
 from daemon.transfer.optimizers import DAMPING
+from daemon.transfer.painter import Painter
 from daemon.transfer.program import _guarded
-from daemon.transfer.stylize import Painter
 from daemon.transfer.targets import Subject
 from daemon.worker import Ending
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.job import Request, Step
-    from daemon.transfer.stylize import Checkpoint, Run
+    from daemon.transfer.run import Checkpoint, Run
     from daemon.transfer.vgg19 import Vgg19
 
     Draw = Callable[..., np.ndarray]

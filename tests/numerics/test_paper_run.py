@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import keras
 
     from daemon.job import Step
-    from daemon.transfer.stylize import Painter
+    from daemon.transfer.painter import Painter
 
 EVERY = 0.01
 FIRST = 0.001

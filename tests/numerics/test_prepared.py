@@ -10,14 +10,14 @@ import pytest
 
 from daemon.errors import JobError
 from daemon.settings import PRESETS, Settings
-from daemon.transfer.stylize import Painter
+from daemon.transfer.painter import Painter
 from daemon.transfer.targets import Leg, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daemon.job import Step
-    from daemon.transfer.stylize import Prepared
+    from daemon.transfer.painter import Prepared
     from daemon.transfer.vgg19 import Vgg19
 
     Order = Callable[..., Subject]

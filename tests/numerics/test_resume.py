@@ -25,9 +25,9 @@ from daemon.engine.checkpoints import Checkpoints, kept
 from daemon.engine.local import LocalEngine
 from daemon.job import Request, State
 from daemon.settings import PRESETS, Settings
-from daemon.transfer import device, stylize
+from daemon.transfer import device, run
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
-from daemon.transfer.stylize import Painter
+from daemon.transfer.painter import Painter
 from daemon.transfer.targets import Subject
 from daemon.worker import Ending
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.job import Step
-    from daemon.transfer.stylize import Checkpoint, Run
+    from daemon.transfer.run import Checkpoint, Run
     from daemon.transfer.vgg19 import Vgg19
 
     Draw = Callable[..., np.ndarray]
@@ -301,7 +301,7 @@ def test_a_state_is_not_held_twice_while_it_is_taken_over() -> None:
     arrays = [np.ones((1, 2048, 2048, 3), np.float32) for _ in range(6)]
     device.begin_peak()
     before = device.peak_mb()
-    found = stylize._tensors(arrays)
+    found = run._tensors(arrays)
     after = device.peak_mb()
     assert before is not None
     assert after is not None
@@ -327,7 +327,7 @@ import numpy as np
 from daemon.engine.checkpoints import Checkpoints
 from daemon.settings import Settings
 from daemon.transfer import weights
-from daemon.transfer.stylize import Painter
+from daemon.transfer.painter import Painter
 from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19
 content, style = np.load(sys.argv[1]), np.load(sys.argv[2])

@@ -10,14 +10,13 @@ from PIL import Image
 
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import colours, losses, pixels
-from daemon.transfer.stylize import Forgetful
-from daemon.transfer.targets import Leg, Subject, targets
+from daemon.transfer.targets import Forgetful, Leg, Subject, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daemon.job import Step
-    from daemon.transfer.stylize import Painter
+    from daemon.transfer.painter import Painter
 
     Paint = Callable[..., list[Step]]
     Draw = Callable[..., np.ndarray]

@@ -16,8 +16,8 @@ import tensorflow as tf
 from daemon.errors import JobError, Reason
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import pixels
-from daemon.transfer.stylize import Forgetful, Painter
-from daemon.transfer.targets import Leg, Subject, targets
+from daemon.transfer.painter import Painter
+from daemon.transfer.targets import Forgetful, Leg, Subject, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +119,7 @@ import hashlib, json, sys
 import numpy as np
 from daemon.settings import Settings
 from daemon.transfer import weights
-from daemon.transfer.stylize import Painter
+from daemon.transfer.painter import Painter
 from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19
 content, style = np.load(sys.argv[1]), np.load(sys.argv[2])

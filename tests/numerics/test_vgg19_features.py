@@ -10,7 +10,7 @@ import pytest
 
 from daemon.settings import LAYERS, PRESETS, Settings
 from daemon.transfer import pixels
-from daemon.transfer.stylize import Painter
+from daemon.transfer.painter import Painter
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:

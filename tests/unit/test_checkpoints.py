@@ -16,7 +16,7 @@ from daemon.engine import sealed
 from daemon.engine.checkpoints import Checkpoints, kept, key
 from daemon.job import CHECKPOINT_SUFFIX, State
 from daemon.spool import Entry
-from daemon.transfer.stylize import Checkpoint
+from daemon.transfer.run import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,9 @@ from daemon.engine.local import LocalEngine
 from daemon.errors import EngineError, Reason
 from daemon.job import Request
 from daemon.settings import Settings
-from daemon.transfer import memory, stylize
+from daemon.transfer import memory, painter
 from daemon.transfer.program import Program, TiledProgram
-from daemon.transfer.stylize import Run
+from daemon.transfer.run import Run
 from daemon.transfer.targets import Subject
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def test_memory_that_runs_out_between_two_sizes_loses_no_step(
         return failing
 
     holder, name, is_due = {
-        "targets": (stylize, "targets", lambda _program, _subject, leg, _kept: leg.longest == 288),
+        "targets": (painter, "targets", lambda _program, _subject, leg, _kept: leg.longest == 288),
         "enlarged": (Subject, "enlarged", lambda *_: True),
         "first loss": (
             engine._painter.program(Settings.model_validate(KEYS)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -15,136 +14,21 @@ import tensorflow as tf
 
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import Losses, Painting, Step
-from daemon.transfer import memory, pixels
+from daemon.transfer import pixels
 from daemon.transfer.memory import WHOLE
-from daemon.transfer.program import AnyProgram, Plan, Program, TiledProgram
-from daemon.transfer.targets import Leg, StyleTargets, Subject, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
-    from daemon.settings import EarlyStop, Settings
+    from daemon.settings import EarlyStop
     from daemon.transfer.losses import Loss, Targets
-    from daemon.transfer.memory import Rung, Work
-    from daemon.transfer.targets import Grams
-    from daemon.transfer.vgg19 import Vgg19
+    from daemon.transfer.memory import Rung
+    from daemon.transfer.program import AnyProgram
+    from daemon.transfer.targets import Subject
 
 MAX_STEPS_BACK: Final = 1
-
-
-class Forgetful:
-    """Keeps no Gram matrices."""
-
-    def get(self, key: str, compute: Callable[[], Grams]) -> Grams:  # noqa: ARG002
-        """Compute."""
-        return compute()
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the first size of a job compares with, computed ahead."""
-
-    leg: Leg
-    targets: Targets
-
-
-class Painter:
-    """A loaded network and the programs compiled on it so far, kept from job to job."""
-
-    def __init__(
-        self, network: Vgg19, exact: Vgg19 | None = None, style_targets: StyleTargets | None = None
-    ) -> None:
-        """Start with nothing compiled.
-
-        Args:
-            network: iterates.
-            exact: the same in float32, for what is reported in the end; None where `network` is that.
-            style_targets: where Gram matrices of styles are kept.
-        """
-        self._network = network
-        self._exact = exact
-        self._style_targets = style_targets or Forgetful()
-        self._programs: dict[tuple[str, Plan, Rung], AnyProgram] = {}
-        self._lock = threading.Lock()
-
-    def program(self, settings: Settings, rung: Rung = WHOLE) -> AnyProgram:
-        """Get the program for some settings, compiled at most once."""
-        return self._program(self._network, Plan.of(settings), rung)
-
-    def _program(self, network: Vgg19, plan: Plan, rung: Rung) -> AnyProgram:
-        key = (network.dtype.name, plan, rung)
-        with self._lock:
-            if key not in self._programs:
-                self._programs[key] = (
-                    Program(network, plan)
-                    if rung.core_px is None
-                    else TiledProgram(network, plan, rung.core_px)
-                )
-            return self._programs[key]
-
-    def works(self, subject: Subject) -> list[Work]:
-        """Describe the work at every size of a job's road."""
-        sizes = [picture.shape[:2] for picture, _ in subject.styles]
-        network = self._network
-        return memory.works(
-            subject.settings,
-            subject.content.shape[:2],
-            sizes,
-            network.dtype.name,
-            is_turned=network.is_turned,
-        )
-
-    def prepare(self, subject: Subject) -> Prepared:
-        """Compute ahead what `begin` will need of a job, in another thread than the one that paints.
-
-        Raises:
-            JobError: a side would be too short for VGG19.
-        """
-        leg = subject.legs()[0]
-        return Prepared(leg, self._targets(self.program(subject.settings), subject, leg))
-
-    def begin(
-        self,
-        subject: Subject,
-        *,
-        wants_picture: Callable[[int], bool] = lambda _: False,
-        resumed: Checkpoint | None = None,
-        told: int | None = None,
-        prepared: Prepared | None = None,
-        rungs: Sequence[Rung] | None = None,
-    ) -> Run:
-        """Prepare to paint the content in the blended styles, coarse to fine.
-
-        Args:
-            subject: the job's pictures and settings.
-            wants_picture: asked with each iteration whether its step should carry the picture.
-            resumed: where an earlier run of the same job had come.
-            told: how many of its steps have left this engine; None: all of them.
-            prepared: what was computed ahead for this very job.
-            rungs: how every size of the road is computed; default: in one piece.
-
-        Raises:
-            JobError: a side would be too short for VGG19.
-        """
-        legs = subject.legs()
-        chosen = list(rungs or [WHOLE] * len(legs))
-        programs = [self.program(subject.settings, rung) for rung in chosen]
-
-        def targets_of(number: int) -> Targets:
-            if prepared is not None and prepared.leg == legs[number] and chosen[number] == WHOLE:
-                return prepared.targets
-            return self._targets(programs[number], subject, legs[number])
-
-        run = Run(programs, subject, targets_of, wants_picture=wants_picture, resumed=resumed, told=told)
-        if self._exact is not None:
-            exact = self._program(self._exact, programs[-1].plan, chosen[-1])
-            run.judge = Judge(exact, lambda: self._targets(exact, subject, legs[-1]), chosen[-1])
-        return run
-
-    def _targets(self, program: AnyProgram, subject: Subject, leg: Leg) -> Targets:
-        return targets(program, subject, leg, self._style_targets)
 
 
 class Judge:
