@@ -120,10 +120,12 @@ class LocalEngine:
             resumed = None  # the run lets go of it once it has taken it in
             try:
                 for number, step in enumerate(self._steps(run, kept, is_stopping)):
-                    if number >= len(told):  # else told before memory ran out
-                        told.append(step.iteration)
-                        yield _completed(step, request, rungs[-1], trouble or step.trouble)
-                        trouble = ""
+                    if number < len(told):
+                        continue  # told before memory ran out
+                    told.append(step.iteration)
+                    said = "" if step.is_replayed else trouble or step.trouble
+                    yield _completed(step, request, rungs[-1], said)
+                    trouble = trouble if step.is_replayed else ""
             except device.OUT_OF_MEMORY:
                 if is_freed and rungs[-1] == LADDER[-1]:
                     raise

@@ -81,6 +81,17 @@ def test_a_picture_beyond_its_limit_is_painted_by_tiles(
     assert np.abs(difference).mean() < 1
 
 
+def test_a_tight_memory_is_said_at_the_first_new_step(
+    engine: LocalEngine, ask: Callable[..., Request], tmp_path: Path
+) -> None:
+    """Where a job goes on from a checkpoint, not at a step from the record, which nobody looks at; and once."""
+    request = ask(memory_limit_mb=TINY_MB, checkpoints=tmp_path)
+    taken = len(list(engine.stylize(request, lambda: True)))
+    steps = list(engine.stylize(request))
+    assert [step.is_replayed for step in steps[: taken + 1]] == [True] * taken + [False]
+    assert [number for number, step in enumerate(steps) if "it may not fit" in step.trouble] == [taken]
+
+
 def test_memory_that_runs_out_is_freed_then_the_picture_goes_on_by_tiles(
     engine: LocalEngine, ask: Callable[..., Request], whole: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
