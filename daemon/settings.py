@@ -324,7 +324,8 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
     """Lay the layers of settings over each other, the sidecar's own on top.
 
     A preset that the sidecar names overrides the house's keys, since the person asked for it, and takes the
-    place of the house's own preset, which lies below them. A key set to null counts as not set.
+    place of the house's own preset, which lies below them. A key set to null counts as not set. Of the house's
+    scales those are kept that are smaller than a size which the sidecar names without scales.
 
     Args:
         preset: the sidecar's preset, or None where it names none.
@@ -346,4 +347,12 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
                 result[key] = {**below, **value}
             else:
                 result[key] = value
+    if isinstance(result.get("scales"), list) and own.get("scales") is None:
+        result["scales"] = [scale for scale in result["scales"] if not _reaches(scale, own.get("size"))]
     return result
+
+
+def _reaches(scale: Any, size: Any) -> bool:
+    """Tell whether a scale, not validated yet, is as large as a size."""
+    longest = scale.get("size") if isinstance(scale, dict) else None
+    return isinstance(longest, int) and isinstance(size, int) and longest >= size

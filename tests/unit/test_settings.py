@@ -431,3 +431,24 @@ def test_scales_that_a_person_wrote_are_not_touched() -> None:
 
     assert merged("fine", {}, own)["scales"] == own["scales"]
     assert list(faults_of(**merged("fine", {}, own))) == ["scales"]
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"),
+    [(1024, [256, 512]), (512, [256]), (256, []), ("original", [256, 512]), ("huge", [256, 512])],
+)
+def test_scales_of_the_house_end_below_a_sidecars_size(size: int | str, kept: list[int]) -> None:
+    """A person who asks for a smaller picture is not told of scales that the house wrote."""
+    house = {"size": 2048, "scales": [{"size": item, "iterations": 5} for item in (256, 512)]}
+    found = merged(None, house, {"size": size})
+    assert [scale["size"] for scale in found["scales"]] == kept
+    assert set(faults_of(**found)) == ({"size"} if size == "huge" else set())
+    assert len(house["scales"]) == 2
+
+
+def test_faulty_scales_of_the_house_stay_faults() -> None:
+    """What is no scale, or does not stay below the house's own size, is told as it is."""
+    for scales in ([{"size": 512, "iterations": 5}], [7], [{"size": "x"}]):
+        house = {"size": 512, "scales": scales}
+        assert merged(None, house, {"iterations": 3})["scales"] == scales
+        assert merged(None, {}, house)["scales"] == scales
