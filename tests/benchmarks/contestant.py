@@ -111,7 +111,8 @@ def paint(request: dict[str, Any]) -> dict[str, Any]:
     """Paint by the product, model loaded and program traced; to the end, or to a loss.
 
     `marks` are iteration, size_px, loss and seconds since the pictures' files were handed over. With a `target`
-    the pictures from the first one that reaches it on are written as `kept`-N.png, for the judge.
+    the pictures from the first one that reaches it on are written as `kept`-N.png, for the judge. `best` is the
+    best picture's loss in float32, where it is painted to the end.
     """
     loaded = engine(request)
     if request.get("is_warm", True):
@@ -128,7 +129,8 @@ def paint(request: dict[str, Any]) -> dict[str, Any]:
             write(kept[-1], step.picture)
     if painting and "output" in request:
         write(request["output"], painting.picture)
-    return {**facts(loaded), "marks": marks, "kept": kept}
+    best = painting and painting.best.total
+    return {**facts(loaded), "marks": marks, "kept": kept, "best": best}
 
 
 def _until(target: float | None, steps_: Iterator[Step]) -> Iterator[Step]:

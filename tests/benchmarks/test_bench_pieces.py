@@ -11,6 +11,7 @@ import errors
 import numpy as np
 import part_beauty
 import part_night
+import part_precision
 import part_road
 import part_steps
 import pytest
@@ -199,6 +200,23 @@ def test_another_objective_makes_the_peers_row_void() -> None:
     assert any("VOID" in note for note in table.notes)
     assert table.rows[-1][3] is None
     assert all(row[-1] is None for row in table.rows)
+
+
+def test_precisions_are_compared_pair_by_pair() -> None:
+    """Each preset is painted in both precisions, and the difference is bfloat16's, as a share of float32's."""
+    best = {("paper", "float32"): 4.0, ("paper", "bfloat16"): 3.98, ("default", "float32"): 1.0}
+
+    def answer(request: dict[str, Any], _log: str) -> dict[str, Any]:
+        assert (request["content"], request["style"], request["settings"]["size"]) == ("a.png", "b.png", 64)
+        return {"best": best.get((request["settings"]["preset"], request["precision"]), 1.02)}
+
+    pair = SimpleNamespace(name="a + b", content="a.png", style="b.png")
+    bench: Any = SimpleNamespace(options=SimpleNamespace(size=64), pairs=[pair], ask=answer)
+    (table,) = part_precision.run(bench)
+    assert table.rows == [
+        ("a + b", "paper", 4.0, 3.98, "-0.50%"),
+        ("a + b", "default", 1.0, 1.02, "+2.00%"),
+    ]
 
 
 def test_gaps_are_from_each_end_to_the_next_start() -> None:
