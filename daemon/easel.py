@@ -120,8 +120,11 @@ class Easel:
         _clear(entry.out, keeps_frames=entry.progress > 0)
         limit_mb = self._limit_mb(engine, self._info)
         request = replace(request_for(entry, self._job), memory_limit_mb=limit_mb)
-        self._estimate_mb = self._estimated_mb(self._info, limit_mb)
+        works = self._works(self._info)
+        self._estimate_mb = None if limit_mb is None else memory.planned_mb(works, limit_mb)
         log.info("job.started", **self._facts(self._info))
+        if shortage := memory.shortage(works, limit_mb):
+            log.warning("job.troubled", message=shortage)
         writer = FrameWriter(entry.out / FRAMES, self._outbox.live(self._job), self._outbox.check)
         try:
             with contextlib.closing(engine.stylize(request, self._tell)) as steps:
@@ -147,20 +150,17 @@ class Easel:
         times = self._claim.entry.times_exhausted
         return limit_mb and round(limit_mb * _AFTER_EXHAUSTION**times)
 
-    def _estimated_mb(self, info: EngineInfo, limit_mb: int | None) -> int | None:
-        """Estimate what this job will take, computed as the engine will plan it."""
-        if limit_mb is None:
-            return None
+    def _works(self, info: EngineInfo) -> list[memory.Work]:
+        """Describe this job's work as the engine will plan it."""
         (content,) = self._job.parts_of("content")
         styles = [(part.height_px, part.width_px) for part in self._job.parts_of("style")]
-        works = memory.works(
+        return memory.works(
             self._settings,
             (content.height_px, content.width_px),
             styles,
             info.precision,
             is_turned=info.is_turned,
         )
-        return memory.planned_mb(works, limit_mb)
 
     def finish(self, breathe: Callable[[], None] = lambda: None) -> tuple[bytes, dict[str, Any]]:
         """Write everything that is to be published but result.yaml into the job's `out/`.
@@ -218,7 +218,7 @@ class Easel:
         return painting
 
     def _note_turns(self, step: Step) -> None:
-        """Log what is not as on every step: where it went on from, a step back, a checkpoint that failed."""
+        """Log what is not as on every step: where it went on from, a step back, a trouble."""
         if self._fresh is None:
             self._fresh = _Fresh(step.iteration, time.monotonic(), step.step_s)
             if len(self._rows) > 1:

@@ -225,7 +225,7 @@ class Step:
     steps_back: int = 0  # how often the numbers ran away so far
     step_s: float = 0.0  # computing it
     restart: str = ""  # why the optimiser began afresh on the way to this picture
-    trouble: str = ""  # what did not work beside the painting
+    trouble: str = ""  # what did not work beside the painting, or what was done for want of memory
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from daemon.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from daemon.engine.local import LocalEngine
     from daemon.job import Painting, Step
 
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
@@ -56,10 +57,23 @@ def stylize(
 
         engine = LocalEngine(loaded)
         engine.start()
+    if shortage := _shortage(engine, loaded.engine.memory_limit_mb, settings, content, style):
+        typer.echo(shortage, err=True)
     painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)))
     data = images.encode(painting.picture, format_, images.icc_profile(content))
     files.replace(output, data)
     typer.echo(str(output))
+
+
+def _shortage(engine: LocalEngine, asked_mb: int | None, settings: Settings, content: Path, style: Path) -> str:
+    """Say so where memory may run out."""
+    from daemon import images  # noqa: PLC0415 - after the usage is checked
+    from daemon.transfer import memory  # noqa: PLC0415
+
+    info = engine.start()
+    sizes = [images.header_size(path) for path in (content, style)]
+    works = memory.works(settings, sizes[0], sizes[1:], info.precision, is_turned=info.is_turned)
+    return memory.shortage(works, memory.limit_mb(asked_mb, info.device, engine.held_mb()))
 
 
 def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings:

@@ -104,10 +104,10 @@ class LocalEngine:
     ) -> Generator[Step, None, None]:
         """Paint; where memory runs out, free what can be freed, then go on in smaller pieces."""
         assert self._painter is not None  # noqa: S101 - `stylize` has started it
-        rungs, trouble = self._plan(request, self._painter.works(ready.subject))
+        rungs = self._plan(request, self._painter.works(ready.subject))
         resumed = _newest(kept, request, ())
         told: list[int] = []
-        is_freed = False
+        trouble, is_freed = "", False
         while True:
             run = self._painter.begin(
                 ready.subject,
@@ -139,18 +139,14 @@ class LocalEngine:
             is_freed, trouble = True, f"memory ran out; going on: {rungs[-1]}"
             resumed = resumed or _newest(kept, request, told)
 
-    def _plan(self, request: Request, works: list[Work]) -> tuple[list[Rung], str]:
-        """Choose how to compute every size, and say so where even the least may be too much."""
+    def _plan(self, request: Request, works: list[Work]) -> list[Rung]:
+        """Choose how to compute every size, and note what that leaves to the next job."""
         asked_mb = request.memory_limit_mb or self._options.memory_limit_mb
         limit_mb = memory.limit_mb(asked_mb, self.start().device, self.held_mb())
-        rungs = [memory.plan(work, limit_mb) for work in works]
-        if limit_mb is None:
-            self._spare_mb = None
-            return rungs, ""
-        planned_mb = memory.planned_mb(works, limit_mb)
-        self._spare_mb = limit_mb / memory.MARGIN - planned_mb
-        tight = f"it may not fit: {planned_mb} MB estimated, {limit_mb} MB allowed; computed: {rungs[-1]}"
-        return rungs, tight if self._spare_mb < 0 else ""
+        self._spare_mb = (
+            None if limit_mb is None else limit_mb / memory.MARGIN - memory.planned_mb(works, limit_mb)
+        )
+        return [memory.plan(work, limit_mb) for work in works]
 
     def _steps(
         self, run: Run, kept: Checkpoints | None, is_stopping: Callable[[], bool]

@@ -152,6 +152,7 @@ def test_poison_costs_its_attempts_and_fails_for_its_own_reason(
     assert (error["reason"], error["attempt"]) == (reason, 2)
     assert message in error["message"]
     assert error["hint"]
+    assert ("engine.memory_limit_mb" in error["hint"]) is (kind == "eat")
 
 
 def test_the_last_lines_of_a_crash_are_kept(night: Night) -> None:

@@ -263,6 +263,34 @@ def test_an_attempt_that_ran_out_of_memory_is_followed_by_a_smaller_one(tree: Tr
     assert [request.memory_limit_mb for request in engine.requests] == [1000, 700, 490, 1000, 700]
 
 
+def test_memory_that_may_run_out_is_told_before_the_engine_begins(tree: Tree) -> None:
+    """Right after `job.started`, with what it estimates; not where there is room."""
+    studio, engine = Studio(tree, iterations=1), FakeEngine()
+    for limit_mb in (800, 100_000):
+        with capture_logs() as records:
+            easel = Easel(studio.claim, studio._outbox, lambda _: None, lambda: False, memory_limit_mb=limit_mb)
+            easel.paint(engine)
+            easel.finish()
+        events = [record["event"] for record in records[:2]]
+        assert (events == ["job.started", "job.troubled"]) is (limit_mb == 800)
+        assert events[0] == "job.started"
+    (told,) = _named(records, "job.started")
+    assert told["memory_estimate_mb"] < 100_000
+
+
+def test_turned_kernels_are_in_the_estimate_of_a_job(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate is of the engine that answers: with gradients by turned kernels it is 76 MB more."""
+    studio, found = Studio(tree, iterations=1), []
+    for is_turned in (False, True):
+        info = replace(INFO, is_turned=is_turned)
+        monkeypatch.setattr(FakeEngine, "start", lambda _self, info=info: info)
+        with capture_logs() as records:
+            studio.paint(FakeEngine())
+        (told,) = _named(records, "job.started")
+        found.append(told["memory_estimate_mb"])
+    assert found[1] - found[0] == 76
+
+
 def test_frames_of_another_way_are_not_published(tree: Tree) -> None:
     """A frame that an earlier attempt left, whose number is no step of this painting, is in no film."""
     studio = Studio(tree, iterations=4, frames={"every": 2})

@@ -160,6 +160,16 @@ def test_a_job_is_estimated_at_its_largest_size_as_planned() -> None:
     assert memory.planned_mb(road, 4000) == estimate_mb(road[-1], plan(road[-1], 4000)) < 4000 < whole
 
 
+def test_a_job_that_is_not_safely_within_its_limit_says_so() -> None:
+    """A plan fits with a tenth to spare, or the shortage is told with both figures; never without a limit."""
+    job = [work(96, 128)]
+    needed_mb = estimate_mb(job[0], WHOLE)
+    assert memory.shortage(job, None) == ""
+    assert memory.shortage(job, round(1.1 * needed_mb) + 1) == ""
+    told = memory.shortage(job, needed_mb)
+    assert told.startswith(f"memory may run out: {needed_mb} MB estimated, {needed_mb} MB to be had")
+
+
 def test_rungs_are_named_for_the_record() -> None:
     """The names that the log and result.yaml carry."""
     assert [str(rung) for rung in LADDER[:2]] == ["whole", "tiles of 1024 px"]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fakes import INFO
 from PIL import Image
 from trees import save
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.job import Request
+    from daemon.job import EngineInfo, Request
 
     Stylize = Callable[..., int]
 
@@ -33,13 +34,16 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stylize:
     for seed, name in enumerate(("photo.png", "painting.png")):
         save(tmp_path / name, seed)
 
-    def run(*steps: dict[str, Any]) -> int:
+    def run(*steps: dict[str, Any], held_mb: int = 800) -> int:
         class Scripted:
             def __init__(self, _config: Config) -> None:
                 pass
 
-            def start(self) -> None:
-                pass
+            def start(self) -> EngineInfo:
+                return INFO
+
+            def held_mb(self) -> int:
+                return held_mb
 
             def stylize(self, request: Request) -> Iterator[Step]:
                 painting = Painting(images.read(request.content, 1), 0, LOSSES, LOSSES, LOSSES, 0.0, 0.0)
@@ -70,6 +74,16 @@ def test_turns_are_told_beside_the_result(stylize: Stylize, capsys: pytest.Captu
     ]
     with Image.open("out.png") as image:
         assert image.size == (32, 24)
+
+
+def test_memory_that_may_run_out_is_told(stylize: Stylize, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the estimate does not fit into what the machine has, a line on stderr says so; it goes on."""
+    assert stylize({"is_last": True}, held_mb=-1_000_000_000) == 0
+    said = capsys.readouterr()
+    assert said.out == "out.png\n"
+    assert said.err.startswith("memory may run out: ")
+    assert stylize({"is_last": True}) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_an_engine_without_a_picture_is_told_in_one_line(
