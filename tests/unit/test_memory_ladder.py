@@ -80,7 +80,7 @@ def test_a_picture_beyond_its_limit_is_painted_by_tiles(
 def test_memory_that_runs_out_over_a_checkpoint_is_told_at_the_first_new_step(
     engine: LocalEngine, ask: Callable[..., Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not at a step from the record, which nobody looks at; and once. The last one of the record is shown anew."""
+    """Not at a step from the record, which nobody looks at, but at its last, shown anew; and once."""
     request, goes_on = ask(checkpoints=tmp_path), iter([False, False])
     taken = len(list(engine.stylize(request, lambda: next(goes_on, True))))
     real, due = Run._restore, iter([True])
