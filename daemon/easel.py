@@ -120,10 +120,9 @@ class Easel:
         _clear(entry.out, keeps_frames=entry.progress > 0)
         limit_mb = self._limit_mb(engine, self._info)
         request = replace(request_for(entry, self._job), memory_limit_mb=limit_mb)
-        works = self._works(self._info)
-        self._estimate_mb = None if limit_mb is None else memory.planned_mb(works, limit_mb)
+        self._estimate_mb = self._estimated_mb(self._info, limit_mb)
         log.info("job.started", **self._facts(self._info))
-        if shortage := memory.shortage(works, limit_mb):
+        if shortage := memory.shortage(self._estimate_mb, limit_mb):
             log.warning("job.troubled", message=shortage)
         writer = FrameWriter(entry.out / FRAMES, self._outbox.live(self._job), self._outbox.check)
         try:
@@ -150,17 +149,20 @@ class Easel:
         times = self._claim.entry.times_exhausted
         return limit_mb and round(limit_mb * _AFTER_EXHAUSTION**times)
 
-    def _works(self, info: EngineInfo) -> list[memory.Work]:
-        """Describe this job's work as the engine will plan it."""
+    def _estimated_mb(self, info: EngineInfo, limit_mb: int | None) -> int | None:
+        """Estimate what this job will take, computed as the engine will plan it."""
+        if limit_mb is None:
+            return None
         (content,) = self._job.parts_of("content")
         styles = [(part.height_px, part.width_px) for part in self._job.parts_of("style")]
-        return memory.works(
+        works = memory.works(
             self._settings,
             (content.height_px, content.width_px),
             styles,
             info.precision,
             is_turned=info.is_turned,
         )
+        return memory.planned_mb(works, limit_mb)
 
     def finish(self, breathe: Callable[[], None] = lambda: None) -> tuple[bytes, dict[str, Any]]:
         """Write everything that is to be published but result.yaml into the job's `out/`.

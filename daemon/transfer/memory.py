@@ -150,9 +150,9 @@ def planned_mb(job: Sequence[Work], limit_mb: int | None) -> int:
     return max(estimate_mb(work, plan(work, limit_mb)) for work in job)
 
 
-def shortage(job: Sequence[Work], limit_mb: int | None) -> str:
-    """Say so where a job, computed as planned, may take more than a limit; empty where it fits."""
-    if limit_mb is None or _fits(estimated_mb := planned_mb(job, limit_mb), limit_mb):
+def shortage(estimated_mb: int | None, limit_mb: int | None) -> str:
+    """Say so where an estimate is not safely within a limit; empty where it is, or there is none of either."""
+    if estimated_mb is None or limit_mb is None or _fits(estimated_mb, limit_mb):
         return ""
     figures = f"{estimated_mb} MB estimated, {limit_mb} MB to be had"
     return f"memory may run out: {figures}, and an estimate may be wrong by a tenth"

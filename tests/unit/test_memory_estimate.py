@@ -162,11 +162,10 @@ def test_a_job_is_estimated_at_its_largest_size_as_planned() -> None:
 
 def test_a_job_that_is_not_safely_within_its_limit_says_so() -> None:
     """A plan fits with a tenth to spare, or the shortage is told with both figures; never without a limit."""
-    job = [work(96, 128)]
-    needed_mb = estimate_mb(job[0], WHOLE)
-    assert memory.shortage(job, None) == ""
-    assert memory.shortage(job, round(1.1 * needed_mb) + 1) == ""
-    told = memory.shortage(job, needed_mb)
+    needed_mb = memory.planned_mb([work(96, 128)], 1)
+    assert memory.shortage(needed_mb, None) == ""
+    assert memory.shortage(needed_mb, round(1.1 * needed_mb) + 1) == ""
+    told = memory.shortage(needed_mb, needed_mb)
     assert told.startswith(f"memory may run out: {needed_mb} MB estimated, {needed_mb} MB to be had")
 
 
