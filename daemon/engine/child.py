@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from daemon import children
 from daemon.errors import EngineError, JobError, NotReady
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from daemon.job import Request, Step
 
 
-STYLE_TARGETS: Final = "style-targets"  # in the spool
-
-
 def serve(pipe: Connection) -> None:
     """Load the model, then paint request after request until the pipe closes.
 
@@ -27,7 +24,7 @@ def serve(pipe: Connection) -> None:
     from daemon.engine.local import LocalEngine  # noqa: PLC0415 - TensorFlow's output must be piped first
 
     config = pipe.recv()
-    engine = LocalEngine(config, config.folders.spool / STYLE_TARGETS)
+    engine = LocalEngine(config, config.folders.spool)
     try:
         pipe.send(("started", engine.start()))
     except NotReady as error:

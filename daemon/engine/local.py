@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from daemon import __version__, images
 from daemon.engine.checkpoints import Checkpoints, key
+from daemon.engine.gains import FILE_NAME, Gains
 from daemon.engine.limits import resident_bytes
 from daemon.engine.preparing import Preparer
 from daemon.engine.style_targets import StyleTargets
@@ -36,6 +37,7 @@ PREVIEW_S = 5.0
 # Nothing larger is decoded, or compared with, beforehand: it would take its memory from what is painted.
 _PREPARED_MEGAPIXELS: Final = 50.0
 _PREPARED_SIDE_PX: Final = 1024
+_STYLE_TARGETS: Final = "style-targets"
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,16 @@ class LocalEngine:
     _info: EngineInfo | None = None
     _spare_mb: float | None = None  # of the memory limit, beside what is painted now
 
-    def __init__(self, config: Config, style_targets: Path | None = None) -> None:
+    def __init__(self, config: Config, kept: Path | None = None) -> None:
         """Remember what to load; `start` loads it.
 
         Args:
             config: the whole config.
-            style_targets: a folder to keep Gram matrices of styles in, or None.
+            kept: an existing folder for Gram matrices of styles, and for gains that were measured; None: they
+                are computed and measured by each engine anew.
         """
-        self._style_targets = StyleTargets(style_targets)
+        self._style_targets = StyleTargets(kept and kept / _STYLE_TARGETS)
+        self._gains = Gains(kept and kept / FILE_NAME, _computing())
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
         self._preparer = Preparer(self._make_ready)
@@ -69,7 +73,9 @@ class LocalEngine:
         """Choose the device and load the weights; see `Engine.start`."""
         if self._info is None:
             begun = time.perf_counter()
-            chosen = device.choose(self._options.device, self._options.precision, self._options.memory_limit_mb)
+            chosen = device.choose(
+                self._options.device, self._options.precision, self._options.memory_limit_mb, self._gains.get
+            )
             loaded = weights.load(self._options.weights)
             precision = chosen.precision
             network = Vgg19(loaded, precision.name, is_turned=chosen.backward.is_turned)
@@ -174,9 +180,8 @@ class LocalEngine:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
-        computed = info.device, info.precision, info.is_turned, info.weights_sha256, info.versions
-        facts = (settings, shares, computed, __version__)
-        return Checkpoints(request.checkpoints, key(facts), self._options.checkpoint_s)
+        computed = info.device, info.precision, info.is_turned, info.weights_sha256, _computing()
+        return Checkpoints(request.checkpoints, key(settings, shares, computed), self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:
         """Decode the pictures and compute their targets beside the painting; see `Engine.prepare`."""
@@ -213,6 +218,12 @@ class LocalEngine:
         """Let go of the model."""
         self._painter = None
         self._info = None
+
+
+def _computing() -> dict[str, str]:
+    """Name what chooses the kernels of the convolutions, beside the device."""
+    onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
+    return {"styletransferd": __version__, **device.versions(), "onednn": onednn}
 
 
 def _decoded(request: Request, max_megapixels: float) -> Subject:

@@ -24,7 +24,7 @@ class DamagedError(Exception):
     """A file is not what was written, or no file at all."""
 
 
-def replace(path: Path, write: Callable[[BinaryIO], None], *, is_durable: bool = True) -> None:
+def replace(path: Path, write: Callable[[BinaryIO], object], *, is_durable: bool = True) -> None:
     """Put a sealed file in place whole.
 
     Args:

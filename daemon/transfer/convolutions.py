@@ -18,7 +18,9 @@ from daemon.transfer.graphs import compiled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Well above the noise of a busy machine: what an engine computes with should not change from start to start.
+    from daemon.transfer.timing import Recall
+
+# Well above the noise of most machines, and where it is not clearly faster it only takes room.
 _LEAST_GAIN: Final = 1.3
 _FEATURES: Final = (1, 128, 128, 64)  # a piece of block 1, where a step spends most
 _KERNEL: Final = (3, 3, 64, 64)
@@ -31,16 +33,17 @@ class Backward(NamedTuple):
     gain: float | None = None  # how many times as fast that was, where it was measured
 
 
-def choose(gpu: Any | None, precision: str) -> Backward:
-    """Choose by a short measurement; on a GPU, whose library knows best, without.
+def choose(gpu: Any | None, precision: str, recall: Recall = timing.measured_anew) -> Backward:
+    """Choose by a short measurement, or what it gave before; on a GPU, whose library knows best, without.
 
     Args:
         gpu: TensorFlow's physical device, or None for the CPU.
         precision: of the convolutions.
+        recall: asked before anything is measured.
     """
     if gpu is not None:
         return Backward()
-    gain = measured_gain(precision)
+    gain = recall(f"backward {precision}", lambda: measured_gain(precision))
     return Backward(gain >= _LEAST_GAIN, round(gain, 2))
 
 

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 import tensorflow as tf
 
 from daemon.errors import EngineError, NotReady, Reason
-from daemon.transfer import memory
+from daemon.transfer import memory, timing
 from daemon.transfer.convolutions import Backward
 from daemon.transfer.convolutions import choose as choose_backward
 from daemon.transfer.precision import Precision
 from daemon.transfer.precision import choose as choose_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from daemon.transfer.timing import Recall
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Chosen:
     backward: Backward
 
 
-def choose(wanted: str, precision: str, memory_limit_mb: int | None) -> Chosen:
+def choose(
+    wanted: str, precision: str, memory_limit_mb: int | None, recall: Recall = timing.measured_anew
+) -> Chosen:
     """Choose the device and set it up.
 
     A GPU takes memory as it needs it, or at most `memory_limit_mb`.
@@ -41,14 +45,19 @@ def choose(wanted: str, precision: str, memory_limit_mb: int | None) -> Chosen:
         wanted: auto, cpu, gpu or gpu:N. A GPU that is asked for by name is never replaced by the CPU.
         precision: auto, float32 or bfloat16.
         memory_limit_mb: for a GPU only.
+        recall: gives gains that were measured before; see `timing`.
 
     Raises:
         NotReady: the GPU that is asked for is not there, or cannot be set up.
     """
     try:
         name, gpu = _prepare(wanted, memory_limit_mb)
-        chosen = choose_precision(precision, gpu)
-        return Chosen(name, chosen, choose_backward(gpu, chosen.name))
+
+        def on_device(what: str, measure: Callable[[], float]) -> float:
+            return recall(f"{what} on {name}", measure)
+
+        chosen = choose_precision(precision, gpu, on_device)
+        return Chosen(name, chosen, choose_backward(gpu, chosen.name, on_device))
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise NotReady(f"engine.device {wanted}: {error}") from error
 

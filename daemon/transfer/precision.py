@@ -13,6 +13,8 @@ from daemon.transfer.graphs import compiled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from daemon.transfer.timing import Recall
+
 _FLAGS: Final = {"avx512_bf16", "amx_bf16"}
 _LEAST_GPU: Final = (8, 0)  # compute capability of the first GPUs that multiply in bfloat16
 _LEAST_GAIN: Final = 1.2
@@ -27,7 +29,7 @@ class Precision(NamedTuple):
     gain: float | None = None  # how many times as fast bfloat16 was, where that was measured
 
 
-def choose(wanted: str, gpu: Any | None) -> Precision:
+def choose(wanted: str, gpu: Any | None, recall: Recall = timing.measured_anew) -> Precision:
     """Choose the precision of the convolutions; Gram matrices, losses and optimiser are float32 in any case.
 
     float16 is never chosen: Gram matrices exceed its 65504.
@@ -35,12 +37,13 @@ def choose(wanted: str, gpu: Any | None) -> Precision:
     Args:
         wanted: auto, float32 or bfloat16.
         gpu: TensorFlow's physical device, or None for the CPU.
+        recall: asked before anything is measured.
     """
     if wanted != "auto":
         return Precision(wanted)
     if not (_cpu_multiplies_bfloat16() if gpu is None else _gpu_multiplies_bfloat16(gpu)):
         return Precision("float32")
-    gain = measured_gain()
+    gain = recall("bfloat16", measured_gain)
     return Precision("bfloat16" if gain >= _LEAST_GAIN else "float32", round(gain, 2))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from conftest import Live
 from trees import wait_for
 
 from daemon import documents
+from daemon.engine import gains
 from daemon.job import State
 
 if TYPE_CHECKING:
@@ -27,15 +29,20 @@ AMID = 40  # iterations after which it is struck
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What the drop `sea` gives in a tree where nothing happens to it."""
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A service that paints the drop `sea` in a tree where nothing happens to it."""
     live = Live(tmp_path_factory.mktemp("unbroken"), engine=ENGINE)
     try:
         live.tree.drop("sea", **SEA)
-        live.start().until_ready()
-        yield content_of(live.completed("sea"))
+        yield live.start().until_ready()
     finally:
         live.end()
+
+
+@pytest.fixture(scope="module")
+def whole(unbroken: Live) -> dict[str, Any]:
+    """What the drop `sea` gives there."""
+    return content_of(unbroken.completed("sea"))
 
 
 def content_of(entry: Path) -> dict[str, Any]:
@@ -57,9 +64,11 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def running(make_live: Callable[..., Live]) -> Live:
-    """A service in the middle of the drop `sea`, with a checkpoint on disk."""
+def running(make_live: Callable[..., Live], unbroken: Live) -> Live:
+    """A service in the middle of the drop `sea`, with a checkpoint on disk; it computes as the unbroken one."""
     live = make_live(engine=ENGINE)
+    live.tree.spool.root.mkdir()
+    shutil.copy(unbroken.tree.spool.root / gains.FILE_NAME, live.tree.spool.root)
     live.tree.drop("sea", **SEA)
     return until_amid(live.start().until_ready(), AMID)
 

@@ -17,6 +17,7 @@ from daemon.engine.local import PREVIEW_S, LocalEngine, wants_picture
 from daemon.errors import EngineError, JobError, NotReady, Reason
 from daemon.job import Request
 from daemon.settings import Frames, Settings
+from daemon.transfer import convolutions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,29 @@ def test_precision_of_the_config_reaches_the_network(
         totals.append(next(iter(engine.stylize(request_for()))).losses.total)
     assert totals[0] != totals[1]
     assert totals[0] == pytest.approx(totals[1], rel=0.05)
+
+
+@pytest.mark.parametrize("answers", [(2.0, 0.5), (0.5, 2.0)])
+def test_the_next_engine_computes_as_the_one_before(
+    make_config: Callable[..., Config],
+    request_for: Callable[..., Request],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: tuple[float, float],
+) -> None:
+    """Whatever a measurement would say now: else it could not go on from what the one before it has painted."""
+    measured = iter(answers)
+    monkeypatch.setattr(convolutions, "measured_gain", lambda _: next(measured))
+    (tmp_path / "job").mkdir()
+    request = replace(request_for(iterations=4), checkpoints=tmp_path / "job" / "ckpt")
+    config = make_config(engine={"device": "cpu", "precision": "float32"})
+    first, second = (LocalEngine(config, tmp_path) for _ in range(2))
+    begun = list(first.stylize(request, is_stopping=lambda: True))
+    ended = list(second.stylize(request))
+    assert [step.iteration for step in begun] == [0]
+    assert [step.iteration for step in ended if not step.is_replayed] == [1, 2, 3, 4]
+    assert second.start() == replace(first.start(), load_s=second.start().load_s)
+    assert first.start().backward_gain == answers[0]
 
 
 def test_steps_end_early_once_it_is_stopping(engine: LocalEngine, request_for: Callable[..., Request]) -> None:

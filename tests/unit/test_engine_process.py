@@ -78,7 +78,9 @@ def config_for(folder: Path, **engine: Any) -> Config:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessEngine]:
     """One started engine for all tests that leave it alive."""
-    engine = ProcessEngine(config_for(tmp_path_factory.mktemp("engine")))
+    config = config_for(tmp_path_factory.mktemp("engine"))
+    config.folders.spool.mkdir()  # as a service has made it
+    engine = ProcessEngine(config)
     engine.start()
     yield engine
     engine.stop()
@@ -147,15 +149,14 @@ def test_child_paints_what_the_local_engine_paints(
 ) -> None:
     """The same request gives the same steps, losses and pictures in both engines, to the bit."""
     request = request_for(size=36, scales=[{"size": 24, "iterations": 2}])
-    local = LocalEngine(engine._config)
+    local = LocalEngine(engine._config, engine._config.folders.spool)
     ours, theirs = paint(engine, request), paint(local, request)
     assert len(ours) == 7
     assert facts(ours) == facts(theirs)
     assert np.array_equal(ours[-1].painting.picture, theirs[-1].painting.picture)
     assert ours[-1].painting.best == theirs[-1].painting.best
-    said, theirs_said = vars(engine.start()), vars(local.start())
-    measured = dict.fromkeys(("load_s", "precision_gain", "backward_gain"))  # by each process for itself
-    assert {**said, **measured} == {**theirs_said, **measured}
+    said, theirs_said = engine.start(), local.start()  # the gains were measured by the first one alone
+    assert said == replace(theirs_said, load_s=said.load_s)
 
 
 def test_the_model_is_loaded_once_for_several_pictures(
