@@ -155,13 +155,7 @@ class Easel:
             return None
         (content,) = self._job.parts_of("content")
         styles = [(part.height_px, part.width_px) for part in self._job.parts_of("style")]
-        works = memory.works(
-            self._settings,
-            (content.height_px, content.width_px),
-            styles,
-            info.precision,
-            is_turned=info.is_turned,
-        )
+        works = memory.works(self._settings, (content.height_px, content.width_px), styles, info)
         return memory.planned_mb(works, limit_mb)
 
     def finish(self, breathe: Callable[[], None] = lambda: None) -> tuple[bytes, dict[str, Any]]:

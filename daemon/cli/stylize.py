@@ -72,7 +72,7 @@ def _shortage(engine: LocalEngine, asked_mb: int | None, settings: Settings, con
 
     info = engine.start()
     sizes = [images.header_size(path) for path in (content, style)]
-    works = memory.works(settings, sizes[0], sizes[1:], info.precision, is_turned=info.is_turned)
+    works = memory.works(settings, sizes[0], sizes[1:], info)
     limit_mb = memory.limit_mb(asked_mb, info.device, engine.held_mb())
     return memory.shortage(memory.planned_mb(works, limit_mb), limit_mb)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from daemon.settings import LAYERS
 from daemon.transfer import grid
@@ -80,6 +80,18 @@ WHOLE: Final = Rung(None)
 LADDER: Final = tuple(Rung(core_px) for core_px in (None, 1024, 896, 768, 640, 512, 384, 256))
 
 
+class Convolving(Protocol):
+    """What of a network shapes its memory."""
+
+    @property
+    def precision(self) -> str:
+        """Name what the convolutions run in: float32 or bfloat16."""
+
+    @property
+    def is_turned(self) -> bool:
+        """Tell how gradients go back; see `convolutions`."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What of a job shapes its memory."""
@@ -93,17 +105,14 @@ class Work:
     is_turned: bool = False  # how gradients go back; see `convolutions`
 
 
-def works(
-    settings: Settings, content: Size, styles: Sequence[Size], precision: str, *, is_turned: bool
-) -> list[Work]:
+def works(settings: Settings, content: Size, styles: Sequence[Size], network: Convolving) -> list[Work]:
     """Describe the work at every size of a job's road, coarse to fine.
 
     Args:
         settings: the job's.
         content: the size of the photo as it was dropped.
         styles: those of the paintings.
-        precision: of the convolutions.
-        is_turned: how gradients go back; see `convolutions`.
+        network: the one that paints, or what an engine says of it.
     """
     return [
         Work(
@@ -111,9 +120,9 @@ def works(
             styles=[_scaled(style, scale.size) for style in styles],
             content_layers=tuple(settings.content_layers),
             style_layers=tuple(settings.style_layers),
-            precision=precision,
+            precision=network.precision,
             optimizer=settings.optimizer,
-            is_turned=is_turned,
+            is_turned=network.is_turned,
         )
         for scale in settings.road(*content)
     ]

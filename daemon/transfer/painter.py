@@ -54,7 +54,7 @@ class Painter:
         return self._program(self._network, Plan.of(settings), rung)
 
     def _program(self, network: Vgg19, plan: Plan, rung: Rung) -> AnyProgram:
-        key = (network.dtype.name, plan, rung)
+        key = (network.precision, plan, rung)
         with self._lock:
             if key not in self._programs:
                 self._programs[key] = (
@@ -67,14 +67,7 @@ class Painter:
     def works(self, subject: Subject) -> list[Work]:
         """Describe the work at every size of a job's road."""
         sizes = [picture.shape[:2] for picture, _ in subject.styles]
-        network = self._network
-        return memory.works(
-            subject.settings,
-            subject.content.shape[:2],
-            sizes,
-            network.dtype.name,
-            is_turned=network.is_turned,
-        )
+        return memory.works(subject.settings, subject.content.shape[:2], sizes, self._network)
 
     def prepare(self, subject: Subject) -> Prepared:
         """Compute ahead what `begin` will need of a job, in another thread than the one that paints.

@@ -161,7 +161,7 @@ def _style_grams(program: AnyProgram, style: Picture, kept: GramStore) -> Grams:
     """Compute a style's Gram matrices, or find those of the same pixels, computed in the same way."""
     plan, network = program.plan, program.network
     is_on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    way = (network.sha256, network.dtype.name, program.core_px, is_on_gpu, tf.__version__, __version__)
+    way = (network.sha256, network.precision, program.core_px, is_on_gpu, tf.__version__, __version__)
     facts = (plan.style_layers, plan.pooling, way, style.shape)
     key = hashlib.sha256(repr(facts).encode() + style.tobytes()).hexdigest()
 

@@ -33,14 +33,14 @@ class Vgg19:
             precision: float32, or bfloat16 for the convolutions; features leave in float32 in both.
             is_turned: how gradients go back; see `convolutions`. It takes the kernels' room once more.
         """
-        self.dtype = tf.as_dtype(precision)
+        self.precision = precision
         self.is_turned = is_turned
         self.sha256 = weights.sha256  # of what they were read from
         self._layers: dict[str, tuple[Any, Any, Any]] = {}
         for name, (weight, bias) in weights.layers.items():
-            kernel = tf.constant(weight, self.dtype)
+            kernel = tf.constant(weight, self.precision)
             turned_kernel = convolutions.turned(kernel) if is_turned else None
-            self._layers[name] = kernel, tf.constant(bias, self.dtype), turned_kernel
+            self._layers[name] = kernel, tf.constant(bias, self.precision), turned_kernel
 
     def features(self, image: Any, layers: Collection[str], pooling: str = "max") -> dict[str, Any]:
         """Run the network as far as needed.
@@ -56,7 +56,7 @@ class Vgg19:
         pool = tf.nn.max_pool2d if pooling == "max" else tf.nn.avg_pool2d
         last = max(LAYERS.index(layer) for layer in layers)
         found: dict[str, Any] = {}
-        x = tf.cast(image, self.dtype)
+        x = tf.cast(image, self.precision)
         for block, count in enumerate(CONVOLUTIONS_PER_BLOCK, start=1):
             if block > 1:
                 x = pool(x, 2, 2, "VALID")  # halves height and width, dropping an odd last row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import sidecars
@@ -59,6 +60,6 @@ def _row(bench: Bench, size: int, limit: int | None, table: Table) -> tuple[Any,
 def _estimate_mb(bench: Bench, keys: dict[str, Any], answer: dict[str, Any], limit: int | None) -> int:
     """Estimate as the service does before it starts a job."""
     content, style = (images.header_size(path) for path in (bench.pairs[0].content, bench.pairs[0].style))
-    settings, is_turned = sidecars.settings(keys), answer["is_turned"]
-    works = memory.works(settings, content, [style], answer["precision"], is_turned=is_turned)
+    network = SimpleNamespace(precision=answer["precision"], is_turned=answer["is_turned"])
+    works = memory.works(sidecars.settings(keys), content, [style], network)
     return memory.planned_mb(works, limit or memory.available_mb(0))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from daemon.errors import JobError
 from daemon.settings import PRESETS, Settings
@@ -118,7 +117,7 @@ def test_what_is_prepared_for_another_size_is_not_taken(painter: Painter, order:
 @pytest.mark.parametrize("is_turned", [False, True])
 def test_the_work_of_a_job_is_of_the_network_that_paints(order: Order, *, is_turned: bool) -> None:
     """Precision and the way back are the network's own."""
-    network: Any = SimpleNamespace(dtype=tf.bfloat16, is_turned=is_turned)
+    network: Any = SimpleNamespace(precision="bfloat16", is_turned=is_turned)
     works = Painter(network).works(order("default"))
     assert {(work.precision, work.is_turned) for work in works} == {("bfloat16", is_turned)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WHOLE = Rung(None)
+FLOAT32 = SimpleNamespace(precision="float32", is_turned=False)
 STYLE = tuple(f"block{block}_conv1" for block in range(1, 6))
 
 
@@ -153,7 +155,7 @@ def test_this_machine_says_what_it_has() -> None:
 def test_a_job_is_estimated_at_its_largest_size_as_planned() -> None:
     """The estimate of a road is its final size's: in one piece, or as the plan within the limit has it."""
     settings = Settings.model_validate({"size": 2048})
-    road = memory.works(settings, (3000, 4000), [(500, 400)], "float32", is_turned=False)
+    road = memory.works(settings, (3000, 4000), [(500, 400)], FLOAT32)
     assert [one.size for one in road] == [(s * 3 // 4, s) for s in (128, 256, 512, 1024, 2048)]
     whole = estimate_mb(road[-1], WHOLE)
     assert memory.planned_mb(road, None) == memory.planned_mb(road, 100_000) == whole

@@ -214,8 +214,7 @@ def test_the_next_job_is_made_ready_only_where_there_is_room_for_it(
     spare_mb: float, engine: LocalEngine, ask: Callable[..., Request], *, is_decoded: bool, is_prepared: bool
 ) -> None:
     """What the limit leaves beside the running picture decides what of the next one is made ready."""
-    is_turned = engine.start().is_turned
-    works = memory.works(Settings.model_validate(KEYS), (288, 96), [(96, 96)], "float32", is_turned=is_turned)
+    works = memory.works(Settings.model_validate(KEYS), (288, 96), [(96, 96)], engine.start())
     whole_mb = max(memory.estimate_mb(work, memory.WHOLE) for work in works)
     limit_mb = round(memory.MARGIN * (whole_mb + spare_mb) + 0.5)
     with contextlib.closing(engine.stylize(ask(memory_limit_mb=limit_mb))) as painting:
