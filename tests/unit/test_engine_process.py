@@ -502,13 +502,14 @@ def test_the_time_limit_ends_a_job_that_makes_steps(
 
 
 def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(
-    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request], tmp_path: Path
 ) -> None:
     """On a CPU a child larger than `memory_limit_mb` is ended and the job is out of memory; a GPU's is not."""
-    engine = make_engine(memory_limit_mb=100)
+    engine = make_engine()
     info = engine.start()
+    engine._config = config_for(tmp_path, memory_limit_mb=100)  # with which it would not have started
     pid = engine._child.pid
-    assert engine._watch(replace(info, device="GPU:0 (imitated)")).excess() is None
+    assert engine._limit_mb(replace(info, device="GPU:0 (imitated)")) is None
     with capture_logs() as records, pytest.raises(EngineError) as caught:
         paint(engine, request_for(iterations=LONG))
     assert caught.value.reason is Reason.OUT_OF_MEMORY
@@ -519,6 +520,20 @@ def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(
     (died,) = [record for record in records if record["event"] == "engine.died"]
     assert died["ended_by"] == "memory limit"
     assert is_gone(pid)
+
+
+def test_a_limit_that_leaves_no_room_beside_the_model_is_not_ready(
+    make_engine: Callable[..., ProcessEngine],
+) -> None:
+    """Told at the start, in figures; else every job would fail for it."""
+    engine = make_engine(memory_limit_mb=100)
+    with pytest.raises(NotReady) as caught:
+        engine.start()
+    found = re.fullmatch(
+        r"engine\.memory_limit_mb is 100, and the engine holds (\d+) MB before it paints", str(caught.value)
+    )
+    assert 100 < int(found[1]) < 10_000
+    assert engine._child is None
 
 
 def test_a_child_that_falls_silent_is_ended(
