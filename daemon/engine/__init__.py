@@ -17,7 +17,7 @@ class Engine(Protocol):
         """Load the model, or say what is loaded.
 
         Raises:
-            NotReady: the device or the weights are not what the config asks for.
+            NotReady: the device, the weights or the memory are not what the config asks for.
         """
 
     def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Generator[Step, None, None]:

@@ -47,13 +47,15 @@ class Gains:
         return known[name]
 
     def _read(self) -> dict[str, float]:
-        with contextlib.suppress(OSError, sealed.DamagedError):
-            if self._path is not None:
-                with sealed.opened(self._path) as file:
-                    kept = json.load(file)
-                if kept.get("facts") == self._facts:
-                    return dict(kept["gains"])
-        return {}
+        if self._path is None:
+            return {}
+        try:
+            with sealed.opened(self._path) as file:
+                kept = json.load(file)
+            is_ours = kept["facts"] == self._facts
+            return {name: float(gain) for name, gain in kept["gains"].items()} if is_ours else {}
+        except Exception:  # noqa: BLE001 - whatever lies there, they can be measured
+            return {}
 
     def _write(self, known: Mapping[str, float]) -> None:
         if self._path is not None:

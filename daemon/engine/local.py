@@ -14,6 +14,7 @@ from daemon.engine.gains import FILE_NAME, Gains
 from daemon.engine.limits import resident_bytes
 from daemon.engine.preparing import Preparer
 from daemon.engine.style_targets import StyleTargets
+from daemon.errors import NotReady
 from daemon.job import EngineInfo
 from daemon.transfer import device, memory, weights
 from daemon.transfer.memory import LADDER
@@ -64,7 +65,8 @@ class LocalEngine:
                 are computed and measured by each engine anew.
         """
         self._style_targets = StyleTargets(kept and kept / _STYLE_TARGETS)
-        self._gains = Gains(kept and kept / FILE_NAME, _computing())
+        self._computing = _computing()
+        self._gains = Gains(kept and kept / FILE_NAME, self._computing)
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
         self._preparer = Preparer(self._make_ready)
@@ -80,6 +82,7 @@ class LocalEngine:
             precision = chosen.precision
             network = Vgg19(loaded, precision.name, is_turned=chosen.backward.is_turned)
             exact = None if precision.name == "float32" else Vgg19(loaded)
+            self._require_room(chosen.name)
             self._painter = Painter(network, exact, self._style_targets)
             self._info = EngineInfo(
                 device=chosen.name,
@@ -93,6 +96,21 @@ class LocalEngine:
                 versions=device.versions(),
             )
         return self._info
+
+    def _require_room(self, device_name: str) -> None:
+        """See that the loaded network is within the limit, since no job would be.
+
+        Raises:
+            NotReady: it is not. The figure is rounded: told again, it is the same.
+        """
+        device.trim()  # of what measuring took
+        held_mb = self.held_mb()
+        limit_mb = memory.limit_mb(self._options.memory_limit_mb, device_name, held_mb)
+        if limit_mb is not None and held_mb > limit_mb:
+            raise NotReady(
+                f"engine.memory_limit_mb is {limit_mb}, "
+                f"and the engine holds about {round(held_mb, -2)} MB before it paints"
+            )
 
     def stylize(
         self, request: Request, is_stopping: Callable[[], bool] = lambda: False
@@ -180,7 +198,7 @@ class LocalEngine:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
-        computed = info.device, info.precision, info.is_turned, info.weights_sha256, _computing()
+        computed = info.device, info.precision, info.is_turned, info.weights_sha256, self._computing
         return Checkpoints(request.checkpoints, key(settings, shares, computed), self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:
@@ -221,7 +239,7 @@ class LocalEngine:
 
 
 def _computing() -> dict[str, str]:
-    """Name what chooses the kernels of the convolutions, beside the device."""
+    """Name what the choice of the convolutions' kernels depends on, as far as it is told, beside the device."""
     onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
     return {"styletransferd": __version__, **device.versions(), "onednn": onednn}
 

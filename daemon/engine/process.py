@@ -74,7 +74,6 @@ class ProcessEngine:
             self.stop()
             raise NotReady("told to stop" if kind == "stopped" else str(content))
         info: EngineInfo = content
-        self._require_room(info)
         self._info = info
         log.info(
             "engine.model_loaded",
@@ -87,19 +86,6 @@ class ProcessEngine:
             load_s=info.load_s,
         )
         return info
-
-    def _require_room(self, info: EngineInfo) -> None:
-        """See that the limit leaves room beside the model: else every job of a night would fail for it.
-
-        Raises:
-            NotReady: it does not; the child is ended.
-        """
-        held_mb, limit_mb = self.held_mb(), self._limit_mb(info)
-        if limit_mb is not None and held_mb >= limit_mb:
-            self.stop()
-            raise NotReady(
-                f"engine.memory_limit_mb is {limit_mb}, and the engine holds {held_mb} MB before it paints"
-            )
 
     def _spawn(self) -> None:
         environment = {"PYTHONFAULTHANDLER": "1", "TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
@@ -219,11 +205,10 @@ class ProcessEngine:
 
     def _watch(self, info: EngineInfo) -> Watch:
         assert self._child is not None  # noqa: S101 - only called after start()
-        return Watch(self._child.pid, self._config.engine.job_timeout_s, self._limit_mb(info))
-
-    def _limit_mb(self, info: EngineInfo) -> int | None:
-        """Give what the child's process may hold; on a GPU the limit is TensorFlow's, of the GPU's memory."""
-        return None if info.device.startswith("GPU") else self._config.engine.memory_limit_mb
+        options = self._config.engine
+        is_on_gpu = info.device.startswith("GPU")  # where the limit is TensorFlow's, of the GPU's memory
+        limit_mb = None if is_on_gpu else options.memory_limit_mb
+        return Watch(self._child.pid, options.job_timeout_s, limit_mb)
 
     def _follow(self, watch: Watch) -> Iterator[Step]:
         while True:

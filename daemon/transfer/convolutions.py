@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from daemon.transfer.timing import Recall
 
-# Well above the noise of most machines, and where it is not clearly faster it only takes room.
+# Well above the noise, and where it is not clearly faster it only takes room.
 _LEAST_GAIN: Final = 1.3
 _FEATURES: Final = (1, 128, 128, 64)  # a piece of block 1, where a step spends most
 _KERNEL: Final = (3, 3, 64, 64)
@@ -49,7 +49,7 @@ def choose(gpu: Any | None, precision: str, recall: Recall = timing.measured_ane
 
 def measured_gain(precision: str) -> float:
     """Time the gradient of a layer both ways; returns how many times as fast the turned kernel is."""
-    library_s, turned_s = timing.fastest_s([_gradient(precision, is_turned=turned) for turned in (False, True)])
+    library_s, turned_s = timing.fewest_s([_gradient(precision, is_turned=turned) for turned in (False, True)])
     return library_s / turned_s
 
 

@@ -1,4 +1,4 @@
-"""Short measurements at the first start of an engine, by which it chooses how to compute."""
+"""Short measurements at the start of an engine, by which it chooses how to compute."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ def measured_anew(name: str, measure: Callable[[], float]) -> float:  # noqa: AR
     return measure()
 
 
-def fastest_s(runs: Sequence[Callable[[], object]]) -> list[float]:
-    """Time some calls in turns, since the machine may be busy; returns each one's fewest seconds."""
+def fewest_s(
+    runs: Sequence[Callable[[], object]], clock: Callable[[], float] = time.process_time
+) -> list[float]:
+    """Time some calls in turns, since the machine may be busy; returns each one's fewest seconds.
+
+    Args:
+        runs: what is compared.
+        clock: the processor's time of all threads, which others cannot take; not for what a GPU computes.
+    """
     for run in runs:
         run()  # the first one also prepares
-    times = [[_seconds(run) for run in runs] for _ in range(_ROUNDS)]
+    times = [[_seconds(run, clock) for run in runs] for _ in range(_ROUNDS)]
     return [min(taken) for taken in zip(*times, strict=True)]
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+def _seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
+    begun = clock()
     run()
-    return time.perf_counter() - begun
+    return clock() - begun

@@ -142,7 +142,7 @@ def test_auto_precision_on_a_cpu(
     """`auto` is bfloat16 where the CPU multiplies it and is measured to gain a fifth; else nothing is timed."""
     cpuinfo = io.StringIO(f"processor: 0\nflags\t\t: {flags}\n")
     monkeypatch.setattr(precision, "open", lambda *_, **__: cpuinfo, raising=False)
-    monkeypatch.setattr(precision, "measured_gain", pytest.fail if gain is None else lambda: gain)
+    monkeypatch.setattr(precision, "measured_gain", pytest.fail if gain is None else lambda _: gain)
     assert precision.choose("auto", None) == chosen
 
 
@@ -158,13 +158,13 @@ def test_auto_precision_on_a_cpu(
 def test_auto_precision_on_a_gpu(details: dict[str, Any], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU of compute capability 8 or more multiplies bfloat16, and is measured; others are not."""
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
-    monkeypatch.setattr(precision, "measured_gain", lambda: 2.0)
+    monkeypatch.setattr(precision, "measured_gain", lambda _: 2.0)
     assert precision.choose("auto", "gpu-0").name == chosen
 
 
 def test_the_gain_is_measured_on_real_convolutions() -> None:
     """The measurement gives a plausible ratio on whatever machine this is."""
-    assert 0.01 < precision.measured_gain() < 100
+    assert 0.01 < precision.measured_gain(None) < 100
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu", "gpu", "gpu:1"])

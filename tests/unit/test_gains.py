@@ -58,8 +58,8 @@ def _damaged(path: Path) -> None:
     path.write_bytes(data)
 
 
-def _of_another_kind(path: Path) -> None:
-    sealed.replace(path, lambda file: file.write(json.dumps({"gain": 1}).encode()))
+def _sealed(content: object) -> Callable[[Path], None]:
+    return lambda path: sealed.replace(path, lambda file: file.write(json.dumps(content).encode()))
 
 
 def _a_pipe(path: Path) -> None:
@@ -72,7 +72,18 @@ def _a_folder(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("happens", [_damaged, _of_another_kind, _a_pipe, _a_folder])
+@pytest.mark.parametrize(
+    "happens",
+    [
+        _damaged,
+        _a_pipe,
+        _a_folder,
+        _sealed([]),
+        _sealed({"gain": 1}),
+        _sealed({"facts": FACTS}),
+        _sealed({"facts": FACTS, "gains": {"one": "fast"}}),
+    ],
+)
 def test_what_cannot_be_believed_is_measured_anew(path: Path, happens: Callable[[Path], None]) -> None:
     """Whatever lies there."""
     Gains(path, FACTS).get("one", lambda: 2.0)
@@ -86,6 +97,6 @@ def test_a_disk_that_does_not_take_it_is_no_error(path: Path, monkeypatch: pytes
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "fsync_folder", fail)
-    assert Gains(path, FACTS).get("one", lambda: 2.0) == 2.0
-    assert Gains(path.parent / "gone" / "gains", FACTS).get("one", lambda: 3.0) == 3.0
+    monkeypatch.setattr(files, "_opened_anew", fail)
+    for gain in (2.0, 3.0):
+        assert Gains(path, FACTS).get("one", lambda gain=gain: gain) == gain
