@@ -372,16 +372,16 @@ def test_a_fresh_process_goes_on_as_if_unbroken(
 # The engine
 
 
+def engine_in(folder: Path) -> LocalEngine:
+    """An engine that is not started."""
+    raw = {"engine": {"device": "cpu", "precision": "float32"}}
+    return LocalEngine(config_module.build(raw, folder, environment={}))
+
+
 @pytest.fixture(scope="module")
 def loaded(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
     """One engine for all tests, with the programs that are compiled already."""
-    made = LocalEngine(
-        config_module.build(
-            {"engine": {"device": "cpu", "precision": "float32"}},
-            tmp_path_factory.mktemp("engine"),
-            environment={},
-        )
-    )
+    made = engine_in(tmp_path_factory.mktemp("engine"))
     made.start()
     made._painter = studio.painter
     return made
@@ -487,19 +487,29 @@ def test_what_shapes_the_way_makes_a_state_worthless(
     assert first_fresh(engine, order(priority=7, output={"format": "jpeg"})) == 5
 
 
-@pytest.mark.parametrize("what", ["__version__", "versions"])
+CHANGED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "this program": lambda patch: patch.setattr("daemon.engine.local.__version__", "0.0"),
+    "TensorFlow": lambda patch: patch.setattr("daemon.transfer.device.versions", lambda: {"tensorflow": "0.0"}),
+    "oneDNN": lambda patch: patch.setenv("TF_ENABLE_ONEDNN_OPTS", "0"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
 def test_another_version_begins_anew(
-    what: str, engine: LocalEngine, order: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    what: str,
+    engine: LocalEngine,
+    order: Callable[..., Request],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A state kept by another version of this program or of TensorFlow is not gone on from."""
+    """A state is gone on from by what it was kept by: not by another version, nor one installed since."""
     answers = iter([*[False] * 4, True])
     list(engine.stylize(order(), lambda: next(answers)))
-    if what == "versions":
-        info = engine.start()
-        monkeypatch.setitem(info.versions, "tensorflow", "0.0")
-    else:
-        monkeypatch.setattr("daemon.engine.local.__version__", "0.0")
-    assert first_fresh(engine, order()) == 0
+    CHANGED[what](monkeypatch)
+    assert first_fresh(engine, order()) == 5
+    other = engine_in(tmp_path)
+    other._info, other._painter = engine._info, engine._painter
+    assert first_fresh(other, order()) == 0
 
 
 def test_no_state_past_a_missing_frame_is_taken(engine: LocalEngine, order: Callable[..., Request]) -> None:
