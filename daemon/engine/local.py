@@ -65,7 +65,10 @@ class LocalEngine:
                 are computed and measured by each engine anew.
         """
         self._style_targets = StyleTargets(kept and kept / _STYLE_TARGETS)
-        self._computing = _computing()
+        self._versions = device.versions()
+        onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
+        # What the choice of the convolutions' kernels depends on, as far as it is told, beside the device.
+        self._computing = {"styletransferd": __version__, **self._versions, "onednn": onednn}
         self._gains = Gains(kept and kept / FILE_NAME, self._computing)
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
@@ -93,7 +96,7 @@ class LocalEngine:
                 weights_source=loaded.source,
                 weights_sha256=loaded.sha256,
                 load_s=round(time.perf_counter() - begun, 3),
-                versions=device.versions(),
+                versions=self._versions,
             )
         return self._info
 
@@ -104,9 +107,8 @@ class LocalEngine:
             NotReady: it is not. The figure is rounded: told again, it is the same.
         """
         device.trim()  # of what measuring took
-        held_mb = self.held_mb()
-        limit_mb = memory.limit_mb(self._options.memory_limit_mb, device_name, held_mb)
-        if limit_mb is not None and held_mb > limit_mb:
+        held_mb, limit_mb = self.held_mb(), self._options.memory_limit_mb
+        if limit_mb is not None and not device_name.startswith("GPU") and held_mb > limit_mb:
             raise NotReady(
                 f"engine.memory_limit_mb is {limit_mb}, "
                 f"and the engine holds about {round(held_mb, -2)} MB before it paints"
@@ -236,12 +238,6 @@ class LocalEngine:
         """Let go of the model."""
         self._painter = None
         self._info = None
-
-
-def _computing() -> dict[str, str]:
-    """Name what the choice of the convolutions' kernels depends on, as far as it is told, beside the device."""
-    onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
-    return {"styletransferd": __version__, **device.versions(), "onednn": onednn}
 
 
 def _decoded(request: Request, max_megapixels: float) -> Subject:
