@@ -11,16 +11,16 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from daemon import documents
+from daemon import safe_yaml
 from daemon.errors import ConfigError, Fault
-from daemon.faults import explain, refusal, shown, suggestion
-from daemon.schedule import CLOCK
 from daemon.settings import Model, number
 from daemon.sidecar import default_faults
+from daemon.validation import explain, refusal, shown, suggestion
 
 DEFAULT_PATH: Final = Path("/etc/styletransferd/config.yaml")
 PATH_VARIABLE: Final = "STYLETRANSFERD_CONFIG"
 OVERRIDE_PREFIX: Final = "STYLETRANSFERD__"
+CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"  # a time of the day
 
 
 def _matching(pattern: str, allowed: str) -> BeforeValidator:
@@ -206,8 +206,8 @@ def load(path: Path, environment: dict[str, str] | None = None) -> Config:
         hint = "copy config.example.yaml, or name one with --config"
         raise ConfigError((Fault(str(path), "", str(error.strerror), "a readable file", hint),)) from None
     try:
-        raw = documents.parse(data)
-    except documents.DocumentError as error:
+        raw = safe_yaml.parse(data)
+    except safe_yaml.DocumentError as error:
         raise ConfigError((Fault(str(path), "", "", "YAML of keys and values", str(error)),)) from None
     if raw is None:
         raw = {}
@@ -268,8 +268,8 @@ def _overridden(raw: dict[str, Any], environment: dict[str, str]) -> tuple[dict[
             faults.append(Fault(variable, "", "", ", ".join(sections), suggestion(path[0], sections)))
             continue
         try:
-            value = documents.parse(environment[variable].encode("utf-8", "surrogateescape"))
-        except documents.DocumentError as error:
+            value = safe_yaml.parse(environment[variable].encode("utf-8", "surrogateescape"))
+        except safe_yaml.DocumentError as error:
             faults.append(Fault(variable, "", "", "a YAML value", str(error)))
             continue
         node = merged

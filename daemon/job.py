@@ -128,9 +128,9 @@ class Job:
         return self.settings.priority if self.settings else 0
 
     @property
-    def road(self) -> tuple[Scale, ...]:
+    def scales(self) -> tuple[Scale, ...]:
         """The sizes to paint at, coarse to fine; none of a job that cannot be painted."""
-        return self.settings.road(*self._content_px) if self.settings else ()
+        return self.settings.all_scales(*self._content_px) if self.settings else ()
 
     @property
     def total_iterations(self) -> int:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from daemon.errors import Reason
-from daemon.faults import refusal
+from daemon.validation import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -249,7 +249,7 @@ class Settings(Model):
         0, description="Higher first; then first come, first served."
     )
 
-    def road(self, height_px: int, width_px: int) -> tuple[Scale, ...]:
+    def all_scales(self, height_px: int, width_px: int) -> tuple[Scale, ...]:
         """Give the sizes to paint at, coarse to fine, each with its iterations.
 
         `auto` halves the final size while pictures stay large enough to hold forms, and iterates more the
@@ -270,7 +270,7 @@ class Settings(Model):
 
     def total_iterations(self, height_px: int, width_px: int) -> int:
         """Count the iterations over all sizes of a content's road."""
-        return sum(scale.iterations for scale in self.road(height_px, width_px))
+        return sum(scale.iterations for scale in self.all_scales(height_px, width_px))
 
 
 def _halves(final: int, shape: float, iterations: int) -> list[Scale]:

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from daemon import documents
+from daemon import safe_yaml
 from daemon.errors import Fault, Reason
-from daemon.faults import explain, refusal, shown
 from daemon.settings import Amount, Model, PlainName, Preset, Settings, has_share, merged, plain_name
+from daemon.validation import explain, refusal, shown
 
 KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
 
@@ -110,8 +110,8 @@ def parse(data: bytes, file: str, house: dict[str, Any] | None = None) -> Sideca
         house: the config's `defaults`.
     """
     try:
-        raw = documents.parse(data)
-    except documents.DocumentError as error:
+        raw = safe_yaml.parse(data)
+    except safe_yaml.DocumentError as error:
         return _faulty({}, (Fault(file, "", "", "YAML of keys and values", str(error)),))
     return read(raw, file, house)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from daemon import config as config_module
-from daemon import documents, files, sidecar
+from daemon import files, safe_yaml, sidecar
 from daemon.cli.options import ConfigOption, load_or_default
 from daemon.errors import ConfigError, Fault, JobError
 from daemon.inbox import pairing
@@ -67,7 +67,7 @@ def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
     """Check one sidecar and the pictures it names as the service would."""
     try:
         with os.fdopen(files.open_regular(file.parent.resolve(), file.name), "rb") as opened:
-            data = opened.read(documents.MAX_BYTES + 1)
+            data = opened.read(safe_yaml.MAX_BYTES + 1)
         names = os.listdir(file.absolute().parent)
         library = os.listdir(config.folders.styles) if config.folders.styles else []
     except (OSError, files.ChangedError) as error:

@@ -24,7 +24,12 @@ def demo(
     size: Annotated[int, typer.Option("--size", help="Longest side in pixels.", min=16)] = DEMO_SIZE_PX,
 ) -> None:
     """Make a small inbox with a photo and a painting, run the service on it, print where the result is."""
-    from daemon import config, documents, logs, signals  # noqa: PLC0415 - `status` starts faster without them
+    from daemon import (  # noqa: PLC0415 - `status` starts faster without them
+        config,
+        logs,
+        safe_yaml,
+    )
+    from daemon.service import signals  # noqa: PLC0415 - `status` starts faster without them
 
     base = dir.absolute()
     for name in ("inbox", "outbox"):
@@ -34,7 +39,7 @@ def demo(
     for name in ("photo.jpg", "painting.jpg"):
         with resources.as_file(bundled / name) as source:
             shutil.copyfile(source, base / "inbox" / name)
-    sidecar = documents.dump({"content": "photo.jpg", "style": "painting.jpg", "size": size})
+    sidecar = safe_yaml.dump({"content": "photo.jpg", "style": "painting.jpg", "size": size})
     (base / "inbox" / "coffee.yaml").write_text(sidecar, "utf-8")
     loaded = config.build({"inbox": {"settle_s": 0.5}}, base, environment={})
     logs.configure("info", "console")

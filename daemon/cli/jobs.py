@@ -14,7 +14,7 @@ from daemon.job import State
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.spool import Entry, Spool
+    from daemon.spool import Spool, StoredJob
 
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="An id, its beginning, or the name of its entry.")
@@ -35,7 +35,7 @@ def _spool(config: Path | None) -> Spool:
     return Spool(load(config).folders.spool)
 
 
-def _find(spool: Spool, prefix: str, *states: State) -> Entry:
+def _find(spool: Spool, prefix: str, *states: State) -> StoredJob:
     """Find the one job that is meant.
 
     Raises:
@@ -52,7 +52,7 @@ def _find(spool: Spool, prefix: str, *states: State) -> Entry:
     return entry
 
 
-def _summary(entry: Entry) -> dict[str, Any]:
+def _summary(entry: StoredJob) -> dict[str, Any]:
     failure = entry.failure if entry.state is State.FAILED else None
     return {
         "id": entry.id,
@@ -80,7 +80,7 @@ def list_jobs(state: StateOption = None, as_json: JsonOption = False, config: Co
 
 def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show one job whole."""
-    from daemon import documents  # noqa: PLC0415 - only this command writes YAML
+    from daemon import safe_yaml  # noqa: PLC0415 - only this command writes YAML
     from daemon.job import printable  # noqa: PLC0415
 
     entry = _find(_spool(config), job)
@@ -97,7 +97,7 @@ def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = N
     failure = entry.failure if entry.state is State.FAILED else None
     if failure:
         document["failure"] = {"message": failure.message, "hint": failure.hint}
-    typer.echo(json.dumps(document) if as_json else documents.dump(document).rstrip())
+    typer.echo(json.dumps(document) if as_json else safe_yaml.dump(document).rstrip())
 
 
 def retry(job: JobArgument, config: ConfigOption = None) -> None:

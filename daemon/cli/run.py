@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from daemon.cli.options import ConfigOption, load
+from daemon.config import CLOCK
 from daemon.errors import DaemonError
-from daemon.schedule import CLOCK
 
 EXIT_DEFECT = 70  # EX_SOFTWARE
 
@@ -31,7 +31,8 @@ def run(
     ] = None,
 ) -> None:
     """Watch the inbox until stopped; with --drain, work off what is there and exit."""
-    from daemon import logs, signals  # noqa: PLC0415 - `status` starts faster without them
+    from daemon import logs  # noqa: PLC0415 - `status` starts faster without them
+    from daemon.service import signals  # noqa: PLC0415 - `status` starts faster without them
 
     if stop_starting_at is not None and not (drain and re.fullmatch(CLOCK, stop_starting_at)):
         raise typer.BadParameter(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon import documents, files, sidecar
+from daemon import files, safe_yaml, sidecar
 from daemon.cli.options import ConfigOption, load_or_default, quiet_tensorflow
 from daemon.errors import EngineError
 from daemon.settings import Settings
@@ -85,8 +85,8 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
         if not separator:
             raise typer.BadParameter(f"--set {pair}: KEY=VALUE expected")
         try:
-            value = documents.parse(text.encode("utf-8", "surrogateescape"))
-        except documents.DocumentError as error:
+            value = safe_yaml.parse(text.encode("utf-8", "surrogateescape"))
+        except safe_yaml.DocumentError as error:
             raise typer.BadParameter(f"--set {pair}: {error}") from None
         section, dot, inner = key.partition(".")
         if dot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from daemon import children
+from daemon import processes
 from daemon.errors import EngineError, JobError, NotReady
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _next(steps: Iterator[Step]) -> tuple[str, Any]:
 
 def main() -> None:
     """Serve until the daemon closes the pipe."""
-    pipe = children.adopt()
+    pipe = processes.adopt()
     try:
         serve(pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):

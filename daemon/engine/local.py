@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final
 from daemon import __version__, images
 from daemon.engine.checkpoints import Checkpoints, key
 from daemon.engine.gains import FILE_NAME, Gains
+from daemon.engine.gram_cache import StyleTargets
 from daemon.engine.limits import resident_bytes
-from daemon.engine.preparing import Preparer
-from daemon.engine.style_targets import StyleTargets
+from daemon.engine.prefetch import Preparer
 from daemon.errors import NotReady
 from daemon.job import EngineInfo
-from daemon.transfer import device, memory, weights
+from daemon.transfer import memory, weights
+from daemon.transfer.backend import device
 from daemon.transfer.memory import LADDER
 from daemon.transfer.painter import Painter
 from daemon.transfer.targets import Subject

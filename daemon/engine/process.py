@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import children, logs
+from daemon import logs, processes
 from daemon.engine.limits import Watch, oom_kills, resident_bytes
 from daemon.errors import EngineError, NotReady, Reason
 
@@ -90,7 +90,7 @@ class ProcessEngine:
     def _spawn(self) -> None:
         environment = {"PYTHONFAULTHANDLER": "1", "TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
         self._oom_kills = oom_kills()
-        self._child, self._pipe = children.spawn(
+        self._child, self._pipe = processes.spawn(
             "daemon.engine.child", environment=environment, output=subprocess.PIPE
         )
         self._lines.clear()
@@ -150,7 +150,7 @@ class ProcessEngine:
         if not self._await_end():
             self._kill()  # it closed its pipe and lives on
         code = child.poll()
-        how = "closing its pipe" if code is None else children.ending(code)
+        how = "closing its pipe" if code is None else processes.ending(code)
         is_killed = code == -signal.SIGKILL
         self._listener.join(_LAST_WORDS_S)
         lines = tuple(self._lines)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from daemon import documents, files, logs, sidecar
+from daemon import files, logs, safe_yaml, sidecar
 from daemon.errors import Failure, NotReady, NotTaken
 from daemon.inbox import pairing, retire
 from daemon.inbox.scan import Folder, scan
@@ -260,9 +260,9 @@ class Intake:
             return self._sidecars[path][1]
         fd = files.open_regular(self._root / folder.path, name)
         with os.fdopen(fd, "rb") as file:
-            data = file.read(documents.MAX_BYTES + 1)
+            data = file.read(safe_yaml.MAX_BYTES + 1)
         read = sidecar.parse(data, printable(name), self._config.defaults)
-        is_whole = len(data) <= documents.MAX_BYTES
+        is_whole = len(data) <= safe_yaml.MAX_BYTES
         self._sidecars[path] = (stamp, read, hashlib.sha256(data).hexdigest() if is_whole else None)
         return read
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from daemon import documents
+from daemon import safe_yaml
 from daemon.job import printable
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def result(
         "versions": {**job.versions, **info.versions},
     }
     names = {"content": job.parts_of("content")[0].name, "style": _style(job), "preset": job.preset}
-    text = documents.dump({**names, **job.settings.model_dump(mode="json"), "result": record})
+    text = safe_yaml.dump({**names, **job.settings.model_dump(mode="json"), "result": record})
     return (_HEAD + text).encode("utf-8", "backslashreplace")
 
 
@@ -96,4 +96,4 @@ def error(job: Job, failure: Failure, attempt: int, failed_at: str, versions: di
         "last_lines": list(failure.last_lines),
         "versions": {**job.versions, **versions},
     }
-    return documents.dump(document).encode("utf-8", "backslashreplace")
+    return safe_yaml.dump(document).encode("utf-8", "backslashreplace")

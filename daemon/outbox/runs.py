@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field, PlainSerializer, ValidationError
 
-from daemon import documents
+from daemon import safe_yaml
 from daemon.job import printable
 from daemon.settings import Model
 
@@ -109,7 +109,7 @@ class Report(Model):
     def to_yaml(self) -> bytes:
         """Write as YAML, naming fewer failures and waiting things where `from_yaml` would not take so many."""
         shown = MOST_FAILURES
-        while len(data := self._cut(shown)) > documents.MAX_BYTES and shown:
+        while len(data := self._cut(shown)) > safe_yaml.MAX_BYTES and shown:
             shown //= 2
         return data
 
@@ -120,14 +120,14 @@ class Report(Model):
             runs.insert(0, run.showing(run.failures[:left]))
             left -= len(runs[0].failures)
         report = self.model_copy(update={"runs": tuple(runs), "waiting": self.waiting[:shown]})
-        return (_HEAD + documents.dump(report.model_dump())).encode("utf-8")
+        return (_HEAD + safe_yaml.dump(report.model_dump())).encode("utf-8")
 
     @classmethod
     def from_yaml(cls, data: bytes) -> Report | None:
         """Read what `to_yaml` wrote; None for anything else."""
         try:
-            return cls.model_validate(documents.parse(data))
-        except (documents.DocumentError, ValidationError):
+            return cls.model_validate(safe_yaml.parse(data))
+        except (safe_yaml.DocumentError, ValidationError):
             return None
 
 

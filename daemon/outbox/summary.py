@@ -13,7 +13,7 @@ import threading
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
-from daemon import documents, files
+from daemon import files, safe_yaml
 from daemon.clock import stamp
 from daemon.outbox import runs
 from daemon.outbox.runs import Report, Run
@@ -147,7 +147,7 @@ def _read(path: Path) -> Report | None:
     except (files.ChangedError, PermissionError):
         return None
     with open(fd, "rb") as file:
-        return Report.from_yaml(file.read(documents.MAX_BYTES + 1))
+        return Report.from_yaml(file.read(safe_yaml.MAX_BYTES + 1))
 
 
 def _free(path: Path) -> Path:

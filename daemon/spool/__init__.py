@@ -5,7 +5,7 @@ SPOOL/tmp/draft-*/        being copied in, worthless after a crash
 SPOOL/<state>/<id>/       job.json  in/  attempts.jsonl  out/  [facts.json  failure.json  cancel  retired]
 """
 
-from daemon.spool.entry import Claim, Entry
-from daemon.spool.store import Spool
+from daemon.spool.spool import Spool
+from daemon.spool.stored_job import Claim, StoredJob
 
-__all__ = ["Claim", "Entry", "Spool"]
+__all__ = ["Claim", "Spool", "StoredJob"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from daemon.settings import LAYERS
-from daemon.transfer import grid
+from daemon.transfer.backend import tile_layout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -124,7 +124,7 @@ def works(settings: Settings, content: Size, styles: Sequence[Size], network: Co
             optimizer=settings.optimizer,
             is_turned=network.is_turned,
         )
-        for scale in settings.road(*content)
+        for scale in settings.all_scales(*content)
     ]
 
 
@@ -252,8 +252,8 @@ def _piece(size: Size, layers: Collection[str], rung: Rung) -> int:
     height, width = size
     if rung.core_px is None:
         return height * width
-    halo = grid.halo_px(layers)
-    rows, columns = (grid.spans(length, rung.core_px, halo) for length in size)
+    halo = tile_layout.halo_px(layers)
+    rows, columns = (tile_layout.spans(length, rung.core_px, halo) for length in size)
     return max(span.stop - span.start for span in rows) * max(span.stop - span.start for span in columns)
 
 
@@ -264,7 +264,7 @@ def _activation_bytes(work: Work, layers: Collection[str]) -> float:
     """
     item_bytes = 2 if work.precision == "bfloat16" else _FLOAT_BYTES
     seen = LAYERS[: max(LAYERS.index(layer) for layer in layers) + 1]
-    blocks = sorted({grid.feature_px(layer) for layer in seen})
+    blocks = sorted({tile_layout.feature_px(layer) for layer in seen})
     pooled = sum(_CHANNELS[px] / (2 * px) ** 2 for px in blocks[:-1])
     kept = item_bytes * (_channels(seen) + pooled + _TRANSIENTS * _CHANNELS[1])
     return kept if work.precision == "float32" else kept + _FLOAT_BYTES * _channels(layers)
@@ -276,4 +276,4 @@ def _forward_bytes(pixels: int) -> float:
 
 def _channels(layers: Iterable[str]) -> float:
     """Count the features of some layers at a pixel of the picture."""
-    return sum(_CHANNELS[grid.feature_px(layer)] / grid.feature_px(layer) ** 2 for layer in layers)
+    return sum(_CHANNELS[tile_layout.feature_px(layer)] / tile_layout.feature_px(layer) ** 2 for layer in layers)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from daemon.transfer import memory
-from daemon.transfer.graphs import PICTURE, SCALAR
+from daemon.transfer.backend.compile import PICTURE, SCALAR
 
 DAMPING: Final = 0.1
 

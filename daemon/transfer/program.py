@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from daemon.transfer import device, losses, pixels
-from daemon.transfer.graphs import PICTURE, SCALAR, compiled
+from daemon.transfer import losses, pixels
+from daemon.transfer.backend import device
+from daemon.transfer.backend.compile import PICTURE, SCALAR, compiled
+from daemon.transfer.backend.tiles import Tiled
 from daemon.transfer.losses import Loss, Targets
 from daemon.transfer.optimizers import OPTIMIZERS
-from daemon.transfer.tiles import Tiled
 
 if TYPE_CHECKING:
     from daemon.settings import Settings

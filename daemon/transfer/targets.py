@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from daemon import __version__, images
-from daemon.transfer import colours, pixels
+from daemon.transfer import color_transfer, pixels
 from daemon.transfer.losses import Targets
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Subject:
             JobError: a side would be too short for VGG19.
         """
         height, width = self.content.shape[:2]
-        road = self.settings.road(height, width)
+        road = self.settings.all_scales(height, width)
         return [Leg(*images.fit(height, width, scale.size), scale.iterations) for scale in road]
 
     def shares(self) -> list[float]:
@@ -100,9 +100,9 @@ class Subject:
         content = images.resize(self.content, leg.height, leg.width)
         if self.settings.init_colors == "content":
             return content
-        found = [colours.colours_of(style) for style in self.scaled_styles(leg)]
-        wanted = colours.blended(list(zip(found, self.shares(), strict=True)))
-        return colours.moved(content, wanted)
+        found = [color_transfer.colours_of(style) for style in self.scaled_styles(leg)]
+        wanted = color_transfer.blended(list(zip(found, self.shares(), strict=True)))
+        return color_transfer.moved(content, wanted)
 
     def enlarged(self, image: Any, before: Leg, leg: Leg) -> Any:
         """Carry a picture up to a larger size.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from daemon.settings import CONVOLUTIONS_PER_BLOCK, LAYERS
-from daemon.transfer import convolutions
+from daemon.transfer.backend import convolutions
 
 if TYPE_CHECKING:
     from collections.abc import Collection

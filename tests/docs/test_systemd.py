@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from daemon import config, documents
+from daemon import config, safe_yaml
 from daemon.cli.main import EXIT_CONFIG, EXIT_FAILED, EXIT_NOT_READY, app
 
 ROOT = Path(__file__).parents[2]
@@ -220,7 +220,7 @@ def test_the_readme_makes_the_config_that_the_units_expect() -> None:
     ]
     command = line.split(" | sudo ")[0]
     written = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, check=True).stdout
-    made = config.build(documents.parse(written), Path("/etc/styletransferd"), environment={})
+    made = config.build(safe_yaml.parse(written), Path("/etc/styletransferd"), environment={})
     assert made.folders.inbox == Path("/srv/styletransferd/inbox")
     assert made.folders.outbox == Path("/srv/styletransferd/outbox")
     assert made.folders.spool == Path("/var/lib/styletransferd/spool")

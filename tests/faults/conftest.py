@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
-from kills import Stage
-from trees import Tree, folder_in_memory
+from support.kills import Stage
+from support.trees import Tree, folder_in_memory
 
 from daemon import config as config_module
-from daemon import pauses
-from daemon.outbox import curve
+from daemon.outbox import loss_table
+from daemon.service import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def _config(base: Path) -> Config:
 @pytest.fixture
 def make_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tree]:
     """Make trees below `tmp_path`, each with folders of its own."""
-    monkeypatch.setattr(pauses, "PAUSE_S", 0.001)
+    monkeypatch.setattr(backoff, "PAUSE_S", 0.001)
 
     def make(name: str = "tree") -> Tree:
         tree = Tree(_config(tmp_path / name))
@@ -53,8 +53,8 @@ def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]
 
     `make(kinds, **keys)` drops one job a letter (p is painted, f has a faulty sidecar) with these sidecar keys.
     """
-    monkeypatch.setattr(pauses, "PAUSE_S", 0.0)
-    monkeypatch.setattr(curve, "curve", lambda _rows, _title: b"a curve")
+    monkeypatch.setattr(backoff, "PAUSE_S", 0.0)
+    monkeypatch.setattr(loss_table, "curve", lambda _rows, _title: b"a curve")
     logging = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with folder_in_memory() as folder:

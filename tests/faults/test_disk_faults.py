@@ -7,13 +7,13 @@ import itertools
 from typing import TYPE_CHECKING
 
 import pytest
-from kills import CASES, Sweep
+from support.kills import CASES, Sweep
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
-    from kills import Stage
+    from support.kills import Stage
 
 CODES = {name: getattr(errno, name) for name in ("ENOSPC", "EIO", "EACCES", "EXDEV")}
 EVERYDAY_STRIDES = {"painted": 13, "two and a faulty one": 43}  # every so manieth operation each day

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fakes import FakeEngine
-from trees import Stepper, wait_for
+from support.fakes import FakeEngine
+from support.trees import Stepper, wait_for
 
-from daemon import documents
+from daemon import safe_yaml
 from daemon.job import State
-from daemon.worker import Ending
+from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trees import Tree
+    from support.trees import Tree
 
 
 def test_a_crash_is_counted_and_the_job_runs_again(make_tree: Callable[[], Tree]) -> None:
@@ -22,7 +22,7 @@ def test_a_crash_is_counted_and_the_job_runs_again(make_tree: Callable[[], Tree]
     tree = make_tree()
     tree.drop("sea")
     assert Stepper(tree.config, FakeEngine("crash")).until_quiet() == [Ending.CRASHED, Ending.COMPLETED]
-    record = documents.parse((tree.result("sea") / "result.yaml").read_bytes())["result"]
+    record = safe_yaml.parse((tree.result("sea") / "result.yaml").read_bytes())["result"]
     assert record["attempt"] == 2
     tree.check(is_quiet=True)
 
@@ -39,7 +39,7 @@ def test_three_crashes_fail_the_job_and_the_next_one_runs(make_tree: Callable[[]
     ]
     assert engine.calls[0] == engine.calls[1] == engine.calls[2] != engine.calls[3]
     (failed,) = tree.outbox.glob("bad-*.failed")
-    error = documents.parse((failed / "error.yaml").read_bytes())
+    error = safe_yaml.parse((failed / "error.yaml").read_bytes())
     assert (error["reason"], error["attempt"]) == ("engine_crashed", 3)
     assert error["last_lines"] == ["the last words"]
     assert {path.name for path in (failed / "drop").iterdir()} == {"bad.yaml", "bad.jpg", "bad-style.png"}

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FakeEngine
-from trees import NearInspector, Tree, wait_for
+from support.fakes import FakeEngine
+from support.trees import NearInspector, Tree, wait_for
 
 from daemon import config as config_module
 from daemon import logs
-from daemon.service import Service
+from daemon.service.service import Service
 
 END_S = 60
 JOBS = 3

@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import hostile
 import pytest
-from fakes import FakeEngine
-from trees import Stepper, digest
+from support import hostile
+from support.fakes import FakeEngine
+from support.trees import Stepper, digest
 
 from daemon import config as config_module
-from daemon import documents
+from daemon import safe_yaml
 from daemon.errors import Reason
-from daemon.inspector.client import Inspector
 from daemon.job import State, printable
+from daemon.sandbox.client import Inspector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from hostile import Case
-    from trees import Tree
+    from support.hostile import Case
+    from support.trees import Tree
 
 DEADLINE_S = 120
 LEAST_CASES = {
@@ -88,7 +88,7 @@ def _faults(tree: Tree, stepper: Stepper, cases: list[Case]) -> list[str]:
 def _failure_faults(tree: Tree, case: Case, label: str, reason: Reason) -> list[str]:
     """See that the outbox tells the same reason and keeps what was dropped, to the byte."""
     entry = tree.outbox / f"{label}.failed"
-    told = documents.parse((entry / "error.yaml").read_bytes())["reason"]
+    told = safe_yaml.parse((entry / "error.yaml").read_bytes())["reason"]
     kept = sorted(digest(path.read_bytes()) for path in (entry / "drop").iterdir())
     dropped = sorted({digest(data) for data in case.taken.values()})
     is_kept = sorted(set(kept)) == dropped

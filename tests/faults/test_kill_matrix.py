@@ -11,15 +11,15 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import Clock, Disk, FakeEngine, Killed
-from kills import CASES, Sweep, key_of
-from trees import Stepper
+from support.fakes import Clock, Disk, FakeEngine, Killed
+from support.kills import CASES, Sweep, key_of
+from support.trees import Stepper
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
-    from kills import Stage
+    from support.kills import Stage
 
 
 FIVE_SHARDS = 24

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import Stepper, wait_for
+from support.fakes import FakeEngine
+from support.trees import Stepper, wait_for
 
 from daemon.errors import NotReady
 from daemon.inbox.scan import MAX_DEPTH
@@ -16,7 +16,7 @@ from daemon.job import State
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trees import Tree
+    from support.trees import Tree
 
     from daemon.job import Drop
 

@@ -9,28 +9,28 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kills import Sweep
+from support.kills import Sweep
 
 from daemon import files
 from daemon.outbox.publish import Outbox
 from daemon.spool import Spool
-from daemon.spool.entry import Recovery
+from daemon.spool.stored_job import Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from kills import Stage
+    from support.kills import Stage
 
     from daemon.job import Drop, Job
-    from daemon.spool import Claim, Entry
+    from daemon.spool import Claim, StoredJob
 
 
 def _retire_before_commit(patch: pytest.MonkeyPatch) -> None:
     """Remove the originals once they are copied, and only then move the copy to `queued/`."""
     accept, move = Spool.accept, files.move
 
-    def mutated(spool: Spool, drop: Drop, **options: Any) -> Entry:
+    def mutated(spool: Spool, drop: Drop, **options: Any) -> StoredJob:
         def moved(source: Path, target: Path) -> None:
             if source.parent.name == "tmp":
                 for part in drop.parts:
@@ -94,7 +94,7 @@ def _end_before_publishing(patch: pytest.MonkeyPatch) -> None:
         held[job.id] = (outbox, job)
         return outbox.root
 
-    def completed(spool: Spool, claim: Claim) -> Entry:
+    def completed(spool: Spool, claim: Claim) -> StoredJob:
         done = spool.root / "done" / claim.job.id
         if claim.job.id in held:
             outbox, job = held.pop(claim.job.id)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import structlog
 from structlog.testing import capture_logs
-from trees import Stepper, Tree, save, wait_for
+from support.trees import Stepper, Tree, save, wait_for
 
 from daemon import config as config_module
-from daemon import documents
+from daemon import safe_yaml
 from daemon.engine.process import ProcessEngine
-from daemon.worker import Ending
+from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +127,7 @@ def _work_off(night: Night, stepper: Stepper, name: str, seed: int) -> None:
 
 def _error(night: Night, kind: str) -> dict[str, Any]:
     (entry,) = night.tree.outbox.glob(f"{kind}-*.failed")
-    document: dict[str, Any] = documents.parse((entry / "error.yaml").read_bytes())
+    document: dict[str, Any] = safe_yaml.parse((entry / "error.yaml").read_bytes())
     return document
 
 
@@ -170,7 +170,7 @@ def test_the_next_good_job_is_painted_by_a_fresh_child(kind: str, night: Night) 
     assert night.died[f"good-{kind}"] == []
     assert len(night.children[kind]) >= len(night.died[kind]) == 2
     assert night.last[f"good-{kind}"] == night.children[kind][-1]
-    record = documents.parse((night.tree.result(f"good-{kind}") / "result.yaml").read_bytes())["result"]
+    record = safe_yaml.parse((night.tree.result(f"good-{kind}") / "result.yaml").read_bytes())["result"]
     assert record["attempt"] == 1
 
 
@@ -227,7 +227,7 @@ def test_a_dead_service_leaves_no_child(moment: str, tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGSTOP)
         finally:
             service.kill()
-    assert children.keys() == {"daemon.engine.child", "daemon.inspector.child"}
+    assert children.keys() == {"daemon.engine.child", "daemon.sandbox.child"}
     try:
         wait_for(lambda: all(_is_gone(pid) for pid in children.values()), "the children's end", 10)
     finally:

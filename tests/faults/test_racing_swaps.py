@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 import pytest
-from fakes import Disk, FakeEngine, Killed
-from trees import Stepper, digest
+from support.fakes import Disk, FakeEngine, Killed
+from support.trees import Stepper, digest
 
 from daemon.errors import NotTaken
 from daemon.inbox import retire
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Iterator
 
-    from trees import Tree
+    from support.trees import Tree
 
 CALLS: Final = ("open", "stat", "fstat", "read", "rename", "link", "unlink", "mkdir")
 ROLES: Final = {"sidecar": "a.yaml", "content": "a.png", "style": "b.png"}

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import FakeEngine
-from trees import NearInspector, Tree, wait_for
+from support.fakes import FakeEngine
+from support.trees import NearInspector, Tree, wait_for
 
-from daemon import config, documents, pauses, service, work_loop
+from daemon import config, safe_yaml
 from daemon.job import State
-from daemon.service import Service
+from daemon.service import backoff, service, work_thread
+from daemon.service.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,7 +119,7 @@ class Case:
     def done(self, running: Service, name: str = "sea") -> None:
         """Wait until a job is done, without anybody's help."""
         wait_for(lambda: running.counts.completed and not running.situation.paused, f"{name} to be done")
-        assert documents.parse((self.tree.result(name) / "result.yaml").read_bytes())["result"]["attempt"] == 1
+        assert safe_yaml.parse((self.tree.result(name) / "result.yaml").read_bytes())["result"]["attempt"] == 1
 
 
 def _at(iteration: int, action: Callable[[], None]) -> Callable[[Step], None]:
@@ -296,7 +297,7 @@ def test_the_service_waits_and_goes_on(name: str, tmp_path: Path, namespace: lis
 
 def main() -> None:
     """Be the process of one case."""
-    pauses.PAUSE_S, work_loop._IDLE_S, service._STATUS_S = 0.05, 0.1, 0.1  # type: ignore[misc]
+    backoff.PAUSE_S, work_thread._IDLE_S, service._STATUS_S = 0.05, 0.1, 0.1  # type: ignore[misc]
     name, base = sys.argv[1:]
     case = Case(Path(base))
     CASES[name](case)

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import Disk, FakeEngine
 from structlog.testing import capture_logs
-from trees import Stepper, wait_for
+from support.fakes import Disk, FakeEngine
+from support.trees import Stepper, wait_for
 
-from daemon import documents, files
+from daemon import files, safe_yaml
 from daemon.errors import NotReady, Reason
 from daemon.job import State
-from daemon.notify import notify
-from daemon.worker import Ending
+from daemon.service.systemd import notify
+from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-    from trees import Tree
+    from support.trees import Tree
 
-    from daemon.spool import Entry
+    from daemon.spool import StoredJob
 
 OF_THE_FILE = ["ENAMETOOLONG", "EINVAL", "EILSEQ", "EFBIG", "ENOTSUP", "EXDEV", "EOVERFLOW"]
 OF_THE_PLACE = [
@@ -45,7 +45,7 @@ def _named(records: list[MutableMapping[str, Any]], event: str) -> list[MutableM
     return [record for record in records if record["event"] == event]
 
 
-def _is(entry: Entry, stem: str) -> bool:
+def _is(entry: StoredJob, stem: str) -> bool:
     return entry.job is not None and entry.job.stem == stem
 
 
@@ -82,7 +82,7 @@ def test_a_name_that_the_outbox_never_takes_fails_the_job_in_sight(
     assert len(engine.calls) == 2
     assert _failure(tree).reason == "outbox_refused"
     (shown,) = tree.outbox.glob("sea-*.failed")
-    document = documents.parse((shown / "error.yaml").read_bytes())
+    document = safe_yaml.parse((shown / "error.yaml").read_bytes())
     assert document["reason"] == "outbox_refused"
     assert os.strerror(number) in document["message"]
     assert _named(records, "outbox.refused") == []

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import Stepper, wait_for
+from support.fakes import FakeEngine
+from support.trees import Stepper, wait_for
 
 from daemon.job import State
-from daemon.worker import Ending
+from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trees import Tree
+    from support.trees import Tree
 
     from daemon.job import Step
 

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trees import Tree, hasten, wait_for
+from support.trees import Tree, hasten, wait_for
 
 from daemon import config as config_module
 

@@ -7,13 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import FakeEngine
-from trees import NearInspector, Tree, wait_for
+from support.fakes import FakeEngine
+from support.trees import NearInspector, Tree, wait_for
 
-from daemon import pauses
 from daemon.errors import NotReady
 from daemon.job import State
-from daemon.service import Service
+from daemon.service import backoff
+from daemon.service.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ SETTLE_S = 0.2
 @pytest.fixture
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree that settles quickly."""
-    monkeypatch.setattr(pauses, "PAUSE_S", 0.05)
+    monkeypatch.setattr(backoff, "PAUSE_S", 0.05)
     made = Tree(make_config(inbox={"settle_s": SETTLE_S, "rescan_s": 0.2}))
     made.inbox.mkdir()
     return made

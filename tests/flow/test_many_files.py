@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from fakes import FakeEngine
-from trees import Stepper, folder_in_memory, save, wait_for
+from support.fakes import FakeEngine
+from support.trees import Stepper, folder_in_memory, save, wait_for
 
 from daemon.job import State
 

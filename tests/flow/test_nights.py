@@ -11,16 +11,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import NearInspector, Tree, hasten, wait_for
+from support.fakes import FakeEngine
+from support.trees import NearInspector, Tree, hasten, wait_for
 
-from daemon import __version__, clock, documents, housekeeping
+from daemon import __version__, clock, safe_yaml
 from daemon.cli import status
 from daemon.errors import NotReady
-from daemon.housekeeping import Counts
 from daemon.job import State
-from daemon.service import Service
+from daemon.service import upkeep
+from daemon.service.service import Service
+from daemon.service.upkeep import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
@@ -59,8 +60,8 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 def make_night(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tree]:
     """Make trees where everything goes quickly; keywords are the config's sections."""
     hasten(monkeypatch)
-    monkeypatch.setattr(housekeeping, "_METRICS_S", 0.02)
-    monkeypatch.setattr(housekeeping, "_SUMMARY_S", 0.02)
+    monkeypatch.setattr(upkeep, "_METRICS_S", 0.02)
+    monkeypatch.setattr(upkeep, "_SUMMARY_S", 0.02)
 
     def make(**sections: Any) -> Tree:
         made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}, **sections))
@@ -126,7 +127,7 @@ def _named(records: list[MutableMapping[str, Any]], *events: str) -> list[Mutabl
 
 
 def _report(tree: Tree, day: str) -> dict[str, Any]:
-    document: dict[str, Any] = documents.parse((tree.outbox / f"summary-{day}.yaml").read_bytes())
+    document: dict[str, Any] = safe_yaml.parse((tree.outbox / f"summary-{day}.yaml").read_bytes())
     return document
 
 

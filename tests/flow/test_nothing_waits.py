@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import NearInspector, Tree, wait_for
+from support.fakes import FakeEngine
+from support.trees import NearInspector, Tree, wait_for
 
-from daemon import finishing
 from daemon.job import State
-from daemon.outbox import curve
-from daemon.service import Service
+from daemon.outbox import loss_table
+from daemon.service.service import Service
+from daemon.worker import publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ class Press:
         self.gate = threading.Event()
         self.begun: list[str] = []
         self.errors: list[Exception] = []  # what goes wrong, once each
-        monkeypatch.setattr(curve, "curve", self._draw)
+        monkeypatch.setattr(loss_table, "curve", self._draw)
 
     def _draw(self, _rows: object, title: str) -> bytes:
         self.begun.append(title)
@@ -221,7 +221,7 @@ def test_what_takes_too_long_after_a_stop_is_left(
     tree: Tree, run: Callable[..., Running], press: Press, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past the grace nothing more is encoded: the job is queued again at no cost, for the next start."""
-    monkeypatch.setattr(finishing, "GRACE_S", -1.0)
+    monkeypatch.setattr(publisher, "GRACE_S", -1.0)
     tree.drop("a")
     tree.drop("b")
     engine = FakeEngine()
@@ -313,7 +313,7 @@ def test_a_defect_in_the_finisher_ends_the_run_with_it(
     def stumble(*_: object) -> bytes:
         raise defect
 
-    monkeypatch.setattr(curve, "table", stumble)
+    monkeypatch.setattr(loss_table, "table", stumble)
     tree.drop("a")
     running = run(FakeEngine())
     running.join(END_S)
@@ -321,7 +321,7 @@ def test_a_defect_in_the_finisher_ends_the_run_with_it(
     monkeypatch.undo()
     tree.check()
     press.gate.set()
-    monkeypatch.setattr(curve, "curve", lambda *_: b"a curve")
+    monkeypatch.setattr(loss_table, "curve", lambda *_: b"a curve")
     run(FakeEngine(), drains=True).join(END_S)
     tree.check(is_quiet=True)
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import Live
-from trees import wait_for
+from support.trees import wait_for
 
-from daemon import documents
+from daemon import safe_yaml
 from daemon.engine import gains
 from daemon.job import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from daemon.spool import Entry
+    from daemon.spool import StoredJob
 
 ENGINE = {"device": "cpu", "precision": "float32", "checkpoint_s": 0.2}
 EVERY = 5
@@ -48,7 +48,7 @@ def whole(unbroken: Live) -> dict[str, Any]:
 def content_of(entry: Path) -> dict[str, Any]:
     """What of an entry must not depend on how often it was broken off: pictures, film, numbers, the record."""
     rows = [line.split(",")[:5] for line in (entry / "losses.csv").read_text().splitlines()]
-    record = documents.parse((entry / "result.yaml").read_bytes())["result"]
+    record = safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]
     pictures = [entry / "result.png", *(entry / "frames").iterdir()]
     return {
         **{str(path.relative_to(entry)): path.read_bytes() for path in pictures},
@@ -86,7 +86,7 @@ def until_amid(live: Live, iteration: int) -> Live:
     return live
 
 
-def entry_of(live: Live) -> Entry:
+def entry_of(live: Live) -> StoredJob:
     """The job, wherever it lies."""
     (entry,) = [entry for state in (State.RUNNING, State.QUEUED) for entry in live.tree.spool.entries(state)]
     return entry
@@ -138,7 +138,7 @@ def test_a_killed_service_goes_on_where_it_was(running: Live, whole: dict[str, A
     (resumed,) = running.records("job.resumed")
     assert resumed["iteration"] == expected > 0
     assert painted(running) == list(range(expected, ROWS))
-    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
+    assert safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
     assert_same(content_of(entry), whole)
     running.tree.check(is_quiet=True)
 
@@ -157,7 +157,7 @@ def test_a_killed_engine_goes_on_where_it_was(running: Live, whole: dict[str, An
     assert before == list(range(len(before)))
     assert 0 < reached <= turns[turn]["iteration"] <= len(before)
     assert after == list(range(turns[turn]["iteration"], ROWS))
-    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
+    assert safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
     assert_same(content_of(entry), whole)
     running.tree.check(is_quiet=True)
 
@@ -190,6 +190,6 @@ def test_a_stopped_service_goes_on_where_it_was_unless_frames_are_missing(
     entry = running.completed("sea")
     assert painted(running) == list(range(expected, ROWS))
     assert expected <= AMID - 10
-    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
+    assert safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
     assert_same(content_of(entry), whole)
     running.tree.check(is_quiet=True)

@@ -6,13 +6,13 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import NearInspector, Stepper, Tree, wait_for
+from support.fakes import FakeEngine
+from support.trees import NearInspector, Stepper, Tree, wait_for
 
-from daemon import documents
+from daemon import safe_yaml
 from daemon.job import State
-from daemon.service import Service
+from daemon.service.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
@@ -98,7 +98,7 @@ def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(
     wait_for(lambda: len(tree.spool.entries(State.FAILED)) == 1, "the faulty drop's end", END_S)
     running.stop()
     (failed,) = tree.outbox.glob("bad-*.failed")
-    assert documents.parse((failed / "error.yaml").read_bytes())["reason"] == "bad_sidecar"
+    assert safe_yaml.parse((failed / "error.yaml").read_bytes())["reason"] == "bad_sidecar"
     assert (running.service.counts.completed, running.service.counts.failed) == (1, 1)
     tree.check(is_quiet=True)
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
-from trees import digest, save, wait_for
+from support.trees import digest, save, wait_for
 
-from daemon import documents
+from daemon import safe_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_slow_copy_is_painted_once(is_first: bool, live: Live, tmp_path: Path)
         time.sleep(2 * live.tree.config.inbox.settle_s)
     live.tree.note(sidecar, *pictures)
     entry = live.completed(name)
-    inputs = documents.parse((entry / "result.yaml").read_bytes())["result"]["inputs"]
+    inputs = safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["inputs"]
     assert {item["sha256"] for item in inputs} == {digest(path.read_bytes()) for path in (sidecar, *pictures)}
     assert len(live.records("inbox.accepted", job=name)) == 1
     live.tree.check()
@@ -143,7 +143,7 @@ def test_bad_drops_disturb_nobody(live: Live, tmp_path: Path) -> None:
 
 def _failure(live: Live, name: str) -> tuple[Path, Any]:
     (entry,) = live.tree.outbox.glob(f"{name}-????????.failed")
-    return entry, documents.parse((entry / "error.yaml").read_bytes())
+    return entry, safe_yaml.parse((entry / "error.yaml").read_bytes())
 
 
 def test_a_misspelt_key_gets_a_suggestion(live: Live) -> None:
@@ -275,7 +275,7 @@ def test_a_running_job_can_be_cancelled_and_retried(live: Live) -> None:
     assert live.ask("retry", started["job_id"]).returncode == 0
     entry = live.completed("regret")
     assert not entry.with_name(f"{entry.name}.failed").exists()
-    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
+    assert safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
     live.tree.check()
 
 
@@ -318,7 +318,7 @@ def test_a_killed_engine_costs_one_attempt(live: Live) -> None:
     (requeued,) = live.records("spool.requeued", job="struck")
     assert requeued["attempt"] == 1
     assert "SIGKILL" in requeued["message"]
-    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 2
+    assert safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 2
     assert len(live.records("engine.model_loaded")) == 2
     live.tree.check()
 

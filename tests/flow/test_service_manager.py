@@ -11,17 +11,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import NearInspector, Tree, hasten, wait_for
+from support.fakes import FakeEngine
+from support.trees import NearInspector, Tree, hasten, wait_for
 
-from daemon import clock, intake_loop, logs
+from daemon import clock, logs
 from daemon import config as config_module
-from daemon import signals as signals_module
 from daemon.inbox.intake import Intake
 from daemon.job import State
-from daemon.notify import notify
-from daemon.service import Service
+from daemon.service import intake_thread
+from daemon.service import signals as signals_module
+from daemon.service.service import Service
+from daemon.service.systemd import notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -175,7 +176,7 @@ def test_sighup_applies_what_can_change_and_names_what_cannot(make_live: Callabl
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree where everything goes quickly."""
     hasten(monkeypatch)
-    monkeypatch.setattr(intake_loop, "_BEAT_S", 0.02)
+    monkeypatch.setattr(intake_thread, "_BEAT_S", 0.02)
     monkeypatch.setattr(logs, "configure", lambda *_: None)  # which is for a whole process
     made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
     made.inbox.mkdir()

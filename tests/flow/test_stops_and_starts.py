@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from trees import wait_for
+from support.trees import wait_for
 
-from daemon import documents
+from daemon import safe_yaml
 from daemon.job import State
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def test_a_killed_service_loses_nothing(make_live: Callable[..., Live]) -> None:
     live.start()
     entry = live.completed("struck")
     assert [record["reason"] for record in live.records("spool.requeued")] == ["service_ended"]
-    assert documents.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 2
+    assert safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 2
     assert live.tree.left() == []
     live.tree.check(is_quiet=True)
 

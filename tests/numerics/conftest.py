@@ -10,8 +10,8 @@ from PIL import Image
 from reference import network as keras_network
 
 from daemon.settings import PRESETS, Settings
-from daemon.transfer import convolutions
 from daemon.transfer import weights as weights_module
+from daemon.transfer.backend import convolutions
 from daemon.transfer.painter import Painter
 from daemon.transfer.targets import Subject
 from daemon.transfer.vgg19 import Vgg19

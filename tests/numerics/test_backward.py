@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from daemon.transfer import convolutions
-from daemon.transfer.convolutions import Backward
+from daemon.transfer.backend import convolutions
+from daemon.transfer.backend.convolutions import Backward
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import Stepper, Tree, save, wait_for
+from support.fakes import FakeEngine
+from support.trees import Stepper, Tree, save, wait_for
 
 from daemon import config as config_module
-from daemon import documents, images
+from daemon import images, safe_yaml
 from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
 from daemon.errors import Failure, JobError, Reason
@@ -27,7 +27,7 @@ from daemon.transfer.optimizers import DAMPING
 from daemon.transfer.painter import Painter
 from daemon.transfer.program import _guarded
 from daemon.transfer.targets import Subject
-from daemon.worker import Ending
+from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -449,7 +449,7 @@ def test_a_diverged_job_shows_its_last_good_picture_and_can_be_tried_again(tree:
     (entry,) = tree.outbox.glob("sea-*.failed")
     assert np.array_equal(images.read(entry / "last_good.png", 1), good)
     assert "last_good.png" in json.loads((entry / "manifest.json").read_bytes())["files"]
-    error = documents.parse((entry / "error.yaml").read_bytes())
+    error = safe_yaml.parse((entry / "error.yaml").read_bytes())
     assert (error["reason"], error["hint"]) == ("diverged", "lower it")
     tree.check(is_quiet=True)
     (job,) = tree.spool.entries(State.FAILED)
@@ -515,7 +515,7 @@ def test_a_step_back_is_logged_once_and_is_in_the_record(weak: Weak, loaded: Loc
     damped = [record["iteration"] for record in records if record["event"] == "job.damped"]
     assert damped == [3]
     assert [record["iteration"] for record in records if record["event"] == "job.resumed"] == [5]
-    record = documents.parse((tree.result("sea") / "result.yaml").read_bytes())["result"]
+    record = safe_yaml.parse((tree.result("sea") / "result.yaml").read_bytes())["result"]
     assert record["steps_back"] == 1
     tree.check(is_quiet=True)
 

@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from fakes import Killed
 from structlog.testing import capture_logs
-from trees import Stepper, Tree, digest, save, wait_for
+from support.fakes import Killed
+from support.trees import Stepper, Tree, digest, save, wait_for
 
 from daemon import config as config_module
-from daemon import documents, images
+from daemon import images, safe_yaml
 from daemon.engine.checkpoints import Checkpoints, kept
 from daemon.engine.local import LocalEngine
 from daemon.job import Request, State
 from daemon.settings import PRESETS, Settings
-from daemon.transfer import device, run
+from daemon.transfer import run
+from daemon.transfer.backend import device
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
 from daemon.transfer.painter import Painter
 from daemon.transfer.targets import Subject
-from daemon.worker import Ending
+from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -489,7 +490,7 @@ def test_what_shapes_the_way_makes_a_state_worthless(
 
 CHANGED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "this program": lambda patch: patch.setattr("daemon.engine.local.__version__", "0.0"),
-    "TensorFlow": lambda patch: patch.setattr("daemon.transfer.device.versions", lambda: {"tensorflow": "0.0"}),
+    "TensorFlow": lambda patch: patch.setattr("daemon.transfer.backend.device.versions", lambda: {"tensorflow": "0.0"}),
     "oneDNN": lambda patch: patch.setenv("TF_ENABLE_ONEDNN_OPTS", "0"),
 }
 
@@ -584,7 +585,7 @@ SEA: dict[str, Any] = {**ROAD, "seed": 4, "frames": {"every": 1}}
 def content_of(entry: Path) -> dict[str, Any]:
     """What of an entry must not depend on how often it was broken off: pictures, numbers, the record."""
     rows = [line.split(",")[:5] for line in (entry / "losses.csv").read_text().splitlines()]
-    record = documents.parse((entry / "result.yaml").read_bytes())["result"]
+    record = safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]
     pictures = [entry / "result.png", *sorted((entry / "frames").iterdir())]
     return {
         **{str(path.relative_to(entry)): path.read_bytes() for path in pictures},

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from daemon.settings import PRESETS, Settings
-from daemon.transfer import colours, losses, pixels
+from daemon.transfer import color_transfer, losses, pixels
 from daemon.transfer.targets import Forgetful, Leg, Subject, targets
 
 if TYPE_CHECKING:
@@ -218,12 +218,12 @@ def test_start_has_the_blends_colours(paint: Paint, picture: Draw) -> None:
     content, one, other = picture(60, 80), picture(36, 28, 1), picture(30, 40, 2)
     start = paint(content, [(one, 3.0), (other, 1.0)], init_colors="style", iterations=1)[0].picture
     seen = [
-        (colours.colours_of(scaled(style, *size)), share)
+        (color_transfer.colours_of(scaled(style, *size)), share)
         for style, size, share in ((one, (32, 25), 0.75), (other, (24, 32), 0.25))
     ]
-    wanted = colours.blended(seen)
-    assert np.array_equal(start, colours.moved(scaled(content, 24, 32), wanted))
-    found = colours.colours_of(start)
+    wanted = color_transfer.blended(seen)
+    assert np.array_equal(start, color_transfer.moved(scaled(content, 24, 32), wanted))
+    found = color_transfer.colours_of(start)
     assert found.mean == pytest.approx(wanted.mean, abs=3)  # but for what is clipped
     assert np.corrcoef(start.ravel(), scaled(content, 24, 32).ravel())[0, 1] > 0.5
 

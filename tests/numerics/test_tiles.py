@@ -12,11 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from daemon.settings import LAYERS, Settings
-from daemon.transfer import device, grid, losses, pixels, precision, tiles
-from daemon.transfer.grid import GRID_PX, Span
+from daemon.transfer import losses, pixels
+from daemon.transfer.backend import device, precision, tile_layout, tiles
+from daemon.transfer.backend.tile_layout import GRID_PX, Span
+from daemon.transfer.backend.tiles import Tiled
 from daemon.transfer.losses import Loss, Targets
 from daemon.transfer.program import Plan, TiledProgram
-from daemon.transfer.tiles import Tiled
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def test_a_halo_smaller_by_one_cell_is_too_small(
     """The halo computed for a layer makes its features exact, and 16 px less does not."""
     image = pixels.to_vgg(picture(208, 176))
     expected = network.features(image, [deepest])[deepest]
-    needed = grid.halo_px([deepest])
+    needed = tile_layout.halo_px([deepest])
     assert distance(by_tiles(network, [deepest]).content_features(image)[deepest], expected) < ROUNDING
 
     monkeypatch.setattr(tiles, "halo_px", lambda layers: needed - GRID_PX)
@@ -234,7 +235,7 @@ def test_no_size_of_picture_or_tile_compiles_anything_again(
 @given(lengths, cores, halos)
 def test_cores_partition_every_axis_and_tiles_stay_on_the_grid(length: int, core_px: int, halo: int) -> None:
     """Cores follow each other without gap, none is too large; tiles and cores begin where block 5 pools."""
-    found = grid.spans(length, core_px, halo)
+    found = tile_layout.spans(length, core_px, halo)
     assert [span.core_start for span in found] == [0, *(span.core_stop for span in found[:-1])]
     assert found[-1].core_stop == length
     for span in found:
@@ -250,11 +251,11 @@ def test_core_features_partition_every_layers_feature_map(
     length: int, core_px: int, halo: int, layer: str
 ) -> None:
     """Laid one after the other, the features of the cores are each feature of the axis once, at every layer."""
-    px = grid.feature_px(layer)
+    px = tile_layout.feature_px(layer)
     of_cores: list[int] = []
-    for span in grid.spans(length, core_px, halo):
+    for span in tile_layout.spans(length, core_px, halo):
         of_tile = range(span.start // px, span.start // px + (span.stop - span.start) // px)
-        top, bottom, _, _ = grid.borders(grid.Tile(span, Span(0, 0, 1, 1)))
+        top, bottom, _, _ = tile_layout.borders(tile_layout.Tile(span, Span(0, 0, 1, 1)))
         of_cores += of_tile[top // px : bottom // px]
     assert of_cores == list(range(length // px))
 
@@ -263,13 +264,13 @@ def test_core_features_partition_every_layers_feature_map(
 @hypothesis_settings(max_examples=200)
 def test_what_a_core_looks_at_lies_in_its_tile(length: int, core_px: int, layer: str) -> None:
     """No feature of a core depends on a pixel of the picture outside the tile, convolution by convolution."""
-    for span in grid.spans(length, core_px, grid.halo_px([layer])):
-        px = grid.feature_px(layer)
+    for span in tile_layout.spans(length, core_px, tile_layout.halo_px([layer])):
+        px = tile_layout.feature_px(layer)
         first, last = span.core_start // px, span.core_stop // px - 1
         if last < first:
             continue  # less than one feature at the border
         for name in reversed(LAYERS[: LAYERS.index(layer) + 1]):
-            if grid.feature_px(name) < px:  # through the pooling
+            if tile_layout.feature_px(name) < px:  # through the pooling
                 px //= 2
                 first, last = 2 * first, 2 * last + 1
             first, last = first - 1, last + 1
@@ -280,13 +281,13 @@ def test_what_a_core_looks_at_lies_in_its_tile(length: int, core_px: int, layer:
 
 def test_reach_is_counted_from_the_networks_structure() -> None:
     """Convolutions reach 1, 2, 4, 8 and 16 px beyond, one block after the other; halos are rounded up."""
-    reaches = {layer: grid.reach_px(layer) for layer in LAYERS}
+    reaches = {layer: tile_layout.reach_px(layer) for layer in LAYERS}
     assert reaches["block1_conv1"] == 1
     assert reaches["block2_conv1"] == 2 + 2
     assert reaches["block4_conv2"] == 2 + 4 + 16 + 16
     assert reaches["block5_conv1"] == 2 + 4 + 16 + 32 + 16
-    assert grid.halo_px(["block1_conv1", "block5_conv2", "block4_conv1"]) == 96
-    assert grid.halo_px(["block5_conv1"]) == 80
+    assert tile_layout.halo_px(["block1_conv1", "block5_conv2", "block4_conv1"]) == 96
+    assert tile_layout.halo_px(["block5_conv1"]) == 80
 
 
 def test_what_the_tiles_left_is_given_back_before_the_update(

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from daemon import documents
-from daemon.documents import DocumentError
+from daemon import safe_yaml
+from daemon.safe_yaml import DocumentError
 
 # Words that make YAML of noise far more often than single letters do.
 FRAGMENTS = st.sampled_from(
@@ -74,7 +74,7 @@ PLAIN = st.recursive(
 def read(data: bytes) -> None:
     """Parse; any exception but one of the reader's own leaves this function."""
     with contextlib.suppress(DocumentError):
-        documents.parse(data)
+        safe_yaml.parse(data)
 
 
 @given(st.binary(max_size=300))
@@ -95,6 +95,6 @@ def test_no_text_raises_anything_else(text: str) -> None:
 @given(st.dictionaries(st.text(), PLAIN, max_size=5))
 def test_what_is_dumped_is_read_back(data: dict[str, Any]) -> None:
     """dump() and parse() are inverse for what records consist of, odd letters and numbers included."""
-    text = documents.dump(data).encode("utf-8", "backslashreplace")
+    text = safe_yaml.dump(data).encode("utf-8", "backslashreplace")
 
-    assert repr(documents.parse(text)) == repr(data)  # tells 1 from True and 1.0, and NaN from nothing
+    assert repr(safe_yaml.parse(text)) == repr(data)  # tells 1 from True and 1.0, and NaN from nothing

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from trees import folder_in_memory
+from support.trees import folder_in_memory
 
 from daemon import config as config_module
 from daemon import files

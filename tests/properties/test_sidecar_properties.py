@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from daemon import documents, sidecar
+from daemon import safe_yaml, sidecar
 from daemon.errors import Reason
 from daemon.job import EngineInfo, Job, Losses, Painting, Part
 from daemon.outbox import record
@@ -141,7 +141,7 @@ def test_a_result_dropped_back_asks_for_the_same_again(
         "learning_rate": 9,
     }
     text = result_of(job)
-    assume(len(text) <= documents.MAX_BYTES)
+    assume(len(text) <= safe_yaml.MAX_BYTES)
 
     for read in (sidecar.parse(text, "result.yaml"), sidecar.parse(text, "result.yaml", house)):
         assert read.faults == ()
@@ -178,7 +178,7 @@ def test_no_data_makes_it_raise(raw: Any, house: dict[str, Any]) -> None:
         assert str(fault).startswith("s.yaml")
         assert fault.allowed
         assert len(fault.found) <= 60
-    documents.dump({"faults": [str(fault) for fault in read.faults]})
+    safe_yaml.dump({"faults": [str(fault) for fault in read.faults]})
 
 
 @given(SIDECARS)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from trees import digest, folder_in_memory
+from support.trees import digest, folder_in_memory
 
 from daemon.errors import Failure, JobError, NotTaken, Reason
 from daemon.job import Drop, DropPart, Stamp, State
 from daemon.settings import Settings
-from daemon.spool import Claim, Entry, Spool
+from daemon.spool import Claim, Spool, StoredJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,11 +94,11 @@ class SpoolMachine(RuleBasedStateMachine):
     def _in(self, *states: State) -> list[str]:
         return [id_ for id_, known in self.jobs.items() if known.state in states]
 
-    def _entry(self, id_: str) -> Entry:
+    def _entry(self, id_: str) -> StoredJob:
         state = self.jobs[id_].state
-        return Entry(state, id_, self.spool.folder(state) / id_)
+        return StoredJob(state, id_, self.spool.folder(state) / id_)
 
-    def _some(self, pick: int, *states: State) -> tuple[Entry, Known]:
+    def _some(self, pick: int, *states: State) -> tuple[StoredJob, Known]:
         """Pick a job in one of the states."""
         ids = self._in(*states)
         id_ = ids[pick % len(ids)]
@@ -106,7 +106,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     # Accepting
 
-    def _accept(self, drop: Drop, *, believes: bool = True) -> Entry:
+    def _accept(self, drop: Drop, *, believes: bool = True) -> StoredJob:
         return self.spool.accept(
             drop, max_bytes=100, inspect=_inspect, believes_faults=believes, versions={"x": "1"}
         )
@@ -121,7 +121,7 @@ class SpoolMachine(RuleBasedStateMachine):
             parts.append(DropPart(role, path.name, self.inbox, Stamp.of(path.stat())))
         return Drop(f"drop-{self.dropped}", self.inbox, tuple(parts), "default", Settings(priority=priority))
 
-    def _enter(self, entry: Entry, drop: Drop, failure: Reason | None) -> None:
+    def _enter(self, entry: StoredJob, drop: Drop, failure: Reason | None) -> None:
         hashes = sorted(digest((item.folder / item.name).read_bytes()) for item in drop.parts)
         assert drop.settings
         self.jobs[entry.id] = Known(
@@ -220,7 +220,7 @@ class SpoolMachine(RuleBasedStateMachine):
         """Leave a checkpoint and a part of the result."""
         self._paint(*self._some(pick, State.RUNNING))
 
-    def _paint(self, entry: Entry, known: Known) -> None:
+    def _paint(self, entry: StoredJob, known: Known) -> None:
         if not known.failure:
             known.progress += 1
             for path in (entry.out / "result.png", entry.checkpoints / f"{known.progress:07d}.ckpt"):
@@ -257,7 +257,7 @@ class SpoolMachine(RuleBasedStateMachine):
         if not known.is_published:
             self._fail(entry, known, Reason.DIVERGED)
 
-    def _fail(self, entry: Entry, known: Known, reason: Reason) -> None:
+    def _fail(self, entry: StoredJob, known: Known, reason: Reason) -> None:
         reason = known.failure or reason
         self.spool.fail(entry, Failure(reason, "it cannot be done"))
         known.end_attempt(counts=True)
@@ -269,7 +269,7 @@ class SpoolMachine(RuleBasedStateMachine):
         """Give a job back; a stop costs no attempt."""
         self._requeue(*self._some(pick, State.RUNNING), event)
 
-    def _requeue(self, entry: Entry, known: Known, event: str) -> None:
+    def _requeue(self, entry: StoredJob, known: Known, event: str) -> None:
         self.spool.requeue(entry, event, "the reason")
         known.end_attempt(counts=event != "interrupted")
         known.state = State.QUEUED

@@ -37,13 +37,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 _WEBP_SIDE_PX: Final = 16384  # from which on the format has no words for it
 ROOT: Final = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import hostile  # noqa: E402 - found by the line above
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
+from support import hostile  # noqa: E402 - found by the line above
 
-from daemon import documents, images, sidecar  # noqa: E402
+from daemon import (  # noqa: E402
+    images,
+    safe_yaml,
+    sidecar,
+)
 from daemon.errors import Failure, JobError, Reason  # noqa: E402
 from daemon.inbox import pairing  # noqa: E402
 from daemon.job import Job  # noqa: E402
@@ -456,8 +460,8 @@ class Sidecars:
     def read(self, data: bytes, _chance: random.Random) -> str:
         """Read it as the intake does; returns what came of it."""
         try:
-            raw = documents.parse(data)
-        except documents.DocumentError as error:
+            raw = safe_yaml.parse(data)
+        except safe_yaml.DocumentError as error:
             raw = None
             str(error).encode("utf-8")
         else:
@@ -472,8 +476,8 @@ class Sidecars:
             return "faulty"
         if read.settings is None or read.settings.total_iterations(480, 640) < 1:
             raise Finding("neither settings nor faults")
-        text = documents.dump(read.settings.model_dump(mode="json"))
-        if Settings.model_validate(documents.parse(text.encode())) != read.settings:
+        text = safe_yaml.dump(read.settings.model_dump(mode="json"))
+        if Settings.model_validate(safe_yaml.parse(text.encode())) != read.settings:
             raise Finding(f"the settings do not survive {text}")
         job = Job("0" * 16, 1, "fuzz", "", (), read.preset, read.settings, "now")
         if Job.from_json(job.to_json()) != job:
@@ -482,8 +486,8 @@ class Sidecars:
 
     def _check_round_trip(self, raw: Any) -> None:
         if isinstance(raw, dict) and _is_plain(raw):
-            data = documents.dump(raw).encode()
-            if len(data) <= documents.MAX_BYTES and documents.parse(data) != raw:
+            data = safe_yaml.dump(raw).encode()
+            if len(data) <= safe_yaml.MAX_BYTES and safe_yaml.parse(data) != raw:
                 raise Finding(f"{raw} does not survive {data!r}")
 
     def _check_pairing(self, read: sidecar.Sidecar) -> None:
@@ -497,7 +501,7 @@ class Sidecars:
     def _check_telling(self, read: sidecar.Sidecar) -> None:
         failure = Failure.of_faults(read.faults)
         job = Job("0" * 16, 1, "fuzz", "", (), "default", None, "now", failure)
-        told = documents.parse(record.error(job, failure, 1, "now", {})[: documents.MAX_BYTES * 4])
+        told = safe_yaml.parse(record.error(job, failure, 1, "now", {})[: safe_yaml.MAX_BYTES * 4])
         if told["reason"] != failure.reason or len(told["faults"]) != len(read.faults):
             raise Finding(f"error.yaml tells {told}")
         if Job.from_json(job.to_json()) != job:

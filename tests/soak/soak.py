@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import hostile  # noqa: E402 - found by the line above
-from trees import check_invariant, digest  # noqa: E402
+from support import hostile  # noqa: E402 - found by the line above
+from support.trees import check_invariant, digest  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

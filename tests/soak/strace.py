@@ -32,10 +32,10 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import hostile  # noqa: E402 - found by the line above
-from trees import Dropped, check_invariant, digest  # noqa: E402
+from support import hostile  # noqa: E402 - found by the line above
+from support.trees import Dropped, check_invariant, digest  # noqa: E402
 
 from daemon.job import Part, Stamp, job_id  # noqa: E402
 

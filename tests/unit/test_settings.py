@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from daemon.errors import Reason
-from daemon.faults import explain
 from daemon.settings import LAYERS, PRESETS, EarlyStop, Settings, merged
+from daemon.validation import explain
 
 HUGE = 10**200
 NO_NUMBER = [
@@ -229,10 +229,10 @@ def test_a_scales_faults_lie_at_its_place(scale: object, keys: list[str]) -> Non
     assert list(faults_of(scales=[{"size": 64, "iterations": 1}, scale])) == keys
 
 
-def road(height_px: int, width_px: int, **raw: Any) -> list[tuple[int, int]]:
+def all_scales(height_px: int, width_px: int, **raw: Any) -> list[tuple[int, int]]:
     """List sizes and iterations of a content's road."""
     settings = Settings.model_validate(raw)
-    found = [(scale.size, scale.iterations) for scale in settings.road(height_px, width_px)]
+    found = [(scale.size, scale.iterations) for scale in settings.all_scales(height_px, width_px)]
     assert settings.total_iterations(height_px, width_px) == sum(iterations for _, iterations in found)
     return found
 
@@ -241,17 +241,17 @@ def test_the_road_goes_over_the_scales_to_the_final_size() -> None:
     """The sizes to paint at are the scales and then the size itself; `none` is that size alone."""
     scales = [{"size": 64, "iterations": 5}, {"size": 128, "iterations": 3}]
 
-    assert road(300, 400, size=256, iterations=2, scales=scales) == [(64, 5), (128, 3), (256, 2)]
-    assert road(300, 400, size="original", scales="none", iterations=100) == [(400, 100)]
-    assert road(300, 400, size="original", scales=scales, iterations=2)[-1] == (400, 2)
+    assert all_scales(300, 400, size=256, iterations=2, scales=scales) == [(64, 5), (128, 3), (256, 2)]
+    assert all_scales(300, 400, size="original", scales="none", iterations=100) == [(400, 100)]
+    assert all_scales(300, 400, size="original", scales=scales, iterations=2)[-1] == (400, 2)
 
 
 def test_scales_not_below_the_original_are_left_out() -> None:
     """With `size: original` only scales smaller than the picture are painted."""
     scales = [{"size": size, "iterations": 5} for size in (64, 100, 128)]
 
-    assert road(70, 100, size="original", scales=scales, iterations=2) == [(64, 5), (100, 2)]
-    assert road(30, 40, size="original", scales=scales, iterations=2) == [(40, 2)]
+    assert all_scales(70, 100, size="original", scales=scales, iterations=2) == [(64, 5), (100, 2)]
+    assert all_scales(30, 40, size="original", scales=scales, iterations=2) == [(40, 2)]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_the_automatic_road_halves_the_size(
     size: int | str, shape: tuple[int, int], expected: list[tuple[int, int]]
 ) -> None:
     """Halves of the size, long side 128 px or more, short side 32 or more; 1.5 and 3 times the iterations."""
-    assert road(*shape, size=size) == expected
+    assert all_scales(*shape, size=size) == expected
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_the_automatic_road_halves_the_size(
 )
 def test_the_automatic_road_has_whole_iterations(iterations: int, expected: list[int]) -> None:
     """Shares of iterations are rounded, at least one, and never above what a sidecar may ask for."""
-    assert [count for _, count in road(384, 512, iterations=iterations)] == expected
+    assert [count for _, count in all_scales(384, 512, iterations=iterations)] == expected
 
 
 @pytest.mark.parametrize(("every", "kept"), [(10, [0, 10, 20]), (1, list(range(21))), (0, []), (7, [0, 7, 14])])

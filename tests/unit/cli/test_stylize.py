@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import INFO
 from PIL import Image
-from trees import save
+from support.fakes import INFO
+from support.trees import save
 
 from daemon import images
 from daemon.cli import main

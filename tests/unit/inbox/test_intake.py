@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from trees import Tree, decode_here, digest, save
+from support.trees import Tree, decode_here, digest, save
 
 from daemon.inbox.intake import DOUBT_FACTOR, Intake
 from daemon.job import State, printable

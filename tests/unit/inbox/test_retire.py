@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trees import digest
+from support.trees import digest
 
 from daemon.errors import Failure, Reason
 from daemon.inbox import retire

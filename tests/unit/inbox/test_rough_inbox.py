@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from trees import Tree, decode_here, save
+from support.trees import Tree, decode_here, save
 
 from daemon import files
 from daemon.errors import NotReady

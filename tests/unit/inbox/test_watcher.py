@@ -8,15 +8,15 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import FakeEngine
 from structlog.testing import capture_logs
-from trees import NearInspector, Tree, hasten, wait_for
+from support.fakes import FakeEngine
+from support.trees import NearInspector, Tree, hasten, wait_for
 from watchdog.observers import Observer
 from watchdog.observers.inotify_c import InotifyFD
 
 from daemon.inbox import watcher as module
 from daemon.inbox.watcher import Watcher
-from daemon.service import Service
+from daemon.service.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
-from trees import wait_for
+from support.trees import wait_for
 
 from daemon import images
 from daemon.outbox.frames import FrameWriter

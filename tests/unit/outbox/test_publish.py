@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from trees import digest
+from support.trees import digest
 
 from daemon import files
 from daemon.job import Job, Part

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daemon import documents, sidecar
+from daemon import safe_yaml, sidecar
 from daemon.errors import Failure, Fault, Reason
 from daemon.job import EngineInfo, Job, Losses, Painting, Part
 from daemon.outbox import record
@@ -63,7 +63,7 @@ def result(job: Job) -> bytes:
 
 def test_result_yaml_records_what_was_done() -> None:
     """Inputs, weights, versions, device, timings and losses stand under `result`."""
-    document: dict[str, Any] = documents.parse(result(make_job()))
+    document: dict[str, Any] = safe_yaml.parse(result(make_job()))
 
     assert document["result"] == {
         "id": "0123456789abcdef",
@@ -91,7 +91,7 @@ def test_result_yaml_records_what_was_done() -> None:
 
 def test_result_yaml_spells_out_every_setting() -> None:
     """No key is left to a default that may change, and the pictures and the preset are named."""
-    document = documents.parse(result(make_job()))
+    document = safe_yaml.parse(result(make_job()))
 
     assert set(document) == {"content", "style", "preset", "result", *Settings.model_fields}
     assert (document["content"], document["style"], document["preset"]) == ("a.jpg", "b.jpg", "paper")
@@ -123,7 +123,7 @@ def test_error_yaml_says_why_and_where() -> None:
 
     text = record.error(make_job(), failure, 1, "2026-01-02T04:00:00Z", {"engine": "2"})
 
-    assert documents.parse(text) == {
+    assert safe_yaml.parse(text) == {
         "reason": "bad_sidecar",
         "message": "m",
         "hint": "h",
@@ -154,7 +154,7 @@ def test_error_yaml_survives_odd_names_and_engine_output() -> None:
     """What an engine printed, and names of any bytes, do not stop the report of a failure."""
     failure = Failure(Reason.ENGINE_CRASHED, f"{ODD} failed", file=ODD, last_lines=("\x1b[31m\udcff", "\x00"))
 
-    document = documents.parse(record.error(make_job(), failure, 3, "", {}))
+    document = safe_yaml.parse(record.error(make_job(), failure, 3, "", {}))
 
     assert document["file"] == ODD
     assert document["last_lines"] == ["\x1b[31m\udcff", "\x00"]

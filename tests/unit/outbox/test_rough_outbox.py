@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import structlog
 from structlog.testing import capture_logs
-from trees import wait_for
+from support.trees import wait_for
 
 from daemon.errors import NotReady
 from daemon.job import Job

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from fakes import Disk, Killed
+from support.fakes import Disk, Killed
 
-from daemon import documents
+from daemon import safe_yaml
 from daemon.errors import NotReady, Reason
 from daemon.outbox import runs
 from daemon.outbox.summary import Summary
@@ -52,7 +52,7 @@ class Night:
 
     def read(self, day: str) -> dict[str, Any]:
         """Read a report as anybody may."""
-        data: dict[str, Any] = documents.parse((self.root / f"summary-{day}.yaml").read_bytes())
+        data: dict[str, Any] = safe_yaml.parse((self.root / f"summary-{day}.yaml").read_bytes())
         return data
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trees import decode_here, save
+from support.trees import decode_here, save
 from typer.testing import CliRunner
 
 from daemon import files
@@ -18,12 +18,12 @@ from daemon.errors import Failure, Reason
 from daemon.job import Drop, DropPart, Stamp, State
 from daemon.settings import Settings
 from daemon.spool import Spool
-from daemon.spool import entry as entry_module
+from daemon.spool import stored_job as entry_module
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.spool import Entry
+    from daemon.spool import StoredJob
 
 DAY = timedelta(days=1)
 FAILURE = Failure(Reason.DIVERGED, "the numbers ran away")
@@ -58,7 +58,7 @@ def spool(tmp_path: Path, now: Now) -> Spool:
     return made
 
 
-def _accepted(spool: Spool, stem: str, *, is_written: bool = False) -> Entry:
+def _accepted(spool: Spool, stem: str, *, is_written: bool = False) -> StoredJob:
     folder = spool.root.parent / "inbox"
     folder.mkdir(exist_ok=True)
     paths = {"content": folder / f"{stem}.png", "style": folder / f"{stem}-style.png"}
@@ -74,7 +74,7 @@ def _accepted(spool: Spool, stem: str, *, is_written: bool = False) -> Entry:
     )
 
 
-def _ended(spool: Spool, stem: str, state: State, *, is_retired: bool = True) -> Entry:
+def _ended(spool: Spool, stem: str, state: State, *, is_retired: bool = True) -> StoredJob:
     _accepted(spool, stem)
     claim = spool.claim()
     assert claim
@@ -84,7 +84,7 @@ def _ended(spool: Spool, stem: str, state: State, *, is_retired: bool = True) ->
     return ended
 
 
-def _ids(gone: list[Entry]) -> list[str]:
+def _ids(gone: list[StoredJob]) -> list[str]:
     return [entry.id for entry in gone]
 
 
@@ -177,15 +177,15 @@ def test_a_retry_in_that_instant_wins(spool: Spool, now: Now, monkeypatch: pytes
     """A job retried between the look at its age and its end is queued, whole; the others still go."""
     retried, other = _ended(spool, "a", State.FAILED), _ended(spool, "b", State.FAILED)
     now.pass_(31 * DAY)
-    operator, real = Spool(spool.root), entry_module.Entry.ended_at
+    operator, real = Spool(spool.root), entry_module.StoredJob.ended_at
 
-    def look(entry: Entry) -> datetime:
+    def look(entry: StoredJob) -> datetime:
         moment: datetime = real.fget(entry)  # type: ignore[attr-defined]
         if entry.id == retried.id and entry.state is State.FAILED:
             operator.retry(operator.find(entry.id)[0])
         return moment
 
-    monkeypatch.setattr(entry_module.Entry, "ended_at", property(look))
+    monkeypatch.setattr(entry_module.StoredJob, "ended_at", property(look))
     assert _ids(spool.expire(State.FAILED, 30 * DAY)) == [other.id]
     (entry,) = spool.entries(State.QUEUED)
     assert entry.id == retried.id

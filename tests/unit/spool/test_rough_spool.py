@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from trees import decode_here, save
+from support.trees import decode_here, save
 from typer.testing import CliRunner
 
 from daemon import files
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from daemon.spool import Entry
+    from daemon.spool import StoredJob
 
 STARTED = b'{"event": "started"}\n'
 
@@ -34,10 +34,10 @@ def spool(tmp_path: Path) -> Spool:
 
 
 @pytest.fixture
-def accept(spool: Spool, tmp_path: Path) -> Callable[[str], Entry]:
+def accept(spool: Spool, tmp_path: Path) -> Callable[[str], StoredJob]:
     """Accept a drop of some stem."""
 
-    def make(stem: str) -> Entry:
+    def make(stem: str) -> StoredJob:
         folder = tmp_path / "inbox"
         folder.mkdir(exist_ok=True)
         parts = []
@@ -61,7 +61,7 @@ def accept(spool: Spool, tmp_path: Path) -> Callable[[str], Entry]:
     ],
     ids=["torn", "not UTF-8", "zeros", "empty", "list", "text", "number", "null", "no event"],
 )
-def test_rubbish_among_the_attempts_is_read_over(rubbish: bytes, accept: Callable[[str], Entry]) -> None:
+def test_rubbish_among_the_attempts_is_read_over(rubbish: bytes, accept: Callable[[str], StoredJob]) -> None:
     """A line that is no record of an attempt, wherever it stands, takes none of the others with it."""
     entry = accept("sea")
     crashed = b'{"event": "crashed"}\n'
@@ -72,7 +72,7 @@ def test_rubbish_among_the_attempts_is_read_over(rubbish: bytes, accept: Callabl
     assert entry.attempts_used == 2
 
 
-def test_a_record_after_a_torn_one_is_kept(spool: Spool, accept: Callable[[str], Entry]) -> None:
+def test_a_record_after_a_torn_one_is_kept(spool: Spool, accept: Callable[[str], StoredJob]) -> None:
     """A claim after a crash in the middle of a record is on record itself, and the torn line stays alone."""
     entry = accept("sea")
     path = entry.folder / "attempts.jsonl"
@@ -102,7 +102,7 @@ def test_append_line_begins_a_line(before: bytes, after: bytes, tmp_path: Path) 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff"])
 def test_retry_refuses_a_job_that_cannot_be_read(
-    text: bytes, spool: Spool, accept: Callable[[str], Entry], tmp_path: Path
+    text: bytes, spool: Spool, accept: Callable[[str], StoredJob], tmp_path: Path
 ) -> None:
     """`retry` of a job without a readable job.json says so and leaves it in failed/, with its failure."""
     failed = spool.fail(accept("sea"), Failure(Reason.CORRUPT, "torn"))
@@ -119,7 +119,7 @@ def test_retry_refuses_a_job_that_cannot_be_read(
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.HELD])
 def test_a_cancel_leaves_a_job_that_cannot_be_read(
-    state: State, spool: Spool, accept: Callable[[str], Entry]
+    state: State, spool: Spool, accept: Callable[[str], StoredJob]
 ) -> None:
     """A cancelled job without a readable job.json stays where it is, and the next cancelled one is taken."""
     torn, good = accept("torn"), accept("good")
@@ -132,7 +132,7 @@ def test_a_cancel_leaves_a_job_that_cannot_be_read(
     assert torn.folder.is_dir()
 
 
-def test_find_takes_every_name_a_job_goes_by(spool: Spool, accept: Callable[[str], Entry]) -> None:
+def test_find_takes_every_name_a_job_goes_by(spool: Spool, accept: Callable[[str], StoredJob]) -> None:
     """An id, its beginning, and the name of the entry, short or long, failed or not, find the one job."""
     wanted, other = accept("sea-side"), accept("sea")
     for state in (State.QUEUED, State.FAILED):

@@ -1,0 +1,59 @@
+"""Runs the service with the signals of the process turned into its stop flag and its reload."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Final
+
+from daemon import logs
+from daemon.service.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.config import Config
+
+log = logs.get(__name__)
+
+_PIPE_BYTES: Final = 1 << 16
+
+
+def run(
+    settings: Config,
+    *,
+    drains: bool = False,
+    stop_starting_at: str | None = None,
+    reload: Callable[[], Config] | None = None,
+) -> int:
+    """Run the service with SIGTERM and SIGINT turned into its stop flag, SIGHUP into a reload; see `Service`.
+
+    The interpreter writes each signal's number into a pipe, and a thread reads it there: a handler that sets
+    an Event can deadlock with the very wait it interrupts, and blocked signals would still end the process by
+    way of the threads that NumPy's libraries start before anything here runs.
+    """
+    service = Service(settings, drains=drains, stop_starting_at=stop_starting_at, reload=reload)
+    told, tells = os.pipe()
+    os.set_blocking(tells, False)
+    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: None)
+    listen = functools.partial(_await_signals, service, told)
+    threading.Thread(target=service.guarded, args=("signals", listen), name="signals", daemon=True).start()
+    return service.run()
+
+
+def _await_signals(service: Service, told: int) -> None:
+    stops: list[int] = []
+    while not stops:
+        numbers = os.read(told, _PIPE_BYTES)  # all that came: a storm of reloads is one
+        stops = [number for number in numbers if number != signal.SIGHUP or not service.reloads]
+        if not stops:
+            service.reload()
+    log.info("service.stop_requested", reason=signal.Signals(stops[0]).name)
+    service.ask_stop()
+    while len(stops) == 1:
+        stops += [number for number in os.read(told, _PIPE_BYTES) if number != signal.SIGHUP]
+    os._exit(0)  # asked twice: stop this instant; the spool recovers at the next start

@@ -1,0 +1,181 @@
+"""One job where it lies: what its directory says."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from daemon.errors import Failure
+from daemon.job import CHECKPOINT_SUFFIX, Job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.job import Part, State
+
+JOB: Final = "job.json"
+FAILURE: Final = "failure.json"
+ATTEMPTS: Final = "attempts.jsonl"
+CANCEL: Final = "cancel"
+FACTS: Final = "facts.json"
+RETIRED: Final = "retired"
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """One job where it lies."""
+
+    state: State
+    id: str
+    folder: Path
+
+    @classmethod
+    def of(cls, job: Job, state: State, folder: Path) -> StoredJob:
+        """Make one of a known job: the worker may have taken it elsewhere before anybody asks for it here."""
+        entry = cls(state, job.id, folder)
+        entry.__dict__["job"] = job
+        return entry
+
+    @functools.cached_property
+    def job(self) -> Job | None:
+        """Its job.json, read when first asked for; None where it cannot be read."""
+        try:
+            return Job.from_json((self.folder / JOB).read_bytes())
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def label(self) -> str:
+        """The name people know it by."""
+        return self.job.label if self.job else self.id
+
+    @property
+    def inputs(self) -> Path:
+        """The accepted files."""
+        return self.folder / "in"
+
+    @property
+    def out(self) -> Path:
+        """What is to be published."""
+        return self.folder / "out"
+
+    @property
+    def last_good(self) -> Path:
+        """The last good picture of a job whose numbers ran away."""
+        return self.out / "last_good.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the engine keeps the state of the painting."""
+        return self.folder / "ckpt"
+
+    @property
+    def progress(self) -> int:
+        """How far the newest checkpoint is, by its name; 0 without one."""
+        names = [path.stem for path in self.checkpoints.glob(f"*{CHECKPOINT_SUFFIX}")]
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def input(self, part: Part) -> Path:
+        """The accepted bytes of one part."""
+        return self.inputs / part.stored
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Every record of an attempt, oldest first; a torn last line is passed over."""
+        try:
+            lines = (self.folder / ATTEMPTS).read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        records = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+        return [record for record in records if isinstance(record, dict) and "event" in record]
+
+    @property
+    def attempts_used(self) -> int:
+        """Attempts that count: started since the last retry or progress, and not ended by a stop or the disk.
+
+        Of two starts in a row the first never left the queue, and an end recorded twice is one end. A start
+        from a later checkpoint than the one before shows progress.
+        """
+        used, progress, is_open = 0, 0, False
+        for record in self.attempts:
+            event, reached = record["event"], record.get("progress", 0)
+            if event == "retried" or (event == "started" and reached > progress):
+                used, progress = 0, reached
+            elif is_open and event not in {"started", "interrupted", "held", "released"}:
+                used += 1
+            is_open = event == "started" or (is_open and event in {"held", "released"})
+        return used + is_open
+
+    @property
+    def times_exhausted(self) -> int:
+        """Attempts since the last retry that ended for want of memory."""
+        events = [record["event"] for record in self.attempts]
+        since = events[::-1].index("retried") if "retried" in events else len(events)
+        return events[len(events) - since :].count("exhausted")
+
+    @property
+    def ended_at(self) -> datetime:
+        """When it was completed or failed; where a full disk took no record of that, when it last changed."""
+        for record in reversed(self.attempts):
+            if record["event"] in {"completed", "failed"}:
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    return datetime.fromisoformat(record["at"])
+        return datetime.fromtimestamp(self.folder.stat().st_mtime, UTC)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed, where it did."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return Failure.from_dict(json.loads((self.folder / FAILURE).read_bytes()))
+        return self.job.failure if self.job else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `job.completed` shall say once the painted picture is published."""
+        with contextlib.suppress(OSError, ValueError):
+            facts = json.loads((self.folder / FACTS).read_bytes())
+            return facts if isinstance(facts, dict) else {}
+        return {}
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether an operator asked to end it."""
+        return (self.folder / CANCEL).exists()
+
+    @property
+    def was_moved(self) -> bool:
+        """Whether its originals were found gone, and not removed by the daemon: they may turn up elsewhere."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / RETIRED).stat().st_size > 0
+        return False
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether its originals are known to have left the inbox, or to be somebody's new files."""
+        return (self.folder / RETIRED).exists()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One job taken for work: it lies in `running/` and its attempt is on record."""
+
+    entry: StoredJob
+    job: Job
+    attempt: int
+    progress: int = 0  # of the painting when the attempt began
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What recovery found: published but not ended, cut off and queued again, unreadable."""
+
+    completed: list[StoredJob]
+    requeued: list[StoredJob]
+    corrupt: list[StoredJob]

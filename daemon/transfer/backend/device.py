@@ -1,0 +1,148 @@
+"""Where and how precisely the network runs: chosen once, before TensorFlow touches a device."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import tensorflow as tf
+
+from daemon.errors import EngineError, NotReady, Reason
+from daemon.transfer import memory
+from daemon.transfer.backend import timing
+from daemon.transfer.backend.convolutions import Backward
+from daemon.transfer.backend.convolutions import choose as choose_backward
+from daemon.transfer.backend.precision import Precision
+from daemon.transfer.backend.precision import choose as choose_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from daemon.transfer.backend.timing import Recall
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A device, and how it convolves."""
+
+    name: str
+    precision: Precision
+    backward: Backward
+
+
+def choose(
+    wanted: str, precision: str, memory_limit_mb: int | None, recall: Recall = timing.measured_anew
+) -> Chosen:
+    """Choose the device and set it up.
+
+    A GPU takes memory as it needs it, or at most `memory_limit_mb`.
+
+    Args:
+        wanted: auto, cpu, gpu or gpu:N. A GPU that is asked for by name is never replaced by the CPU.
+        precision: auto, float32 or bfloat16.
+        memory_limit_mb: for a GPU only.
+        recall: gives gains that were measured before; see `timing`.
+
+    Raises:
+        NotReady: the GPU that is asked for is not there, or cannot be set up.
+    """
+    try:
+        name, gpu = _prepare(wanted, memory_limit_mb)
+
+        def on_device(what: str, measure: Callable[[], float]) -> float:
+            return recall(f"{what} on {name}", measure)
+
+        chosen = choose_precision(precision, gpu, on_device)
+        return Chosen(name, chosen, choose_backward(gpu, chosen.name, on_device))
+    except (RuntimeError, ValueError, tf.errors.OpError) as error:
+        raise NotReady(f"engine.device {wanted}: {error}") from error
+
+
+def _prepare(wanted: str, memory_limit_mb: int | None) -> tuple[str, Any | None]:
+    """Make the wanted device the only one that TensorFlow sees; returns its name, and the GPU if it is one."""
+    gpus = [] if wanted == "cpu" else tf.config.list_physical_devices("GPU")
+    number = int(wanted.partition(":")[2] or 0)
+    if wanted.startswith("gpu") and number >= len(gpus):
+        found = f"{len(gpus)} found" if gpus else "none found"
+        raise NotReady(
+            f"engine.device is {wanted}, but TensorFlow sees no such GPU ({found}); "
+            "see the README on GPUs, or set engine.device: auto"
+        )
+    if not gpus:
+        tf.config.set_visible_devices([], "GPU")
+        return f"CPU ({_processor()})", None
+    return _set_up(gpus[number], number, memory_limit_mb), gpus[number]
+
+
+def _set_up(gpu: Any, number: int, memory_limit_mb: int | None) -> str:
+    tf.config.set_visible_devices([gpu], "GPU")
+    if memory_limit_mb is None:
+        tf.config.experimental.set_memory_growth(gpu, enable=True)
+    else:
+        limit = tf.config.LogicalDeviceConfiguration(memory_limit=memory_limit_mb)
+        tf.config.set_logical_device_configuration(gpu, [limit])
+    details = tf.config.experimental.get_device_details(gpu)
+    return f"GPU:{number} ({details.get('device_name', 'unknown')})"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Name what computes, for the record."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("tensorflow", "keras", "numpy", "pillow")},
+    }
+
+
+_MALLOC_TRIM: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+
+OUT_OF_MEMORY: Final = (tf.errors.ResourceExhaustedError, MemoryError)
+
+
+def begin_peak() -> None:
+    """Forget the highest memory of this process so far, where the kernel allows it."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+
+
+def peak_mb() -> int | None:
+    """Give the highest resident memory of this process since, in MB of 2^20 bytes; None if nobody tells."""
+    with contextlib.suppress(OSError, StopIteration):
+        return memory.kilobytes(Path("/proc/self/status"), "VmHWM") // 1024
+    return None
+
+
+def trim() -> None:
+    """Give back to the system what the C library keeps of freed memory, where it is one that can.
+
+    Freed tensors of up to 32 MB stay with the process, between those that are still held: after the tiles of a
+    picture of 2048 x 1536 px, 280 MB. Looking for them takes 0.03 s then.
+    """
+    if _MALLOC_TRIM is not None:
+        _MALLOC_TRIM(0)
+
+
+@contextlib.contextmanager
+def out_of_memory_as_engine_error() -> Iterator[None]:
+    """Tell memory that ran out from every other error.
+
+    Raises:
+        EngineError: with the reason out_of_memory.
+    """
+    try:
+        yield
+    except OUT_OF_MEMORY as error:
+        message = f"memory ran out: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        raise EngineError(message, Reason.OUT_OF_MEMORY) from error

@@ -1,0 +1,404 @@
+"""A job's checkpoints on disk: read back equal or not at all, two kept, never written too often."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import pytest
+from support.fakes import Disk, Killed
+
+from daemon.engine import sealed
+from daemon.engine.checkpoints import Checkpoints, kept, key
+from daemon.job import CHECKPOINT_SUFFIX, State
+from daemon.spool import StoredJob
+from daemon.transfer.run import Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KEY = key("a job")
+
+
+class Clock:
+    """Monotonic seconds, set by hand."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now_s
+
+
+def state_of(pictures: int, **changes: Any) -> Checkpoint:
+    """Make the state after so many pictures, with numbers that only an exact copy keeps."""
+    random = np.random.default_rng(pictures)
+    image, moved, best, mean, square = random.standard_normal((5, 1, 5, 7, 3)).astype(np.float32)
+    rows = np.zeros((pictures, 6))
+    rows[:, 0] = range(pictures)
+    rows[:, 2:] = random.standard_normal((pictures, 4)) / 3
+    rows[-1, 3] = 1e-310
+    made = Checkpoint(
+        leg=1,
+        iteration=pictures - 1,
+        image=image,
+        moved=moved,
+        state=(np.float32([0.2]).reshape(()), np.float32([pictures]).reshape(()), mean, square),
+        best_image=best,
+        best_row=2,
+        leg_row=1,
+        target_s=0.1 + 0.2,
+        steps_back=1,
+        first=random.standard_normal(3) / 3,
+        rows=rows,
+    )
+    return replace(made, **changes)
+
+
+def assert_equal(found: Checkpoint | None, expected: Checkpoint) -> None:
+    """Every field is equal to the bit, with its type and shape."""
+    assert found is not None
+    for name in (field.name for field in fields(Checkpoint)):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert type(one) is type(other), name
+        ones, others = (one, other) if isinstance(one, tuple) else ([one], [other])
+        assert len(ones) == len(others), name
+        for left, right in zip(ones, others, strict=True):
+            left_array, right_array = np.asarray(left), np.asarray(right)
+            assert (left_array.dtype, left_array.shape) == (right_array.dtype, right_array.shape), name
+            assert left_array.tobytes() == right_array.tobytes(), name
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Name the folder of checkpoints, which is not there yet, of a job that is."""
+    (tmp_path / "job").mkdir()
+    return tmp_path / "job" / "ckpt"
+
+
+@pytest.fixture
+def opened(folder: Path) -> Callable[..., Checkpoints]:
+    """Open the folder as a new process would."""
+
+    def make(key_: str = KEY, interval_s: float = 30, clock: Callable[[], float] | None = None) -> Checkpoints:
+        return Checkpoints(folder, key_, interval_s, clock or Clock())
+
+    return make
+
+
+def test_what_was_kept_is_read_back_to_the_bit(opened: Callable[..., Checkpoints]) -> None:
+    """Every array and number comes back from disk exactly, in another process's eyes as well."""
+    opened().save(state_of(7))
+    assert_equal(opened().newest(), state_of(7))
+
+
+def test_a_job_that_never_kept_anything_has_nothing(opened: Callable[..., Checkpoints], folder: Path) -> None:
+    """Where there is no folder there is no checkpoint, and looking makes none."""
+    assert opened().newest() is None
+    assert not folder.exists()
+
+
+def test_names_count_the_pictures_so_that_progress_is_told_unopened(
+    opened: Callable[..., Checkpoints], folder: Path
+) -> None:
+    """The name counts the pictures judged: newer ones sort last, and the spool tells progress by it."""
+    checkpoints = opened()
+    for pictures in (9, 101):
+        checkpoints.save(state_of(pictures))
+    assert [path.name for path in kept(folder)] == ["0000009.ckpt", "0000101.ckpt"]
+    assert StoredJob(State.RUNNING, "0" * 16, folder.parent).progress == 101
+
+
+def test_the_newest_two_are_kept(opened: Callable[..., Checkpoints], folder: Path) -> None:
+    """After four there are two files and nothing else, of which the newest is read."""
+    checkpoints = opened()
+    for pictures in (3, 6, 9, 12):
+        checkpoints.save(state_of(pictures))
+    assert sorted(path.name for path in folder.iterdir()) == ["0000009.ckpt", "0000012.ckpt"]
+    assert_equal(checkpoints.newest(), state_of(12))
+
+
+# What is not whole
+
+
+def with_digest(data: bytes) -> bytes:
+    """Make a file that proves to be whole, whatever is in it."""
+    return hashlib.sha256(data).digest() + data
+
+
+def npz(**arrays: Any) -> bytes:
+    """Pack arrays, pickled ones too."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    """Turn one bit over."""
+    return data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+
+
+def with_pickle(data: bytes) -> bytes:
+    """Put objects in the place of an array; reading them would run what they say."""
+    with np.load(io.BytesIO(data[32:])) as arrays:
+        return with_digest(npz(**{**arrays, "image": np.array([{"run": "me"}], dtype=object)}))
+
+
+def without(data: bytes, name: str) -> bytes:
+    """Leave one array out."""
+    with np.load(io.BytesIO(data[32:])) as arrays:
+        return with_digest(npz(**{key_: value for key_, value in arrays.items() if key_ != name}))
+
+
+def with_head(data: bytes, text: bytes) -> bytes:
+    """Say something else of the arrays."""
+    with np.load(io.BytesIO(data[32:])) as arrays:
+        return with_digest(npz(**{**arrays, "head": np.frombuffer(text, np.uint8)}))
+
+
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _data: b"",
+    "a digest alone": lambda _data: with_digest(b""),
+    "shorter than a digest": lambda data: data[:20],
+    "torn in the middle": lambda data: data[: len(data) // 2],
+    "its last byte missing": lambda data: data[:-1],
+    "longer": lambda data: data + b"\0",
+    "zeros at the end": lambda data: data[:-600] + bytes(600),
+    "a bit of the digest": lambda data: flipped(data, 3),
+    "the first bit of the content": lambda data: flipped(data, 32),
+    "a bit of the picture": lambda data: flipped(data, len(data) // 2),
+    "the last bit": lambda data: flipped(data, len(data) - 1),
+    "garbage": lambda data: bytes(range(256)) * (len(data) // 256),
+    "whole garbage": lambda _data: with_digest(bytes(range(256)) * 9),
+    "whole, but a cut archive": lambda data: with_digest(data[32:-100]),
+    "whole, but one array": lambda _data: with_digest(_npy(np.arange(3))),
+    "whole, but a pickle": lambda _data: with_digest(b"\x80\x04]\x94."),
+    "whole, but with objects": with_pickle,
+    "whole, but without the picture": lambda data: without(data, "image"),
+    "whole, but without the state": lambda data: without(data, "state_2"),
+    "whole, but without its head": lambda data: without(data, "head"),
+    "whole, its head no JSON": lambda data: with_head(data, b"{"),
+    "whole, its head a list": lambda data: with_head(data, b"[1]"),
+    "whole, its head of other fields": lambda data: with_head(
+        data, b'{"key": "%s", "parts": 4}' % KEY.encode()
+    ),
+}
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_one_is_passed_over(fault: str, opened: Callable[..., Checkpoints], folder: Path) -> None:
+    """Whatever became of the newest file, the one before it is taken; where both broke, none is."""
+    checkpoints = opened()
+    for pictures in (5, 8):
+        checkpoints.save(state_of(pictures))
+    older, newer = kept(folder)
+    newer.write_bytes(BROKEN[fault](newer.read_bytes()))
+    assert_equal(opened().newest(), state_of(5))
+    older.write_bytes(BROKEN[fault](older.read_bytes()))
+    assert opened().newest() is None
+
+
+def test_a_folder_in_its_place_is_passed_over(opened: Callable[..., Checkpoints], folder: Path) -> None:
+    """What cannot be read at all is passed over like what is broken."""
+    opened().save(state_of(5))
+    (folder / f"0000008{CHECKPOINT_SUFFIX}").mkdir()
+    assert_equal(opened().newest(), state_of(5))
+
+
+def test_one_of_another_key_is_passed_over(opened: Callable[..., Checkpoints]) -> None:
+    """A checkpoint made with other settings, versions or another device is not gone on from."""
+    opened().save(state_of(5))
+    opened(key("a newer version")).save(state_of(8))
+    assert_equal(opened().newest(), state_of(5))
+    assert_equal(opened(key("a newer version")).newest(), state_of(8))
+    assert opened(key("something else")).newest() is None
+
+
+def test_a_key_tells_any_difference(opened: Callable[..., Checkpoints]) -> None:
+    """The key is the same for equal facts in any order of their names, and another for any other fact."""
+    facts = {"size": 32, "layers": {"a": 1.0, "b": 2.0}}
+    assert key(facts, [1.0], "cpu") == key({"layers": {"b": 2.0, "a": 1.0}, "size": 32}, [1.0], "cpu")
+    others = [key(facts, [1.5], "cpu"), key(facts, [1.0], "gpu"), key({**facts, "size": 33}, [1.0], "cpu")]
+    assert len({key(facts, [1.0], "cpu"), *others}) == 4
+
+
+@pytest.mark.parametrize(("most", "expected"), [(8, 8), (7, 5), (5, 5), (4, None)])
+def test_none_that_is_of_no_use_is_taken(
+    most: int, expected: int | None, opened: Callable[..., Checkpoints]
+) -> None:
+    """A checkpoint that whoever asks cannot use is passed over for an older one."""
+    for pictures in (5, 8):
+        opened().save(state_of(pictures))
+    found = opened().newest(lambda iterations: len(iterations) <= most)
+    assert (None if found is None else len(found.rows)) == expected
+
+
+def test_the_way_gone_anew_outlives_the_one_passed_over(
+    opened: Callable[..., Checkpoints], folder: Path
+) -> None:
+    """Where a job begins anew below older checkpoints of no use, its own are kept and those go.
+
+    Else the two old ones, newer by name, would have every new one removed as the oldest.
+    """
+    for pictures in (50, 60):
+        opened(key("an older version")).save(state_of(pictures))
+    opened().save(state_of(5))
+    assert_equal(opened().newest(), state_of(5))
+    opened().save(state_of(9))
+    assert [path.name for path in kept(folder)] == ["0000005.ckpt", "0000009.ckpt"]
+    assert StoredJob(State.RUNNING, "0" * 16, folder.parent).progress == 9
+
+
+def test_looking_removes_nothing(opened: Callable[..., Checkpoints], folder: Path) -> None:
+    """What is passed over stays until there is something newer: perhaps it could only not be read now."""
+    for pictures in (5, 8):
+        opened().save(state_of(pictures))
+    assert opened(key("something else")).newest() is None
+    assert len(kept(folder)) == 2
+
+
+# A disk that does not take it
+
+
+def count_operations(folder: Path) -> int:
+    """Count the durable operations of a third save, into the folder of a job of its own."""
+    folder.parent.mkdir()
+    checkpoints = Checkpoints(folder, KEY, 30, Clock())
+    for pictures in (5, 8):
+        checkpoints.save(state_of(pictures))
+    with Disk(folder.parent).attached() as disk:
+        checkpoints.save(state_of(11))
+    return disk.count
+
+
+def test_a_save_that_fails_leaves_the_ones_before(opened: Callable[..., Checkpoints], tmp_path: Path) -> None:
+    """Whichever operation the full disk fails, the error says so; the newest is the one before, or the new one.
+
+    No half a file stays behind to take the room that is left.
+    """
+    total = count_operations(tmp_path / "count" / "ckpt")
+    outcomes = set()
+    for number in range(total):
+        place = tmp_path / str(number) / "ckpt"
+        place.parent.mkdir()
+        checkpoints = Checkpoints(place, KEY, 30, Clock())
+        for pictures in (5, 8):
+            checkpoints.save(state_of(pictures))
+        with (
+            Disk(place.parent, number, code=errno.ENOSPC).attached() as disk,
+            pytest.raises(OSError, match="ENOSPC"),
+        ):
+            checkpoints.save(state_of(11))
+        assert disk.has_struck
+        found = Checkpoints(place, KEY, 30, Clock()).newest()
+        assert found is not None
+        assert_equal(found, state_of(len(found.rows)))
+        outcomes.add(len(found.rows))
+        checkpoints.save(state_of(14))  # and the next one makes good for it
+        names = sorted(path.name for path in place.iterdir())
+        assert names[-1] == "0000014.ckpt"
+        assert len(names) == 2, names
+    assert outcomes == {8, 11}
+    assert total >= 5
+
+
+def test_a_full_disk_is_not_filled_with_halves(opened: Callable[..., Checkpoints], folder: Path) -> None:
+    """A write that ran out of room takes its half file away, try after try."""
+    opened().save(state_of(5))
+    for pictures in (8, 11):
+        with (
+            Disk(folder.parent, 1, length=1000, is_full=True).attached(),
+            pytest.raises(OSError, match="ENOSPC"),
+        ):
+            opened().save(state_of(pictures))
+        assert [path.name for path in folder.iterdir()] == ["0000005.ckpt"]
+
+
+@pytest.mark.parametrize("moment", ["before", "torn", "after"])
+def test_a_kill_in_a_save_leaves_one_to_go_on_from(moment: str, tmp_path: Path) -> None:
+    """Killed at whichever operation, the next process finds the one before or the new one, and tidies up."""
+    for number in range(count_operations(tmp_path / "count" / "ckpt")):
+        place = tmp_path / str(number) / "ckpt"
+        place.parent.mkdir()
+        checkpoints = Checkpoints(place, KEY, 30, Clock())
+        for pictures in (5, 8):
+            checkpoints.save(state_of(pictures))
+        with Disk(place.parent, number, moment=moment, is_kill=True).attached(), pytest.raises(Killed):
+            checkpoints.save(state_of(11))
+        after = Checkpoints(place, KEY, 30, Clock())
+        found = after.newest()
+        assert found is not None
+        assert len(found.rows) in {8, 11}
+        after.save(state_of(14))
+        assert len(list(place.iterdir())) == 2
+
+
+# When one is due
+
+
+def test_one_is_due_after_the_interval(opened: Callable[..., Checkpoints]) -> None:
+    """From the start and from each save on, the next is due after the interval, not before."""
+    clock = Clock()
+    checkpoints = opened(interval_s=30, clock=clock)
+    due = []
+    for second in range(100):
+        clock.now_s = 1000.0 + second
+        if checkpoints.is_due():
+            checkpoints.save(state_of(3))
+            due.append(second)
+    assert due == [30, 60, 90]
+
+
+def test_writing_slowly_is_done_less_often(
+    opened: Callable[..., Checkpoints], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a save takes a second the next is due in 200 s, so that checkpoints cost half a percent at most."""
+    clock = Clock()
+    replace_file = sealed.replace
+
+    def slow(path: Path, write: Callable[[BinaryIO], None]) -> None:
+        replace_file(path, write)
+        clock.now_s += 1.0
+
+    monkeypatch.setattr(sealed, "replace", slow)
+    checkpoints = opened(interval_s=30, clock=clock)
+    clock.now_s = 1030.0
+    checkpoints.save(state_of(3))
+    clock.now_s = 1031.0 + 199.9
+    assert not checkpoints.is_due()
+    clock.now_s = 1031.0 + 200
+    assert checkpoints.is_due()
+
+
+def test_a_disk_that_fails_is_asked_again_after_the_interval(
+    opened: Callable[..., Checkpoints], folder: Path
+) -> None:
+    """After a failed save the next is due an interval later, not at the next step."""
+    clock = Clock()
+    checkpoints = opened(interval_s=30, clock=clock)
+    clock.now_s = 1030.0
+    with Disk(folder.parent, 0).attached(), pytest.raises(OSError, match="ENOSPC"):
+        checkpoints.save(state_of(3))
+    clock.now_s = 1059.9
+    assert not checkpoints.is_due()
+    clock.now_s = 1060.0
+    assert checkpoints.is_due()
+
+
+def test_a_job_that_moved_on_is_not_made_anew(folder: Path, opened: Callable[..., Checkpoints]) -> None:
+    """A late checkpoint of a job that lies elsewhere by now fails, and leaves nothing in its old place."""
+    folder.parent.rmdir()
+    with pytest.raises(FileNotFoundError):
+        opened().save(state_of(5))
+    assert not folder.parent.exists()

@@ -1,0 +1,131 @@
+"""Gram matrices kept from job to job: found by their key, bounded, never an error."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from daemon import files
+from daemon.engine.gram_cache import StyleTargets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.transfer.targets import Grams
+
+
+def grams(seed: int, channels: int = 8) -> Grams:
+    """Gram matrices of two layers."""
+    random = np.random.default_rng(seed)
+    return {name: random.normal(size=(channels, channels)).astype(np.float32) for name in ("a", "b")}
+
+
+class Computing:
+    """Counts how often it is asked to compute."""
+
+    def __init__(self, seed: int = 0, channels: int = 8) -> None:
+        self.count = 0
+        self._grams = grams(seed, channels)
+
+    def __call__(self) -> Grams:
+        """Compute."""
+        self.count += 1
+        return self._grams
+
+
+def same(one: Grams, other: Grams) -> bool:
+    """Tell whether they are equal to the bit."""
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_key_is_computed_once(tmp_path: Path) -> None:
+    """The second question is answered from memory, and one after a restart from the disk, to the bit."""
+    compute = Computing()
+    kept = StyleTargets(tmp_path / "targets")
+    assert same(kept.get("k", compute), grams(0))
+    assert same(kept.get("k", compute), grams(0))
+    assert same(StyleTargets(tmp_path / "targets").get("k", compute), grams(0))
+    assert compute.count == 1
+
+
+def test_keys_are_told_apart(tmp_path: Path) -> None:
+    """Two keys have each their own."""
+    kept = StyleTargets(tmp_path / "targets")
+    assert same(kept.get("one", Computing(1)), grams(1))
+    assert same(kept.get("two", Computing(2)), grams(2))
+    assert same(kept.get("one", Computing(3)), grams(1))
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty", "text"])
+def test_a_damaged_file_is_computed_anew_and_mended(tmp_path: Path, damage: str) -> None:
+    """A file that was cut, changed in one bit or emptied is not believed, and replaced."""
+    folder = tmp_path / "targets"
+    StyleTargets(folder).get("k", Computing())
+    (path,) = folder.iterdir()
+    data = path.read_bytes()
+    changed = {
+        "cut": data[:-1],
+        "bit": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+        "empty": b"",
+        "text": b"no",
+    }
+    path.write_bytes(changed[damage])
+    compute = Computing()
+    assert same(StyleTargets(folder).get("k", compute), grams(0))
+    assert compute.count == 1
+    assert path.read_bytes() == data
+
+
+def test_memory_is_bounded_and_keeps_what_was_asked_for_last() -> None:
+    """Beyond the bound the one goes that was not asked for longest."""
+    size = sum(gram.nbytes for gram in grams(0).values())
+    kept = StyleTargets(None, memory_bytes=2 * size)
+    first, second, third = Computing(1), Computing(2), Computing(3)
+    for key, compute in (("1", first), ("2", second), ("1", first), ("3", third), ("1", first), ("2", second)):
+        kept.get(key, compute)
+    assert (first.count, second.count, third.count) == (1, 2, 1)
+
+
+def test_the_disk_is_bounded_and_keeps_what_was_asked_for_last(tmp_path: Path) -> None:
+    """Beyond the bound the file goes that was not asked for longest, and what a kill left half written."""
+    folder = tmp_path / "targets"
+    StyleTargets(folder).get("0", Computing())
+    (path,) = folder.iterdir()
+    bound = 2 * path.stat().st_size
+    os.utime(path, (1, 1))
+    StyleTargets(folder, disk_bytes=bound).get("1", Computing())
+    os.utime(folder / "1.grams", (2, 2))
+    StyleTargets(folder, disk_bytes=bound).get("0", Computing())  # asked for now
+    (folder / ".9.grams.new").write_bytes(b"half")
+    StyleTargets(folder, disk_bytes=bound).get("2", Computing())
+    assert sorted(path.name for path in folder.iterdir()) == ["0.grams", "2.grams"]
+
+
+def test_a_disk_that_takes_nothing_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the folder cannot be made or written, the matrices are computed all the same, and remembered."""
+    compute = Computing()
+    kept = StyleTargets(tmp_path / "not there" / "targets")
+    assert same(kept.get("k", compute), grams(0))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(files, "replace", full)
+    kept = StyleTargets(tmp_path / "targets")
+    assert same(kept.get("k", compute), grams(0))
+    assert same(kept.get("k", compute), grams(0))
+    assert compute.count == 2
+
+
+def test_forgetting_frees_the_memory_alone(tmp_path: Path) -> None:
+    """After `forget` the disk still knows."""
+    compute = Computing()
+    kept = StyleTargets(tmp_path / "targets")
+    kept.get("k", compute)
+    kept.forget()
+    assert same(kept.get("k", compute), grams(0))
+    assert compute.count == 1

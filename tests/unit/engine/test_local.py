@@ -1,0 +1,328 @@
+"""The engine in this process: what it loads, reads, yields and says of itself."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from support.trees import wait_for
+
+from daemon.engine import local
+from daemon.engine.local import PREVIEW_S, LocalEngine, wants_picture
+from daemon.errors import EngineError, JobError, NotReady, Reason
+from daemon.job import Request
+from daemon.settings import Frames, Settings
+from daemon.transfer.backend import convolutions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.config import Config
+    from daemon.job import Step
+
+
+def save(path: Path, seed: int, height: int = 24, width: int = 32) -> Path:
+    """Write a smooth picture, the same for the same seed."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    """Read a picture back."""
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture
+def request_for(tmp_path: Path) -> Callable[..., Request]:
+    """Make a request for two small pictures; keywords are settings."""
+    content, style = save(tmp_path / "content.png", 1), save(tmp_path / "style.png", 2, 32, 28)
+
+    def make(**settings: Any) -> Request:
+        chosen = Settings.model_validate({"size": 32, "iterations": 2, **settings})
+        return Request(content, ((style, 1.0),), None, chosen)
+
+    return make
+
+
+@pytest.fixture
+def engine(make_config: Callable[..., Config]) -> LocalEngine:
+    """An engine on the CPU with the bundled weights."""
+    return LocalEngine(make_config(engine={"device": "cpu", "precision": "float32"}))
+
+
+def test_start_says_what_was_loaded(engine: LocalEngine) -> None:
+    """Device, precision, weights and versions are told as the config asks for them, and the time it took."""
+    info = engine.start()
+    assert info.device.startswith("CPU")
+    assert (info.precision, info.weights_source) == ("float32", "bundled")
+    assert len(info.weights_sha256) == 64
+    assert info.load_s > 0
+    assert info.versions["tensorflow"] == tf.__version__
+
+
+def test_the_model_is_loaded_once_and_again_after_stop(
+    engine: LocalEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two starts and two pictures load the weights once; a stopped engine loads them anew when needed."""
+    loads: list[str] = []
+    load = local.weights.load
+    monkeypatch.setattr(local.weights, "load", lambda source: loads.append(source) or load(source))
+    assert engine.start() is engine.start()
+    for _ in range(2):
+        assert list(engine.stylize(request_for()))[-1].painting is not None
+    assert loads == ["bundled"]
+    engine.stop()
+    assert list(engine.stylize(request_for(iterations=1)))[-1].painting is not None
+    assert loads == ["bundled"] * 2
+
+
+def test_precision_of_the_config_reaches_the_network(
+    make_config: Callable[..., Config], request_for: Callable[..., Request]
+) -> None:
+    """In bfloat16 the same picture has nearly the loss of float32, and not exactly."""
+    totals = []
+    for precision in ("float32", "bfloat16"):
+        engine = LocalEngine(make_config(engine={"device": "cpu", "precision": precision}))
+        assert engine.start().precision == precision
+        totals.append(next(iter(engine.stylize(request_for()))).losses.total)
+    assert totals[0] != totals[1]
+    assert totals[0] == pytest.approx(totals[1], rel=0.05)
+
+
+@pytest.mark.parametrize("answers", [(2.0, 0.5), (0.5, 2.0)])
+def test_the_next_engine_computes_as_the_one_before(
+    make_config: Callable[..., Config],
+    request_for: Callable[..., Request],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: tuple[float, float],
+) -> None:
+    """Whatever a measurement would say now: else it could not go on from what the one before it has painted."""
+    measured = iter(answers)
+    monkeypatch.setattr(convolutions, "measured_gain", lambda _: next(measured))
+    (tmp_path / "job").mkdir()
+    request = replace(request_for(iterations=4), checkpoints=tmp_path / "job" / "ckpt")
+    config = make_config(engine={"device": "cpu", "precision": "float32"})
+    first, second = (LocalEngine(config, tmp_path) for _ in range(2))
+    begun = list(first.stylize(request, is_stopping=lambda: True))
+    ended = list(second.stylize(request))
+    assert [step.iteration for step in begun] == [0]
+    assert [step.iteration for step in ended if not step.is_replayed] == [1, 2, 3, 4]
+    assert second.start() == replace(first.start(), load_s=second.start().load_s)
+    assert first.start().backward_gain == answers[0]
+
+
+def test_steps_end_early_once_it_is_stopping(engine: LocalEngine, request_for: Callable[..., Request]) -> None:
+    """Told to stop after the second step, it takes no third one and gives no painting."""
+    answers = iter([False, True])
+    steps = list(engine.stylize(request_for(iterations=50), lambda: next(answers)))
+    assert [step.iteration for step in steps] == [0, 1]
+    assert all(step.painting is None for step in steps)
+
+
+def test_files_are_read_in_their_roles(engine: LocalEngine, tmp_path: Path) -> None:
+    """Content, every style with its weight, and the start picture come from the request's files."""
+    content, start = save(tmp_path / "content.png", 1), save(tmp_path / "start.png", 9)
+    styles = (save(tmp_path / "one.png", 2), 3.0), (save(tmp_path / "two.png", 3), 0.0)
+    settings = Settings.model_validate(
+        {"size": 32, "iterations": 1, "init": "start.png", "frames": {"every": 1}}
+    )
+    mixed = list(engine.stylize(Request(content, styles, start, settings)))
+    alone = list(engine.stylize(Request(content, styles[:1], start, settings)))
+    other = list(engine.stylize(Request(content, ((styles[1][0], 1.0),), start, settings)))
+    assert np.array_equal(mixed[0].picture, pixels(start))
+    assert [step.losses for step in mixed] == [step.losses for step in alone]
+    assert mixed[0].losses != other[0].losses
+
+
+def test_a_picture_above_the_limit_is_refused(
+    make_config: Callable[..., Config], request_for: Callable[..., Request]
+) -> None:
+    """A picture of more megapixels than inbox.max_megapixels fails the job before it is decoded."""
+    engine = LocalEngine(make_config(engine={"device": "cpu"}, inbox={"max_megapixels": 0.0005}))
+    with pytest.raises(JobError) as caught:
+        list(engine.stylize(request_for()))
+    assert caught.value.failure.reason is Reason.PICTURE_TOO_LARGE
+
+
+def test_missing_weights_are_not_ready(make_config: Callable[..., Config]) -> None:
+    """A weights file that is not there keeps the engine from starting, by name."""
+    with pytest.raises(NotReady, match=r"none\.h5"):
+        LocalEngine(make_config(engine={"device": "cpu", "weights": "none.h5"})).start()
+
+
+@pytest.mark.parametrize("error", [tf.errors.ResourceExhaustedError(None, None, "OOM"), MemoryError("no room")])
+def test_memory_that_runs_out_under_a_job_is_an_engine_error(
+    engine: LocalEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Memory that runs out in the middle of a picture, in TensorFlow or Python, has its own reason."""
+
+    def runs_out(*_args: object, **_options: object) -> None:
+        raise error
+
+    engine.start()
+    monkeypatch.setattr(engine._painter, "begin", runs_out)
+    with pytest.raises(EngineError) as caught:
+        list(engine.stylize(request_for()))
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
+
+
+# Made ready beforehand
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every decoding: which file, in which thread."""
+    found: list[tuple[str, str]] = []
+    read = local.images.read
+
+    def counted(path: Path, *args: Any) -> Any:
+        found.append((path.name, threading.current_thread().name))
+        return read(path, *args)
+
+    monkeypatch.setattr(local.images, "read", counted)
+    return found
+
+
+def _numbers(steps: list[Step]) -> list[Any]:
+    return [step.losses for step in steps]
+
+
+def test_a_right_guess_gives_the_same_picture_without_decoding_again(
+    engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]]
+) -> None:
+    """What was prepared amid another picture is painted to the bit as without, and no file is read twice."""
+    request = request_for(size=64, iterations=3)
+    expected = list(engine.stylize(request))
+    assert {thread for _, thread in reads} == {"MainThread"}
+    others = engine.stylize(request_for(size=48, iterations=2))
+    next(others)
+    reads.clear()
+    engine.prepare(request)
+    assert len(list(others)) == 2
+    found = list(engine.stylize(request))
+    assert reads == [("content.png", "prepare"), ("style.png", "prepare")]
+    assert _numbers(found) == _numbers(expected)
+    assert np.array_equal(found[-1].painting.picture, expected[-1].painting.picture)
+
+
+def test_a_job_that_moved_since_it_was_prepared_is_the_same(
+    engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    """A job lies elsewhere when it is painted than when it was hinted at; it is known by its files."""
+    hinted = request_for()
+    engine.start()
+    engine.prepare(hinted)
+    wait_for(lambda: len(reads) == 2, "the preparation")
+    moved = tmp_path / "running"
+    moved.mkdir()
+    paths = [path.rename(moved / path.name) for path in (hinted.content, hinted.styles[0][0])]
+    reads.clear()
+    request = Request(paths[0], ((paths[1], 1.0),), None, hinted.settings, moved / "ckpt", frozenset({7}))
+    assert list(engine.stylize(request))[-1].painting is not None
+    assert reads == []
+
+
+@pytest.mark.parametrize("change", ["settings", "content", "weight"])
+def test_a_wrong_guess_costs_nothing(
+    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path, change: str
+) -> None:
+    """What was prepared for another job is not taken: losses are to the bit those of the job itself."""
+    request = request_for(size=64)
+    other = {
+        "settings": replace(request, settings=request.settings.model_copy(update={"pooling": "avg"})),
+        "content": replace(request, content=save(tmp_path / "other.png", 7)),
+        "weight": replace(request, styles=(request.styles[0], (save(tmp_path / "third.png", 8), 1.0))),
+    }[change]
+    expected = list(engine.stylize(request))
+    engine.prepare(other)
+    found = list(engine.stylize(request))
+    assert _numbers(found) == _numbers(expected)
+    assert _numbers(list(engine.stylize(other))) != _numbers(expected)
+
+
+def test_what_goes_wrong_beforehand_is_said_when_it_is_painted(
+    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path
+) -> None:
+    """A broken picture is no error of the hint; whoever asks for it is told, and the next one is painted."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"this is no picture")
+    request = replace(request_for(), content=broken)
+    engine.start()
+    engine.prepare(request)
+    with pytest.raises(JobError, match="not a readable picture"):
+        list(engine.stylize(request))
+    assert list(engine.stylize(request_for()))[-1].painting is not None
+
+
+def test_huge_pictures_are_not_decoded_beforehand(
+    engine: LocalEngine,
+    request_for: Callable[..., Request],
+    reads: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They would take memory from the picture that is painted; asked for, they are painted all the same."""
+    monkeypatch.setattr(local, "_PREPARED_MEGAPIXELS", 0.0001)
+    engine.start()
+    engine.prepare(request_for())
+    assert list(engine.stylize(request_for()))[-1].painting is not None
+    assert [thread for _, thread in reads] == ["prepare", "MainThread", "MainThread"]
+
+
+def test_a_hint_to_an_engine_that_is_not_started_is_passed_over(
+    engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]]
+) -> None:
+    """Nothing is loaded for the sake of a hint."""
+    engine.prepare(request_for())
+    assert engine._painter is None
+    assert reads == []
+
+
+# Which pictures leave the engine
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+def test_frames_are_wanted_at_their_interval() -> None:
+    """Every tenth picture is asked for, the start included, and none in between while time stands still."""
+    wants = wants_picture(Frames(every=10), Clock())
+    assert [iteration for iteration in range(31) if wants(iteration)] == [0, 10, 20, 30]
+
+
+def test_a_preview_is_wanted_every_few_seconds() -> None:
+    """Between frames, or without any, a picture is asked for when none has left for PREVIEW_S."""
+    clock = Clock()
+    wants = wants_picture(Frames(every=0), clock)
+    asked = []
+    for iteration in range(12):
+        clock.now += PREVIEW_S / 4
+        if wants(iteration):
+            asked.append(iteration)
+    assert asked == [3, 7, 11]
+
+
+def test_a_frame_puts_the_next_preview_off() -> None:
+    """A frame is a preview as well: the next one is due PREVIEW_S after it."""
+    clock = Clock()
+    wants = wants_picture(Frames(every=10), clock)
+    clock.now += PREVIEW_S - 1
+    assert wants(10)
+    clock.now += PREVIEW_S - 1
+    assert not wants(11)
+    clock.now += 1
+    assert wants(12)

@@ -1,0 +1,98 @@
+"""When jobs may be started, and when the night is over."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from daemon.service.hours import Hours
+
+BERLIN = ZoneInfo("Europe/Berlin")
+NIGHT = "22:00-06:00"
+
+
+def at(text: str) -> datetime:
+    """Read a wall-clock time of Berlin."""
+    return datetime.fromisoformat(text).replace(tzinfo=BERLIN)
+
+
+def test_without_a_window_it_is_always_open() -> None:
+    """No window and no last moment: never closed, never over."""
+    hours = Hours(None, None, at("2026-03-02 12:00"))
+    for text in ("2026-03-02 12:00", "2026-03-03 06:00", "2027-01-01 00:00"):
+        assert hours.opens_at(at(text)) is None
+        assert not hours.are_over(at(text))
+
+
+def test_a_closed_window_tells_when_it_opens() -> None:
+    """At noon the answer is this evening's moment; in the window there is nothing to wait for."""
+    hours = Hours(NIGHT, None, at("2026-03-02 12:00"))
+    assert hours.opens_at(at("2026-03-02 12:00")) == at("2026-03-02 22:00")
+    assert hours.opens_at(at("2026-03-02 22:00")) is None
+    assert hours.opens_at(at("2026-03-03 05:59")) is None
+    assert hours.opens_at(at("2026-03-03 06:00")) == at("2026-03-03 22:00")
+
+
+def test_a_night_is_over_once_it_was_open_and_closed_again() -> None:
+    """Before it has opened a night is not over, however long one waits; after its close it is."""
+    hours = Hours(NIGHT, None, at("2026-03-02 12:00"))
+    assert not hours.are_over(at("2026-03-02 21:59"))
+    assert hours.opens_at(at("2026-03-02 22:00")) is None
+    assert not hours.are_over(at("2026-03-03 05:59"))
+    assert hours.are_over(at("2026-03-03 06:00"))
+
+
+def test_a_last_moment_ends_the_night_with_or_without_a_window() -> None:
+    """From its next occurrence on the night is over; the same time of the day before does not count."""
+    for window in (None, NIGHT):
+        hours = Hours(window, "05:00", at("2026-03-02 23:00"))
+        assert not hours.are_over(at("2026-03-02 23:00"))
+        assert not hours.are_over(at("2026-03-03 04:59"))
+        assert hours.are_over(at("2026-03-03 05:00"))
+        assert hours.are_over(at("2026-03-03 23:00"))
+
+
+def test_a_start_at_the_very_minute_means_the_next_day() -> None:
+    """`--stop-starting-at 06:00`, started at 06:00, has a day before it."""
+    hours = Hours(None, "06:00", at("2026-03-02 06:00"))
+    assert not hours.are_over(at("2026-03-03 05:59"))
+    assert hours.are_over(at("2026-03-03 06:00"))
+
+
+def test_a_last_moment_that_the_clock_jumps_over_comes_with_the_jump() -> None:
+    """On the night in which 02:30 does not exist, the night is over at 03:00."""
+    hours = Hours(None, "02:30", at("2026-03-28 22:00"))
+    assert not hours.are_over(at("2026-03-29 01:59"))
+    assert hours.are_over(at("2026-03-29 03:00"))
+
+
+def test_a_window_can_change_while_it_lasts() -> None:
+    """Another window applies from the next look on, none opens at once, and a close by it ends the night."""
+    hours = Hours(NIGHT, None, at("2026-03-02 12:00"))
+    noon = at("2026-03-02 12:00")
+    hours.window = "11:00-13:00"
+    assert hours.window == "11:00-13:00"
+    assert hours.opens_at(noon) is None
+    hours.window = NIGHT
+    assert hours.are_over(noon)
+    hours.window = None
+    assert hours.opens_at(noon) is None
+    assert not hours.are_over(noon)
+
+
+@pytest.mark.parametrize(("window", "stop"), [("22-6", None), (None, "25:00"), ("22:00", None)])
+def test_what_is_no_time_is_refused(window: str | None, stop: str | None) -> None:
+    """A window or last moment that cannot be read is an error at once."""
+    with pytest.raises(ValueError, match="not a time of the day"):
+        Hours(window, stop, at("2026-03-02 12:00"))
+
+
+def test_a_window_that_cannot_be_read_leaves_the_old_one() -> None:
+    """A change to nonsense is refused whole."""
+    hours = Hours(NIGHT, None, at("2026-03-02 12:00"))
+    with pytest.raises(ValueError, match="not a time of the day"):
+        hours.window = "soon"
+    assert hours.opens_at(at("2026-03-02 12:00")) == at("2026-03-02 22:00")
+    assert hours.window == NIGHT

@@ -1,0 +1,192 @@
+"""Children of our own interpreter: their pipe, their limits, and that they never outlive who started them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.trees import wait_for
+
+from daemon import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+
+    Spawn = Callable[..., tuple[subprocess.Popen[bytes], Connection]]
+
+ANSWER_S = 30
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet has ended as well."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def module(folder: Path, code: str) -> dict[str, str]:
+    """Write the module `errand`; gives an environment in which it is found."""
+    (folder / "errand.py").write_text(f"from daemon import children\npipe = processes.adopt()\n{code}\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    """Run a few lines of code as a child that has been adopted; what is left of it is ended."""
+    made: list[tuple[subprocess.Popen[bytes], Connection]] = []
+
+    def start(code: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Connection]:
+        made.append(processes.spawn("errand", arguments, environment=module(tmp_path, code)))
+        return made[-1]
+
+    yield start
+    for child, pipe in made:
+        child.kill()
+        child.wait()
+        pipe.close()
+
+
+def answer(pipe: Connection) -> object:
+    """Wait for one message."""
+    assert pipe.poll(ANSWER_S)
+    return pipe.recv()
+
+
+def test_a_child_has_its_arguments_and_a_pipe_both_ways(spawn: Spawn) -> None:
+    """What is sent comes back with the arguments, and a closed pipe is an end of file on either side."""
+    child, pipe = spawn("import sys; pipe.send((pipe.recv(), sys.argv[3:]))", "one", "two words")
+    pipe.send({"a": 1})
+    assert answer(pipe) == ({"a": 1}, ["one", "two words"])
+    assert child.wait(ANSWER_S) == 0
+    with pytest.raises(EOFError):
+        pipe.recv()
+
+
+def test_a_child_stands_apart(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A child has a session of its own, no stdin, and does not import from the folder it was started in."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "json.py").write_text("raise RuntimeError('the wrong one')")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    _, pipe = spawn("import json, os, sys; pipe.send((os.getsid(0) == os.getpid(), sys.stdin.read()))")
+    assert answer(pipe) == (True, "")
+
+
+def test_the_kernel_takes_the_child_first(spawn: Spawn) -> None:
+    """A child raises its own score with the kernel's out-of-memory killer, and leaves the daemon's alone."""
+    before = Path("/proc/self/oom_score_adj").read_text()
+    child, pipe = spawn("pipe.send(None); pipe.recv()")
+    answer(pipe)
+    assert int(Path(f"/proc/{child.pid}/oom_score_adj").read_text()) == processes.OOM_SCORE
+    assert Path("/proc/self/oom_score_adj").read_text() == before
+
+
+def test_a_child_leaves_no_core(spawn: Spawn) -> None:
+    """However much core the daemon may dump, a child may dump a byte at most, which Linux takes for none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        _, pipe = spawn("import resource; pipe.send(resource.getrlimit(resource.RLIMIT_CORE))")
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    byte = 0 if hard == 0 else 1
+    assert answer(pipe) == (byte, byte)
+
+
+def test_memory_beyond_the_limit_is_refused_and_the_child_lives_on(spawn: Spawn) -> None:
+    """An allocation beyond the limit fails as MemoryError; one below it works, before and after."""
+    _, pipe = spawn("""
+processes.limit_memory(1 << 30)
+for size in (1 << 28, 1 << 30, 1 << 28):
+    try: pipe.send(len(bytearray(size)))
+    except MemoryError: pipe.send("refused")
+""")
+    assert [answer(pipe) for _ in range(3)] == [1 << 28, "refused", 1 << 28]
+
+
+def test_a_child_ends_with_the_thread_that_started_it(spawn: Spawn) -> None:
+    """A child that hangs is ended by the kernel when its starter's thread ends, though the process lives."""
+    found: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        child, pipe = spawn("import time; pipe.send(None); time.sleep(600)")
+        answer(pipe)
+        found.append(child)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert found[0].wait(ANSWER_S) == -signal.SIGKILL
+
+
+PARENT = """
+import os, time
+from daemon import processes
+child, pipe = processes.spawn("errand", environment=dict(os.environ))
+pipe.recv()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    """SIGKILL of the parent leaves no child, even one that is stopped and deaf to its pipe."""
+    environment = module(tmp_path, "import time; pipe.send(None); time.sleep(600)")
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)
+        assert not is_gone(pid)
+        parent.kill()
+    wait_for(lambda: is_gone(pid), "the child's end", ANSWER_S)
+
+
+def test_a_child_whose_parent_is_gone_already_ends(tmp_path: Path) -> None:
+    """A child that finds itself with another parent ends before it does anything."""
+    command = [sys.executable, "-m", "errand", str(os.getpid() + 1), "0"]
+    environment = module(tmp_path, "print('it lives')")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_a_message_that_stops_midway_does_not_hold_the_reader(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that stops after the head of a message costs the reader a limited time, and an OSError."""
+    monkeypatch.setattr(processes, "HALF_MESSAGE_S", 1)
+    _, pipe = spawn("import os, time; os.write(pipe.fileno(), b'\\0\\0\\1\\0half'); time.sleep(600)")
+    assert pipe.poll(ANSWER_S)
+    with pytest.raises(BlockingIOError):
+        pipe.recv()
+
+
+def test_a_start_that_fails_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no process can be started it says so with an OSError, and no descriptor is left open."""
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(FileNotFoundError):
+        processes.spawn("errand")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "exit code 0"),
+        (3, "exit code 3"),
+        (-11, "signal SIGSEGV"),
+        (-9, "signal SIGKILL"),
+        (-40, "signal 40"),
+    ],
+)
+def test_an_ending_in_words(code: int, words: str) -> None:
+    """A return code is told as an exit code, a signal's name, or a real-time signal's number."""
+    assert processes.ending(code) == words

@@ -1,0 +1,227 @@
+"""The choice of a device and its precision, with TensorFlow's view of the machine played."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from daemon.engine.limits import resident_bytes
+from daemon.errors import EngineError, NotReady, Reason
+from daemon.transfer.backend import device, precision
+
+
+class Machine:
+    """A machine with some GPUs, which writes down how each is set up."""
+
+    def __init__(self, gpus: int) -> None:
+        self.gpus = [f"gpu-{number}" for number in range(gpus)]
+        self.done: list[tuple[Any, ...]] = []
+        self.refuses: Exception | None = None
+
+    def list_physical_devices(self, kind: str) -> list[str]:
+        """List the GPUs."""
+        assert kind == "GPU"
+        self.done.append(("looked",))
+        return self.gpus
+
+    def set_visible_devices(self, devices: list[str], kind: str) -> None:
+        """Show some devices and hide the others."""
+        if self.refuses is not None:
+            raise self.refuses
+        self.done.append(("visible", tuple(devices), kind))
+
+    def set_memory_growth(self, gpu: str, *, enable: bool) -> None:
+        """Let a GPU take memory as it needs it."""
+        self.done.append(("growth", gpu, enable))
+
+    def set_logical_device_configuration(self, gpu: str, parts: list[Any]) -> None:
+        """Divide a GPU."""
+        self.done.append(("limit", gpu, [part.memory_limit for part in parts]))
+
+    def get_device_details(self, gpu: str) -> dict[str, str]:
+        """Describe a GPU."""
+        return {"device_name": f"Model of {gpu}"}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Machine:
+    """A machine with as many GPUs as the test asks for, default two."""
+    made = Machine(getattr(request, "param", 2))
+    for name in ("list_physical_devices", "set_visible_devices", "set_logical_device_configuration"):
+        monkeypatch.setattr(tf.config, name, getattr(made, name))
+    for name in ("set_memory_growth", "get_device_details"):
+        monkeypatch.setattr(tf.config.experimental, name, getattr(made, name))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("machine", "wanted", "visible", "name"),
+    [
+        (0, "auto", (), "CPU"),
+        (2, "auto", ("gpu-0",), "GPU:0 (Model of gpu-0)"),
+        (0, "cpu", (), "CPU"),
+        (2, "cpu", (), "CPU"),
+        (1, "gpu", ("gpu-0",), "GPU:0 (Model of gpu-0)"),
+        (2, "gpu:0", ("gpu-0",), "GPU:0 (Model of gpu-0)"),
+        (2, "gpu:1", ("gpu-1",), "GPU:1 (Model of gpu-1)"),
+    ],
+    indirect=["machine"],
+)
+def test_the_wanted_device_alone_is_visible(
+    machine: Machine, wanted: str, visible: tuple[str, ...], name: str
+) -> None:
+    """Each wish on each machine leads to one device, and TensorFlow sees no GPU beside it."""
+    chosen = device.choose(wanted, "auto", None)
+    assert chosen.name.startswith(name)
+    assert ("visible", visible, "GPU") in machine.done
+    assert [done for done in machine.done if done[0] == "growth"] == [("growth", gpu, True) for gpu in visible]
+
+
+@pytest.mark.parametrize(
+    ("machine", "wanted", "found"),
+    [(0, "gpu", "none found"), (0, "gpu:0", "none found"), (1, "gpu:1", "1 found"), (2, "gpu:7", "2 found")],
+    indirect=["machine"],
+)
+def test_a_gpu_that_is_missing_is_never_replaced(machine: Machine, wanted: str, found: str) -> None:
+    """A GPU asked for and not there is not ready; neither the CPU nor another GPU is set up in its place."""
+    with pytest.raises(NotReady) as caught:
+        device.choose(wanted, "auto", None)
+    assert f"engine.device is {wanted}" in str(caught.value)
+    assert found in str(caught.value)
+    assert machine.done == [("looked",)]
+
+
+def test_cpu_does_not_look_for_gpus(machine: Machine) -> None:
+    """`cpu` never asks TensorFlow for GPUs, which would wake their driver."""
+    device.choose("cpu", "auto", None)
+    assert machine.done == [("visible", (), "GPU")]
+
+
+def test_memory_limit_makes_one_logical_device(machine: Machine) -> None:
+    """A memory limit is set in MB on the chosen GPU, in place of growth, which excludes it."""
+    device.choose("gpu:1", "auto", 4096)
+    assert ("limit", "gpu-1", [4096]) in machine.done
+    assert not [done for done in machine.done if done[0] == "growth"]
+
+
+@pytest.mark.parametrize("machine", [0], indirect=True)
+def test_memory_limit_is_for_gpus_only(machine: Machine) -> None:
+    """On a CPU a memory limit sets nothing."""
+    device.choose("auto", "auto", 4096)
+    assert machine.done == [("looked",), ("visible", (), "GPU")]
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wanted", ["cpu", "gpu"])
+def test_a_precision_that_is_asked_for_is_not_measured(
+    machine: Machine, wanted: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32 and bfloat16 are taken as asked, on every device, without a look at what it can do."""
+    monkeypatch.setattr(precision, "measured_gain", pytest.fail)
+    assert device.choose(wanted, asked, None).precision == (asked, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "gain", "chosen"),
+    [
+        ("fpu avx512f avx512_bf16 sse", 1.9, ("bfloat16", 1.9)),
+        ("fpu amx_bf16", 1.2, ("bfloat16", 1.2)),
+        ("fpu avx512_bf16", 1.19, ("float32", 1.19)),
+        ("fpu avx512_bf16", 0.6, ("float32", 0.6)),
+        ("fpu avx512f avx512_bf16x", None, ("float32", None)),
+    ],
+)
+def test_auto_precision_on_a_cpu(
+    flags: str, gain: float | None, chosen: tuple[str, float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is bfloat16 where the CPU multiplies it and is measured to gain a fifth; else nothing is timed."""
+    cpuinfo = io.StringIO(f"processor: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(precision, "open", lambda *_, **__: cpuinfo, raising=False)
+    monkeypatch.setattr(precision, "measured_gain", pytest.fail if gain is None else lambda _: gain)
+    assert precision.choose("auto", None) == chosen
+
+
+@pytest.mark.parametrize(
+    ("details", "chosen"),
+    [
+        ({"compute_capability": (8, 0)}, "bfloat16"),
+        ({"compute_capability": (12, 0)}, "bfloat16"),
+        ({"compute_capability": (7, 5)}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_auto_precision_on_a_gpu(details: dict[str, Any], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of compute capability 8 or more multiplies bfloat16, and is measured; others are not."""
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
+    monkeypatch.setattr(precision, "measured_gain", lambda _: 2.0)
+    assert precision.choose("auto", "gpu-0").name == chosen
+
+
+def test_the_gain_is_measured_on_real_convolutions() -> None:
+    """The measurement gives a plausible ratio on whatever machine this is."""
+    assert 0.01 < precision.measured_gain(None) < 100
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cpu", "gpu", "gpu:1"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        RuntimeError("Visible devices cannot be modified after being initialized"),
+        ValueError("Memory growth cannot differ between GPU devices"),
+        tf.errors.InternalError(None, None, "cudaSetDevice() failed"),
+    ],
+)
+def test_a_device_that_cannot_be_set_up_is_not_ready(machine: Machine, wanted: str, refusal: Exception) -> None:
+    """What TensorFlow refuses is told in its words, and is not ready rather than a defect."""
+    machine.refuses = refusal
+    with pytest.raises(NotReady) as caught:
+        device.choose(wanted, "auto", None)
+    assert f"engine.device {wanted}" in str(caught.value)
+    assert str(refusal) in str(caught.value)
+
+
+def test_versions_name_what_computes() -> None:
+    """The record names Python, TensorFlow, Keras, NumPy and Pillow with their versions."""
+    found = device.versions()
+    assert set(found) == {"python", "tensorflow", "keras", "numpy", "pillow"}
+    assert found["tensorflow"] == tf.__version__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nwith a long list"),
+        MemoryError(),
+        MemoryError("Unable to allocate 3 GiB"),
+    ],
+)
+def test_memory_that_runs_out_is_an_engine_error(error: Exception) -> None:
+    """TensorFlow's and Python's out of memory are one reason, told in one line."""
+    with pytest.raises(EngineError) as caught, device.out_of_memory_as_engine_error():
+        raise error
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
+    assert caught.value.message.startswith("memory ran out: ")
+    assert "\n" not in caught.value.message
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    """An error that is not about memory passes unchanged."""
+    with pytest.raises(ZeroDivisionError), device.out_of_memory_as_engine_error():
+        raise ZeroDivisionError
+
+
+def test_freed_memory_is_given_back() -> None:
+    """What lies between pieces that are still held goes back to the system."""
+    # 262 MB, each piece too small for a mapping of its own.
+    pieces = [np.ones(64 << 10, np.uint8) for _ in range(4000)]
+    held = pieces[::50]
+    del pieces
+    before = resident_bytes(os.getpid())
+    device.trim()
+    assert before - resident_bytes(os.getpid()) > 200 << 20
+    assert len(held) == 80
