@@ -211,6 +211,17 @@ class Painting:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How an engine will compute a job; it says so before the first step."""
+
+    memory_estimate_mb: int | None  # the peak of what it takes, in MB of 2^20 bytes; None: not estimated
+    memory_limit_mb: int | None  # what it may take; None: nothing limits it
+    computed: str  # how the last size is computed: whole, or by tiles of so many px
+    is_smallest: bool  # no way of computing it takes less memory
+    warning: str = ""  # where memory may run out all the same
+
+
+@dataclass(frozen=True)
 class Step:
     """One picture of the way and its losses: picture 0 is the start, picture n has seen n updates."""
 

@@ -276,4 +276,5 @@ def _forward_bytes(pixels: int) -> float:
 
 def _channels(layers: Iterable[str]) -> float:
     """Count the features of some layers at a pixel of the picture."""
-    return sum(_CHANNELS[tile_layout.feature_px(layer)] / tile_layout.feature_px(layer) ** 2 for layer in layers)
+    spacings = [tile_layout.feature_px(layer) for layer in layers]
+    return sum(_CHANNELS[px] / px**2 for px in spacings)

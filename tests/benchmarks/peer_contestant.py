@@ -29,7 +29,7 @@ def use_weights(path: str) -> None:
     VGG19.from_quantized_bin = staticmethod(lambda _path, pooling: VGG19(VGG19.Weights(**layers), pooling))
 
 
-def all_scales(request: dict[str, Any]) -> dict[str, Any]:
+def road(request: dict[str, Any]) -> dict[str, Any]:
     """Minimise the paper's objective on given pixels until a loss is reached.
 
     `marks` are the number of updates that the picture has seen, its loss, and the seconds since the loop began

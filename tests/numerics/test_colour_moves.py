@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from daemon.transfer import color_transfer
-from daemon.transfer.color_transfer import Colours
+from daemon.transfer.color_transfer import Colours, blended, colours_of, moved
 
 seeds = st.integers(0, 2**32 - 1)
 pictures = arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
@@ -31,7 +30,7 @@ def covariance(picture: np.ndarray) -> np.ndarray:
 @given(pictures)
 def test_colours_are_numpys_mean_and_covariance(picture: np.ndarray) -> None:
     """What is kept of any picture is NumPy's mean and covariance over its pixels."""
-    found = color_transfer.colours_of(picture)
+    found = colours_of(picture)
     flat = picture.reshape(-1, 3).astype(np.float64)
     expected = np.einsum("ni,nj->ij", flat, flat) / len(flat) - np.outer(flat.mean(0), flat.mean(0))
     assert found.mean == pytest.approx(flat.mean(0))
@@ -45,10 +44,10 @@ def test_moved_colours_have_the_wanted_mean_and_covariance(one: int, other: int)
     Rounding adds a twelfth to each variance; the colours drawn here are next to never clipped.
     """
     picture, style = coloured(one, (5, 40), (60, 200)), coloured(other, (4, 22), (105, 150))
-    found = color_transfer.moved(picture, color_transfer.colours_of(style))
+    found = moved(picture, colours_of(style))
     assert found.dtype == np.uint8
     assert found.shape == picture.shape
-    assert color_transfer.colours_of(found).mean == pytest.approx(color_transfer.colours_of(style).mean, abs=0.1)
+    assert colours_of(found).mean == pytest.approx(colours_of(style).mean, abs=0.1)
     wanted = covariance(style)
     assert covariance(found) == pytest.approx(wanted, abs=0.3 + 0.02 * np.abs(wanted).max())
 
@@ -62,7 +61,7 @@ def test_no_other_linear_map_changes_colours_less(one: int, other: int) -> None:
     picture, style = coloured(one, (8, 40), (60, 200)), coloured(other, (8, 22), (105, 150))
     flat = picture.reshape(-1, 3).astype(np.float64)
     own, wanted = covariance(picture), covariance(style)
-    found = color_transfer.moved(picture, color_transfer.colours_of(style)).reshape(-1, 3)
+    found = moved(picture, colours_of(style)).reshape(-1, 3)
     change = np.mean(np.sum((found - flat) ** 2, axis=1))
     lower = np.linalg.cholesky(wanted) @ np.linalg.inv(np.linalg.cholesky(own))
     plain = (flat - flat.mean(0)) @ lower.T + style.reshape(-1, 3).mean(0)
@@ -76,13 +75,13 @@ def test_no_other_linear_map_changes_colours_less(one: int, other: int) -> None:
 @given(pictures)
 def test_own_colours_change_nothing(picture: np.ndarray) -> None:
     """A picture whose own colours are wanted stays as it is, to the bit, however few colours it has."""
-    assert np.array_equal(color_transfer.moved(picture, color_transfer.colours_of(picture)), picture)
+    assert np.array_equal(moved(picture, colours_of(picture)), picture)
 
 
 @given(pictures, pictures)
 def test_any_two_pictures_can_be_asked_for(picture: np.ndarray, style: np.ndarray) -> None:
     """No pictures, of one pixel, one colour or two, make it fail or warn."""
-    found = color_transfer.moved(picture, color_transfer.colours_of(style))
+    found = moved(picture, colours_of(style))
     assert (found.dtype, found.shape) == (np.dtype(np.uint8), picture.shape)
 
 
@@ -91,14 +90,14 @@ def test_a_picture_of_one_colour_becomes_the_mean(colour: tuple[int, int, int]) 
     """Where there is nothing to spread, every pixel gets the wanted mean."""
     style = coloured(3, (20, 40), (90, 160))
     plain = np.broadcast_to(np.uint8(colour), (20, 30, 3))
-    found = color_transfer.moved(plain, color_transfer.colours_of(style))
-    assert np.array_equal(found, np.broadcast_to(np.rint(color_transfer.colours_of(style).mean), (20, 30, 3)))
+    found = moved(plain, colours_of(style))
+    assert np.array_equal(found, np.broadcast_to(np.rint(colours_of(style).mean), (20, 30, 3)))
 
 
 def test_a_style_of_one_colour_takes_the_colours_away() -> None:
     """Where the wanted colours are one, every pixel comes to within a grey level of it."""
     style = np.broadcast_to(np.uint8([200, 30, 90]), (5, 5, 3))
-    found = color_transfer.moved(coloured(4, (20, 40), (90, 160)), color_transfer.colours_of(style))
+    found = moved(coloured(4, (20, 40), (90, 160)), colours_of(style))
     assert np.abs(found.astype(int) - [200, 30, 90]).max() <= 1
 
 
@@ -106,8 +105,8 @@ def test_a_grey_picture_gets_one_tone_without_noise() -> None:
     """Of grey pixels only the spread along grey can be moved: equal pixels stay equal, and none is invented."""
     grey = np.repeat(coloured(5, (20, 40), (90, 160))[..., :1], 3, axis=2)
     style = coloured(6, (10, 20), (110, 150))
-    found = color_transfer.moved(grey, color_transfer.colours_of(style))
-    assert color_transfer.colours_of(found).mean == pytest.approx(color_transfer.colours_of(style).mean, abs=0.5)
+    found = moved(grey, colours_of(style))
+    assert colours_of(found).mean == pytest.approx(colours_of(style).mean, abs=0.5)
     tones = {tuple(pixel) for pixel in np.concatenate([grey, found], axis=2).reshape(-1, 6).tolist()}
     assert len(tones) == len(np.unique(grey))
     assert np.linalg.matrix_rank(covariance(found), tol=3) == 1
@@ -119,7 +118,7 @@ def test_the_noise_of_a_grey_picture_is_no_colour(seed: int) -> None:
     random = np.random.default_rng(seed)
     noise = random.integers(-1, 2, (40, 50, 3))
     grey = np.clip(random.normal(128, 40, (40, 50, 1)) + noise, 0, 255).astype(np.uint8)
-    found = color_transfer.moved(grey, color_transfer.colours_of(coloured(seed, (30, 40), (110, 150)))).astype(int)
+    found = moved(grey, colours_of(coloured(seed, (30, 40), (110, 150)))).astype(int)
     apart = found - found.mean(axis=2, keepdims=True)
     assert np.std(apart - apart.mean(axis=(0, 1))) < 5.5 * np.std(noise)
 
@@ -128,7 +127,7 @@ def test_colours_are_blended_by_their_shares() -> None:
     """Means and covariances of several pictures are averaged, each by its share."""
     one = Colours(np.array([10.0, 20.0, 30.0]), np.diag([1.0, 2.0, 3.0]))
     other = Colours(np.array([50.0, 60.0, 70.0]), np.eye(3) * 9)
-    found = color_transfer.blended([(one, 0.75), (other, 0.25)])
+    found = blended([(one, 0.75), (other, 0.25)])
     assert found.mean.tolist() == [20, 30, 40]
     assert found.covariance.tolist() == np.diag([3.0, 3.75, 4.5]).tolist()
-    assert color_transfer.blended([(one, 1.0)]).mean.tolist() == one.mean.tolist()
+    assert blended([(one, 1.0)]).mean.tolist() == one.mean.tolist()

@@ -490,7 +490,9 @@ def test_what_shapes_the_way_makes_a_state_worthless(
 
 CHANGED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "this program": lambda patch: patch.setattr("daemon.engine.local.__version__", "0.0"),
-    "TensorFlow": lambda patch: patch.setattr("daemon.transfer.backend.device.versions", lambda: {"tensorflow": "0.0"}),
+    "TensorFlow": lambda patch: patch.setattr(
+        "daemon.transfer.backend.device.versions", lambda: {"tensorflow": "0.0"}
+    ),
     "oneDNN": lambda patch: patch.setenv("TF_ENABLE_ONEDNN_OPTS", "0"),
 }
 

@@ -638,7 +638,7 @@ class Soak:
             (3, self._terminate),
             (5, self._kill),
             (5, lambda: self._kill_child("engine")),
-            (2, lambda: self._kill_child("inspector")),
+            (2, lambda: self._kill_child("sandbox")),
             (3, self._freeze),
             (2 if self._reloads else 0, self._reload),
         ]

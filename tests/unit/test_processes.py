@@ -35,7 +35,7 @@ def is_gone(pid: int) -> bool:
 
 def module(folder: Path, code: str) -> dict[str, str]:
     """Write the module `errand`; gives an environment in which it is found."""
-    (folder / "errand.py").write_text(f"from daemon import children\npipe = processes.adopt()\n{code}\n")
+    (folder / "errand.py").write_text(f"from daemon import processes\npipe = processes.adopt()\n{code}\n")
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
