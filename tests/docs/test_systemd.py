@@ -203,18 +203,18 @@ def test_units_and_fragments_name_the_same_user_and_folders(path: Path) -> None:
 
 
 def section() -> str:
-    """Give the README's section on the service."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    return readme.split("\n## As a system service\n")[1].split("\n## ")[0]
+    """Give the section on the service in docs/operations.md."""
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    return text.split("\n## As a system service\n")[1].split("\n## ")[0]
 
 
-def test_the_readme_installs_every_file() -> None:
-    """The README's section on the service names each file of systemd/."""
+def test_the_documents_install_every_file() -> None:
+    """The section on the service names each file of systemd/."""
     assert [path.name for path in FILES if f"systemd/{path.name}" not in section()] == []
 
 
-def test_the_readme_makes_the_config_that_the_units_expect() -> None:
-    """The README's line that writes the config puts the folders where the units let the daemon write."""
+def test_the_documents_make_the_config_that_the_units_expect() -> None:
+    """The line that writes the config puts the folders where the units let the daemon write."""
     (line,) = [
         line for line in section().splitlines() if line.startswith("sed ") and "config.example.yaml" in line
     ]
