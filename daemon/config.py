@@ -15,7 +15,7 @@ from daemon import safe_yaml
 from daemon.errors import ConfigError, Fault
 from daemon.settings import Model, number
 from daemon.sidecar import default_faults
-from daemon.validation import explain, refusal, shown, suggestion
+from daemon.validation import explain, refusal, shown, unknown_key
 
 DEFAULT_PATH: Final = Path("/etc/styletransferd/config.yaml")
 PATH_VARIABLE: Final = "STYLETRANSFERD_CONFIG"
@@ -204,15 +204,15 @@ def load(path: Path, environment: dict[str, str] | None = None) -> Config:
         data = path.read_bytes()
     except OSError as error:
         hint = "copy config.example.yaml, or name one with --config"
-        raise ConfigError((Fault(str(path), "", str(error.strerror), "a readable file", hint),)) from None
+        raise ConfigError((Fault(str(path), hint=hint, problem=str(error.strerror)),)) from None
     try:
         raw = safe_yaml.parse(data)
     except safe_yaml.DocumentError as error:
-        raise ConfigError((Fault(str(path), "", "", "YAML of keys and values", str(error)),)) from None
+        raise ConfigError((Fault(str(path), problem=str(error)),)) from None
     if raw is None:
         raw = {}
     if not isinstance(raw, dict) or any(not isinstance(key, str) for key in raw):
-        raise ConfigError((Fault(str(path), "", "", "sections such as `folders:`"),))
+        raise ConfigError((Fault(str(path), "", shown(raw), "sections such as `folders:`"),))
     return build(raw, path.absolute().parent, str(path), environment)
 
 
@@ -265,12 +265,12 @@ def _overridden(raw: dict[str, Any], environment: dict[str, str]) -> tuple[dict[
         path = variable.removeprefix(OVERRIDE_PREFIX).lower().split("__")
         sections = list(Config.model_fields)
         if path[0] not in sections:
-            faults.append(Fault(variable, "", "", ", ".join(sections), suggestion(path[0], sections)))
+            faults.append(unknown_key(variable, path[0], shown(environment[variable]), sections))
             continue
         try:
             value = safe_yaml.parse(environment[variable].encode("utf-8", "surrogateescape"))
         except safe_yaml.DocumentError as error:
-            faults.append(Fault(variable, "", "", "a YAML value", str(error)))
+            faults.append(Fault(variable, problem=str(error)))
             continue
         node = merged
         for part in path[:-1]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from daemon.errors import Failure, JobError, Reason
+from daemon.errors import SCALE_DOWN, Failure, JobError, Reason, too_large, unreadable
 from daemon.job import printable
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
     except JobError:
         raise
     except MemoryError:
-        raise JobError(_too_large(name or path.name, "it needs more memory than there is")) from None
+        raise JobError(too_large(name or path.name, "it needs more memory than there is")) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise
@@ -85,29 +85,17 @@ def header_size(path: Path) -> tuple[int, int]:
 def _check_header(image: Image.Image, max_megapixels: float, name: str) -> None:
     width, height = image.size
     if width * height > max_megapixels * 1e6:
-        raise JobError(_too_large(name, f"{width} x {height} px is more than {max_megapixels:g} megapixels"))
-
-
-def _too_large(name: str, why: str) -> Failure:
-    return Failure(
-        Reason.PICTURE_TOO_LARGE,
-        f"{name}: {why}",
-        hint="scale it down, or raise inbox.max_megapixels",
-        file=name,
-    )
+        why = f"{width} x {height} px is more than {max_megapixels:g} megapixels"
+        raise JobError(too_large(name, why, f"{SCALE_DOWN}, or raise inbox.max_megapixels"))
 
 
 def _no_picture(name: str, error: Exception) -> Failure:
     if isinstance(error, FileNotFoundError):
         return Failure(Reason.NOT_A_PICTURE, f"{name}: no such file", file=name)
-    known = isinstance(error, UnidentifiedImageError)
-    cause = "" if known else f" ({printable(str(error))[:100] or type(error).__name__})"
-    return Failure(
-        Reason.NOT_A_PICTURE,
-        f"{name}: not a readable picture{cause}",
-        hint=f"open it in a picture program and export it anew; formats: {', '.join(FORMATS)}",
-        file=name,
-    )
+    if isinstance(error, UnidentifiedImageError):
+        return unreadable(name, f"not a readable picture (formats: {', '.join(FORMATS)})")
+    cause = printable(str(error))[:100] or type(error).__name__
+    return unreadable(name, f"not a readable picture ({cause})")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

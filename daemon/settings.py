@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from daemon.errors import Reason
-from daemon.validation import refusal
+from daemon.validation import refusal, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,17 +58,20 @@ def _size(value: Any) -> Any:
 
 
 def _layers(value: Any) -> Any:
-    """Read `[a, b]` as equal weights, and `{a: 2}` as it stands."""
-    allowed = f"a list of VGG19 layers, or layer: weight, out of {', '.join(LAYERS)}"
+    """Read `[a, b]` as equal weights, and `{a: 2}` as weights."""
+    allowed = f"VGG19 layers from {LAYERS[0]} to {LAYERS[-1]}, as a list or as `layer: weight`"
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list):
         names = [item for item in value if isinstance(item, str)]
         if len(names) != len(value) or len(set(names)) != len(names):
-            raise refusal(allowed + ", each once")
+            raise refusal(f"{allowed}, each once")
         value = dict.fromkeys(names, 1.0)
-    if not isinstance(value, dict) or not value or any(name not in LAYERS for name in value):
+    if not isinstance(value, dict) or not value:
         raise refusal(allowed)
+    unknown = [str(name) for name in value if name not in LAYERS]
+    if unknown:
+        raise refusal(allowed, hint=suggestion(unknown[0], list(LAYERS)))
     weights: dict[str, float] = {}
     for name, weight in value.items():
         weights[name] = _weight(weight)

@@ -115,6 +115,20 @@ def test_check_exits_0_on_a_good_config_and_78_on_a_bad_one(command: Any, folder
     assert len(done.stderr.splitlines()) == 3
 
 
+def test_check_verbose_lists_every_known_key(command: Any, folder: Path) -> None:
+    """The line of an unknown key is short; --verbose adds what is allowed, for sidecars and for the config."""
+    (folder / "bad.yaml").write_text("contnt: a.jpg\n", "utf-8")
+    (folder / "bad-config.yaml").write_text("inbx: {}\n", "utf-8")
+    asked = "bad.yaml: unknown key 'contnt' (did you mean 'content'?)"
+    assert asked in command("check", "--config", "config.yaml", "bad.yaml").stdout.splitlines()
+    shown = command("check", "--verbose", "--config", "config.yaml", "bad.yaml").stdout
+    assert f"{asked}; allowed: " in shown
+    assert "tv_weight" in shown
+    done = command("check", "--verbose", "--config", "bad-config.yaml")
+    assert done.returncode == 78
+    assert "(did you mean 'inbox'?); allowed: folders, inbox, " in done.stderr
+
+
 def test_check_names_keys_that_do_nothing_yet(command: Any, folder: Path) -> None:
     """A person who sets a key that has no effect is told."""
     (folder / "config.yaml").write_text("outbox: {gallery: false}\n", "utf-8")
@@ -207,7 +221,7 @@ def test_check_looks_where_the_service_looks(command: Any, folder: Path) -> None
         path.write_text("sise: 3\n", "utf-8")
     done = command("check", "--config", "config.yaml", "drops")
     assert done.returncode == 1
-    assert "seen.yaml: sise" in done.stdout
+    assert "seen.yaml: unknown key 'sise'" in done.stdout
     assert not any(name in done.stdout for name in ("a.yaml", "b.yaml", "c.yaml", "d.yaml"))
 
 
