@@ -2,7 +2,7 @@
 
     DaemonError
     ├── ConfigError      the config is wrong: exit 78, every fault listed
-    ├── NotReady         the environment (share, disk, GPU) is not ready: the daemon pauses; at the start, exit 75
+    ├── NotReady         the environment (share, disk, GPU) is not ready: the daemon pauses; at start, exit 75
     ├── NotTaken         a drop may not be complete: it stays in the inbox, and the message says why
     ├── JobError         one job cannot be done: it goes to `failed/`, the others go on
     └── EngineError      the engine's process ended or was killed: the attempt counts, the job is tried again
