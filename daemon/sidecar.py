@@ -59,7 +59,9 @@ class SidecarModel(Settings):
 
     model_config = ConfigDict(json_schema_extra=_allow_null)
 
-    content: PlainName | None = Field(None, description="The photo; default: NAME.content.* beside it.")
+    content: PlainName | None = Field(
+        None, description="The photo; default: NAME.content.* in the same folder."
+    )
     style: Annotated[
         list[StyleRef] | None,
         BeforeValidator(_styles),
@@ -73,8 +75,8 @@ class SidecarModel(Settings):
                 ]
             }
         ),
-    ] = Field(None, description="The painting, or several; default: NAME.style.* beside it.")
-    preset: Preset = Field("default", description="Gives every key its value unless set here.")
+    ] = Field(None, description="The painting, or several; default: NAME.style.* in the same folder.")
+    preset: Preset = Field("default", description="Sets every key that the sidecar does not set.")
     result: dict[str, Any] | None = Field(
         None,
         description="The record that result.yaml adds to a sidecar; without effect when dropped again.",

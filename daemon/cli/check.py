@@ -1,4 +1,4 @@
-"""`check`: every fault of the config and of sidecars, without running anything."""
+"""`check`: lists every fault of the config and of sidecars; nothing is run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def check(
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Sidecars or folders.")
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Sidecars, or folders that contain them.")
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="List every known key where one is unknown.")

@@ -1,4 +1,4 @@
-"""The entry point: every command, and what errors become."""
+"""The entry point: registers the commands and maps errors to exit codes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ for module in (run, demo, stylize, check, selftest, status, jobs, schema):
 
 
 def main() -> None:
-    """Run one command; errors end as one readable line on stderr and an exit code."""
+    """Run one command; an error becomes one readable line on stderr and an exit code."""
     try:
         app()
     except ConfigError as error:
