@@ -96,11 +96,10 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
             raw[key] = value
     raw.setdefault("output", {"format": format_})
     read = sidecar.read(raw, "--set", house)
-    if read.faults:
+    if read.faults or read.settings is None:
         raise typer.BadParameter("\n".join(str(fault) for fault in read.faults))
     if read.names:
         raise typer.BadParameter("--set: content and style are arguments here, and init cannot be a file")
-    assert read.settings is not None  # noqa: S101 - there are no faults
     return read.settings.model_copy(update={"frames": Frames(every=0)})
 
 

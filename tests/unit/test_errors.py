@@ -72,10 +72,10 @@ def test_a_failure_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"reason": "unheard_of"}, {"colour": "red"}, {"faults": [{"reason": "diverged"}]}, {"faults": 3}]
+    "change", [{"reason": "unheard_of"}, {"color": "red"}, {"faults": [{"reason": "diverged"}]}, {"faults": 3}]
 )
 def test_other_data_is_no_failure(change: dict[str, object]) -> None:
-    """Unknown reasons and keys, and incomplete faults, are told apart from a failure."""
+    """Unknown reasons and keys, and incomplete faults, are refused."""
     data = {**asdict(Failure(Reason.DIVERGED, "m")), **change}
 
     with pytest.raises((KeyError, TypeError, ValueError)):

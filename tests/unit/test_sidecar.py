@@ -179,8 +179,8 @@ def test_text_that_is_no_yaml_is_one_fault_with_its_place() -> None:
         ("[a.jpg]", ()),
     ],
 )
-def test_a_faulty_sidecar_still_tells_the_names_that_can_be_told(text: str, names: tuple[str, ...]) -> None:
-    """The pictures of a faulty drop are kept with it, so far as their names are good."""
+def test_a_faulty_sidecar_keeps_its_valid_names(text: str, names: tuple[str, ...]) -> None:
+    """The pictures of a faulty drop are kept with it if their names are valid."""
     read = parse(text)
 
     assert read.faults
@@ -208,8 +208,8 @@ def test_house_defaults_lie_under_the_sidecar() -> None:
     assert parse("preset: fine", **house).preset == "fine"
 
 
-def test_a_house_that_stops_early_can_be_told_not_to() -> None:
-    """`early_stop: false` is an answer, null is none: the house's rule counts only where nothing is said."""
+def test_a_sidecar_can_turn_off_the_early_stop_of_the_config() -> None:
+    """`early_stop: false` counts as set, null does not: the config's rule applies only where nothing is set."""
     house = {"early_stop": {"iterations": 3}}
     texts = ("early_stop: false", "early_stop: null", "early_stop: {improvement: 0.5}")
 

@@ -48,8 +48,8 @@ def faults_of(raw: Any) -> dict[str, tuple[str, str, str]]:
     [
         ({"laef": 1}, {"laef": ("1", "leaf, leaves, name", "did you mean 'leaf'?")}),
         (
-            {"leaf": {"colour": 1}},
-            {"leaf.colour": ("1", "color, width, at", "did you mean 'color'?")},
+            {"leaf": {"colr": 1}},
+            {"leaf.colr": ("1", "color, width, at", "did you mean 'color'?")},
         ),
         (
             {"leaves": [{}, {"widht": 2}]},
@@ -131,6 +131,6 @@ def test_long_values_are_shown_short_and_on_one_line() -> None:
 
 
 def test_only_a_near_word_is_suggested() -> None:
-    """A typo is recognised, another word is not."""
+    """A typo is recognized, another word is not."""
     assert suggestion("iteratons", ["size", "iterations"]) == "did you mean 'iterations'?"
-    assert suggestion("colour", ["size", "iterations"]) == ""
+    assert suggestion("color", ["size", "iterations"]) == ""
