@@ -95,7 +95,7 @@ def _no_picture(name: str, error: Exception) -> Failure:
     if isinstance(error, FileNotFoundError):
         return Failure(Reason.NOT_A_PICTURE, f"{name}: no such file", file=name)
     if isinstance(error, UnidentifiedImageError):
-        return unreadable(name, f"not a readable picture (formats: {', '.join(FORMATS)})")
+        return unreadable(name, f"not a readable picture in any of the formats {', '.join(FORMATS)}")
     cause = printable(str(error))[:100] or type(error).__name__
     return unreadable(name, f"not a readable picture ({cause})")
 

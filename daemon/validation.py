@@ -100,6 +100,9 @@ def _requirement(kind: str, message: str) -> str:
         return _KINDS[name]
     for start in ("Input should be ", "Value error, "):
         message = message.removeprefix(start)
+    message = message.replace("greater than or equal to", "at least").replace(
+        "less than or equal to", "at most"
+    )
     return message[:1].lower() + message[1:]
 
 

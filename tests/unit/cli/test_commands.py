@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from daemon.cli import main
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -81,6 +83,34 @@ def test_a_wrong_usage_of_stylize_exits_2(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "words", [("paint",), ("show",), ("demo", "--sise", "3"), ("demo", "--size", "x"), ("run", "--config")]
+)
+def test_a_wrong_usage_is_one_line_and_exits_2(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unknown commands and options, missing arguments and bad values are one plain line on stderr."""
+    monkeypatch.setattr(sys, "argv", ["styletransferd", *words])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert len(printed.err.splitlines()) == 1
+    assert printed.err.startswith("styletransferd: ")
+
+
+def test_a_call_without_words_shows_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The help is all that is printed, and no error beside it."""
+    monkeypatch.setattr(sys, "argv", ["styletransferd"])
+    with pytest.raises(SystemExit):
+        main.main()
+    printed = capsys.readouterr()
+    assert "stylize" in printed.out
+    assert printed.err == ""
 
 
 @pytest.mark.parametrize("content", ["text.jpg", "missing.png"])
