@@ -52,13 +52,12 @@ def number(value: Any) -> Any:
 def _size(value: Any) -> Any:
     if value == "original":
         return value
-    allowed = f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original"
     try:
         size = None if isinstance(value, bool) or int(value) != float(value) else int(value)
     except (ValueError, TypeError, OverflowError):
         size = None
     if size is None or not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
-        raise refusal(allowed)
+        raise refusal(f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original")
     return size
 
 
@@ -77,9 +76,7 @@ def _layers(value: Any) -> Any:
     unknown = [str(name) for name in value if name not in LAYERS]
     if unknown:
         raise refusal(allowed, hint=suggestion(unknown[0], list(LAYERS)))
-    weights: dict[str, float] = {}
-    for name, weight in value.items():
-        weights[name] = _weight(weight)
+    weights = {name: _weight(weight) for name, weight in value.items()}
     has_share(weights.values())
     return weights
 
@@ -127,30 +124,19 @@ Size = Annotated[
     int | Literal["original"],
     BeforeValidator(_size),
     WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": MIN_SIZE_PX, "maximum": MAX_SIZE_PX},
-                {"const": "original"},
-            ]
-        }
+        {"anyOf": [{"type": "integer", "minimum": MIN_SIZE_PX, "maximum": MAX_SIZE_PX}, {"const": "original"}]}
     ),
 ]
+_LAYER: Final = {"enum": list(LAYERS)}
+_LAYER_LIST: Final = {"type": "array", "items": _LAYER, "uniqueItems": True, "minItems": 1}
+_LAYER_MAPPING: Final = {
+    "type": "object",
+    "propertyNames": _LAYER,
+    "additionalProperties": {"type": "number", "minimum": 0},
+    "minProperties": 1,
+}
 LayerWeights = Annotated[
-    dict[str, float],
-    BeforeValidator(_layers),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "array", "items": {"enum": list(LAYERS)}, "uniqueItems": True, "minItems": 1},
-                {
-                    "type": "object",
-                    "propertyNames": {"enum": list(LAYERS)},
-                    "additionalProperties": {"type": "number", "minimum": 0},
-                    "minProperties": 1,
-                },
-            ]
-        }
-    ),
+    dict[str, float], BeforeValidator(_layers), WithJsonSchema({"anyOf": [_LAYER_LIST, _LAYER_MAPPING]})
 ]
 Preset = Literal["default", "paper", "preview", "fine"]
 
@@ -187,9 +173,7 @@ class EarlyStop(Model):
     improvement: Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)] = Field(
         0.01, description="The fraction by which the loss must fall..."
     )
-    iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS), BeforeValidator(number)] = Field(
-        10, description="...within this many iterations."
-    )
+    iterations: Count = Field(10, description="...within this many iterations.")
 
 
 def _early_stop(value: Any) -> Any:
@@ -204,14 +188,10 @@ def _early_stop(value: Any) -> Any:
 class Frames(Model):
     """Which intermediate pictures are kept."""
 
-    every: Annotated[
-        int,
-        Field(ge=0, le=MAX_ITERATIONS, description="Keep a frame every this many iterations; 0: none."),
-        BeforeValidator(number),
-    ] = 10
-    animation: Literal["none", "webp", "gif"] = Field(
-        "webp", description="The format of an animation of the frames."
+    every: Annotated[int, Field(ge=0, le=MAX_ITERATIONS), BeforeValidator(number)] = Field(
+        10, description="Keep a frame every this many iterations; 0: none."
     )
+    animation: Literal["none", "webp", "gif"] = Field("webp", description="Format of the animation, if any.")
 
     def keeps(self, iteration: int) -> bool:
         """Whether the picture of an iteration is kept as a frame."""
@@ -234,32 +214,23 @@ class Settings(Model):
     iterations: Count = Field(20, description="Iterations at the final size.")
     scales: Annotated[
         Literal["auto", "none"] | list[Scale], BeforeValidator(_scales), AfterValidator(_growing)
-    ] = Field(
-        "auto", description="Coarse sizes before the final one; auto: repeated halves of it, down to 128 px."
-    )
+    ] = Field("auto", description="Coarse sizes before the final one; auto: its halves, down to 128 px.")
     objective: Literal["balanced", "paper"] = Field("balanced", description="The loss that is minimized.")
     optimizer: Literal["lbfgs", "adam"] = Field("lbfgs", description="The method that minimizes it.")
     learning_rate: Rate = Field(2.0, description="Step size of Adam, in gray levels of 255.")
     content_weight: Amount = Field(1000.0, description="Weight of the content loss; for objective paper.")
     style_weight: Amount = Field(0.01, description="Weight of the style loss; for objective paper.")
-    content_layers: LayerWeights = Field(
-        {"block4_conv2": 1.0}, description="Layers of VGG19 at which the content is compared."
-    )
+    content_layers: LayerWeights = Field({"block4_conv2": 1.0}, description="Layers of the content loss.")
     style_layers: LayerWeights = Field(
-        {f"block{block}_conv1": 1.0 for block in range(1, 6)},
-        description="Layers of VGG19 at which the style is compared.",
+        {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Layers of the style loss."
     )
     tv_weight: Amount = Field(0.0, description="Weight of the total variation loss.")
     pooling: Literal["max", "avg"] = Field("max", description="VGG19's max pooling, or average pooling.")
-    init: PlainName = Field(
-        "content", description="The start: content, style, noise, or the name of a picture."
-    )
+    init: PlainName = Field("content", description="The start: content, style, noise, or a picture's name.")
     init_colors: Literal["style", "content"] = Field(
         "style", description="Colors of a start from the content: adapted to the style, or unchanged."
     )
-    seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(number)] = Field(
-        0, description="Seed of the noise."
-    )
+    seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(number)] = Field(0, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
         False,  # noqa: FBT003 - null means "not set"
         description="End a scale once its loss hardly falls; false: never.",
