@@ -38,7 +38,7 @@ class Reason(StrEnum):
 # What a person can do about a failure: the hints that several modules give.
 SCALE_DOWN: Final = "scale the picture down"
 EXPORT_AGAIN: Final = "open the picture in an image editor and export it again"
-SEE_LOG: Final = "see the log, and retry the job once the cause is removed"
+SEE_LOG: Final = "see the log; retry the job once the cause is removed"
 
 
 @dataclass(frozen=True)
