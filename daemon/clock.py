@@ -1,4 +1,4 @@
-"""Moments as people and records write them; what is waited for is measured with `time.monotonic` instead."""
+"""Wall-clock times for people and records; durations are measured with `time.monotonic` instead."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 
 
 def utc() -> datetime:
-    """Give the moment in UTC."""
+    """Get the current time in UTC."""
     return datetime.now(UTC)
 
 
 def local() -> datetime:
-    """Give the moment on the wall clock of this place."""
+    """Get the current time in the local time zone."""
     return datetime.now(UTC).astimezone()
 
 
 def stamp(moment: datetime) -> str:
-    """Write a moment as ISO 8601 with milliseconds."""
+    """Format a time as ISO 8601 with milliseconds."""
     return moment.isoformat(timespec="milliseconds")

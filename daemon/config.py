@@ -1,4 +1,4 @@
-"""The config file: models, loading, environment overrides. Relative paths start at the file's own folder."""
+"""The config file: models, loading, environment overrides. Relative paths are relative to the file's folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from daemon import safe_yaml
 from daemon.errors import ConfigError, Fault
 from daemon.settings import Model, number
 from daemon.sidecar import default_faults
-from daemon.validation import explain, refusal, shown, suggestion
+from daemon.validation import explain, refusal, shown, unknown_key
 
 DEFAULT_PATH: Final = Path("/etc/styletransferd/config.yaml")
 PATH_VARIABLE: Final = "STYLETRANSFERD_CONFIG"
 OVERRIDE_PREFIX: Final = "STYLETRANSFERD__"
-CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"  # a time of the day
+CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"  # a time of day
 
 
 def _matching(pattern: str, allowed: str) -> BeforeValidator:
@@ -37,25 +37,25 @@ Number = Annotated[int, Field(ge=1), BeforeValidator(number)]
 Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), BeforeValidator(number)]
 Device = Annotated[str, _matching(r"auto|cpu|gpu(:\d{1,3})?", "auto, gpu, gpu:N or cpu")]
-Window = Annotated[str, _matching(rf"{CLOCK}-{CLOCK}", 'a span of the day, as in "22:00-06:00"')]
+Window = Annotated[str, _matching(rf"{CLOCK}-{CLOCK}", 'a time span such as "22:00-06:00"')]
 
 
 def _off(value: Any) -> Any:
-    """Read `off` as written; YAML takes it for False."""
+    """Undo YAML's reading of `off` as False."""
     return "off" if value is False else value
 
 
 class Folders(Model):
-    """Where files come from, rest and go."""
+    """The folders of the service."""
 
-    inbox: Path = Field(Path("inbox"), description="Users drop here.")
-    outbox: Path = Field(Path("outbox"), description="Results appear here, whole.")
-    spool: Path = Field(Path("spool"), description="Private to the daemon, on a local disk.")
-    styles: Path | None = Field(None, description="A read-only library of style pictures.")
+    inbox: Path = Field(Path("inbox"), description="People drop files here.")
+    outbox: Path = Field(Path("outbox"), description="Results appear here, always complete.")
+    spool: Path = Field(Path("spool"), description="The jobs of the daemon; private, on a local disk.")
+    styles: Path | None = Field(None, description="A library of style pictures; only read.")
 
 
 class Inbox(Model):
-    """How drops are noticed and what is taken."""
+    """How drops are noticed, and which are accepted."""
 
     observer: Annotated[Literal["auto", "native", "off"], BeforeValidator(_off)] = "auto"
     settle_s: Seconds = 2.0
@@ -119,7 +119,7 @@ class Config(Model):
     inbox: Inbox = Inbox()
     engine: Engine = Engine()
     schedule: Schedule = Schedule()
-    defaults: dict[str, Any] = Field({}, description="Any sidecar key: the house defaults.")
+    defaults: dict[str, Any] = Field({}, description="Defaults for any sidecar key.")
     outbox: Outbox = Outbox()
     log: Log = Log()
     metrics: Metrics = Metrics()
@@ -141,7 +141,7 @@ class Config(Model):
 
 
 def _at_home(path: Path) -> Path:
-    """Expand `~`; where nobody has that name, it is a name like any other."""
+    """Expand `~`; if there is no such user, keep the path as it is."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -149,27 +149,31 @@ def _at_home(path: Path) -> Path:
 
 
 def flat(model: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """List a config's keys with their values, sections joined by dots."""
+    """Flatten a config to its keys, sections joined by dots, with their values."""
     found: dict[str, Any] = {}
     for name, value in model:
-        below = flat(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {f"{prefix}{name}": value}
-        found |= below
+        key = f"{prefix}{name}"
+        found |= flat(value, f"{key}.") if isinstance(value, BaseModel) else {key: value}
     return found
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """Name the keys in which two configs differ."""
+    """List the keys whose values differ between two configs."""
     before, after = flat(one), flat(other)
     return [key for key, value in after.items() if before.get(key) != value]
 
 
 def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
-    """Lay a config that was read anew over the running one.
+    """Apply a reloaded config to a running service.
 
-    What a running service cannot change stays: where it lives, and what its children were started with.
+    Keys that need a restart keep their old values: the folders, and what the child processes were started with.
+
+    Args:
+        running: the config in use.
+        read: the config as just loaded.
 
     Returns:
-        The config that applies from now on, and the keys that differ but need a restart.
+        The config that applies from now on, and the keys whose new values need a restart.
     """
     engine = running.engine.model_copy(update={"max_attempts": read.engine.max_attempts})
     inbox = read.inbox.model_copy(update={"max_megapixels": running.inbox.max_megapixels})
@@ -178,12 +182,12 @@ def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
 
 
 def without_effect(config: Config) -> tuple[str, ...]:
-    """Name the keys that are set and do nothing in this version."""
+    """List the keys that are set and have no effect in this version."""
     return ("outbox.gallery",) if config.outbox.gallery != Outbox().gallery else ()
 
 
 def find(given: Path | None) -> Path:
-    """Say which config file applies: the given one, else the environment's, else the system's."""
+    """Choose the config file: the one given, else $STYLETRANSFERD_CONFIG, else the system's."""
     if given is not None:
         return given
     named = os.environ.get(PATH_VARIABLE)
@@ -191,35 +195,35 @@ def find(given: Path | None) -> Path:
 
 
 def load(path: Path, environment: dict[str, str] | None = None) -> Config:
-    """Read and check a config file with its environment overrides.
+    """Load and validate a config file with its environment overrides.
 
     Args:
         path: the file.
-        environment: variables to draw overrides from; default: the process's.
+        environment: the variables with overrides; default: those of the process.
 
     Raises:
-        ConfigError: with every fault found.
+        ConfigError: the config has faults; the error lists all of them.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         hint = "copy config.example.yaml, or name one with --config"
-        raise ConfigError((Fault(str(path), "", str(error.strerror), "a readable file", hint),)) from None
+        raise ConfigError((Fault(str(path), hint=hint, problem=str(error.strerror)),)) from None
     try:
         raw = safe_yaml.parse(data)
     except safe_yaml.DocumentError as error:
-        raise ConfigError((Fault(str(path), "", "", "YAML of keys and values", str(error)),)) from None
+        raise ConfigError((Fault(str(path), problem=str(error)),)) from None
     if raw is None:
         raw = {}
     if not isinstance(raw, dict) or any(not isinstance(key, str) for key in raw):
-        raise ConfigError((Fault(str(path), "", "", "sections such as `folders:`"),))
+        raise ConfigError((Fault(str(path), "", shown(raw), "sections such as `folders:`"),))
     return build(raw, path.absolute().parent, str(path), environment)
 
 
 def build(
     raw: dict[str, Any], base: Path, source: str = "config", environment: dict[str, str] | None = None
 ) -> Config:
-    """Make a config of plain data, with environment overrides; see `load`."""
+    """Make a config from plain data and environment overrides; see `load`."""
     environment = dict(os.environ) if environment is None else environment
     merged, faults = _overridden(raw, environment)
     config = None
@@ -237,7 +241,7 @@ def build(
 
 
 def _overlaps(folders: Folders, source: str) -> tuple[Fault, ...]:
-    """Refuse folders inside the inbox, where results would be taken for drops, or inside the spool."""
+    """Refuse folders inside the inbox, where results would be treated as drops, or inside the spool."""
     paths = {name: Path(os.path.normpath(path)) for name, path in folders if path is not None}
     return tuple(
         Fault(source, f"folders.{inner}", shown(str(paths[inner])), f"a folder outside of folders.{outer}")
@@ -247,7 +251,7 @@ def _overlaps(folders: Folders, source: str) -> tuple[Fault, ...]:
 
 
 def _traced(fault: Fault, environment: dict[str, str]) -> Fault:
-    """Name the variable instead of the file where a fault comes from the environment."""
+    """Name the variable instead of the file if a fault comes from the environment."""
     for variable in environment:
         path = variable.removeprefix(OVERRIDE_PREFIX).lower().replace("__", ".")
         if variable.startswith(OVERRIDE_PREFIX) and f"{fault.key}.".startswith(f"{path}."):
@@ -256,7 +260,7 @@ def _traced(fault: Fault, environment: dict[str, str]) -> Fault:
 
 
 def _overridden(raw: dict[str, Any], environment: dict[str, str]) -> tuple[dict[str, Any], tuple[Fault, ...]]:
-    """Lay `STYLETRANSFERD__SECTION__KEY=value` over the file's data; values are read as YAML."""
+    """Apply `STYLETRANSFERD__SECTION__KEY=value` to the file's data; values are parsed as YAML."""
     merged = dict(raw)
     faults = []
     for variable in sorted(environment):
@@ -265,12 +269,12 @@ def _overridden(raw: dict[str, Any], environment: dict[str, str]) -> tuple[dict[
         path = variable.removeprefix(OVERRIDE_PREFIX).lower().split("__")
         sections = list(Config.model_fields)
         if path[0] not in sections:
-            faults.append(Fault(variable, "", "", ", ".join(sections), suggestion(path[0], sections)))
+            faults.append(unknown_key(variable, path[0], shown(environment[variable]), sections))
             continue
         try:
             value = safe_yaml.parse(environment[variable].encode("utf-8", "surrogateescape"))
         except safe_yaml.DocumentError as error:
-            faults.append(Fault(variable, "", "", "a YAML value", str(error)))
+            faults.append(Fault(variable, problem=str(error)))
             continue
         node = merged
         for part in path[:-1]:

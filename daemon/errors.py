@@ -2,23 +2,23 @@
 
     DaemonError
     ├── ConfigError      the config is wrong: exit 78, every fault listed
-    ├── NotReady         the surroundings are (a share, a disk, a GPU): the daemon pauses; at the start, exit 75
-    ├── NotTaken         a drop may not be complete: it stays in the inbox, where the message says why
+    ├── NotReady         the environment (share, disk, GPU) is not ready: the daemon pauses; at start, exit 75
+    ├── NotTaken         a drop may not be complete: it stays in the inbox, and the message says why
     ├── JobError         one job cannot be done: it goes to `failed/`, the others go on
-    └── EngineError      the engine's process ended or was ended: the attempt counts, the job is tried again
+    └── EngineError      the engine's process ended or was killed: the attempt counts, the job is tried again
 
-Anything else is a defect and ends the process loudly, with one log line.
+Any other exception is a defect and ends the process with one log line.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 
 class Reason(StrEnum):
-    """Why a job failed: the closed list that `error.yaml` draws from."""
+    """Why a job failed: the closed list of codes in `error.yaml`."""
 
     BAD_SIDECAR = "bad_sidecar"
     PATH_OUTSIDE = "path_outside"
@@ -35,28 +35,42 @@ class Reason(StrEnum):
     CORRUPT = "corrupt"
 
 
+# What a person can do about a failure: the hints that several modules give.
+SCALE_DOWN: Final = "scale the picture down"
+EXPORT_AGAIN: Final = "open the picture in an image editor and export it again"
+SEE_LOG: Final = "see the log; retry the job once the cause is removed"
+
+
 @dataclass(frozen=True)
 class Fault:
-    """One thing a person wrote that cannot be taken as it stands."""
+    """One thing in a person's file that is wrong."""
 
     file: str
-    key: str
-    found: str
-    allowed: str
+    key: str = ""  # the path of the key, its parts joined by dots
+    found: str = ""  # the value, as `shown` quotes it
+    allowed: str = ""  # completes the words "it must be"; for an unknown key, the known ones
     hint: str = ""
     reason: Reason = Reason.BAD_SIDECAR
+    problem: str = ""  # replaces found and allowed in the line where they would not name the mistake
 
     def __str__(self) -> str:
-        """One readable line: file, key, what was found, what is allowed."""
-        where = f"{self.file}: {self.key}" if self.key else self.file
-        found = f"found {self.found}, " if self.found else ""
-        line = f"{where}: {found}allowed: {self.allowed}"
+        """One readable line: file, key, what was found, what is allowed, what may be meant."""
+        if self.problem:
+            line = f"{self.file}: {self.problem}" + (f" {self.key!r}" if self.key else "")
+        else:
+            where = f"{self.file}: {self.key}" if self.key else self.file
+            found = f"found {self.found}, but it " if self.found else ""
+            line = f"{where}: {found}must be {self.allowed}"
         return f"{line} ({self.hint})" if self.hint else line
+
+    def in_full(self) -> str:
+        """One line that also lists everything allowed, however long."""
+        return f"{self}; allowed: {self.allowed}" if self.problem and self.allowed else str(self)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one job failed, in the words of `error.yaml`."""
+    """Why one job failed, as `error.yaml` states it."""
 
     reason: Reason
     message: str
@@ -68,7 +82,11 @@ class Failure:
 
     @classmethod
     def of_faults(cls, faults: tuple[Fault, ...]) -> Failure:
-        """Sum up the faults of one sidecar (at least one)."""
+        """Summarize the faults of one sidecar.
+
+        Args:
+            faults: at least one fault.
+        """
         first = faults[0]
         same = {fault.reason for fault in faults} == {first.reason}
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
@@ -86,11 +104,21 @@ class Failure:
         """Read back what `dataclasses.asdict` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: the data is not a failure's.
+            KeyError, TypeError, ValueError: the data does not describe a failure.
         """
         faults = tuple(Fault(**{**item, "reason": Reason(item["reason"])}) for item in data["faults"])
         lines = tuple(data["last_lines"])
         return cls(**{**data, "reason": Reason(data["reason"]), "faults": faults, "last_lines": lines})
+
+
+def too_large(name: str, why: str, hint: str = SCALE_DOWN) -> Failure:
+    """Describe a picture that needs more memory than it may take."""
+    return Failure(Reason.PICTURE_TOO_LARGE, f"{name}: {why}", hint=hint, file=name)
+
+
+def unreadable(name: str, why: str) -> Failure:
+    """Describe a file that cannot be decoded as a picture."""
+    return Failure(Reason.NOT_A_PICTURE, f"{name}: {why}", hint=EXPORT_AGAIN, file=name)
 
 
 class DaemonError(Exception):
@@ -99,32 +127,33 @@ class DaemonError(Exception):
 
 @dataclass(eq=False)
 class ConfigError(DaemonError):
-    """The config cannot be used; `faults` names every reason."""
+    """The config cannot be used; `faults` lists every reason."""
 
     faults: tuple[Fault, ...]
+    is_verbose: bool = False
 
     def __str__(self) -> str:
-        """One fault a line."""
-        return "\n".join(str(fault) for fault in self.faults)
+        """One line a fault."""
+        return "\n".join(fault.in_full() if self.is_verbose else str(fault) for fault in self.faults)
 
 
-class NotReady(DaemonError):  # noqa: N818 - a state to wait out, not an error of anyone
-    """The surroundings do not allow work now; the message says what is missing."""
+class NotReady(DaemonError):  # noqa: N818 - a state to wait for, not a mistake
+    """The environment does not allow work now; the message says what is missing."""
 
 
-class NotTaken(DaemonError):  # noqa: N818 - an answer, not an error
-    """A drop changed under the copy, or may not be complete yet; the message says why it stays."""
+class NotTaken(DaemonError):  # noqa: N818 - an answer, not a mistake
+    """A drop changed while it was copied, or may not be complete yet; the message says why it stays."""
 
 
 @dataclass(eq=False)
 class JobError(DaemonError):
-    """This job cannot be done, now or later; `picture` is the last good one, where there was one."""
+    """This job cannot be done, now or later; `picture` is the last good one, if there was one."""
 
     failure: Failure
     picture: Any = None  # (H, W, 3) uint8 RGB
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Cross a pipe whole."""
+        """Pickle with every field, so that it can be sent through a pipe."""
         return JobError, (self.failure, self.picture)
 
     def __str__(self) -> str:
@@ -134,7 +163,7 @@ class JobError(DaemonError):
 
 @dataclass(eq=False)
 class EngineError(DaemonError):
-    """The engine ended under a job: crash, kill or time limit."""
+    """The engine's process ended during a job: crash, kill or time limit."""
 
     message: str
     reason: Reason = Reason.ENGINE_CRASHED

@@ -1,4 +1,4 @@
-"""Pictures in files to arrays and back; the only place that knows Pillow."""
+"""Picture files to arrays and back; the only module that imports Pillow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from daemon.errors import Failure, JobError, Reason
+from daemon.errors import SCALE_DOWN, Failure, JobError, Reason, too_large, unreadable
 from daemon.job import printable
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from daemon.job import Picture
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes phones' MPO
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes MPO, which phones write
 SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
-MIN_SIDE_PX: Final = 16  # VGG19 halves a picture four times before its fifth block
+MIN_SIDE_PX: Final = 16  # VGG19 pools a picture four times before its fifth block: 16 px become 1
 FILM_FRAMES: Final = 120
 FILM_SIZE_PX: Final = 1024
 FRAME_MS: Final = 120
@@ -35,29 +35,29 @@ _SAVE: Final[dict[str, dict[str, Any]]] = {
     "tiff": {"compression": "tiff_deflate"},
 }
 
-# Our own cap is read from the header before anything is decoded; Pillow's would only warn at half of its limit.
+# `read` checks the size in the header before decoding; Pillow's own limit only warns up to twice its value.
 Image.MAX_IMAGE_PIXELS = None
 
 
 def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
-    """Decode a picture whole: EXIF orientation applied, any mode made RGB, transparency laid on white.
+    """Decode a picture: apply its EXIF orientation, convert any mode to RGB, put transparency on white.
 
     Args:
         path: the file.
-        max_megapixels: a larger picture is refused from its header, before anything is decoded.
-        name: what errors call the file.
+        max_megapixels: the largest size; a larger picture is refused before anything is decoded.
+        name: the file's name in errors; default: its own.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        JobError: it is not a picture of an allowed format, is damaged, or is too large.
-        OSError: the disk it lies on does not give it.
+        JobError: the file is not a picture of an allowed format, is damaged, or is too large.
+        OSError: the disk cannot read the file.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata that Pillow can do without
-            # An open file, not its path: Pillow maps the pixels of some files, and then forgets to turn them.
+            warnings.simplefilter("ignore")  # Pillow warns about damaged metadata that does not matter
+            # An open file, not its path: Pillow memory-maps some files and then ignores their orientation.
             with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 _check_header(image, max_megapixels, name or path.name)
                 image.load()
@@ -65,18 +65,20 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
     except JobError:
         raise
     except MemoryError:
-        raise JobError(_too_large(name or path.name, "it needs more memory than there is")) from None
+        raise JobError(too_large(name or path.name, "it needs more memory than there is")) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise
-        raise JobError(_no_picture(name or path.name, error)) from None  # Pillow raises nearly anything
+        raise JobError(
+            _no_picture(name or path.name, error)
+        ) from None  # Pillow raises exceptions of many kinds
 
 
 def header_size(path: Path) -> tuple[int, int]:
-    """Read height and width as they are stored, before any EXIF orientation; nothing is decoded.
+    """Read the stored height and width, before any EXIF orientation; nothing is decoded.
 
     Raises:
-        OSError: it cannot be read, or is no picture of an allowed format.
+        OSError: the file cannot be read, or is not a picture of an allowed format.
     """
     with Image.open(path, formats=FORMATS) as image:
         return image.height, image.width
@@ -85,40 +87,28 @@ def header_size(path: Path) -> tuple[int, int]:
 def _check_header(image: Image.Image, max_megapixels: float, name: str) -> None:
     width, height = image.size
     if width * height > max_megapixels * 1e6:
-        raise JobError(_too_large(name, f"{width} x {height} px is more than {max_megapixels:g} megapixels"))
-
-
-def _too_large(name: str, why: str) -> Failure:
-    return Failure(
-        Reason.PICTURE_TOO_LARGE,
-        f"{name}: {why}",
-        hint="scale it down, or raise inbox.max_megapixels",
-        file=name,
-    )
+        why = f"{width} x {height} px is more than {max_megapixels:g} megapixels"
+        raise JobError(too_large(name, why, f"{SCALE_DOWN}, or raise inbox.max_megapixels"))
 
 
 def _no_picture(name: str, error: Exception) -> Failure:
     if isinstance(error, FileNotFoundError):
         return Failure(Reason.NOT_A_PICTURE, f"{name}: no such file", file=name)
-    known = isinstance(error, UnidentifiedImageError)
-    cause = "" if known else f" ({printable(str(error))[:100] or type(error).__name__})"
-    return Failure(
-        Reason.NOT_A_PICTURE,
-        f"{name}: not a readable picture{cause}",
-        hint=f"open it in a picture program and export it anew; formats: {', '.join(FORMATS)}",
-        file=name,
-    )
+    if isinstance(error, UnidentifiedImageError):
+        return unreadable(name, f"not a readable picture in any of the formats {', '.join(FORMATS)}")
+    cause = printable(str(error))[:100] or type(error).__name__
+    return unreadable(name, f"not a readable picture ({cause})")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Make any mode 8-bit RGB."""
+    """Convert any mode to 8-bit RGB."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16 bits grey; converting to RGB directly would clip to white
-        grey = (np.clip(np.asarray(image), 0, 65535).astype(np.uint32) + 128) // 257
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):  # 16-bit gray; a direct conversion to RGB would clip to white
+        gray = (np.clip(np.asarray(image), 0, 65535).astype(np.uint32) + 128) // 257
+        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point pictures have no agreed white")
+        raise ValueError("floating-point pictures have no defined white")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -127,7 +117,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def icc_profile(path: Path) -> bytes | None:
-    """Get the RGB colour profile a readable picture carries, for the result to carry on."""
+    """Read the RGB color profile of a picture, to be embedded in the result."""
     with Image.open(path, formats=FORMATS) as image:
         profile = image.info.get("icc_profile")
     is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "
@@ -135,10 +125,10 @@ def icc_profile(path: Path) -> bytes | None:
 
 
 def fit(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Scale a (height, width) so that its longest side is `longest`, keeping the aspect.
+    """Scale a (height, width) so that its longest side is `longest`; the aspect ratio is kept.
 
     Raises:
-        JobError: the short side would be too short for VGG19.
+        JobError: the short side would be below `MIN_SIDE_PX`.
     """
     scale = longest / max(height, width)
     scaled = round(height * scale), round(width * scale)
@@ -161,15 +151,15 @@ def resize(picture: Picture, height: int, width: int) -> Picture:
 
 
 def cover(picture: Picture, height: int, width: int) -> Picture:
-    """Resample to fill (height, width, 3), cropping what overhangs instead of stretching."""
+    """Resample to (height, width, 3); crop the longer dimension instead of distorting the picture."""
     return np.asarray(ImageOps.fit(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS))
 
 
 def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes:  # noqa: A002
-    """Write a picture as the bytes of a png, jpeg, webp or tiff file.
+    """Encode a picture as the bytes of a png, jpeg, webp or tiff file.
 
     Raises:
-        JobError: the format holds no picture of this size (webp: 16383 px a side).
+        JobError: the format cannot hold a picture of this size (webp: 16383 px a side).
     """
     buffer = io.BytesIO()
     extra = {"icc_profile": profile} if profile else {}
@@ -185,12 +175,17 @@ def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes
 
 
 def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lambda: None) -> bytes:  # noqa: A002
-    """Make a looping film of frame files, scaled to the last one's size, that rests on the last.
+    """Make a looping animation that pauses on its last frame.
 
-    At most `FILM_FRAMES` of them, evenly chosen, and at most `FILM_SIZE_PX` on the longest side: a film is to
-    be watched, and its frames lie beside it. `beat` is called for each of them, and may end it.
+    The animation has at most `FILM_FRAMES` frames, evenly chosen, and is at most `FILM_SIZE_PX` on its longest
+    side, since the frames themselves are published beside it.
+
+    Args:
+        frames: the picture files, in order; all are scaled to the size of the last one.
+        format: webp or gif.
+        beat: a callback before each frame; an exception that it raises ends the encoding.
     """
-    step = max(1, -(-(len(frames) - 1) // (FILM_FRAMES - 1)))  # the last one comes on top
+    step = max(1, -(-(len(frames) - 1) // (FILM_FRAMES - 1)))  # the last frame is added to these
     chosen = [*frames[:-1:step], frames[-1]]
     with Image.open(frames[-1]) as last:
         scale = min(1.0, FILM_SIZE_PX / max(last.size))

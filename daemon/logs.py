@@ -1,4 +1,4 @@
-"""structlog to stdout: one JSON object a line, or colours on a terminal, and nothing beside it."""
+"""structlog to stdout: one JSON object a line, or colors on a terminal, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import structlog
 
@@ -19,15 +19,26 @@ if TYPE_CHECKING:
 
 Format = Literal["auto", "json", "console"]
 FOREIGN_EVENT = "library.logged"
-# Without local variables: they hold what users dropped, and pictures.
+# Local variables are left out: they hold pictures and the content of dropped files.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
 
 
-def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A002 - the config's own word
-    """Send every record of this process, also foreign ones and warnings, through one renderer."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+def configure(
+    level: str = "info",
+    format: Format = "auto",  # noqa: A002 - the name of the config's key
+    stream: TextIO | None = None,
+) -> None:
+    """Send every record of this process, including libraries' records and warnings, through one renderer.
+
+    Args:
+        level: the least level that is logged.
+        format: the format; auto: console on a terminal, else JSON.
+        stream: the destination; default: stdout.
+    """
+    stream = stream or sys.stdout
+    is_terminal = stream is not None and stream.isatty()
     is_json = format == "json" or (format == "auto" and not is_terminal)
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
@@ -50,9 +61,9 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
         wrapper_class=structlog.make_filtering_bound_logger(number),
         cache_logger_on_first_use=False,
     )
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name of invalid UTF-8 must not cost the record
-    handler = _Handler(sys.stdout)  # where a person closed it, logging takes stderr
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # a file name that is not UTF-8 must not lose the record
+    handler = _Handler(stream)  # if stdout is closed (None), logging uses stderr
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_foreign],
@@ -69,19 +80,19 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """Says once that the log cannot be written, instead of a traceback for every record."""
+    """Reports once that the log cannot be written, instead of a traceback for every record."""
 
     has_failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's own signature
-        """Say so the first time."""
+        """Report the first failure."""
         if not self.has_failed and sys.stderr is not None:
             sys.stderr.write("styletransferd: the log cannot be written\n")
         self.has_failed = True
 
 
 def close() -> None:
-    """End the log; what is still unwritten of one that cannot be written must not become the exit code."""
+    """Flush the log; a log that cannot be written must not change the exit code."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -96,7 +107,7 @@ def get(name: str) -> Any:
 
 
 def _name_foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Give a library's free text the constant event name that can be counted."""
+    """Move a library's free text to `message`, below a constant event name that can be counted."""
     event["message"] = event.pop("event")
     event["event"] = FOREIGN_EVENT
     event["logger"] = event["_record"].name
@@ -104,7 +115,7 @@ def _name_foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 def _finite(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Write NaN and infinities as text: JSON has no word for them."""
+    """Write NaN and infinities as text: JSON cannot represent them."""
     return {
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in event.items()
@@ -112,7 +123,7 @@ def _finite(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
 
 
 def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put the keys first that every reader looks for first."""
+    """Put the keys first that readers look for first."""
     first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
     return {**first, **event}
 
@@ -120,7 +131,7 @@ def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 def _log_uncaught(
     kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
 ) -> None:
-    """Let a defect end the process with one parsable line, not a bare traceback."""
+    """Log an uncaught exception as one parsable line instead of a bare traceback."""
     if issubclass(kind, KeyboardInterrupt):
         return
     info = (kind, error, traceback) if error is not None else None

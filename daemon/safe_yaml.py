@@ -1,7 +1,7 @@
 """YAML text to plain data and back; the only place that knows PyYAML.
 
-Whatever people drop is read here, so the reader is narrow: 64 KiB, UTF-8, one document, no anchors, aliases
-or merge keys (an 843-byte merge bomb takes `safe_load` 19 seconds), no duplicate keys, bounded depth.
+Untrusted files are read here, so the reader is strict: 64 KiB, UTF-8, one document, no anchors, aliases or
+merge keys (an 843-byte merge bomb takes `safe_load` 19 seconds), no duplicate keys, bounded depth.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from daemon.errors import DaemonError
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 20
-MAX_INT_BITS = 1024  # Python refuses to write out what has more than 4300 digits, in messages too
+MAX_INT_BITS = 1024  # Python cannot print an integer of more than 4300 digits, not even in a message
 
 
 class DocumentError(DaemonError):
-    """The text is not YAML of the kind read here; the message says why and where."""
+    """The text is not YAML that is accepted here; the message says why and where."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose one node, refusing aliases and anchors before anything expands."""
+        """Compose one node; refuse aliases and anchors before anything is expanded."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise DocumentError(f"anchors and aliases are not allowed{_place(event.start_mark)}")
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        """Construct one mapping, refusing what would overwrite silently."""
+        """Construct one mapping; refuse duplicate keys, of which YAML would keep the last."""
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -52,14 +52,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Construct one integer, refusing what nobody could read."""
+        """Construct one integer; refuse numbers of hundreds of digits."""
         value = super().construct_yaml_int(node)
         if value.bit_length() > MAX_INT_BITS:
             raise DocumentError(f"a number of hundreds of digits{_place(node.start_mark)}")
         return value
 
 
-# `<<` must reach construct_mapping as written; SafeConstructor would flatten it first.
+# SafeConstructor would resolve `<<` before construct_mapping can refuse it.
 _Loader.flatten_mapping = lambda _self, _node: None  # type: ignore[method-assign, assignment]
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
@@ -72,10 +72,10 @@ def parse(data: bytes) -> Any:
     """Parse one YAML document.
 
     Args:
-        data: the bytes of a file; an empty document gives None.
+        data: the bytes of a file; an empty document parses as None.
 
     Raises:
-        DocumentError: whatever is wrong with it; no other exception leaves this function.
+        DocumentError: anything is wrong with the text; nothing else is raised.
     """
     if len(data) > MAX_BYTES:
         raise DocumentError(f"larger than {MAX_BYTES // 1024} KiB")
@@ -97,11 +97,11 @@ def parse(data: bytes) -> Any:
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        """Write repeated values out, since `parse` takes no aliases."""
+        """Write repeated values out, since `parse` accepts no aliases."""
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        """Escape what is not printable: PyYAML itself writes U+0085 and U+2028 so that they read as a space."""
+        """Escape unprintable characters: PyYAML writes U+0085 and U+2028 so that they are read as a space."""
         style = None if data.isprintable() else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
@@ -110,5 +110,5 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def dump(data: dict[str, Any]) -> str:
-    """Write plain data as YAML that `parse` reads back, keys in the given order."""
+    """Format plain data as YAML that `parse` reads back, with the keys in the given order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

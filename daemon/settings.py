@@ -1,4 +1,4 @@
-"""The settings of one job, and how presets, house defaults and a sidecar make them."""
+"""The settings of one job, merged from presets, the config's defaults and a sidecar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from daemon.errors import Reason
-from daemon.validation import refusal
+from daemon.validation import refusal, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,10 +25,15 @@ if TYPE_CHECKING:
 MIN_SIZE_PX: Final = 16
 MAX_SIZE_PX: Final = 16384
 MAX_ITERATIONS: Final = 100_000
-# Of `scales: auto`.
-_COARSEST_PX: Final = 128
-_NARROWEST_PX: Final = 32
-_AUTO_SHARES: Final = (1.5, 3.0)  # of the final iterations: at a half of the final size, at a quarter and less
+# The coarse sizes of `scales: auto`.
+_COARSEST_PX: Final = 128  # the least longest side
+_NARROWEST_PX: Final = 32  # the least shortest side
+_AUTO_SHARES: Final = (
+    1.5,
+    3.0,
+)  # multiples of `iterations` at half of the final size, and at a quarter and less
+# VGG19 (Simonyan and Zisserman, 2015, table 1, column E): here, because sidecars name layers, and this module
+# must not import TensorFlow.
 CONVOLUTIONS_PER_BLOCK: Final = (2, 2, 4, 4, 4)
 LAYERS: Final = tuple(
     f"block{block}_conv{convolution}"
@@ -38,7 +43,7 @@ LAYERS: Final = tuple(
 
 
 def number(value: Any) -> Any:
-    """Refuse what YAML makes of `yes` and `on`; pydantic would take True for 1."""
+    """Refuse booleans, YAML's reading of `yes` and `on`; pydantic would accept True as 1."""
     if isinstance(value, bool):
         raise refusal("a number")
     return value
@@ -47,31 +52,31 @@ def number(value: Any) -> Any:
 def _size(value: Any) -> Any:
     if value == "original":
         return value
-    allowed = f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original"
     try:
         size = None if isinstance(value, bool) or int(value) != float(value) else int(value)
     except (ValueError, TypeError, OverflowError):
         size = None
     if size is None or not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
-        raise refusal(allowed)
+        raise refusal(f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original")
     return size
 
 
 def _layers(value: Any) -> Any:
-    """Read `[a, b]` as equal weights, and `{a: 2}` as it stands."""
-    allowed = f"a list of VGG19 layers, or layer: weight, out of {', '.join(LAYERS)}"
+    """Read `[a, b]` as equal weights, and `{a: 2}` as weights."""
+    allowed = f"VGG19 layers from {LAYERS[0]} to {LAYERS[-1]}, as a list or as `layer: weight`"
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list):
         names = [item for item in value if isinstance(item, str)]
         if len(names) != len(value) or len(set(names)) != len(names):
-            raise refusal(allowed + ", each once")
+            raise refusal(f"{allowed}, each once")
         value = dict.fromkeys(names, 1.0)
-    if not isinstance(value, dict) or not value or any(name not in LAYERS for name in value):
+    if not isinstance(value, dict) or not value:
         raise refusal(allowed)
-    weights: dict[str, float] = {}
-    for name, weight in value.items():
-        weights[name] = _weight(weight)
+    unknown = [str(name) for name in value if name not in LAYERS]
+    if unknown:
+        raise refusal(allowed, hint=suggestion(unknown[0], list(LAYERS)))
+    weights = {name: _weight(weight) for name, weight in value.items()}
     has_share(weights.values())
     return weights
 
@@ -87,25 +92,27 @@ def _weight(value: Any) -> float:
 
 
 def has_share(weights: Iterable[float]) -> None:
-    """Refuse weights that cannot be scaled to sum to 1."""
+    """Refuse weights that cannot be normalized to a sum of 1."""
     if not 0 < sum(weights) < float("inf"):
         raise refusal("weights with a sum above 0")
 
 
 def _scales(value: Any) -> Any:
     if isinstance(value, list):
-        return _SCALE_LIST.validate_python(value)  # apart, so that faults name no branch of the union
+        return _SCALE_LIST.validate_python(
+            value
+        )  # here, so that the key path does not name a branch of the union
     if value in ("auto", "none"):
         return value
     raise refusal("auto, none, or a list of {size: 128, iterations: 60}")
 
 
 def plain_name(value: Any) -> Any:
-    """Accept the plain name of a file in the sidecar's own folder, nothing else."""
+    """Accept only the plain name of a file in the sidecar's own folder."""
     if not isinstance(value, str) or not value.strip():
         raise refusal("the name of a file in the same folder")
     if "/" in value or "\\" in value or "\0" in value or value.strip() in {".", ".."}:
-        raise refusal("the plain name of a file in the same folder, no path", Reason.PATH_OUTSIDE)
+        raise refusal("the plain name of a file in the same folder, not a path", Reason.PATH_OUTSIDE)
     return value
 
 
@@ -117,30 +124,19 @@ Size = Annotated[
     int | Literal["original"],
     BeforeValidator(_size),
     WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": MIN_SIZE_PX, "maximum": MAX_SIZE_PX},
-                {"const": "original"},
-            ]
-        }
+        {"anyOf": [{"type": "integer", "minimum": MIN_SIZE_PX, "maximum": MAX_SIZE_PX}, {"const": "original"}]}
     ),
 ]
+_LAYER: Final = {"enum": list(LAYERS)}
+_LAYER_LIST: Final = {"type": "array", "items": _LAYER, "uniqueItems": True, "minItems": 1}
+_LAYER_MAPPING: Final = {
+    "type": "object",
+    "propertyNames": _LAYER,
+    "additionalProperties": {"type": "number", "minimum": 0},
+    "minProperties": 1,
+}
 LayerWeights = Annotated[
-    dict[str, float],
-    BeforeValidator(_layers),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "array", "items": {"enum": list(LAYERS)}, "uniqueItems": True, "minItems": 1},
-                {
-                    "type": "object",
-                    "propertyNames": {"enum": list(LAYERS)},
-                    "additionalProperties": {"type": "number", "minimum": 0},
-                    "minProperties": 1,
-                },
-            ]
-        }
-    ),
+    dict[str, float], BeforeValidator(_layers), WithJsonSchema({"anyOf": [_LAYER_LIST, _LAYER_MAPPING]})
 ]
 Preset = Literal["default", "paper", "preview", "fine"]
 
@@ -152,7 +148,7 @@ class Model(BaseModel):
 
 
 class Scale(Model):
-    """One coarse size on the road to the final one."""
+    """One size of the coarse-to-fine painting, with its iterations."""
 
     size: Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(number)]
     iterations: Count
@@ -162,7 +158,7 @@ _SCALE_LIST: Final = TypeAdapter(list[Scale])
 
 
 def _growing(value: list[Scale] | str, info: ValidationInfo) -> list[Scale] | str:
-    """See that each scale is larger than the one before it, and the final size larger than all."""
+    """Require that each scale is larger than the one before it, and the final size larger than all."""
     if isinstance(value, list):
         final = info.data.get("size")
         sizes = [scale.size for scale in value] + ([final] if isinstance(final, int) else [])
@@ -172,18 +168,16 @@ def _growing(value: list[Scale] | str, info: ValidationInfo) -> list[Scale] | st
 
 
 class EarlyStop(Model):
-    """When a size is left before its last iteration."""
+    """When a scale ends before its last iteration."""
 
     improvement: Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)] = Field(
-        0.01, description="The share of the loss that must be gained..."
+        0.01, description="The fraction by which the loss must fall..."
     )
-    iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS), BeforeValidator(number)] = Field(
-        10, description="...within so many iterations."
-    )
+    iterations: Count = Field(10, description="...within this many iterations.")
 
 
 def _early_stop(value: Any) -> Any:
-    """Read it apart, so that faults name no branch of the union; 0 is not false."""
+    """Validate here, so that the key path does not name a branch of the union; 0 is not false."""
     if value is False or isinstance(value, EarlyStop):
         return value
     if isinstance(value, dict):
@@ -192,72 +186,70 @@ def _early_stop(value: Any) -> Any:
 
 
 class Frames(Model):
-    """Which pictures of the way are kept."""
+    """Which intermediate pictures are kept."""
 
-    every: Annotated[
-        int,
-        Field(ge=0, le=MAX_ITERATIONS, description="Keep a frame every so many iterations; 0: none."),
-        BeforeValidator(number),
-    ] = 10
-    animation: Literal["none", "webp", "gif"] = Field("webp", description="Also make a film of the frames.")
+    every: Annotated[int, Field(ge=0, le=MAX_ITERATIONS), BeforeValidator(number)] = Field(
+        10, description="Keep a frame every this many iterations; 0: none."
+    )
+    animation: Literal["none", "webp", "gif"] = Field("webp", description="Format of the animation, if any.")
 
     def keeps(self, iteration: int) -> bool:
-        """Tell whether an iteration's picture is kept as a frame."""
+        """Whether the picture of an iteration is kept as a frame."""
         return self.every > 0 and iteration % self.every == 0
 
 
 class Output(Model):
-    """How the result is written."""
+    """How the result is saved."""
 
     format: Literal["png", "jpeg", "webp", "tiff"] = "png"
 
 
 class Settings(Model):
-    """Everything that shapes one picture besides the pictures themselves."""
+    """Everything that determines a result besides its input pictures."""
 
     strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)] = Field(
-        0.5, description="From 0, a hint of the style, to 1, almost only style; objective balanced."
+        0.5, description="From 0, a hint of the style, to 1, almost only style; for objective balanced."
     )
     size: Size = Field(512, description="Longest side of the result in pixels, or original.")
     iterations: Count = Field(20, description="Iterations at the final size.")
     scales: Annotated[
         Literal["auto", "none"] | list[Scale], BeforeValidator(_scales), AfterValidator(_growing)
-    ] = Field("auto", description="Coarse sizes before the final one; auto: halves of it, down to 128 px.")
-    objective: Literal["balanced", "paper"] = Field("balanced", description="What is minimised.")
-    optimizer: Literal["lbfgs", "adam"] = Field("lbfgs", description="How it is minimised.")
-    learning_rate: Rate = Field(2.0, description="Adam's step, in grey levels.")
-    content_weight: Amount = Field(1000.0, description="Weight of the content loss; objective paper.")
-    style_weight: Amount = Field(0.01, description="Weight of the style loss; objective paper.")
-    content_layers: LayerWeights = Field({"block4_conv2": 1.0}, description="Where the content is compared.")
+    ] = Field("auto", description="Coarse sizes before the final one; auto: its halves, down to 128 px.")
+    objective: Literal["balanced", "paper"] = Field("balanced", description="The loss that is minimized.")
+    optimizer: Literal["lbfgs", "adam"] = Field("lbfgs", description="The method that minimizes it.")
+    learning_rate: Rate = Field(2.0, description="Step size of Adam, in gray levels of 255.")
+    content_weight: Amount = Field(1000.0, description="Weight of the content loss; for objective paper.")
+    style_weight: Amount = Field(0.01, description="Weight of the style loss; for objective paper.")
+    content_layers: LayerWeights = Field({"block4_conv2": 1.0}, description="Layers of the content loss.")
     style_layers: LayerWeights = Field(
-        {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Where the style is compared."
+        {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Layers of the style loss."
     )
-    tv_weight: Amount = Field(0.0, description="Weight of the total variation.")
-    pooling: Literal["max", "avg"] = Field("max", description="VGG19's own max pooling, or average pooling.")
-    init: PlainName = Field("content", description="Start from content, style, noise, or a file's picture.")
+    tv_weight: Amount = Field(0.0, description="Weight of the total variation loss.")
+    pooling: Literal["max", "avg"] = Field("max", description="VGG19's max pooling, or average pooling.")
+    init: PlainName = Field("content", description="The start: content, style, noise, or a picture's name.")
     init_colors: Literal["style", "content"] = Field(
-        "style", description="Colours of a start from the content: moved to the style's, or its own."
+        "style", description="Colors of a start from the content: adapted to the style, or unchanged."
     )
     seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(number)] = Field(0, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
-        False,  # noqa: FBT003 - null is what is not set
-        description="Leave a size once its loss hardly falls; false: never.",
+        False,  # noqa: FBT003 - null means "not set"
+        description="End a scale once its loss hardly falls; false: never.",
     )
-    frames: Frames = Field(Frames(), description="Frames and film of the way.")
-    output: Output = Field(Output(), description="The file of the result.")
+    frames: Frames = Field(Frames(), description="Intermediate pictures and their animation.")
+    output: Output = Field(Output(), description="The format of the result.")
     priority: Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(number)] = Field(
-        0, description="Higher first; then first come, first served."
+        0, description="Jobs of higher priority start first; then first come, first served."
     )
 
     def all_scales(self, height_px: int, width_px: int) -> tuple[Scale, ...]:
-        """Give the sizes to paint at, coarse to fine, each with its iterations.
+        """List the sizes to paint at, coarse to fine, each with its iterations.
 
-        `auto` halves the final size while pictures stay large enough to hold forms, and iterates more the
-        smaller they are: a step at half the size costs a quarter.
+        `auto` halves the final size while the pictures stay large enough to show shapes, with more iterations
+        at smaller sizes: a step at half the size costs a quarter.
 
         Args:
-            height_px: of the content.
-            width_px: of the content; `size: original` is the longer of both.
+            height_px: height of the content.
+            width_px: width of the content; `size: original` is the longer side.
         """
         longest = max(height_px, width_px, 1)
         final = longest if self.size == "original" else self.size
@@ -269,12 +261,12 @@ class Settings(Model):
         return (*coarse, Scale.model_construct(size=final, iterations=self.iterations))
 
     def total_iterations(self, height_px: int, width_px: int) -> int:
-        """Count the iterations over all sizes of a content's road."""
+        """Count the iterations at all scales, for a content of this size."""
         return sum(scale.iterations for scale in self.all_scales(height_px, width_px))
 
 
 def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
-    """Give the coarse sizes of `auto`; `shape` is short side over long side."""
+    """List the coarse sizes of `auto`; `shape` is short side over long side."""
     coarse: list[Scale] = []
     size = final // 2
     while size >= _COARSEST_PX and size * shape >= _NARROWEST_PX:
@@ -321,15 +313,15 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 
 
 def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Lay the layers of settings over each other, the sidecar's own on top.
+    """Merge the sources of settings; the sidecar's own keys come first.
 
-    A preset that the sidecar names overrides the house's keys, since the person asked for it, and takes the
-    place of the house's own preset, which lies below them. A key set to null counts as not set. Of the house's
-    scales those are kept that are smaller than a size which the sidecar names without scales.
+    A preset named in the sidecar overrides the config's `defaults`, because the person asked for it. Without
+    one, the preset of `defaults` applies below the other defaults. A key set to null counts as not set. If the
+    sidecar sets a size but no scales, only the scales of `defaults` below that size are kept.
 
     Args:
-        preset: the sidecar's preset, or None where it names none.
-        house: the config's `defaults`, its `preset` included.
+        preset: the preset named in the sidecar; None: none is named.
+        house: the config's `defaults`, including its `preset`.
         own: the sidecar's keys.
     """
     house_keys = {key: value for key, value in house.items() if key != "preset"}
@@ -353,6 +345,6 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
 
 
 def _reaches(scale: Any, size: Any) -> bool:
-    """Tell whether a scale, not validated yet, is as large as a size."""
+    """Whether a scale that is not validated yet is as large as a size."""
     longest = scale.get("size") if isinstance(scale, dict) else None
     return isinstance(longest, int) and isinstance(size, int) and longest >= size

@@ -1,14 +1,14 @@
-"""A sidecar's text to settings, all faults at once."""
+"""A sidecar's text to settings, with every fault at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from daemon import safe_yaml
-from daemon.errors import Fault, Reason
+from daemon.errors import Fault
 from daemon.settings import Amount, Model, PlainName, Preset, Settings, has_share, merged, plain_name
 from daemon.validation import explain, refusal, shown
 
@@ -16,7 +16,7 @@ KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
 
 
 class StyleRef(Model):
-    """One style picture and its share in the blend."""
+    """One style picture and its weight in the blend."""
 
     image: PlainName
     weight: Amount = 1.0
@@ -41,7 +41,7 @@ def _blend(styles: list[StyleRef] | None) -> list[StyleRef] | None:
 
 
 def _allow_null(schema: dict[str, Any]) -> None:
-    """Have the schema say of every key that null means "not set"."""
+    """Allow null, which means "not set", for every key of the schema."""
     for name, key in schema["properties"].items():
         if "anyOf" in key:
             key["anyOf"] = [*(item for item in key["anyOf"] if item != {"type": "null"}), {"type": "null"}]
@@ -55,11 +55,13 @@ def _allow_null(schema: dict[str, Any]) -> None:
 
 
 class SidecarModel(Settings):
-    """What a sidecar may say; the schema that editors complete from."""
+    """The keys of a sidecar; editors complete from its JSON Schema."""
 
     model_config = ConfigDict(json_schema_extra=_allow_null)
 
-    content: PlainName | None = Field(None, description="The photo; default: NAME.content.* beside it.")
+    content: PlainName | None = Field(
+        None, description="The photo; default: NAME.content.* in the same folder."
+    )
     style: Annotated[
         list[StyleRef] | None,
         BeforeValidator(_styles),
@@ -73,10 +75,11 @@ class SidecarModel(Settings):
                 ]
             }
         ),
-    ] = Field(None, description="The painting, or several; default: NAME.style.* beside it.")
-    preset: Preset = Field("default", description="Gives every key its value unless set here.")
+    ] = Field(None, description="The painting, or several; default: NAME.style.* in the same folder.")
+    preset: Preset = Field("default", description="Sets every key that the sidecar does not set.")
     result: dict[str, Any] | None = Field(
-        None, description="What result.yaml adds to a sidecar: a record, without effect when dropped again."
+        None,
+        description="The record that result.yaml adds to a sidecar; without effect when dropped again.",
     )
 
 
@@ -84,7 +87,7 @@ class SidecarModel(Settings):
 class Sidecar:
     """A sidecar as read: the pictures it names and its settings, or its faults.
 
-    With faults, `settings` is None and the names are those that can be told all the same.
+    With faults, `settings` is None, and only the names that are valid are kept.
     """
 
     content: str | None
@@ -96,7 +99,7 @@ class Sidecar:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every file the sidecar names itself."""
+        """Every file that the sidecar itself names."""
         named = [self.content, self.init, *(style.image for style in self.styles)]
         return tuple(name for name in named if name is not None)
 
@@ -105,14 +108,14 @@ def parse(data: bytes, file: str, house: dict[str, Any] | None = None) -> Sideca
     """Read a sidecar; faults are returned, never raised.
 
     Args:
-        data: the file's bytes; an empty file asks for all defaults.
-        file: the name that faults carry.
+        data: the bytes of the file; an empty file means all defaults.
+        file: the name of the file in faults.
         house: the config's `defaults`.
     """
     try:
         raw = safe_yaml.parse(data)
     except safe_yaml.DocumentError as error:
-        return _faulty({}, (Fault(file, "", "", "YAML of keys and values", str(error)),))
+        return _faulty({}, (Fault(file, problem=str(error)),))
     return read(raw, file, house)
 
 
@@ -120,10 +123,13 @@ def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
     """Read a sidecar's plain data, as `parse` does."""
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
-        return _faulty({}, (Fault(file, "", shown(raw), "keys and values, as in `content: sunset.jpg`"),))
+        return _faulty({}, (Fault(file, "", shown(raw), "keys and values, such as `content: sunset.jpg`"),))
     strange = [key for key in raw if not isinstance(key, str)]
     if strange:
-        return _faulty(raw, tuple(Fault(file, shown(key), "", "a key that is a word") for key in strange))
+        return _faulty(
+            raw,
+            tuple(Fault(file, shown(key), "", "text", problem="a key that is not text:") for key in strange),
+        )
     preset = raw.get("preset")
     try:
         model = SidecarModel.model_validate(
@@ -131,18 +137,17 @@ def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
         )
     except ValidationError as error:
         return _faulty(raw, explain(error, SidecarModel, file))
-    settings = Settings.model_validate(model.model_dump(include=set(Settings.model_fields)))
     return Sidecar(
         content=model.content,
         styles=tuple(model.style or ()),
         init=None if model.init in KEYWORD_INITS else model.init,
         preset=str(preset or (house or {}).get("preset") or "default"),
-        settings=settings,
+        settings=Settings.model_construct(**{name: getattr(model, name) for name in Settings.model_fields}),
     )
 
 
 def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
-    """Keep what names can be told, so that the pictures of a faulty drop are kept with it."""
+    """Keep the valid names, so that the pictures of a faulty drop are kept with it."""
     style = raw.get("style")
     styles = [item.get("image") if isinstance(item, dict) else item for item in _as_list(style)]
     init = _name(raw.get("init"))
@@ -169,15 +174,12 @@ def _name(value: Any) -> str | None:
 
 
 def default_faults(house: dict[str, Any], file: str) -> tuple[Fault, ...]:
-    """Check the config's `defaults` as if a sidecar had said them."""
+    """Check the config's `defaults` as if they were a sidecar's keys."""
     forbidden = {"content", "style", "result"}
     named = tuple(
-        Fault(file, f"defaults.{key}", "", "only keys that do not name a picture", reason=Reason.BAD_SIDECAR)
+        Fault(file, key, shown(house[key]), "left out", "it belongs to a single job")
         for key in house
         if key in forbidden
     )
-    rest = {key: value for key, value in house.items() if key not in forbidden}
-    faults = read(rest, file).faults
-    return named + tuple(
-        Fault(fault.file, f"defaults.{fault.key}", fault.found, fault.allowed, fault.hint) for fault in faults
-    )
+    rest = read({key: value for key, value in house.items() if key not in forbidden}, file)
+    return tuple(replace(fault, key=f"defaults.{fault.key}") for fault in named + rest.faults)

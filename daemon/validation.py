@@ -1,37 +1,73 @@
-"""Pydantic's errors in a person's words: every fault at once, with "did you mean"."""
+"""Pydantic's errors as faults that people understand: all at once, with "did you mean"."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from daemon.errors import Fault, Reason
 
-_MAX_SHOWN = 60
+_MAX_SHOWN: Final = 60
+_MAX_LISTED: Final = 8  # so many known keys fit into a hint
+_KINDS: Final = {
+    "bool": "true or false",
+    "dict": "keys and values",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list",
+    "path": "a path",
+    "string": "text",
+    "tuple": "a list",
+}  # what the first word of a type of pydantic's errors demands, as in `int_parsing`
 
 
-def refusal(allowed: str, reason: Reason = Reason.BAD_SIDECAR) -> PydanticCustomError:
-    """Make the error a validator raises: what would have been allowed."""
-    return PydanticCustomError("refused", "{allowed}", {"allowed": allowed, "reason": reason.value})
+def refusal(allowed: str, reason: Reason = Reason.BAD_SIDECAR, hint: str = "") -> PydanticCustomError:
+    """Make the error that a validator raises.
+
+    Args:
+        allowed: words that complete "it must be".
+        reason: the code for `error.yaml`.
+        hint: advice, such as what may be meant.
+    """
+    context = {"allowed": allowed, "reason": reason.value, "hint": hint}
+    return PydanticCustomError("refused", "{allowed}", context)
 
 
 def shown(value: object) -> str:
-    """Quote a value a person wrote, short and on one line."""
+    """Quote a value that a person wrote, short and on one line."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
 def suggestion(word: str, known: list[str]) -> str:
-    """Name the closest known word, or nothing."""
+    """Ask whether the most similar known word is meant; give nothing where none is similar."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def unknown_key(file: str, key: str, found: str, known: list[str]) -> Fault:
+    """Describe a key that does not exist.
+
+    Args:
+        file: the name of the file.
+        key: the path of the key, its parts joined by dots.
+        found: its value, quoted.
+        known: the keys that exist beside it.
+    """
+    listed = (
+        f"known: {', '.join(known)}"
+        if len(known) <= _MAX_LISTED
+        else "`styletransferd check --verbose` lists the known keys"
+    )
+    hint = suggestion(key.rpartition(".")[2], known) or listed
+    return Fault(file, key, found, ", ".join(known), hint, problem="unknown key")
+
+
 def explain(error: ValidationError, model: type[BaseModel], file: str) -> tuple[Fault, ...]:
-    """Turn a validation error into faults, one a key, in the order of the text."""
+    """Turn a validation error into faults, one for each key, in the order of the file."""
     found: dict[str, Fault] = {}
     for item in error.errors(include_url=False):
         path = [str(part) for part in item["loc"]]
@@ -41,34 +77,37 @@ def explain(error: ValidationError, model: type[BaseModel], file: str) -> tuple[
 
 
 def _fault(item: Any, path: list[str], model: type[BaseModel], file: str) -> Fault:
-    key = ".".join(path)
-    context = item.get("ctx", {})
+    key, value, context = ".".join(path), shown(item["input"]), item.get("ctx", {})
     if item["type"] == "extra_forbidden":
-        known = _keys_at(model, path[:-1])
-        allowed = "no such key, but " + ", ".join(known)
-        return Fault(file, key, shown(item["input"]), allowed, suggestion(path[-1], known))
+        return unknown_key(file, key, value, _keys_at(model, path[:-1]))
+    if item["type"] == "missing":
+        return Fault(file, key, problem="missing key")
     if item["type"] == "refused":
-        reason = Reason(context["reason"])
-        return Fault(file, key, shown(item["input"]), context["allowed"], reason=reason)
+        return Fault(file, key, value, context["allowed"], context["hint"], Reason(context["reason"]))
     if item["type"] == "literal_error":
         words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
         word = item["input"] if isinstance(item["input"], str) else ""
-        return Fault(file, key, shown(item["input"]), ", ".join(words), suggestion(word, words))
+        return Fault(file, key, value, f"one of {', '.join(words)}", suggestion(word, words))
     if item["type"] == "model_type":
-        allowed = "keys and values out of " + ", ".join(_keys_at(model, path))
-        return Fault(file, key, shown(item["input"]), allowed)
-    return Fault(file, key, shown(item["input"]), _requirement(item["msg"]))
+        return Fault(file, key, value, f"keys and values ({', '.join(_keys_at(model, path))})")
+    return Fault(file, key, value, _requirement(item["type"], item["msg"]))
 
 
-def _requirement(message: str) -> str:
-    """Keep the requirement of a stock message: 'Input should be greater than 0' -> 'greater than 0'."""
+def _requirement(kind: str, message: str) -> str:
+    """Say what one of pydantic's own errors demands: 'Input should be greater than 0' -> 'greater than 0'."""
+    name, _, rest = kind.partition("_")
+    if name in _KINDS and rest.startswith(("type", "parsing", "from")):
+        return _KINDS[name]
     for start in ("Input should be ", "Value error, "):
         message = message.removeprefix(start)
+    message = message.replace("greater than or equal to", "at least").replace(
+        "less than or equal to", "at most"
+    )
     return message[:1].lower() + message[1:]
 
 
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """List the keys that the model knows at a path; a number in it is a place in a list."""
+    """List the keys that the model has at a path; a number in the path is an index into a list."""
     for part in path:
         field = model.model_fields.get(part)
         model = (_model_in(field.annotation) if field else None) or model

@@ -1,1 +1,1 @@
-"""The commands: one small module a group. Each turns errors into exit codes and one readable line."""
+"""The commands, one small module for each group; errors become exit codes and one readable line."""

@@ -1,4 +1,4 @@
-"""`check`: every fault of the config and of sidecars, without running anything."""
+"""`check`: lists every fault of the config and of sidecars; nothing is run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import typer
 
 from daemon import config as config_module
 from daemon import files, safe_yaml, sidecar
-from daemon.cli.options import ConfigOption, load_or_default
+from daemon.cli.options import ConfigOption, load, load_or_default
 from daemon.errors import ConfigError, Fault, JobError
 from daemon.inbox import pairing
 from daemon.inbox.scan import is_ignored
+from daemon.validation import shown
 
 if TYPE_CHECKING:
     from daemon.config import Config
@@ -26,15 +27,19 @@ def register(app: typer.Typer) -> None:
 
 def check(
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Sidecars or folders.")
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Sidecars, or folders that contain them.")
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="List every known key where one is unknown.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Validate the config, and any sidecars or folders given; list every fault."""
+    """Validate the config, and the sidecars and folders given; list every fault."""
     path = config_module.find(config)
-    if not paths and not path.exists():
-        raise ConfigError((Fault(str(path), "", "no such file", "a config file", "name one with --config"),))
-    loaded = load_or_default(config)
+    try:
+        loaded = load_or_default(config) if paths else load(config)
+    except ConfigError as error:
+        raise ConfigError(error.faults, is_verbose=verbose) from None
     typer.echo(f"{path}: ok" if path.exists() else "no config file: the defaults apply")
     for key in config_module.without_effect(loaded):
         typer.echo(f"{path}: {key} has no effect in this version")
@@ -42,16 +47,19 @@ def check(
     library = loaded.folders.styles
     if library and not library.is_dir():
         faulty += 1
-        typer.echo(str(Fault(str(path), "folders.styles", str(library), "a folder that is there")))
+        typer.echo(str(Fault(str(path), "folders.styles", shown(str(library)), "an existing folder")))
     for file in _sidecars(paths or [], loaded.inbox.ignore):
         faults = _faults(file, loaded)
         faulty += bool(faults)
-        typer.echo(f"{file}: ok" if not faults else "\n".join(str(fault) for fault in faults))
+        for fault in faults:
+            typer.echo(fault.in_full() if verbose else str(fault))
+        if not faults:
+            typer.echo(f"{file}: ok")
     raise typer.Exit(1 if faulty else 0)
 
 
 def _sidecars(paths: list[Path], ignore: tuple[str, ...]) -> list[Path]:
-    """List the sidecars given, and those of the folders given that the service would look at."""
+    """List the sidecars given, and the sidecars in the folders given that the service would read."""
     found = []
     for path in paths:
         if not path.is_dir():
@@ -64,17 +72,17 @@ def _sidecars(paths: list[Path], ignore: tuple[str, ...]) -> list[Path]:
 
 
 def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
-    """Check one sidecar and the pictures it names as the service would."""
+    """Check one sidecar and its pictures as the service would."""
     try:
         with os.fdopen(files.open_regular(file.parent.resolve(), file.name), "rb") as opened:
             data = opened.read(safe_yaml.MAX_BYTES + 1)
         names = os.listdir(file.absolute().parent)
         library = os.listdir(config.folders.styles) if config.folders.styles else []
     except (OSError, files.ChangedError) as error:
-        return (Fault(str(file), "", getattr(error, "strerror", None) or str(error), "a readable file"),)
+        return (Fault(str(file), problem=getattr(error, "strerror", None) or str(error)),)
     read = sidecar.parse(data, str(file), config.defaults)
     group = pairing.pair_sidecar(file.name, read, names, library)
-    missing = [Fault(str(file), "", name, "pictures that are there") for name in group.missing]
+    missing = [Fault(str(file), problem=f"missing picture: {name}") for name in group.missing]
     return (*read.faults, *missing, *_picture_faults(file, group, config))
 
 
@@ -90,10 +98,9 @@ def _picture_faults(file: Path, group: pairing.Group, config: Config) -> list[Fa
             os.close(files.open_regular(folder.resolve(), member.name))
             images.read(folder / member.name, config.inbox.max_megapixels)
         except (OSError, files.ChangedError) as error:
-            faults.append(Fault(str(file), member.role, member.name, "a readable picture", str(error)))
+            problem = f"{member.role}: {getattr(error, 'strerror', None) or error}: {member.name}"
+            faults.append(Fault(str(file), problem=problem))
         except JobError as error:
-            hint = f"{error.failure.message}; {error.failure.hint}"
-            faults.append(
-                Fault(str(file), member.role, member.name, "a readable picture", hint, error.failure.reason)
-            )
+            problem = f"{member.role}: {error.failure.message}"
+            faults.append(Fault(str(file), hint=error.failure.hint, problem=problem))
     return faults

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
+import threading
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from daemon.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from daemon.cli.progress import Bar
+
 DEMO_SIZE_PX = 512
+_LOG_NAME = "styletransferd.log"
+_LOOK_S = 0.5
 
 
 def register(app: typer.Typer) -> None:
@@ -18,36 +30,68 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    dir: Annotated[Path, typer.Option("--dir", help="Where to make inbox, outbox and spool.")] = Path(  # noqa: A002
+    dir: Annotated[Path, typer.Option("--dir", help="The folder for inbox, outbox and spool.")] = Path(  # noqa: A002
         "styletransferd-demo"
     ),
     size: Annotated[int, typer.Option("--size", help="Longest side in pixels.", min=16)] = DEMO_SIZE_PX,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log of the service.")] = False,
 ) -> None:
-    """Make a small inbox with a photo and a painting, run the service on it, print where the result is."""
-    from daemon import (  # noqa: PLC0415 - `status` starts faster without them
-        config,
-        logs,
-        safe_yaml,
-    )
-    from daemon.service import signals  # noqa: PLC0415 - `status` starts faster without them
+    """Repaint a bundled photo with the real service, and print where the picture is."""
+    from daemon import config, logs  # noqa: PLC0415 - `status` starts faster without them
+    from daemon.cli.run import serve  # noqa: PLC0415
 
     base = dir.absolute()
+    outbox = base / "outbox"
+    _drop(base, size)
+    before = set(outbox.iterdir())
+    loaded = config.build({"inbox": {"settle_s": 0.5}}, base, environment={})
+    if verbose:
+        logs.configure("info", "console")
+        code = serve(loaded, drains=True)
+    else:
+        with (base / _LOG_NAME).open("w", encoding="utf-8") as log, _bar(loaded.folders.spool / "status.json"):
+            logs.configure("info", "console", log)
+            code = serve(loaded, drains=True)
+    made = [path for entry in set(outbox.iterdir()) - before if (path := entry / "result.png").exists()]
+    if not made:
+        raise DaemonError("no picture was painted" + ("" if verbose else f"; the log is {base / _LOG_NAME}"))
+    typer.echo("The painted picture:")
+    typer.echo(str(max(made, key=lambda path: path.stat().st_mtime)))
+    raise typer.Exit(code)
+
+
+def _drop(base: Path, size: int) -> None:
+    """Put the bundled pictures and a sidecar into the inbox."""
+    from daemon import safe_yaml  # noqa: PLC0415 - `status` starts faster without it
+
     for name in ("inbox", "outbox"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    before = set((base / "outbox").iterdir())
-    bundled = resources.files("daemon.demo")
     for name in ("photo.jpg", "painting.jpg"):
-        with resources.as_file(bundled / name) as source:
+        with resources.as_file(resources.files("daemon.demo") / name) as source:
             shutil.copyfile(source, base / "inbox" / name)
     sidecar = safe_yaml.dump({"content": "photo.jpg", "style": "painting.jpg", "size": size})
     (base / "inbox" / "coffee.yaml").write_text(sidecar, "utf-8")
-    loaded = config.build({"inbox": {"settle_s": 0.5}}, base, environment={})
-    logs.configure("info", "console")
-    code = signals.run(loaded, drains=True)
-    made = [
-        path for path in (base / "outbox").iterdir() if path not in before and (path / "result.png").exists()
-    ]
-    if code == 0 and made:
-        typer.echo("The painted picture:")
-        typer.echo(str(made[0] / "result.png"))
-    raise typer.Exit(code if made else 1)
+
+
+@contextlib.contextmanager
+def _bar(status: Path) -> Iterator[None]:
+    """Show a progress bar while the service runs, from the state that it writes every second."""
+    from daemon.cli.progress import Bar  # noqa: PLC0415 - 40 ms
+
+    has_ended = threading.Event()
+    with Bar() as bar:
+        follower = threading.Thread(target=_follow, args=(status, bar, has_ended), name="progress")
+        follower.start()
+        try:
+            yield
+        finally:
+            has_ended.set()
+            follower.join()
+
+
+def _follow(status: Path, bar: Bar, has_ended: threading.Event) -> None:
+    while not has_ended.wait(_LOOK_S):
+        with contextlib.suppress(OSError, ValueError):  # not written yet
+            job = json.loads(status.read_bytes())["job"]
+            if job:
+                bar.show(job["iteration"], job["iterations"], job["loss"])

@@ -1,4 +1,4 @@
-"""`list`, `show`, and the operator's verbs: each is one rename or one small file, service or no service."""
+"""`list`, `show` and the operator's verbs; each is one rename or one small file, so no service is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from daemon.spool import Spool, StoredJob
 
 JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="An id, its beginning, or the name of its entry.")
+    str, typer.Argument(metavar="JOB", help="A job's id, the start of its id, or its name in the outbox.")
 ]
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
 
@@ -36,16 +36,16 @@ def _spool(config: Path | None) -> Spool:
 
 
 def _find(spool: Spool, prefix: str, *states: State) -> StoredJob:
-    """Find the one job that is meant.
+    """Find the one job with an id, a prefix of its id, or a name.
 
     Raises:
-        DaemonError: there is none or more than one, or it is in another state than the verb needs.
+        DaemonError: there is none or more than one, or its state does not allow the command.
     """
     found = spool.find(prefix)
     if not found:
         raise DaemonError(f"{prefix}: no such job")
     if len(found) > 1:
-        raise DaemonError(f"{prefix}: ambiguous, {', '.join(entry.id for entry in found)}")
+        raise DaemonError(f"{prefix}: more than one job matches: {', '.join(entry.id for entry in found)}")
     entry = found[0]
     if states and entry.state not in states:
         raise DaemonError(f"{entry.label} is {entry.state}, not {' or '.join(states)}")
@@ -79,7 +79,7 @@ def list_jobs(state: StateOption = None, as_json: JsonOption = False, config: Co
 
 
 def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Show one job whole."""
+    """Show everything about one job."""
     from daemon import safe_yaml  # noqa: PLC0415 - only this command writes YAML
     from daemon.job import printable  # noqa: PLC0415
 
@@ -101,33 +101,33 @@ def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = N
 
 
 def retry(job: JobArgument, config: ConfigOption = None) -> None:
-    """Queue a failed job again, with its attempts counted afresh."""
+    """Queue a failed job again, with its attempts counted from zero."""
     spool = _spool(config)
     found = _find(spool, job, State.FAILED)
     if found.job is None:
-        raise DaemonError(f"{found.id}: its record cannot be read, so it cannot be tried again")
+        raise DaemonError(f"{found.id}: its record cannot be read, so it cannot be retried")
     entry = spool.retry(found)
     typer.echo(f"{entry.label}: queued again")
 
 
 def cancel(job: JobArgument, config: ConfigOption = None) -> None:
-    """End a queued, held or running job; it goes to failed, and can be retried."""
+    """Cancel a queued, held or running job; it ends as failed and can be retried."""
     spool = _spool(config)
     entry = _find(spool, job, State.QUEUED, State.HELD, State.RUNNING)
     spool.ask_cancel(entry)
-    when = "as soon as the service looks" if spool.is_locked() else "when the service starts"
+    when = "within seconds" if spool.is_locked() else "when the service starts"
     typer.echo(f"{entry.label}: will be cancelled {when}")
 
 
 def hold(job: JobArgument, config: ConfigOption = None) -> None:
-    """Keep a queued job from being started."""
+    """Do not start a queued job until it is released."""
     spool = _spool(config)
     entry = spool.hold(_find(spool, job, State.QUEUED))
     typer.echo(f"{entry.label}: held")
 
 
 def release(job: JobArgument, config: ConfigOption = None) -> None:
-    """Let a held job be started."""
+    """Return a held job to the queue."""
     spool = _spool(config)
     entry = spool.release(_find(spool, job, State.HELD))
     typer.echo(f"{entry.label}: queued")

@@ -1,9 +1,9 @@
-"""The entry point: every command, and what errors become."""
+"""The entry point: registers the commands and maps errors to exit codes."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +12,11 @@ from daemon.cli import check, demo, jobs, run, schema, selftest, status, stylize
 from daemon.errors import ConfigError, DaemonError, JobError, NotReady
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_NOT_READY = 75  # EX_TEMPFAIL
 EXIT_CONFIG = 78  # EX_CONFIG
+
+UsageError: type[Any] = typer.BadParameter.__mro__[1]  # Click's; some versions of Typer contain their own Click
 
 app = typer.Typer(
     name="styletransferd",
@@ -44,9 +47,11 @@ for module in (run, demo, stylize, check, selftest, status, jobs, schema):
 
 
 def main() -> None:
-    """Run one command; errors end as one readable line on stderr and an exit code."""
+    """Run one command; an error becomes one readable line on stderr and an exit code."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        _fail(error.format_message(), EXIT_USAGE)
     except ConfigError as error:
         _fail(str(error), EXIT_CONFIG)
     except NotReady as error:

@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Options and helpers of several commands."""
 
 from __future__ import annotations
 
@@ -21,27 +21,33 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="The config file; else $STYLETRANSFERD_CONFIG, else /etc/styletransferd/config.yaml.",
+        help="The config file; default: $STYLETRANSFERD_CONFIG, else /etc/styletransferd/config.yaml.",
         show_default=False,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs: one JSON document.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def load(given: Path | None) -> Config:
-    """Load the config that applies.
+    """Load the config file that applies.
+
+    Args:
+        given: the value of --config.
 
     Raises:
-        ConfigError: with every fault.
+        ConfigError: the config has faults; the error lists all of them.
     """
     return config.load(config.find(given))
 
 
 def load_or_default(given: Path | None) -> Config:
-    """Load the config that applies; where none is named and none installed, the defaults.
+    """Load the config file that applies, or the defaults if none is named and none is installed.
+
+    Args:
+        given: the value of --config.
 
     Raises:
-        ConfigError: with every fault.
+        ConfigError: the config has faults; the error lists all of them.
     """
     path = config.find(given)
     if path == config.DEFAULT_PATH and given is None and not path.exists():
@@ -51,10 +57,10 @@ def load_or_default(given: Path | None) -> Config:
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Keep what TensorFlow prints while it starts off a person's terminal.
+    """Discard what TensorFlow prints on stderr while it is imported and started.
 
-    Its early lines pass by every log level it offers, so the descriptor itself is turned away. Errors are
-    exceptions, and are not hidden.
+    Its first lines ignore its log level, so the file descriptor itself is redirected. Errors are exceptions,
+    which are not affected.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()

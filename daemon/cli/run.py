@@ -1,16 +1,21 @@
-"""`run`: the service, or with --drain a nightly batch."""
+"""`run`: the service until it is stopped, or with --drain one batch."""
 
 from __future__ import annotations
 
 import re
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from daemon.cli.options import ConfigOption, load
 from daemon.config import CLOCK
 from daemon.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.config import Config
 
 EXIT_DEFECT = 70  # EX_SOFTWARE
 
@@ -22,32 +27,49 @@ def register(app: typer.Typer) -> None:
 
 def run(
     config: ConfigOption = None,
-    drain: Annotated[bool, typer.Option("--drain", help="Work off what is there, then exit.")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Process everything waiting, then exit.")] = False,
     stop_starting_at: Annotated[
         str | None,
         typer.Option(
-            metavar="HH:MM", help="With --drain: start no job from then on; end after the running one."
+            metavar="HH:MM", help="With --drain: start no job after this time; finish the running one."
         ),
     ] = None,
 ) -> None:
-    """Watch the inbox until stopped; with --drain, work off what is there and exit."""
-    from daemon import logs  # noqa: PLC0415 - `status` starts faster without them
-    from daemon.service import signals  # noqa: PLC0415 - `status` starts faster without them
+    """Watch the inbox until stopped; with --drain, process everything waiting and exit."""
+    from daemon import logs  # noqa: PLC0415 - `status` starts faster without it
 
     if stop_starting_at is not None and not (drain and re.fullmatch(CLOCK, stop_starting_at)):
         raise typer.BadParameter(
-            "needs --drain, and a time of the day such as 06:00", param_hint="--stop-starting-at"
+            "needs --drain and a time of day such as 06:00", param_hint="--stop-starting-at"
         )
     loaded = load(config)
     logs.configure(loaded.log.level, loaded.log.format)
-    # A terminal that is closed sends SIGHUP as well, and means an end.
+    # On a terminal SIGHUP means that it was closed: the service stops instead of reloading its config.
     reload = None if sys.stdin is not None and sys.stdin.isatty() else lambda: load(config)
-    try:
-        code = signals.run(loaded, drains=drain, stop_starting_at=stop_starting_at, reload=reload)
-    except DaemonError:
-        raise
-    except Exception:  # noqa: BLE001 - a defect, which must not look like a night with some failed jobs
-        sys.excepthook(*sys.exc_info())
-        code = EXIT_DEFECT
+    code = serve(loaded, drains=drain, stop_starting_at=stop_starting_at, reload=reload)
     logs.close()
     raise typer.Exit(code)
+
+
+def serve(
+    config: Config,
+    *,
+    drains: bool = False,
+    stop_starting_at: str | None = None,
+    reload: Callable[[], Config] | None = None,
+) -> int:
+    """Run the service to its end.
+
+    Returns:
+        The exit code: 0, 1 when draining and some jobs failed, or `EXIT_DEFECT`, which must not look like a
+        night with some failed jobs; a defect is logged.
+    """
+    from daemon.service import signals  # noqa: PLC0415 - `status` starts faster without it
+
+    try:
+        return signals.run(config, drains=drains, stop_starting_at=stop_starting_at, reload=reload)
+    except DaemonError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is, it is logged
+        sys.excepthook(*sys.exc_info())
+        return EXIT_DEFECT

@@ -1,4 +1,4 @@
-"""`schema`: the JSON Schemas, for editors' completion."""
+"""`schema`: the JSON Schemas, for completion in editors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 class Kind(StrEnum):
-    """What can be described."""
+    """The files that have a schema."""
 
     SIDECAR = "sidecar"
     CONFIG = "config"
@@ -21,8 +21,8 @@ def register(app: typer.Typer) -> None:
     app.command()(schema)
 
 
-def schema(kind: Annotated[Kind, typer.Argument(help="Which file.")]) -> None:
-    """Print the JSON Schema of sidecars or of the config."""
+def schema(kind: Annotated[Kind, typer.Argument(help="The kind of file.")]) -> None:
+    """Print the JSON Schema of sidecars or of the config, for completion in editors."""
     from daemon.config import Config  # noqa: PLC0415 - only this command needs both
     from daemon.sidecar import SidecarModel  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""`status`: what the service is doing, what is queued, what waits in the inbox and why."""
+"""`status`: the state of the service, the queue, and what waits in the inbox and why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show what the service does now, the queue, and what waits in the inbox and why."""
+    """Show what the service is doing, the queue, and what waits in the inbox and why."""
     document = gather(load(config))
     if as_json:
         typer.echo(json.dumps(document))
@@ -34,7 +34,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def gather(config: Config) -> dict[str, Any]:
-    """Put together the service's own state and what lies in the spool."""
+    """Combine the state that the service writes with the contents of the spool."""
     from daemon.job import State  # noqa: PLC0415 - after the config is known to be good
     from daemon.spool import Spool  # noqa: PLC0415
 
@@ -66,7 +66,8 @@ def gather(config: Config) -> dict[str, Any]:
 def _print(document: dict[str, Any]) -> None:
     state = document["state"]
     typer.echo(
-        f"styletransferd is {state}" + (" (but has not reported lately)" if document["is_stale"] else "")
+        f"styletransferd is {state}"
+        + (" (but has not reported for {document['age_s']:.0f} s)" if document["is_stale"] else "")
     )
     for part, reason in document["paused"].items():
         typer.echo(f"  paused ({part}): {reason}")

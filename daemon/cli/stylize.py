@@ -1,8 +1,7 @@
-"""`stylize`: one picture in the foreground, by the same engine."""
+"""`stylize`: one picture in the foreground, with the same engine as the service."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +10,14 @@ import typer
 from daemon import files, safe_yaml, sidecar
 from daemon.cli.options import ConfigOption, load_or_default, quiet_tensorflow
 from daemon.errors import EngineError
-from daemon.settings import Settings
+from daemon.settings import Frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from daemon.engine.local import LocalEngine
     from daemon.job import Painting, Step
+    from daemon.settings import Settings
 
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 
@@ -32,11 +32,11 @@ def stylize(
     style: Annotated[Path, typer.Argument(help="The painting.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The picture to write: .png .jpg .webp .tiff")],
     pairs: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any sidecar key, as in size=800.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any sidecar key, such as size=800.")
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Paint one picture in the foreground, with a progress bar on a terminal."""
+    """Paint one picture now, with a progress bar on a terminal."""
     format_ = _FORMATS.get(output.suffix.lower())
     if format_ is None:
         raise typer.BadParameter(f"{output.name}: the name must end in {', '.join(_FORMATS)}")
@@ -51,7 +51,7 @@ def stylize(
     from daemon.job import Request  # noqa: PLC0415
 
     for path in (content, style):
-        images.read(path, loaded.inbox.max_megapixels)  # a bad picture is told before the model is loaded
+        images.read(path, loaded.inbox.max_megapixels)  # a bad picture is reported before the model is loaded
     with quiet_tensorflow():
         from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
 
@@ -66,7 +66,7 @@ def stylize(
 
 
 def _shortage(engine: LocalEngine, asked_mb: int | None, settings: Settings, content: Path, style: Path) -> str:
-    """Say so where memory may run out."""
+    """Warn if memory may run out; empty: no warning."""
     from daemon import images  # noqa: PLC0415 - after the usage is checked
     from daemon.transfer import memory  # noqa: PLC0415
 
@@ -78,12 +78,12 @@ def _shortage(engine: LocalEngine, asked_mb: int | None, settings: Settings, con
 
 
 def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings:
-    """Read `--set` as a sidecar's keys; `a.b=c` reaches into a section."""
+    """Read `--set` pairs as a sidecar's keys; `a.b=c` sets key b of section a."""
     raw: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator:
-            raise typer.BadParameter(f"--set {pair}: KEY=VALUE expected")
+            raise typer.BadParameter(f"--set {pair}: must be KEY=VALUE, such as size=800")
         try:
             value = safe_yaml.parse(text.encode("utf-8", "surrogateescape"))
         except safe_yaml.DocumentError as error:
@@ -96,42 +96,34 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
             raw[key] = value
     raw.setdefault("output", {"format": format_})
     read = sidecar.read(raw, "--set", house)
-    if read.faults:
+    if read.faults or read.settings is None:
         raise typer.BadParameter("\n".join(str(fault) for fault in read.faults))
     if read.names:
-        raise typer.BadParameter("--set: content, style and init files are arguments or not for this command")
-    assert read.settings is not None  # noqa: S101 - there are no faults
-    return Settings.model_validate({**read.settings.model_dump(), "frames": {"every": 0}})
+        raise typer.BadParameter("--set: content and style are arguments here, and init cannot be a file")
+    return read.settings.model_copy(update={"frames": Frames(every=0)})
 
 
 def _follow(steps: Iterator[Step]) -> Painting:
-    """Take the steps to the painting; on a terminal, show a bar with loss and time left.
+    """Run the steps until the painting is complete, with a progress bar on a terminal.
 
     Raises:
-        EngineError: they end without one.
+        EngineError: the steps ended without a painting.
     """
-    from rich.console import Console  # noqa: PLC0415 - 40 ms
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from daemon.cli.progress import Bar  # noqa: PLC0415 - 40 ms
 
     painting = None
-    console = Console(file=sys.stderr if not sys.stdout.isatty() else sys.stdout)
-    loss = TextColumn("loss {task.fields[loss]}")
-    columns = (TextColumn("painting"), BarColumn(), MofNCompleteColumn(), loss, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("painting", total=None, loss="-")
+    with Bar() as bar:
         for step in steps:
-            progress.update(
-                task, total=step.iterations, completed=step.iteration, loss=f"{step.losses.total:.4g}"
-            )
-            for line in _turns(step):
-                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            bar.show(step.iteration, step.iterations, step.losses.total)
+            for line in _remarks(step):
+                bar.say(line)
             painting = step.painting or painting
     if painting is None:
         raise EngineError("the engine ended without a picture")
     return painting
 
 
-def _turns(step: Step) -> list[str]:
-    """Say what is not as on every step, a line each."""
-    restart = f"the optimiser began afresh: {step.restart}" if step.restart else ""
+def _remarks(step: Step) -> list[str]:
+    """Report what is unusual about a step, one line each."""
+    restart = f"the optimizer was restarted: {step.restart}" if step.restart else ""
     return [f"iteration {step.iteration}: {words}" for words in (restart, step.trouble) if words]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import images, processes
-from daemon.errors import Failure, JobError, Reason
+from daemon.errors import JobError, too_large
 from daemon.sandbox import READY
 
 if TYPE_CHECKING:
@@ -46,14 +46,8 @@ def inspect(path: Path, name: str, max_megapixels: float) -> dict[str, Any]:
         return {"failure": asdict(error.failure)}
     except OSError as error:
         if error.errno == errno.ENOMEM:  # of our own limit, which is no trouble of the disk
-            return {"failure": asdict(_too_large(name))}
+            return {"failure": asdict(too_large(name, "it needs more memory than there is"))}
         return {"errno": error.errno}
-
-
-def _too_large(name: str) -> Failure:
-    return Failure(
-        Reason.PICTURE_TOO_LARGE, f"{name}: it needs more memory than there is", hint="scale it down", file=name
-    )
 
 
 def main() -> None:

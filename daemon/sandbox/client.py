@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import logs, processes
-from daemon.errors import Failure, JobError, NotReady, NotTaken, Reason
+from daemon.errors import SCALE_DOWN, Failure, JobError, NotReady, NotTaken, too_large, unreadable
 from daemon.sandbox import READY
 
 if TYPE_CHECKING:
@@ -190,19 +190,10 @@ def _size(answer: dict[str, Any], path: Path) -> tuple[int, int]:
 
 def _crash(name: str, end: _Ended) -> Failure:
     if end.code == -signal.SIGKILL:  # twice: by the kernel, for want of memory
-        return Failure(
-            Reason.PICTURE_TOO_LARGE,
-            f"{name}: it needs more memory than the machine has free",
-            hint="scale it down, or drop it again when there is more memory",
-            file=name,
-        )
-    return _unreadable(name, f"the decoder crashed on it ({end})")
+        why = "it needs more memory than the machine has free"
+        return too_large(name, why, f"{SCALE_DOWN}, or drop it again when more memory is free")
+    return unreadable(name, f"the decoder crashed on it ({end})")
 
 
 def _slow(name: str, limit_s: float) -> Failure:
-    return _unreadable(name, f"it takes longer than {limit_s:g} s to decode")
-
-
-def _unreadable(name: str, why: str) -> Failure:
-    hint = "open it in a picture program and export it anew"
-    return Failure(Reason.NOT_A_PICTURE, f"{name}: {why}", hint=hint, file=name)
+    return unreadable(name, f"it takes longer than {limit_s:g} s to decode")

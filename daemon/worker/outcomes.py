@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 from daemon import clock, files, images, logs
-from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
+from daemon.errors import SEE_LOG, EngineError, Failure, JobError, NotReady, Reason
 from daemon.outbox import record
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def crash_failure(error: EngineError, attempt: int) -> Failure:
         Reason.OUT_OF_MEMORY: "use a smaller size, or raise engine.memory_limit_mb if it is set",
         Reason.TIMED_OUT: "use fewer iterations or a smaller size, or raise engine.job_timeout_s",
     }
-    hint = hints.get(error.reason, "see the log; retry once the cause is gone")
+    hint = hints.get(error.reason, SEE_LOG)
     message = f"{error.message} (attempt {attempt})"
     return Failure(error.reason, message, hint=hint, last_lines=error.last_lines)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import structlog
 
 from daemon import files
-from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
+from daemon.errors import SEE_LOG, EngineError, Failure, JobError, NotReady, Reason
 from daemon.job import State
 from daemon.worker.attempt import Easel, request_for, room_needed
 from daemon.worker.outcomes import CANCELLED, Ending, Endings, crash_failure
@@ -242,7 +242,7 @@ class Worker:
         return Failure(
             Reason.ENGINE_CRASHED,
             f"{claim.attempt - 1} attempts ended without a result",
-            hint="see the log; retry once the cause is gone",
+            hint=SEE_LOG,
         )
 
     # Meanwhile

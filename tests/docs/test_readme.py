@@ -8,11 +8,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer.main
-from pydantic import BaseModel
 
 from daemon import config, safe_yaml
 from daemon.cli.main import app
@@ -202,29 +200,18 @@ def test_every_config_key_that_a_document_names_exists(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
     sections = "|".join(config.Config.model_fields)
     named = set(re.findall(rf"`((?:{sections})\.[a-z_.]+)(?::[^`]*)?`", text))
-    keys = set(flat(config.Config()))
+    keys = set(config.flat(config.Config()))
     assert [
         key for key in named if not any(f"{known}.".startswith(f"{key}.") for known in keys | logged_events())
     ] == []
 
 
-def flat(model: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """List a config's keys with their values, sections joined by dots."""
-    result: dict[str, Any] = {}
-    for name, value in model:
-        if isinstance(value, BaseModel):
-            result |= flat(value, f"{prefix}{name}.")
-        else:
-            result[f"{prefix}{name}"] = value
-    return result
-
-
 def test_the_config_example_shows_every_key_with_its_default() -> None:
     """config.example.yaml is the default config, key by key."""
     raw = safe_yaml.parse((ROOT / "config.example.yaml").read_bytes())
-    shown = flat(config.Config.model_validate(raw))
+    shown = config.flat(config.Config.model_validate(raw))
     named = {f"{section}.{key}" for section, keys in raw.items() for key in (keys or {})}
-    assert shown == flat(config.Config())
+    assert shown == config.flat(config.Config())
     assert {".".join(key.split(".")[:2]) for key in shown if "." in key} == named
 
 

@@ -83,7 +83,7 @@ def test_every_fault_comes_at_once() -> None:
     assert found["defaults.sizee"].hint == "did you mean 'size'?"
     assert found["inbox.settle_s"].found == "0"
     assert found["inbox.settle_s"].allowed == "greater than 0"
-    assert found["log"].allowed == "keys and values out of level, format"
+    assert found["log"].allowed == "keys and values (level, format)"
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,8 @@ def test_an_empty_section_counts_as_not_set(value: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "key", "hint"),
     [
-        ("INBX__SETTLE_S", "1", "", "did you mean 'inbox'?"),
-        ("", "1", "", ""),
+        ("INBX__SETTLE_S", "1", "inbx", "did you mean 'inbox'?"),
+        ("", "1", "", "known: folders, inbox, engine, schedule, defaults, outbox, log, metrics"),
         ("INBOX__SETLE_S", "1", "inbox.setle_s", "did you mean 'settle_s'?"),
         ("INBOX__SETTLE_S", "-1", "inbox.settle_s", ""),
         ("DEFAULTS__SIZE", "3", "defaults.size", ""),

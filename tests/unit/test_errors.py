@@ -10,14 +10,25 @@ import pytest
 from daemon.errors import ConfigError, EngineError, Failure, Fault, JobError, Reason
 
 BARE = Fault("a.yaml", "", "", "keys and values")
+UNKNOWN = Fault("a.yaml", "sise", "3", "seed, size", "did you mean 'size'?", problem="unknown key")
+BROKEN = Fault("a.yaml", problem="not YAML: no end (line 2, column 3)")
 SIZE = Fault("a.yaml", "size", "3", "16 or more", "did you mean 30?")
 OUTSIDE = Fault("a.yaml", "content", "'../x'", "a plain name", reason=Reason.PATH_OUTSIDE)
 
 
 def test_a_fault_is_one_line_with_all_it_knows() -> None:
     """File, key, what was found, what is allowed and the hint; what is unknown leaves no trace."""
-    assert str(SIZE) == "a.yaml: size: found 3, allowed: 16 or more (did you mean 30?)"
-    assert str(BARE) == "a.yaml: allowed: keys and values"
+    assert str(SIZE) == "a.yaml: size: found 3, but it must be 16 or more (did you mean 30?)"
+    assert str(BARE) == "a.yaml: must be keys and values"
+    assert str(UNKNOWN) == "a.yaml: unknown key 'sise' (did you mean 'size'?)"
+    assert str(BROKEN) == "a.yaml: not YAML: no end (line 2, column 3)"
+
+
+def test_a_fault_in_full_lists_what_its_line_leaves_out() -> None:
+    """Known keys come after the line of an unknown one; other lines are complete already."""
+    assert UNKNOWN.in_full() == f"{UNKNOWN}; allowed: seed, size"
+    assert [fault.in_full() for fault in (SIZE, BARE, BROKEN)] == [str(SIZE), str(BARE), str(BROKEN)]
+    assert str(ConfigError((UNKNOWN, SIZE), is_verbose=True)).splitlines() == [UNKNOWN.in_full(), str(SIZE)]
 
 
 def test_a_failure_counts_and_lists_its_faults() -> None:
@@ -53,15 +64,18 @@ def test_a_failure_survives_json() -> None:
     read = Failure.from_dict(json.loads(json.dumps(asdict(failure))))
 
     assert read == failure
+    old = asdict(failure)
+    del old["faults"][0]["problem"]  # as versions before 0.2 wrote it
+    assert Failure.from_dict(old) == failure
     assert isinstance(read.faults[0].reason, Reason)
     assert isinstance(read.last_lines, tuple)
 
 
 @pytest.mark.parametrize(
-    "change", [{"reason": "unheard_of"}, {"colour": "red"}, {"faults": [{"reason": "diverged"}]}, {"faults": 3}]
+    "change", [{"reason": "unheard_of"}, {"color": "red"}, {"faults": [{"reason": "diverged"}]}, {"faults": 3}]
 )
 def test_other_data_is_no_failure(change: dict[str, object]) -> None:
-    """Unknown reasons and keys, and incomplete faults, are told apart from a failure."""
+    """Unknown reasons and keys, and incomplete faults, are refused."""
     data = {**asdict(Failure(Reason.DIVERGED, "m")), **change}
 
     with pytest.raises((KeyError, TypeError, ValueError)):

@@ -1,4 +1,4 @@
-"""Any picture becomes 8-bit RGB as a person sees it, and anything else is told as no picture."""
+"""Any picture becomes 8-bit RGB as a person sees it; any other file is reported as not a picture."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def test_rgb_is_read_as_it_is(read: Reader, format_: str) -> None:
     assert np.array_equal(picture, RAMP)
 
 
-def test_grey_becomes_three_equal_channels(read: Reader) -> None:
-    """Grey levels are kept."""
+def test_gray_becomes_three_equal_channels(read: Reader) -> None:
+    """Gray levels are kept."""
     picture = read(saved(Image.fromarray(RAMP[..., 0])))
 
     assert np.array_equal(picture, np.repeat(RAMP[..., :1], 3, axis=2))
@@ -133,7 +133,7 @@ def test_one_bit_is_black_and_white(read: Reader) -> None:
 
 @pytest.mark.parametrize("format_", ["PNG", "GIF", "TIFF", "BMP"])
 def test_palettes_are_looked_up(read: Reader, format_: str) -> None:
-    """A palette picture has its palette's colours, not its indices."""
+    """A palette picture has its palette's colors, not its indices."""
     image = Image.fromarray(np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH) % 4)
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 8, 7])
 
@@ -156,7 +156,7 @@ def test_transparent_palette_entries_are_white(read: Reader, transparency: int |
 
 @pytest.mark.parametrize("format_", ["PNG", "WEBP", "TIFF"])
 def test_transparency_lies_on_white(read: Reader, format_: str) -> None:
-    """RGBA is blended with white: colour times alpha plus white times the rest."""
+    """RGBA is blended with white: color times alpha plus white times the rest."""
     alpha = np.linspace(0, 255, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH, 1)
     rgba = np.concatenate([RAMP[::-1], alpha.astype(np.uint8)], axis=2)
     expected = rgba[..., :3] * (rgba[..., 3:] / 255.0) + 255.0 * (1 - rgba[..., 3:] / 255.0)
@@ -168,8 +168,8 @@ def test_transparency_lies_on_white(read: Reader, format_: str) -> None:
     assert picture[0, 0].tolist() == [255, 255, 255]
 
 
-def test_grey_with_transparency_lies_on_white(read: Reader) -> None:
-    """LA is grey and alpha, not two colours."""
+def test_gray_with_transparency_lies_on_white(read: Reader) -> None:
+    """LA is gray and alpha, not two colors."""
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
     alpha[: HEIGHT // 2] = 255
 
@@ -180,14 +180,14 @@ def test_grey_with_transparency_lies_on_white(read: Reader) -> None:
 
 
 @pytest.mark.parametrize(("mode", "key"), [("L", 7), ("RGB", (7, 8, 9)), ("1", 0)])
-def test_a_colour_named_transparent_is_white(read: Reader, mode: str, key: Any) -> None:
-    """PNG can call one colour transparent without an alpha channel."""
+def test_a_color_named_transparent_is_white(read: Reader, mode: str, key: Any) -> None:
+    """PNG can call one color transparent without an alpha channel."""
     assert read(saved(Image.new(mode, (20, 20), key), transparency=key)).min() == 255
 
 
 @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
 def test_sixteen_bits_are_scaled_not_clipped(read: Reader, format_: str) -> None:
-    """16-bit grey keeps its shape: 0 to 0, 65535 to 255, everything between in proportion."""
+    """16-bit gray keeps its shape: 0 to 0, 65535 to 255, everything between in proportion."""
     deep = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
 
     picture = read(saved(Image.fromarray(deep), format_))
@@ -206,7 +206,7 @@ def test_cmyk_becomes_rgb(read: Reader, format_: str) -> None:
 
 def test_an_animation_is_its_first_frame(read: Reader) -> None:
     """A GIF with several frames is read as the first."""
-    frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("red", "green", "blue")]
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), color) for color in ("red", "green", "blue")]
 
     picture = read(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
 
@@ -237,7 +237,7 @@ def test_floating_point_pictures_are_refused(read: Reader) -> None:
         b"\0" * 1000,
     ],
 )
-def test_what_is_no_picture_is_told_as_such(read: Reader, data: bytes) -> None:
+def test_other_files_are_not_pictures(read: Reader, data: bytes) -> None:
     """Text, empty files, bare signatures and formats that run programs are no pictures."""
     assert reason(read, data) is Reason.NOT_A_PICTURE
 
@@ -251,7 +251,7 @@ def test_only_formats_of_the_list_are_opened(read: Reader, format_: str) -> None
 
 
 def test_a_missing_file_is_no_picture(tmp_path: Path) -> None:
-    """A file that vanished fails the job and not the daemon; without a name given its own is told."""
+    """A file that vanished fails the job, not the daemon; without a given name the error has the file's own."""
     with pytest.raises(JobError) as caught:
         images.read(tmp_path / "gone.jpg", 1.0)
 
@@ -379,7 +379,7 @@ def test_a_size_is_fitted_to_its_longest_side(
 
 @pytest.mark.parametrize(("height", "width"), [(3, 100), (100, 3), (1, 16384)])
 def test_a_picture_too_narrow_for_vgg19_is_refused(height: int, width: int) -> None:
-    """A short side below 16 px is told before the painting begins."""
+    """A short side below 16 px is an error before the painting begins."""
     with pytest.raises(JobError) as caught:
         images.fit(height, width, 512)
 
@@ -417,7 +417,7 @@ def test_every_format_can_be_written_and_read(read: Reader, format_: str) -> Non
 
 
 @pytest.mark.parametrize("format_", images.SUFFIXES)
-def test_a_colour_profile_is_carried(tmp_path: Path, format_: str) -> None:
+def test_a_color_profile_is_carried(tmp_path: Path, format_: str) -> None:
     """The photo's RGB profile is found again in the result of every format."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     (tmp_path / "photo").write_bytes(saved(Image.fromarray(RAMP), "JPEG", icc_profile=profile))
@@ -431,7 +431,7 @@ def test_a_colour_profile_is_carried(tmp_path: Path, format_: str) -> None:
 
 @pytest.mark.parametrize("profile", [None, b"garbage", b"\0" * 16 + b"GRAY" + b"\0" * 108])
 def test_no_other_profile_is_carried(tmp_path: Path, profile: bytes | None) -> None:
-    """A grey picture's profile, or rubbish, would falsify an RGB result."""
+    """A gray picture's profile, or rubbish, would falsify an RGB result."""
     (tmp_path / "photo").write_bytes(saved(Image.fromarray(RAMP), icc_profile=profile))
 
     assert images.icc_profile(tmp_path / "photo") is None

@@ -130,7 +130,7 @@ def test_auto_is_json_where_stdout_is_no_terminal() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
 def test_the_console_format_has_no_escapes_in_a_pipe(encoding: str) -> None:
-    """Colours are for terminals; and no name, whatever the encoding, costs a record."""
+    """Colors are for terminals; and no name, whatever the encoding, costs a record."""
     done = speak("debug", "console", PYTHONIOENCODING=encoding)
 
     assert b"\x1b" not in done.stdout
@@ -139,8 +139,8 @@ def test_the_console_format_has_no_escapes_in_a_pipe(encoding: str) -> None:
     assert done.stderr == b""
 
 
-def test_a_terminal_gets_colours() -> None:
-    """`auto` on a terminal is the console's format, in colour."""
+def test_a_terminal_gets_colors() -> None:
+    """`auto` on a terminal is the console's format, in color."""
     ours, theirs = pty.openpty()
     program = "from daemon import logs; logs.configure(); logs.get('daemon').info('service.started', pid=1)"
     subprocess.run([sys.executable, "-c", program], stdout=theirs, check=True, timeout=60)

@@ -230,14 +230,14 @@ def test_a_scales_faults_lie_at_its_place(scale: object, keys: list[str]) -> Non
 
 
 def all_scales(height_px: int, width_px: int, **raw: Any) -> list[tuple[int, int]]:
-    """List sizes and iterations of a content's road."""
+    """List the sizes and iterations at which a content is painted."""
     settings = Settings.model_validate(raw)
     found = [(scale.size, scale.iterations) for scale in settings.all_scales(height_px, width_px)]
     assert settings.total_iterations(height_px, width_px) == sum(iterations for _, iterations in found)
     return found
 
 
-def test_the_road_goes_over_the_scales_to_the_final_size() -> None:
+def test_the_scales_end_with_the_final_size() -> None:
     """The sizes to paint at are the scales and then the size itself; `none` is that size alone."""
     scales = [{"size": 64, "iterations": 5}, {"size": 128, "iterations": 3}]
 
@@ -275,7 +275,7 @@ def test_scales_not_below_the_original_are_left_out() -> None:
         (512, (0, 0), [(512, 20)]),  # of a picture that nobody could measure
     ],
 )
-def test_the_automatic_road_halves_the_size(
+def test_the_automatic_scales_halve_the_size(
     size: int | str, shape: tuple[int, int], expected: list[tuple[int, int]]
 ) -> None:
     """Halves of the size, long side 128 px or more, short side 32 or more; 1.5 and 3 times the iterations."""
@@ -285,7 +285,7 @@ def test_the_automatic_road_halves_the_size(
 @pytest.mark.parametrize(
     ("iterations", "expected"), [(1, [3, 2, 1]), (3, [9, 4, 3]), (100_000, [100_000, 100_000, 100_000])]
 )
-def test_the_automatic_road_has_whole_iterations(iterations: int, expected: list[int]) -> None:
+def test_the_automatic_scales_have_whole_iterations(iterations: int, expected: list[int]) -> None:
     """Shares of iterations are rounded, at least one, and never above what a sidecar may ask for."""
     assert [count for _, count in all_scales(384, 512, iterations=iterations)] == expected
 
@@ -438,7 +438,7 @@ def test_scales_that_a_person_wrote_are_not_touched() -> None:
     [(1024, [256, 512]), (512, [256]), (256, []), ("original", [256, 512]), ("huge", [256, 512])],
 )
 def test_scales_of_the_house_end_below_a_sidecars_size(size: int | str, kept: list[int]) -> None:
-    """A person who asks for a smaller picture is not told of scales that the house wrote."""
+    """A sidecar that asks for a smaller picture gets no faults for scales that only the config names."""
     house = {"size": 2048, "scales": [{"size": item, "iterations": 5} for item in (256, 512)]}
     found = merged(None, house, {"size": size})
     assert [scale["size"] for scale in found["scales"]] == kept
@@ -447,7 +447,7 @@ def test_scales_of_the_house_end_below_a_sidecars_size(size: int | str, kept: li
 
 
 def test_faulty_scales_of_the_house_stay_faults() -> None:
-    """What is no scale, or does not stay below the house's own size, is told as it is."""
+    """An entry that is no scale, or is not below the size beside it, is reported as it is."""
     for scales in ([{"size": 512, "iterations": 5}], [7], [{"size": "x"}]):
         house = {"size": 512, "scales": scales}
         assert merged(None, house, {"iterations": 3})["scales"] == scales

@@ -9,14 +9,21 @@ from pydantic import ValidationError
 
 from daemon.errors import Reason
 from daemon.settings import Model, PlainName
-from daemon.validation import explain, shown, suggestion
+from daemon.validation import explain, shown, suggestion, unknown_key
+
+
+class Point(Model):
+    """A model with a key that must be there."""
+
+    x: int
 
 
 class Leaf(Model):
     """A model inside."""
 
-    colour: Literal["red", "blue"] = "red"
+    color: Literal["red", "blue"] = "red"
     width: int = 1
+    at: Point | None = None
 
 
 class Root(Model):
@@ -39,21 +46,21 @@ def faults_of(raw: Any) -> dict[str, tuple[str, str, str]]:
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ({"laef": 1}, {"laef": ("1", "no such key, but leaf, leaves, name", "did you mean 'leaf'?")}),
+        ({"laef": 1}, {"laef": ("1", "leaf, leaves, name", "did you mean 'leaf'?")}),
         (
-            {"leaf": {"colur": 1}},
-            {"leaf.colur": ("1", "no such key, but colour, width", "did you mean 'colour'?")},
+            {"leaf": {"colr": 1}},
+            {"leaf.colr": ("1", "color, width, at", "did you mean 'color'?")},
         ),
         (
             {"leaves": [{}, {"widht": 2}]},
-            {"leaves.1.widht": ("2", "no such key, but colour, width", "did you mean 'width'?")},
+            {"leaves.1.widht": ("2", "color, width, at", "did you mean 'width'?")},
         ),
-        ({"zzz": 1}, {"zzz": ("1", "no such key, but leaf, leaves, name", "")}),
-        ({"leaf": {"colour": "rad"}}, {"leaf.colour": ("'rad'", "red, blue", "did you mean 'red'?")}),
-        ({"leaf": {"colour": 7}}, {"leaf.colour": ("7", "red, blue", "")}),
-        ({"leaf": 3}, {"leaf": ("3", "keys and values out of colour, width", "")}),
-        ({"leaves": [3]}, {"leaves.0": ("3", "keys and values out of colour, width", "")}),
-        ({"leaf": {"width": []}}, {"leaf.width": ("[]", "a valid integer", "")}),
+        ({"zzz": 1}, {"zzz": ("1", "leaf, leaves, name", "known: leaf, leaves, name")}),
+        ({"leaf": {"color": "rad"}}, {"leaf.color": ("'rad'", "one of red, blue", "did you mean 'red'?")}),
+        ({"leaf": {"color": 7}}, {"leaf.color": ("7", "one of red, blue", "")}),
+        ({"leaf": 3}, {"leaf": ("3", "keys and values (color, width, at)", "")}),
+        ({"leaves": [3]}, {"leaves.0": ("3", "keys and values (color, width, at)", "")}),
+        ({"leaf": {"width": []}}, {"leaf.width": ("[]", "a whole number", "")}),
         ({"name": ""}, {"name": ("''", "the name of a file in the same folder", "")}),
     ],
     ids=lambda value: repr(value)[:30],
@@ -65,9 +72,9 @@ def test_a_fault_says_found_allowed_and_did_you_mean(raw: object, expected: obje
 
 def test_all_faults_come_at_once() -> None:
     """No fault hides another."""
-    raw = {"leaf": {"colour": "green", "width": "x", "depth": 1}, "leaves": 3, "name": "a/b", "extra": 1}
+    raw = {"leaf": {"color": "green", "width": "x", "depth": 1}, "leaves": 3, "name": "a/b", "extra": 1}
 
-    assert set(faults_of(raw)) == {"leaf.colour", "leaf.width", "leaf.depth", "leaves", "name", "extra"}
+    assert set(faults_of(raw)) == {"leaf.color", "leaf.width", "leaf.depth", "leaves", "name", "extra"}
 
 
 def test_a_refusal_carries_its_reason() -> None:
@@ -81,6 +88,41 @@ def test_a_refusal_carries_its_reason() -> None:
     assert fault.file == "f.yaml"
 
 
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        ({"leaf": {"widht": 2}}, "unknown key 'leaf.widht' (did you mean 'width'?)"),
+        ({"zzz": 1}, "unknown key 'zzz' (known: leaf, leaves, name)"),
+        ({"leaf": {"width": "x"}}, "leaf.width: found 'x', but it must be a whole number"),
+        ({"leaf": {"width": 1.5}}, "leaf.width: found 1.5, but it must be a whole number"),
+        (
+            {"leaf": {"color": "rad"}},
+            "leaf.color: found 'rad', but it must be one of red, blue (did you mean 'red'?)",
+        ),
+        ({"leaf": 3}, "leaf: found 3, but it must be keys and values (color, width, at)"),
+        ({"leaves": 3}, "leaves: found 3, but it must be a list"),
+        ({"leaves": [{"at": {}}]}, "missing key 'leaves.0.at.x'"),
+        ({"name": 3}, "name: found 3, but it must be the name of a file in the same folder"),
+    ],
+    ids=str,
+)
+def test_a_fault_is_one_sentence(raw: object, line: str) -> None:
+    """File, key path, what was found, what is allowed and what may be meant read as one sentence."""
+    with pytest.raises(ValidationError) as caught:
+        Root.model_validate(raw)
+
+    assert [str(fault) for fault in explain(caught.value, Root, "f.yaml")] == [f"f.yaml: {line}"]
+
+
+def test_many_known_keys_are_listed_only_in_full() -> None:
+    """A line stays short; `in_full` lists every key."""
+    fault = unknown_key("f.yaml", "zzz", "1", [f"key{number}" for number in range(20)])
+
+    assert str(fault) == "f.yaml: unknown key 'zzz' (`styletransferd check --verbose` lists the known keys)"
+    assert fault.in_full().endswith("; allowed: " + fault.allowed)
+    assert "key19" in fault.allowed
+
+
 def test_long_values_are_shown_short_and_on_one_line() -> None:
     """A value is quoted with at most sixty characters and no line break."""
     assert shown("a\nb") == r"'a\nb'"
@@ -89,6 +131,6 @@ def test_long_values_are_shown_short_and_on_one_line() -> None:
 
 
 def test_only_a_near_word_is_suggested() -> None:
-    """A typo is recognised, another word is not."""
+    """A typo is recognized, another word is not."""
     assert suggestion("iteratons", ["size", "iterations"]) == "did you mean 'iterations'?"
-    assert suggestion("colour", ["size", "iterations"]) == ""
+    assert suggestion("color", ["size", "iterations"]) == ""

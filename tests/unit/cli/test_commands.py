@@ -1,8 +1,12 @@
-"""The commands: their words, exit codes, and that errors are single readable lines."""
+"""The commands: their output, their exit codes, and that errors are single readable lines."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from daemon.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_stylize_paints_one_picture(command: Any, folder: Path) -> None:
-    """The picture has the asked size, and its path is all that is said."""
+    """The picture has the requested size, and only its path is printed."""
     done = command(
         "stylize", "photo.png", "painting.png", "-o", "out.jpg", "--set", "size=48", "--set", "iterations=2"
     )
@@ -77,6 +83,34 @@ def test_a_wrong_usage_of_stylize_exits_2(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "words", [("paint",), ("show",), ("demo", "--sise", "3"), ("demo", "--size", "x"), ("run", "--config")]
+)
+def test_a_wrong_usage_is_one_line_and_exits_2(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unknown commands and options, missing arguments and bad values are one plain line on stderr."""
+    monkeypatch.setattr(sys, "argv", ["styletransferd", *words])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert len(printed.err.splitlines()) == 1
+    assert printed.err.startswith("styletransferd: ")
+
+
+def test_a_call_without_words_shows_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The help is all that is printed, and no error beside it."""
+    monkeypatch.setattr(sys, "argv", ["styletransferd"])
+    with pytest.raises(SystemExit):
+        main.main()
+    printed = capsys.readouterr()
+    assert "stylize" in printed.out
+    assert printed.err == ""
 
 
 @pytest.mark.parametrize("content", ["text.jpg", "missing.png"])
@@ -115,8 +149,22 @@ def test_check_exits_0_on_a_good_config_and_78_on_a_bad_one(command: Any, folder
     assert len(done.stderr.splitlines()) == 3
 
 
+def test_check_verbose_lists_every_known_key(command: Any, folder: Path) -> None:
+    """The line of an unknown key is short; --verbose adds what is allowed, for sidecars and for the config."""
+    (folder / "bad.yaml").write_text("contnt: a.jpg\n", "utf-8")
+    (folder / "bad-config.yaml").write_text("inbx: {}\n", "utf-8")
+    asked = "bad.yaml: unknown key 'contnt' (did you mean 'content'?)"
+    assert asked in command("check", "--config", "config.yaml", "bad.yaml").stdout.splitlines()
+    shown = command("check", "--verbose", "--config", "config.yaml", "bad.yaml").stdout
+    assert f"{asked}; allowed: " in shown
+    assert "tv_weight" in shown
+    done = command("check", "--verbose", "--config", "bad-config.yaml")
+    assert done.returncode == 78
+    assert "(did you mean 'inbox'?); allowed: folders, inbox, " in done.stderr
+
+
 def test_check_names_keys_that_do_nothing_yet(command: Any, folder: Path) -> None:
-    """A person who sets a key that has no effect is told."""
+    """A key that is set and has no effect is reported."""
     (folder / "config.yaml").write_text("outbox: {gallery: false}\n", "utf-8")
     assert "outbox.gallery has no effect" in command("check", "--config", "config.yaml").stdout
 
@@ -176,15 +224,44 @@ def test_selftest_runs_a_real_step(command: Any) -> None:
 
 
 def test_the_demo_ends_with_the_path_of_a_picture(command: Any, tmp_path: Path) -> None:
-    """The real service paints the bundled pair; run twice, it gives a second entry."""
-    paths = []
-    for _ in range(2):
-        done = command("demo", "--dir", "demo", "--size", "32")
-        assert done.returncode == 0, done.stdout + done.stderr
-        paths.append(Path(done.stdout.splitlines()[-1]))
-        with Image.open(paths[-1]) as image:
-            assert image.size == (32, 21)
-    assert paths[0] != paths[1]
+    """The real service paints the bundled pair and logs to a file; run again, it gives a second entry.
+
+    On a terminal a bar with iterations and loss shows that it works.
+    """
+    done = command("demo", "--size", "64")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    title, first = done.stdout.splitlines()
+    assert title == "The painted picture:"
+    assert "job.completed" in (tmp_path / "styletransferd-demo" / "styletransferd.log").read_text("utf-8")
+
+    code, printed = on_terminal("demo", "--size", "64", folder=tmp_path)
+    second = printed.splitlines()[-1]
+    assert code == 0, printed
+    assert re.search(r"painting .*/20.* loss ", printed)
+    assert "job.completed" not in printed
+    for path in (first, second):
+        with Image.open(path) as image:
+            assert image.size == (64, 43)
+    assert first != second
+
+
+def on_terminal(*words: str, folder: Path) -> tuple[int, str]:
+    """Run the program with a terminal for stdout and stderr; give its exit code and what it showed."""
+    ours, theirs = pty.openpty()
+    program = subprocess.Popen(
+        [sys.executable, "-m", "daemon", *words],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "xterm"},
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the program ended
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    return program.wait(timeout=60), shown.decode()
 
 
 def test_stylize_never_overwrites_its_input(command: Any, folder: Path) -> None:
@@ -207,12 +284,12 @@ def test_check_looks_where_the_service_looks(command: Any, folder: Path) -> None
         path.write_text("sise: 3\n", "utf-8")
     done = command("check", "--config", "config.yaml", "drops")
     assert done.returncode == 1
-    assert "seen.yaml: sise" in done.stdout
+    assert "seen.yaml: unknown key 'sise'" in done.stdout
     assert not any(name in done.stdout for name in ("a.yaml", "b.yaml", "c.yaml", "d.yaml"))
 
 
-def test_a_log_that_cannot_be_written_is_told_in_one_line(command: Any, folder: Path) -> None:
-    """The work goes on without its log, and without a traceback a record."""
+def test_a_log_that_cannot_be_written_is_reported_in_one_line(command: Any, folder: Path) -> None:
+    """The work goes on without its log, and without a traceback for each record."""
     (folder / "inbox").mkdir()
     (folder / "inbox" / "big.yaml").write_text("#" * 70_000, "utf-8")
     script = f"{sys.executable} -m daemon run --drain --config config.yaml > /dev/full"

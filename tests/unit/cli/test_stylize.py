@@ -1,4 +1,4 @@
-"""`stylize` in this process, on an engine that does what it is told: what is said on the way and in the end."""
+"""`stylize` in this process, on an engine that runs a script: its output during the painting and at the end."""
 
 from __future__ import annotations
 
@@ -62,22 +62,22 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stylize:
     return run
 
 
-def test_turns_are_told_beside_the_result(stylize: Stylize, capsys: pytest.CaptureFixture[str]) -> None:
-    """Troubles and fresh starts are lines on stderr, whole however long; stdout has the path alone."""
+def test_remarks_are_printed_beside_the_result(stylize: Stylize, capsys: pytest.CaptureFixture[str]) -> None:
+    """Warnings and restarts are whole lines on stderr, however long; stdout has only the path."""
     trouble = "memory ran out; going on: [tiles] " + "x" * 200
     assert stylize({}, {"trouble": trouble}, {"restart": "no descent"}, {"is_last": True}) == 0
     said = capsys.readouterr()
     assert said.out == "out.png\n"
     assert said.err.splitlines() == [
         f"iteration 1: {trouble}",
-        "iteration 2: the optimiser began afresh: no descent",
+        "iteration 2: the optimizer was restarted: no descent",
     ]
     with Image.open("out.png") as image:
         assert image.size == (32, 24)
 
 
-def test_memory_that_may_run_out_is_told(stylize: Stylize, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the estimate does not fit into what the machine has, a line on stderr says so; it goes on."""
+def test_memory_that_may_run_out_is_reported(stylize: Stylize, capsys: pytest.CaptureFixture[str]) -> None:
+    """If the estimate exceeds the machine's memory, a line on stderr warns; the painting goes on."""
     assert stylize({"is_last": True}, held_mb=-1_000_000_000) == 0
     said = capsys.readouterr()
     assert said.out == "out.png\n"
@@ -86,7 +86,7 @@ def test_memory_that_may_run_out_is_told(stylize: Stylize, capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
-def test_an_engine_without_a_picture_is_told_in_one_line(
+def test_an_engine_without_a_picture_is_one_line(
     stylize: Stylize, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Steps that end without a painting exit 1 with a plain message, and write nothing."""
