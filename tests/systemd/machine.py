@@ -88,7 +88,8 @@ class Machine:
         Returns:
             What it printed, without the last line's end.
         """
-        inside = ["nsenter", "--all", f"--target={self._leader}", "runuser", "-u", user, "--", *command]
+        become = [] if user == "root" else ["runuser", "-u", user, "--"]
+        inside = ["nsenter", "--all", f"--target={self._leader}", *become, *command]
         done = subprocess.run(
             inside, capture_output=True, text=True, timeout=within_s, check=False, env=_ENVIRONMENT
         )

