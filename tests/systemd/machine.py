@@ -1,4 +1,4 @@
-"""A machine for one test: systemd-nspawn boots this system's files under a live systemd, copy on write, in memory."""
+"""A machine for tests: systemd-nspawn boots a copy of this system, made on write and in memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Everything that is mounted, and all that is written, is gone with the mount namespace of this script's process.
-# The host's own services and shares are none of this machine's business.
+# What is mounted and written here belongs to a mount namespace of its own, and is gone with its last process.
+# The host's enabled services and its shares are left out.
 _BOOT = """
 set -eu
 mount -t tmpfs tmpfs "$1"
@@ -43,7 +43,7 @@ def missing() -> str:
 
 
 class Machine:
-    """A booted container; a killed test takes it along."""
+    """A container that runs systemd; it ends with the test that started it, even if that is killed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -55,7 +55,7 @@ class Machine:
         """Boot, and wait for systemd.
 
         Args:
-            binds: folders of the host, each with its place in the machine, where it cannot be written to.
+            binds: folders of the host, and where each appears in the machine, read-only.
         """
         self._folder.mkdir()
         options = [
@@ -64,7 +64,7 @@ class Machine:
             *(f"--bind-ro={source}:{target}" for source, target in binds.items()),
         ]
         if not Path("/run/systemd/system").exists():
-            options.append("--keep-unit")  # nobody is there whom nspawn could ask for a scope
+            options.append("--keep-unit")  # no systemd on the host that could make a scope
         private = ["unshare", "--mount", "setpriv", "--pdeathsig", "KILL", "sh", "-c", _BOOT, "sh"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -78,8 +78,8 @@ class Machine:
     def _is_booted(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text(errors="replace")
-        found = subprocess.run(["pgrep", "-P", str(self._process.pid), "-x", "systemd"], capture_output=True, check=False)
-        self._leader = int(found.stdout or 0)
+        search = ["pgrep", "-x", "systemd", "-P", str(self._process.pid)]
+        self._leader = int(subprocess.run(search, capture_output=True, check=False).stdout or 0)
         return self._leader > 0 and self.run("systemctl", "is-system-running", check=False) == "running"
 
     def run(self, *command: str, user: str = "root", check: bool = True, within_s: float = 120) -> str:
@@ -93,7 +93,8 @@ class Machine:
         done = subprocess.run(
             inside, capture_output=True, text=True, timeout=within_s, check=False, env=_ENVIRONMENT
         )
-        assert not check or done.returncode == 0, f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        said = f"{' '.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        assert not check or done.returncode == 0, said
         return done.stdout.rstrip("\n")
 
     def path(self, inside: str) -> Path:
@@ -109,7 +110,7 @@ class Machine:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Halt it, or end it where it does not halt; nothing of it stays."""
+        """Halt it, or kill it if it does not halt; nothing of it remains."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -122,8 +123,8 @@ class Machine:
 
 
 def _remove_control_groups() -> None:
-    """Remove what nspawn leaves where no systemd looks after control groups: empty ones of these names."""
+    """Remove the empty control groups that nspawn leaves on a host without systemd."""
     for top in (*Path("/sys/fs/cgroup").glob("*/payload"), *Path("/sys/fs/cgroup").glob("*/supervisor")):
         for folder, _, _ in os.walk(top, topdown=False):
-            with contextlib.suppress(OSError):  # still used, by another container
+            with contextlib.suppress(OSError):  # in use by another container
                 Path(folder).rmdir()
