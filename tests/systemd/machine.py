@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What is mounted and written here belongs to a mount namespace of its own, and is gone with its last process.
+# Mounts, files and processes belong to namespaces that end with this script, which ends with the test.
 # The host's enabled services and its shares are left out.
 _BOOT = """
 set -eu
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs tmpfs /run/systemd/nspawn
 mount -t tmpfs tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
@@ -30,7 +31,7 @@ exec systemd-nspawn "$@"
 """
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 _BOOT_S = 60
-_HALT_S = 60
+_HALT_S = 20
 
 
 def missing() -> str:
@@ -65,10 +66,10 @@ class Machine:
         ]
         if not Path("/run/systemd/system").exists():
             options.append("--keep-unit")  # no systemd on the host that could make a scope
-        private = ["unshare", "--mount", "setpriv", "--pdeathsig", "KILL", "sh", "-c", _BOOT, "sh"]
+        bound = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--mount-proc", "--pid", "--kill-child"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*private, str(self._folder), *options, "systemd.unit=basic.target"],
+                [*bound, "sh", "-c", _BOOT, "sh", str(self._folder), *options, "systemd.unit=basic.target"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -78,8 +79,7 @@ class Machine:
     def _is_booted(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text(errors="replace")
-        search = ["pgrep", "-x", "systemd", "-P", str(self._process.pid)]
-        self._leader = int(subprocess.run(search, capture_output=True, check=False).stdout or 0)
+        self._leader = _child(_child(self._process.pid, "systemd-nspawn"), "systemd")
         return self._leader > 0 and self.run("systemctl", "is-system-running", check=False) == "running"
 
     def run(self, *command: str, user: str = "root", check: bool = True, within_s: float = 120) -> str:
@@ -110,16 +110,25 @@ class Machine:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Halt it, or kill it if it does not halt; nothing of it remains."""
+        """Switch it off; nothing of it remains."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(_HALT_S)
+            if self._leader:
+                self.run("systemctl", "--force", "--force", "poweroff", check=False)
+                self._process.wait(_HALT_S)
         finally:
             self._process.kill()
             self._process.wait()
             _remove_control_groups()
+
+
+def _child(pid: int, name: str) -> int:
+    """Find the child process of this name; 0 if there is none."""
+    if not pid:
+        return 0
+    search = ["pgrep", "-x", name, "-P", str(pid)]
+    return int(subprocess.run(search, capture_output=True, check=False).stdout or 0)
 
 
 def _remove_control_groups() -> None:
