@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -168,6 +169,19 @@ def test_exit_codes_mean_to_systemd_what_they_mean() -> None:
     assert values(RESIDENT, "Service.SuccessExitStatus") == []
     assert values(NIGHTLY, "Service.SuccessExitStatus") == [str(EXIT_FAILED)]
     assert values(RESIDENT, "Unit.StartLimitIntervalSec") == ["0"]
+
+
+@pytest.mark.parametrize(("hour", "code"), [(0, 0), (5, 0), (6, 2), (19, 2), (20, 0)])
+def test_the_batch_starts_at_night_only(tmp_path: Path, hour: int, code: int) -> None:
+    """By day the condition exits with a code that `SuccessExitStatus` does not make a success."""
+    date = tmp_path / "date"
+    date.write_text(f"#!/bin/sh\necho {hour:02}\n", "utf-8")
+    date.chmod(0o755)
+    (line,) = values(NIGHTLY, "Service.ExecCondition")
+    command = shlex.split(line.replace("$$", "$").replace("%%", "%"))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(command, env=environment, check=False).returncode == code
+    assert str(code) not in values(NIGHTLY, "Service.SuccessExitStatus")
 
 
 @pytest.mark.skipif(
