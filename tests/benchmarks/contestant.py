@@ -1,4 +1,4 @@
-"""The contestants' side, one request a process: the product's engine, the plain loop, and the judge.
+"""Answers one request in a process of its own: by the product's engine, the plain loop, or the measures.
 
 Reads a JSON request from stdin; the last line of stdout is the answer.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PRODUCT_SIDE: Final = 3072  # of the matrices whose product is the machine's limit
 WARM_PX: Final = 64
-BEYOND: Final = 3  # iterations past a target, so that the judge finds the one that he agrees to
+BEYOND: Final = 3  # iterations past a target, for the first one that reaches it in float32 too
 
 
 def engine(request: dict[str, Any]) -> LocalEngine:
@@ -111,8 +111,8 @@ def paint(request: dict[str, Any]) -> dict[str, Any]:
     """Paint by the product, model loaded and program traced; to the end, or to a loss.
 
     `marks` are iteration, size_px, loss and seconds since the pictures' files were handed over. With a `target`
-    the pictures from the first one that reaches it on are written as `kept`-N.png, for the judge. `best` is the
-    best picture's loss in float32, where it is painted to the end.
+    the pictures from the first one that reaches it on are written as `kept`-N.png for `paper_losses`. `best` is
+    the best picture's loss in float32, where it is painted to the end.
     """
     loaded = engine(request)
     if request.get("is_warm", True):
@@ -152,12 +152,12 @@ def plain(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def paper_losses(request: dict[str, Any]) -> dict[str, Any]:
-    """Judge pictures by the paper's loss, in float32, on their 8-bit pixels."""
+    """Compute the paper's loss of pictures, in float32 on their 8-bit pixels."""
     paper = plain_paper.Paper(read(request["content"]), read(request["style"]))
     return {"losses": [float(paper.loss(plain_paper.to_input(read(path)))) for path in request["pictures"]]}
 
 
-def judge(request: dict[str, Any]) -> dict[str, Any]:
+def picture_errors(request: dict[str, Any]) -> dict[str, Any]:
     """Give the three errors of each picture, scaled to a size or (null) at its own."""
     content, style = read(request["content"]), read(request["style"])
     found = []
@@ -192,7 +192,7 @@ def memory(request: dict[str, Any]) -> dict[str, Any]:
 
 KINDS: Final = {
     function.__name__: function
-    for function in (machine, steps, paint, plain, paper_losses, judge, export_weights, memory)
+    for function in (machine, steps, paint, plain, paper_losses, picture_errors, export_weights, memory)
 }
 
 

@@ -1,7 +1,7 @@
-"""How good a picture is, in three numbers: two relative style errors and a relative content error.
+"""The quality of a picture in three numbers: two relative style errors and a relative content error.
 
-All are computed in float32, whatever the picture was painted in, on its 8-bit pixels. What it is compared with
-is scaled to its size first: a picture is judged at the size at which it is given.
+All are computed in float32 on 8-bit pixels, whatever precision the picture was painted in. Photo and painting
+are scaled to the picture's size first.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ if TYPE_CHECKING:
 
     from daemon.job import Picture
 
-OPTIMISED: Final = tuple(f"block{block}_conv1" for block in range(1, 6))
-OTHER: Final = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3")  # no preset optimises these
+OPTIMIZED: Final = tuple(f"block{block}_conv1" for block in range(1, 6))
+OTHER: Final = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3")  # no preset optimizes these
 CONTENT: Final = "block4_conv2"
 
 
 class Errors(NamedTuple):
-    """0 is the same; a picture that has nothing of the target has about 1."""
+    """Three errors: 0 for the target itself, about 1 for a picture that has nothing of it."""
 
-    optimised: float
+    optimized: float
     other: float
     content: float
 
 
 def errors(picture: Picture, content: Picture, style: Picture) -> Errors:
-    """Compare a picture with what it was made of.
+    """Compare a picture with its photo and its painting.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         content: the photo, (H', W', 3) uint8 RGB of the same aspect.
         style: the painting, of any size and aspect.
     """
-    layers = (*OPTIMISED, *OTHER, CONTENT)
+    layers = (*OPTIMIZED, *OTHER, CONTENT)
     found = _features(picture, layers)
-    grams = _grams(_like(style, picture), (*OPTIMISED, *OTHER))
+    grams = _grams(_like(style, picture), (*OPTIMIZED, *OTHER))
     return Errors(
-        _style_error(found, grams, OPTIMISED),
+        _style_error(found, grams, OPTIMIZED),
         _style_error(found, grams, OTHER),
         _content_error(found, content, picture),
     )
 
 
-def style_error(picture: Picture, style: Picture, layers: Sequence[str] = OPTIMISED) -> float:
+def style_error(picture: Picture, style: Picture, layers: Sequence[str] = OPTIMIZED) -> float:
     """Compare Gram matrices: |G - Gs|² / |Gs|², the mean over some layers."""
     return _style_error(_features(picture, layers), _grams(_like(style, picture), layers), layers)
 
@@ -73,7 +73,7 @@ def relative(found: Any, target: Any) -> float:
 
 
 def gram_matrix(features: Any) -> Any:
-    """Correlate channels: FᵀF / (H·W), (1, H, W, C) -> (C, C). Not by the product's code, which is judged."""
+    """Correlate channels: FᵀF / (H·W), (1, H, W, C) -> (C, C). Not by the code that is compared."""
     flat = np.asarray(features).reshape(-1, features.shape[-1])  # -> (H·W, C)
     return flat.T @ flat / np.float32(len(flat))
 

@@ -1,4 +1,4 @@
-"""An inbox with ten thousand pairs: the seconds of a scan, and the memory of the service's parent process."""
+"""An inbox with ten thousand pairs: seconds of a scan, and memory of the service's main process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from processes import NoAnswerError, environment, memory_mb
-from tables import Table, middle
+from tables import Table, median
 
 from daemon import files, images
 
@@ -32,17 +32,17 @@ CONFIG: Final[dict[str, Any]] = {
 
 
 def run(bench: Bench) -> list[Table]:
-    """Start the service on a full inbox, in which nothing settles, and let it scan a few times."""
+    """Start the service on a full inbox in which nothing settles, and wait for some scans."""
     pairs = QUICK_PAIRS if bench.options.quick else PAIRS
     answers = [_scan(bench, pairs) for _ in range(bench.options.repeats)]
     keys = ("first_s", "scan_s", "peak_mb", "now_mb")
-    row = tuple(middle([answer[key] for answer in answers]) for key in keys)
+    row = tuple(median([answer[key] for answer in answers]) for key in keys)
     return [
         Table(
             f"An inbox with {pairs} pairs ({3 * pairs} files)",
-            ("first scan s", "later scans s", "parent's peak MB", "parent after the scans MB"),
+            ("first scan s", "later scans s", "main process peak MB", "main process after the scans MB"),
             [row],
-            ["`elapsed_s` of `inbox.rescanned`: the first after the start, and the median of those after it"],
+            ["`elapsed_s` of `inbox.rescanned`: the first after the start, and the median of the later ones"],
             {"answers": answers},
         )
     ]
@@ -65,11 +65,11 @@ def _scan(bench: Bench, pairs: int) -> dict[str, Any]:
         service.terminate()
         service.wait()
         shutil.rmtree(home / "inbox")
-    return {**found, "first_s": scans[0], "scan_s": middle(scans[1:]), "scans": scans}
+    return {**found, "first_s": scans[0], "scan_s": median(scans[1:]), "scans": scans}
 
 
 def _drop(inbox: Path, pairs: int) -> None:
-    """Write a content, a style and a sidecar for each pair, as small as they can be."""
+    """Write the smallest possible content, style and sidecar for each pair."""
     inbox.mkdir(parents=True)
     random = np.random.default_rng(0)
     content, style = (images.encode(random.integers(0, 256, (16, 16, 3), np.uint8), "png") for _ in range(2))
@@ -82,7 +82,7 @@ def _drop(inbox: Path, pairs: int) -> None:
 
 
 def _await_scans(service: subprocess.Popen[bytes], log: Path, status: Path, file_count: int) -> list[float]:
-    """Wait until every file is known and some scans are over; returns the scans' seconds."""
+    """Wait until every file is known and some scans have ended; returns the scans' seconds."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline and service.poll() is None:
         scans = _scans(log)

@@ -1,4 +1,4 @@
-"""The loss that is reached with bfloat16 convolutions, against float32's; both losses computed in float32."""
+"""The loss reached with bfloat16 convolutions and with float32; both losses computed in float32."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PRESETS: Final = ("paper", "default")
 
 
 def run(bench: Bench) -> list[Table]:
-    """Paint every pair in both precisions; once, since nothing is timed."""
+    """Paint every pair in both precisions; once, because nothing is timed."""
     size = bench.options.size
     table = Table(
         f"The best loss by the precision of the convolutions, at {size} px",
         ("pair", "preset", "float32", "bfloat16", "difference"),
         notes=[
-            "`losses.best` of result.yaml: of the best picture, in float32 whatever it was painted in",
-            "to be taken where the hardware multiplies bfloat16: elsewhere TensorFlow rounds in other places",
+            "`losses.best` of result.yaml, computed in float32 whatever precision the picture was painted in",
+            "valid only on hardware that multiplies bfloat16: elsewhere TensorFlow rounds differently",
         ],
     )
     for number, pair in enumerate(bench.pairs):
@@ -36,8 +36,7 @@ def _best(bench: Bench, pair: Pair, number: int, preset: str, precision: str) ->
         "settings": {"preset": preset, "size": bench.options.size},
         "precision": precision,
         "is_warm": False,
-        "content": str(pair.content),
-        "style": str(pair.style),
+        **pair.files,
     }
     found: float = bench.ask(request, f"precision-{number}-{preset}-{precision}")["best"]
     return found

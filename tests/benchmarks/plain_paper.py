@@ -1,6 +1,6 @@
-"""The paper's loop as a person would write it with Keras and eager TensorFlow: every road is measured by it.
+"""The paper's loop written plainly with Keras and eager TensorFlow: the baseline of all speeds.
 
-Nothing of the product computes here; only its weights are read.
+Of the product only the weights are used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 
 
 def build_network() -> keras.Model:
-    """Build Keras' VGG19 as far as block5_conv2, with the outputs that the paper compares."""
+    """Build Keras' VGG19 up to block5_conv2, with the layers of the paper's losses as outputs."""
     vgg = keras.applications.VGG19(include_top=False, weights=None)
     for name, kernel_and_bias in weights.load("bundled").layers.items():
         vgg.get_layer(name).set_weights(list(kernel_and_bias))
@@ -44,7 +44,7 @@ class Paper:
         self.grams = {name: gram(value) for name, value in self.network(to_input(style)).items()}
 
     def loss(self, image: Any) -> Any:
-        """Give the total loss of (1, H, W, 3)."""
+        """Compute the total loss of (1, H, W, 3)."""
         found = self.network(image)
         style = [tf.reduce_mean((gram(found[name]) - self.grams[name]) ** 2) for name in STYLE_LAYERS]
         content = tf.reduce_mean((found[CONTENT_LAYER] - self.content) ** 2)
@@ -57,7 +57,7 @@ def to_input(picture: Any) -> Any:
 
 
 def paint(content: Any, style: Any, iterations: int) -> list[tuple[int, float, float]]:
-    """Take the paper's steps; returns iteration, loss and seconds since the loop began, at the end of each."""
+    """Run the paper's loop; returns for each step its number, its loss, and the seconds since the start."""
     paper = Paper(content, style)
     image = tf.Variable(to_input(content))
     optimizer = keras.optimizers.Adam(learning_rate=2.0, beta_1=0.99, beta_2=0.999, epsilon=0.1)

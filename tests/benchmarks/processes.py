@@ -20,7 +20,7 @@ _TICK_S: Final = 0.2
 
 
 class NoAnswerError(Exception):
-    """A contestant that ended without an answer; the message says how."""
+    """A contestant ended without an answer; the message says why."""
 
 
 def ask(
@@ -35,15 +35,15 @@ def ask(
     """Start a contestant and wait for its answer.
 
     Args:
-        request: what it shall do.
-        log: where its stderr goes.
+        request: the JSON request; `kind` names the function that answers it.
+        log: the file for its stderr.
         program: a script beside this one.
-        python: the interpreter of its environment.
-        variables: added to its environment.
-        limit_mb: it is ended when it takes more memory, so that the machine does not choose a victim.
+        python: the interpreter of its virtual environment.
+        variables: additional environment variables.
+        limit_mb: memory above which it is killed, before the kernel kills another process.
 
     Raises:
-        NoAnswerError: it failed, or passed the limit.
+        NoAnswerError: it failed, or exceeded the limit.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     answer = log.with_suffix(".answer")
@@ -70,8 +70,8 @@ def ask(
 
 
 def last_line(text: bytes) -> str:
-    """Give the last of what a program said, which is what it ended with."""
-    return next(iter(reversed(text.decode(errors="replace").strip().splitlines())), "no word")
+    """Find the last line of a program's output, which says why it ended."""
+    return next(iter(reversed(text.decode(errors="replace").strip().splitlines())), "no output")
 
 
 def _feed(child: subprocess.Popen[bytes], request: dict[str, Any], limit_mb: float) -> None:
@@ -79,7 +79,7 @@ def _feed(child: subprocess.Popen[bytes], request: dict[str, Any], limit_mb: flo
     child.stdin.write(json.dumps(request).encode())
     child.stdin.close()
     while child.poll() is None:
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # it has ended
             taken = memory_mb(child.pid, "VmRSS")
             if taken > limit_mb:
                 raise NoAnswerError(f"took more than {limit_mb / 1000:.1f} GB")
@@ -87,7 +87,7 @@ def _feed(child: subprocess.Popen[bytes], request: dict[str, Any], limit_mb: flo
 
 
 def environment() -> dict[str, str]:
-    """Give this process's environment without settings of the product, and with a quiet TensorFlow."""
+    """Give this process's environment without settings of the product, with a quiet TensorFlow."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("STYLETRANSFERD")}
     return {**kept, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "ignore"}
 
@@ -102,28 +102,28 @@ def memory_mb(pid: int | str, key: str) -> float:
 
 
 def free_memory_mb() -> float:
-    """What can be taken without swapping or ending other processes."""
+    """Read the memory that can be used without swapping or killing other processes."""
     with open("/proc/meminfo", encoding="ascii") as lines:
         (found,) = (line for line in lines if line.startswith("MemAvailable:"))
     return int(found.split()[1]) * 1024 / 1e6
 
 
 class Meanwhile:
-    """How much of the machine other processes took since this was made: a figure taken then is no limit."""
+    """The share of the processors that other processes use from now on: figures suffer from it."""
 
     def __init__(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._begun = self._now()
 
     def others_share(self) -> float:
-        """Give their share of all processors' time, 0 to 1; of processes that ended, only our own are ours."""
+        """Compute their share of all processors' time so far, 0 to 1."""
         begun, (busy_s, own_s, wall_s) = self._begun, self._now()
         all_s = (wall_s - begun[2]) * (os.cpu_count() or 1)
         return max(0.0, (busy_s - begun[0] - own_s + begun[1]) / all_s) if all_s else 0.0
 
     @staticmethod
     def _now() -> tuple[float, float, float]:
-        """Seconds that all processors were busy, that we and our children took, and of the clock."""
+        """Read seconds: of all processors busy, of this process and its children, and of the clock."""
         with open("/proc/stat", encoding="ascii") as lines:
             user, nice, system, _idle, _io, irq, softirq, steal, *_ = map(int, lines.readline().split()[1:])
         busy_s = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
@@ -131,7 +131,7 @@ class Meanwhile:
 
 
 def interleaved(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:
-    """Run A B C, A B C, ...: whole runs, so that a machine that slows down slows down all of them."""
+    """Run A B C, A B C, ...: a machine that becomes slower then slows all of them down."""
     found: dict[str, list[Any]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():

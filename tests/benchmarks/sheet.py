@@ -1,4 +1,4 @@
-"""All pictures side by side in one image, to be looked at."""
+"""A contact sheet: all pictures side by side in one image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FONT_PX: Final = 17
 
 
 def write(output: Path, rows: Sequence[Sequence[tuple[Path, str]]]) -> None:
-    """Lay out a row of pictures with a caption below each; a picture keeps its aspect and fits its cell."""
+    """Write rows of pictures with a caption below each; a picture keeps its aspect and fits its cell."""
     heights = [max(_fitted(path).height for path, _ in row) for row in rows]
     width = max(len(row) for row in rows) * (CELL_PX + GAP_PX) + GAP_PX
     height = sum(heights) + len(rows) * (CAPTION_PX + GAP_PX) + GAP_PX

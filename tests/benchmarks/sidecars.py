@@ -1,4 +1,4 @@
-"""What this version of the product knows."""
+"""Settings from a sidecar's keys, as this version of the product reads them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def settings(keys: dict[str, Any], **more: Any) -> Settings:
-    """Read a sidecar's keys; no frames, unless they are asked for."""
+    """Read a sidecar's keys; no frames unless a key asks for them."""
     found = sidecar.read({"frames": {"every": 0, "animation": "none"}, **keys, **more}, "benchmark")
     assert found.settings, found.faults
     return found.settings
 
 
 def is_known(keys: dict[str, Any]) -> bool:
-    """Tell whether a sidecar may have some keys."""
+    """Whether this version accepts the keys."""
     return not sidecar.read(keys, "benchmark").faults

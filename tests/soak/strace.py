@@ -2,15 +2,15 @@
 
     python tests/soak/strace.py --points 20 [--seed N] [--dir D] [--at fsync:EIO:3] [--at rename:SIGKILL:1]
 
-Run by hand from the root of a clone, on Linux with `strace` installed and allowed to attach to processes (see
-/proc/sys/kernel/yama/ptrace_scope). A point is a system call, an error or SIGKILL, and a number: of those
-calls that touch the inbox, spool or outbox of a small pair, the so manieth in each thread is not carried out.
-What is run is, in effect:
+The tests of `tests/faults` replace Python's own functions, in one process. This reaches what they cannot: calls
+that C code makes (Pillow, TensorFlow, the interpreter), reads and listings, and the engine's and the sandbox's
+processes.
 
-    strace -f -P <every path of the tree> -e inject=fsync:error=EIO:when=3 python -m daemon run --drain
-
-then the service again, without strace, until it has nothing left to do; the invariant is checked after both,
-and whether the pair was painted. A point takes about half a minute. Exit 1 where anything was violated.
+It runs by hand from the root of a clone, on Linux with `strace` installed and allowed to attach to processes
+(see /proc/sys/kernel/yama/ptrace_scope). A point is a system call, an error or SIGKILL, and a number: of the
+calls on inbox, spool or outbox of a small pair, the call of that number in each thread is not carried out. The
+service then runs again, without strace, until nothing is left to do. After both runs the invariant is checked,
+and at the end whether the pair was painted. A point takes about half a minute. Exit 1 if anything was violated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import collections
 import json
-import os
 import random
 import re
 import shutil
@@ -31,17 +30,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+from service_process import ROOT, command, environment, say, until
+
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from support import hostile  # noqa: E402 - found by the line above
-from support.trees import Dropped, check_invariant, digest  # noqa: E402
+from support import trees  # noqa: E402 - needs the path above
 
-from daemon.job import Part, Stamp, job_id  # noqa: E402
+from daemon import config  # noqa: E402 - the same
+from daemon.job import Part, Stamp, job_id  # noqa: E402 - the same
 
 RUN_S: Final = 180
 ATTACH_S: Final = 20
 RECOVERIES: Final = 3
+KILL: Final = "SIGKILL"
 ERRORS: Final = {
     "rename": ("ENOSPC", "EIO", "EACCES", "EXDEV"),
     "fsync": ("EIO", "ENOSPC"),
@@ -56,7 +57,7 @@ ERRORS: Final = {
     "getdents64": ("EIO",),
 }
 ALIKE: Final = {"rename": "rename,renameat,renameat2", "write": "write,pwrite64"}
-KILL: Final = "SIGKILL"
+REWRITTEN: Final = ("config.yaml", "/log", "status.json", ".status.json.new", ".prom")  # most calls, no job's
 CONFIG: Final = {
     "folders": {"inbox": "inbox", "outbox": "outbox", "spool": "spool"},
     "inbox": {"settle_s": 0.3, "rescan_s": 1, "observer": "off"},
@@ -64,15 +65,6 @@ CONFIG: Final = {
     "outbox": {"gallery": False},
     "log": {"format": "json"},
 }
-SIDECAR: Final = (
-    "content: sea.png\nstyle: wave.png\nsize: 32\niterations: 2\nframes: {every: 1, animation: gif}\n"
-)
-
-
-def say(text: str) -> None:
-    """Print one line at once."""
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stdout.flush()
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class Point:
 
     @property
     def injection(self) -> str:
-        """What strace is told."""
+        """The expression for strace's -e."""
         what = f"signal={KILL}" if self.error == KILL else f"error={self.error}"
         return f"inject={ALIKE.get(self.call, self.call)}:{what}:when={self.number}"
 
@@ -100,60 +92,54 @@ class Point:
         return f"{self.call}:{self.error}:{self.number}"
 
 
-class Tree:
-    """One small pair in an inbox of its own, and the service on it."""
+class Trial:
+    """One small pair in an inbox of its own, and the service that drains it."""
 
     def __init__(self, base: Path) -> None:
-        self.base = base
-        self.spool, self.inbox, self.outbox = base / "spool", base / "inbox", base / "outbox"
-        self.inbox.mkdir(parents=True)
-        files = {
-            "sea.yaml": SIDECAR.encode(),
-            "sea.png": hostile.picture(seed=1),
-            "wave.png": hostile.picture(seed=2),
-        }
-        for name, data in files.items():
-            (self.inbox / name).write_bytes(data)
-        self.drop: Dropped = {name: digest(data) for name, data in files.items()}
+        (base / "inbox").mkdir(parents=True)
         (base / "config.yaml").write_text(json.dumps(CONFIG))
+        self.base = base
+        self.log = base / "log"
+        self._tree = trees.Tree(config.build(CONFIG, base, environment={}))
+        self._tree.drop("sea", iterations=2, frames={"every": 1, "animation": "gif"})
+        self._command = command("run", "--drain", config=base / "config.yaml")
 
     @property
     def id(self) -> str:
         """The id that its job will have."""
-        roles = {"sea.yaml": "sidecar", "sea.png": "content", "wave.png": "style"}
-        parts = tuple(
-            Part(role, name, "", *Stamp.of((self.inbox / name).stat()), self.drop[name])  # type: ignore[arg-type]
+        (drop,) = self._tree.drops
+        roles = {"sea.yaml": "sidecar", "sea.jpg": "content", "sea-style.png": "style"}
+        parts = [
+            Part(role, name, "", *Stamp.of((self._tree.inbox / name).stat()), drop[name])  # type: ignore[arg-type]
             for name, role in roles.items()
-        )
-        return job_id(parts)
-
-    @property
-    def command(self) -> list[str]:
-        """The service, in drain mode."""
-        return [sys.executable, "-m", "daemon", "run", "--drain", "--config", str(self.base / "config.yaml")]
+        ]
+        return job_id(tuple(parts))
 
     def run(self) -> int:
-        """Run it plainly; returns its exit code."""
-        with (self.base / "log").open("ab") as log:
+        """Run the service; returns its exit code."""
+        with self.log.open("ab") as log:
             return subprocess.run(
-                self.command, stdout=log, stderr=log, timeout=RUN_S, check=False, env=_environment()
+                self._command, stdout=log, stderr=log, timeout=RUN_S, check=False, env=environment()
             ).returncode
 
     def run_traced(self, *options: str) -> int:
-        """Run it under strace, with its process' number for `{pid}` in the options; returns its exit code.
+        """Run the service under strace; returns its exit code.
 
-        The service's process waits in a shell until strace has attached, so that its number is known.
+        The process waits in a shell until strace has attached, so that its id is known: `{pid}` in options.
         """
-        shell = ["sh", "-c", 'read _ && exec "$@"', "sh", *self.command]
-        with (self.base / "log").open("ab") as log:
+        shell = ["sh", "-c", 'read _ && exec "$@"', "sh", *self._command]
+        with self.log.open("ab") as log:
             process = subprocess.Popen(
-                shell, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(), bufsize=0
+                shell, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(), bufsize=0
             )
-            pid = str(process.pid)
-            words = [option.replace("{pid}", pid) for option in options]
-            tracer = subprocess.Popen(["strace", "-f", "-p", pid, *words], stdout=log, stderr=log)
+            words = [option.replace("{pid}", str(process.pid)) for option in options]
+            tracer = subprocess.Popen(["strace", "-f", "-p", str(process.pid), *words], stdout=log, stderr=log)
         try:
-            self._await_tracer(process.pid, tracer)
+            status = Path(f"/proc/{process.pid}/status")
+            attached = f"TracerPid:\t{tracer.pid}\n"
+            until(lambda: attached in status.read_text() or tracer.poll() is not None, ATTACH_S)
+            if attached not in status.read_text():
+                raise SystemExit(f"strace cannot attach: {self.log.read_text()[-500:]}")
             assert process.stdin is not None
             process.stdin.write(b"\n")
             process.stdin.close()
@@ -163,106 +149,88 @@ class Tree:
             process.wait()
             tracer.wait(ATTACH_S)
 
-    def _await_tracer(self, pid: int, tracer: subprocess.Popen[bytes]) -> None:
-        end = time.monotonic() + ATTACH_S
-        while f"TracerPid:\t{tracer.pid}\n" not in Path(f"/proc/{pid}/status").read_text():
-            if tracer.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"strace cannot attach: {(self.base / 'log').read_text()[-500:]}")
-            time.sleep(0.02)
-
     def check(self, *, is_quiet: bool = False) -> None:
         """Assert the invariant."""
-        for folder in (self.spool, self.outbox):
-            folder.mkdir(exist_ok=True)
-        check_invariant(self.inbox, self.spool, self.outbox, [self.drop], is_quiet=is_quiet)
+        for name in ("spool", "outbox"):
+            (self.base / name).mkdir(exist_ok=True)
+        self._tree.check(is_quiet=is_quiet)
+
+    @property
+    def jobs(self) -> list[str]:
+        """The state and id of each job."""
+        return [str(path.relative_to(self.base / "spool")) for path in self.base.glob("spool/*/*")]
 
     @property
     def is_painted(self) -> bool:
         """Whether the pair is done."""
-        return len(list(self.spool.glob("done/*"))) == 1
-
-
-def _environment() -> dict[str, str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("STYLETRANSFERD")}
-    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
-    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        return any(job.startswith("done/") for job in self.jobs)
 
 
 class Points:
-    """The paths that the service touches, and how often each thread makes each call on them."""
+    """The paths that the service touches, and how often its busiest thread makes each call on them."""
 
     def __init__(self, base: Path) -> None:
-        """Learn them from one unbroken run."""
-        tree = Tree(base)
-        id_, trace = tree.id, base.with_name("trace")
+        """Learn them from one run without faults."""
+        trial, trace = Trial(base), base.with_name("trace")
+        id_ = trial.id
         calls = ",".join(ALIKE.get(call, call) for call in ERRORS)
-        code = tree.run_traced("-y", "-qq", "-o", str(trace), "-e", f"trace={calls}", "-e", "signal=none")
+        code = trial.run_traced("-y", "-qq", "-o", str(trace), "-e", f"trace={calls}", "-e", "signal=none")
         if code != 0:
-            raise SystemExit(f"the unbroken run ended with {code}: {(base / 'log').read_text()[-1000:]}")
-        tree.check(is_quiet=True)
-        self._paths: set[str] = set()
+            raise SystemExit(f"the run without faults ended with {code}: {trial.log.read_text()[-1000:]}")
+        trial.check(is_quiet=True)
+        names = {alike: name for name, all_alike in ALIKE.items() for alike in all_alike.split(",")}
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._paths: set[str] = set()
         for line in trace.read_text(errors="replace").splitlines():
             found = re.match(r"(\d+) +(\w+)\(", line)
-            touched = re.findall(rf'["<]({re.escape(str(base))}/[^">]*)[">]', line)
-            touched = [path.removesuffix(" (deleted)") for path in touched]
-            if found and any(self._is_of_the_service(path) for path in touched):
-                counts[found[2], found[1]] += 1
-                self._paths |= {path.replace(id_, "{id}").replace(id_[:8], "{short}") for path in touched}
-                self._paths = {re.sub(r"draft-\d+", "draft-{pid}", path) for path in self._paths}
+            paths = re.findall(rf'["<]({re.escape(str(base))}/[^">]*)[">]', line)
+            paths = [path.removesuffix(" (deleted)") for path in paths]
+            paths = [path for path in paths if not path.endswith(REWRITTEN)]
+            if found and paths:
+                counts[names.get(found[2], found[2]), found[1]] += 1
+                paths = [path.replace(id_, "{id}").replace(id_[:8], "{short}") for path in paths]
+                self._paths |= {re.sub(r"draft-\d+", "draft-{pid}", path) for path in paths}
         self.most: dict[str, int] = {}
         for (call, _thread), count in counts.items():
-            name = next((name for name, alike in ALIKE.items() if call in alike.split(",")), call)
-            self.most[name] = max(count, self.most.get(name, 0))
+            self.most[call] = max(count, self.most.get(call, 0))
         shutil.rmtree(base)
 
-    @staticmethod
-    def _is_of_the_service(path: str) -> bool:
-        """Whether a path is none that is rewritten every second, which would be nearly all there is to hit."""
-        return not path.endswith(("config.yaml", "/log", "status.json", ".status.json.new", ".prom"))
-
-    def paths(self, tree: Tree) -> list[str]:
-        """Give strace's options for the paths of one tree."""
-        names = sorted(
-            path.replace("{id}", tree.id).replace("{short}", tree.id[:8])
-            for path in self._paths
-            if self._is_of_the_service(path)
-        )
-        return [option for name in names for option in ("-P", name)]
+    def options(self, trial: Trial) -> list[str]:
+        """Give strace's options that restrict it to the paths of one trial."""
+        id_ = trial.id
+        paths = sorted(path.replace("{id}", id_).replace("{short}", id_[:8]) for path in self._paths)
+        return [option for path in paths for option in ("-P", path)]
 
     def choose(self, chance: random.Random, count: int) -> list[Point]:
-        """Choose points: every call and every error as likely, and every number that occurs."""
+        """Choose points: every call and error with the same probability, and every number that occurs."""
         every = [(call, error) for call in self.most for error in (*ERRORS[call], KILL)]
-        chosen: list[Point] = []
+        chosen: dict[Point, None] = {}
         while len(chosen) < min(count, sum(self.most[call] for call, _ in every)):
             call, error = chance.choice(every)
-            point = Point(call, error, chance.randint(1, self.most[call]))
-            if point not in chosen:
-                chosen.append(point)
-        return chosen
+            chosen[Point(call, error, chance.randint(1, self.most[call]))] = None
+        return list(chosen)
 
 
 def attempt(point: Point, points: Points, base: Path) -> tuple[str, list[str]]:
     """Run the service with one fault, then without, until it is done; returns how it went, and violations."""
-    tree = Tree(base)
-    trace = base.with_name("trace")
-    options = ["-qq", "-o", str(trace), "-e", f"trace={ALIKE.get(point.call, point.call)}", "-e", "signal=none"]
+    trial, trace = Trial(base), base.with_name("trace")
+    calls = ALIKE.get(point.call, point.call)
+    options = ["-qq", "-o", str(trace), "-e", f"trace={calls}", "-e", "signal=none", *points.options(trial)]
     faults, codes = [], []
     try:
-        codes.append(tree.run_traced(*options, *points.paths(tree), "-e", point.injection))
-        tree.check()
+        codes.append(trial.run_traced(*options, "-e", point.injection))
+        trial.check()
         for _ in range(RECOVERIES):
-            if codes[-1] == 0 and tree.is_painted:
+            if codes[-1] == 0 and trial.is_painted:
                 break
-            codes.append(tree.run())
-        tree.check(is_quiet=True)
+            codes.append(trial.run())
+        trial.check(is_quiet=True)
     except (AssertionError, subprocess.TimeoutExpired, OSError, ValueError) as error:
         faults.append(f"{type(error).__name__}: {error}")
-    if not faults and not tree.is_painted:
-        faults.append(f"it was not painted: {[str(p.relative_to(base)) for p in tree.spool.glob('*/*')]}")
-    log = (base / "log").read_text(errors="replace")
-    if "service.crashed" in log:
-        faults.append("service.crashed: " + next(x for x in log.splitlines() if "service.crashed" in x)[:1500])
+    if not faults and not trial.is_painted:
+        faults.append(f"it was not painted: {trial.jobs}")
+    crashes = [line for line in trial.log.read_text(errors="replace").splitlines() if "service.crashed" in line]
+    faults += [line[:1500] for line in crashes[:1]]
     hits = trace.read_text(errors="replace").count("INJECTED") + (codes[:1] == [-signal.SIGKILL])
     return f"{hits} hit, exit codes {codes}", faults
 
@@ -279,7 +247,7 @@ def main() -> int:
         sys.stderr.write("strace is not installed: on Debian and Ubuntu, apt install strace\n")
         return 2
     folder = options.dir or Path(tempfile.mkdtemp(prefix="strace-"))
-    say(f"seed {options.seed}, folder {folder}; one unbroken run first")
+    say(f"seed {options.seed}, folder {folder}; one run without faults first")
     points = Points(folder / "tree")
     say(f"calls on the tree by the busiest thread: {points.most}")
     chance = random.Random(options.seed)  # noqa: S311 - chance, not secrets

@@ -1,4 +1,4 @@
-"""A night of pairs: the resident service against a fresh process a job, and the gap between two of its jobs."""
+"""Throughput on a queue of pairs: the resident service, one process for each job, the gap between jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import picture_files
 from processes import NoAnswerError, environment, last_line
-from tables import Table, middle, ratio
+from tables import Table, median, ratio
 
 from daemon import files
 
@@ -30,21 +30,21 @@ CROP_PX: Final = 4
 
 
 def run(bench: Bench) -> list[Table]:
-    """Paint the same pairs both ways: half of them fresh, the resident service's night, the rest fresh."""
+    """Paint the same pairs both ways: one half in single processes, all by the service, the other half."""
     count = QUICK_JOBS if bench.options.quick else JOBS
     drop = _make_drop(bench, count)
-    nights: list[dict[str, Any]] = []
-    fresh: list[float] = []
+    batches: list[dict[str, Any]] = []
+    single: list[float] = []
     for number in range(bench.options.repeats):
-        first = _fresh(bench, drop, range(count // 2))
-        nights.append(_resident(bench, drop, count, number))
-        fresh.append(first + _fresh(bench, drop, range(count // 2, count)))
-    return [_rates(count, nights, fresh), _gaps(nights)]
+        first = _single(bench, drop, range(count // 2))
+        batches.append(_resident(bench, drop, count, number))
+        single.append(first + _single(bench, drop, range(count // 2, count)))
+    return [_rates(count, batches, single), _gaps(batches)]
 
 
 def _make_drop(bench: Bench, count: int) -> Path:
-    """Make contents that differ from each other, two paintings in a library, and sidecars."""
-    drop = bench.work / "night-drop"
+    """Make contents that all differ, two paintings in a library, and sidecars."""
+    drop = bench.work / "throughput-drop"
     shutil.rmtree(drop, ignore_errors=True)
     (drop / "styles").mkdir(parents=True)
     for number in range(PAINTINGS):
@@ -75,14 +75,14 @@ def _config(bench: Bench, home: Path) -> Path:
 
 
 def _resident(bench: Bench, drop: Path, count: int, number: int) -> dict[str, Any]:
-    """Run the service on a full inbox until it is drained."""
-    home = bench.work / f"night-{number}"
+    """Run the service on a full inbox until the queue is empty."""
+    home = bench.work / f"throughput-{number}"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
     shutil.copytree(drop, home / "inbox", ignore=shutil.ignore_patterns("styles"))
     shutil.copytree(drop / "styles", home / "styles")
     log = home / "log.jsonl"
-    bench.say(f"night: resident, {count} jobs")
+    bench.say(f"throughput: service, {count} jobs")
     begun = time.perf_counter()
     with log.open("wb") as stdout:
         done = _command(["run", "--drain", "--config", str(_config(bench, home))], stdout)
@@ -97,10 +97,10 @@ def _resident(bench: Bench, drop: Path, count: int, number: int) -> dict[str, An
     return {"seconds": seconds, "completed": completed, "started": started}
 
 
-def _fresh(bench: Bench, drop: Path, numbers: range) -> float:
-    """Paint some of the pairs, each in a process of its own; returns the seconds."""
-    bench.say(f"night: fresh processes, jobs {numbers.start} to {numbers.stop - 1}")
-    home = bench.work / "night-fresh"
+def _single(bench: Bench, drop: Path, numbers: range) -> float:
+    """Paint some of the pairs, each in its own process; returns the seconds."""
+    bench.say(f"throughput: single processes, jobs {numbers.start} to {numbers.stop - 1}")
+    home = bench.work / "throughput-single"
     home.mkdir(exist_ok=True)
     config = _config(bench, home)
     begun = time.perf_counter()
@@ -119,26 +119,26 @@ def _command(arguments: list[str], stdout: Any = subprocess.DEVNULL) -> subproce
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False, env=environment())
 
 
-def _rates(count: int, nights: list[dict[str, Any]], fresh: list[float]) -> Table:
-    resident_s, fresh_s = middle([night["seconds"] for night in nights]), middle(fresh)
-    rates = {"resident service": resident_s, "a fresh process a job": fresh_s}
+def _rates(count: int, batches: list[dict[str, Any]], single: list[float]) -> Table:
+    resident_s, single_s = median([batch["seconds"] for batch in batches]), median(single)
+    rates = {"resident service": resident_s, "one process for each job": single_s}
     return Table(
-        f"A night of {count} pairs with {PAINTINGS} paintings, preset {PRESET}",
-        ("way", "seconds", "jobs an hour", "times as many"),
+        f"{count} pairs with {PAINTINGS} paintings, preset {PRESET}",
+        ("run by", "seconds", "jobs an hour", "speedup"),
         [
-            (name, seconds, ratio(3600.0 * count, seconds), ratio(fresh_s, seconds))
+            (name, seconds, ratio(3600.0 * count, seconds), ratio(single_s, seconds))
             for name, seconds in rates.items()
         ],
-        ["whole seconds of `run --drain` and of the `stylize` commands, start, model and settling included"],
-        {"nights": nights, "fresh_s": fresh},
+        ["seconds of `run --drain` and of all `stylize` commands: start, model and settling included"],
+        {"batches": batches, "single_s": single},
     )
 
 
-def _gaps(nights: list[dict[str, Any]]) -> Table:
-    logged = [record.get("gap_s") for night in nights for record in night["completed"][1:]]
-    stamped = [gap for night in nights for gap in _stamped_gaps(night)]
+def _gaps(batches: list[dict[str, Any]]) -> Table:
+    logged = [record.get("gap_s") for batch in batches for record in batch["completed"][1:]]
+    stamped = [gap for batch in batches for gap in _stamped_gaps(batch)]
     table = Table(
-        "The gap between two jobs of the night",
+        "The gap between two jobs of the service",
         ("measured", "jobs", "median s", "longest s"),
         [
             _gap_row("gap_s of job.completed", logged),
@@ -152,12 +152,12 @@ def _gaps(nights: list[dict[str, Any]]) -> Table:
 
 def _gap_row(name: str, gaps: list[float | None]) -> tuple[Any, ...]:
     measured = [float(gap) for gap in gaps if gap is not None]
-    return name, len(measured), middle(measured), max(measured, default=None)
+    return name, len(measured), median(measured), max(measured, default=None)
 
 
-def _stamped_gaps(night: dict[str, Any]) -> list[float]:
-    """Take the gaps from the records' times: from each job's end to the next one's start."""
-    ends, starts = ([_time(record) for record in night[name]] for name in ("completed", "started"))
+def _stamped_gaps(batch: dict[str, Any]) -> list[float]:
+    """Compute the seconds from each job's end to the next one's start, by the log's timestamps."""
+    ends, starts = ([_time(record) for record in batch[name]] for name in ("completed", "started"))
     return [(start - end).total_seconds() for end, start in zip(ends, starts[1:], strict=False)]
 
 

@@ -1,4 +1,4 @@
-"""How good the pictures are, and in which time: the three errors of every contestant on every pair."""
+"""The quality of the pictures and the time they took: three errors of every contestant on every pair."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import picture_files
 import sheet
 import sidecars
 from processes import interleaved
-from tables import Table, middle
+from tables import Table, median
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,14 +20,14 @@ PRESETS: Final = ("paper", "default", "fine")
 PEER: Final = "pastiche"
 PHOTO: Final = "photo"
 EQUAL: Final = "equal"
-LONGER: Final = 10  # times default's seconds
+LONGER: Final = 10  # times the seconds of preset default
 TRIES: Final = 6
 CLOSE: Final = 0.02  # relative distance of two content errors that count as equal
 
 
 @dataclass
-class Easel:
-    """One pair: who paints what, and where it lies."""
+class Contest:
+    """All paintings of one pair."""
 
     bench: Bench
     pair: Pair
@@ -35,8 +35,8 @@ class Easel:
     default_s: list[float] = field(default_factory=list)
 
     def path(self, name: str) -> Path:
-        """Where a contestant's picture lies."""
-        return self.bench.work / "beauty" / f"{self.number}-{name}.png"
+        """The path of a contestant's picture."""
+        return self.bench.work / "quality" / f"{self.number}-{name}.png"
 
     def preset(self, name: str) -> dict[str, Any]:
         """Paint by a preset."""
@@ -47,7 +47,7 @@ class Easel:
         return answer
 
     def _size(self, name: str) -> int | None:
-        """Fine has a size of its own, which only a rehearsal makes smaller."""
+        """Preset fine has its own size, which only --quick makes smaller."""
         size: int = self.bench.options.size
         return size if name != "fine" else 2 * size if self.bench.options.quick else None
 
@@ -55,62 +55,57 @@ class Easel:
         """Paint with some settings."""
         output = self.path(name)
         output.parent.mkdir(parents=True, exist_ok=True)
-        request = {"kind": "paint", "settings": keys, "output": str(output), **self.files}
-        answer = self.bench.ask(request, f"beauty-{self.number}-{name}")
+        request = {"kind": "paint", "settings": keys, "output": str(output), **self.pair.files}
+        answer = self.bench.ask(request, f"quality-{self.number}-{name}")
         return {**answer, "seconds": answer["marks"][-1][-1]}
 
     def peer(self) -> dict[str, Any]:
-        """Have pastiche paint in its own way, for default's seconds of this round and for ten times as many."""
+        """Have pastiche paint by its defaults, for the seconds of preset default and for ten times as long."""
         seconds = self.default_s[-1]
         names = (f"{PEER}-1", f"{PEER}-{LONGER}")
         stops = [
             (seconds * times, str(self.path(name))) for times, name in zip((1, LONGER), names, strict=True)
         ]
-        request = {"kind": "own_way", "size": self.bench.options.size, "stops": stops, **self.files}
-        return self.bench.ask_peer(request, f"beauty-{self.number}-{PEER}")
+        request = {"kind": "by_defaults", "size": self.bench.options.size, "stops": stops, **self.pair.files}
+        return self.bench.ask_peer(request, f"quality-{self.number}-{PEER}")
 
-    @property
-    def files(self) -> dict[str, str]:
-        """The pair, for requests."""
-        return {"content": str(self.pair.content), "style": str(self.pair.style)}
-
-    def judge(self, pictures: list[tuple[str, int | None]]) -> list[list[float]]:
-        """Give the three errors of pictures by name, each scaled to a size or at its own."""
+    def errors(self, pictures: list[tuple[str, int | None]]) -> list[list[float]]:
+        """Compute the three errors of pictures by name, each scaled to a size or (None) at its own."""
         named = [(str(self.path(name)), size) for name, size in pictures]
-        request = {"kind": "judge", "pictures": named, **self.files}
-        found: list[list[float]] = self.bench.ask(request, f"beauty-{self.number}-judge")["errors"]
+        request = {"kind": "picture_errors", "pictures": named, **self.pair.files}
+        found: list[list[float]] = self.bench.ask(request, f"quality-{self.number}-errors")["errors"]
         return found
 
 
 def run(bench: Bench) -> list[Table]:
-    """Paint and judge every pair; with --sheet, also show the pictures side by side."""
+    """Paint every pair and compute the errors; with --sheet also write the pictures side by side."""
     tables, rows = [], []
     for number, pair in enumerate(bench.pairs):
-        easel = Easel(bench, pair, number)
-        runs: dict[str, Any] = {name: lambda n=name, e=easel: e.preset(n) for name in PRESETS}
+        contest = Contest(bench, pair, number)
+        runs: dict[str, Any] = {name: lambda n=name, c=contest: c.preset(n) for name in PRESETS}
         if bench.peer:
-            runs[PEER] = easel.peer
-        table = _table(easel, interleaved(runs, bench.options.repeats))
+            runs[PEER] = contest.peer
+        table = _table(contest, interleaved(runs, bench.options.repeats))
         tables.append(table)
-        rows.append(_shown(easel, table))
+        rows.append(_shown(contest, table))
     if bench.options.sheet:
         sheet.write(bench.options.sheet.absolute(), rows)
     return tables
 
 
-def _table(easel: Easel, answers: dict[str, list[dict[str, Any]]]) -> Table:
-    size: int = easel.bench.options.size
+def _table(contest: Contest, answers: dict[str, list[dict[str, Any]]]) -> Table:
+    size: int = contest.bench.options.size
     table = Table(
-        f"Errors of {easel.pair.name}, at {size} px",
-        ("picture", "style, optimised", "style, other", "content", "seconds", "iterations"),
+        f"Errors of {contest.pair.name}, at {size} px",
+        ("picture", "style, optimized", "style, other", "content", "seconds", "iterations"),
         notes=[
             "style: |G - Gs|² / |Gs|², the mean over block*_conv1, and over block1_conv2, 2_2, 3_3 and 4_3",
-            "content: |F - Fc|² / |Fc|² at block4_conv2. All in float32 on 8-bit pixels; 0 is the same",
-            "seconds with the model loaded and traced, targets included; medians. pastiche: of its loop",
+            "content: |F - Fc|² / |Fc|² at block4_conv2. All in float32 on 8-bit pixels; 0 is equal",
+            "medians of seconds with the model loaded and traced, targets included; of pastiche only its loop",
         ],
         raw=dict(answers),
     )
-    picture_files.write(easel.path(PHOTO), picture_files.read(easel.pair.content))
+    picture_files.write(contest.path(PHOTO), picture_files.read(contest.pair.content))
     pictures: list[tuple[str, int | None]] = [(name, size) for name in (PHOTO, *PRESETS)]
     figures: list[tuple[str, float | None, int | None]] = [("the photo itself", None, None)]
     figures += [(name, *_of_product(answers[name])) for name in PRESETS]
@@ -123,11 +118,11 @@ def _table(easel: Easel, answers: dict[str, list[dict[str, Any]]]) -> Table:
             f"pastiche 1.6, {'its own defaults, default’s seconds' if times == 1 else f'{times} times as many'}"  # noqa: RUF001
         )
         figures.append(
-            (name, middle([answer["seconds"][index] for answer in found]), found[-1]["iterations"][index])
+            (name, median([answer["seconds"][index] for answer in found]), found[-1]["iterations"][index])
         )
-    if easel.bench.options.equal_content and PEER in answers:
-        _find_equal(easel, pictures, figures, table)
-    for (name, seconds, iterations), errors in zip(figures, easel.judge(pictures), strict=True):
+    if contest.bench.options.equal_content and PEER in answers:
+        _find_equal(contest, pictures, figures, table)
+    for (name, seconds, iterations), errors in zip(figures, contest.errors(pictures), strict=True):
         table.rows.append((name, *errors, seconds, iterations))
     if pictures[-1][0] == EQUAL:
         peers = next(row for row in table.rows if row[0].startswith(PEER))
@@ -138,21 +133,21 @@ def _table(easel: Easel, answers: dict[str, list[dict[str, Any]]]) -> Table:
 
 
 def _of_product(found: list[dict[str, Any]]) -> tuple[float | None, int]:
-    return middle([answer["seconds"] for answer in found]), found[0]["marks"][-1][0]
+    return median([answer["seconds"] for answer in found]), found[0]["marks"][-1][0]
 
 
-def _find_equal(easel: Easel, pictures: list[Any], figures: list[Any], table: Table) -> None:
-    """Look by halving for the strength at which the default departs from the content as far as pastiche."""
+def _find_equal(contest: Contest, pictures: list[Any], figures: list[Any], table: Table) -> None:
+    """Bisect for the strength at which preset default has pastiche's content error."""
     if not sidecars.is_known({"strength": 0.5}):
-        table.notes.append("no comparison at equal content error: this version knows no strength")
+        table.notes.append("no comparison at equal content error: this version has no strength")
         return
-    size = easel.bench.options.size
-    ((_, _, wanted),) = easel.judge([(f"{PEER}-1", size)])
+    size = contest.bench.options.size
+    ((_, _, wanted),) = contest.errors([(f"{PEER}-1", size)])
     low, high = 0.0, 1.0
     for _ in range(TRIES):
         strength = (low + high) / 2
-        answer = easel.paint({"preset": "default", "size": size, "strength": strength}, EQUAL)
-        ((_, _, found),) = easel.judge([(EQUAL, size)])
+        answer = contest.paint({"preset": "default", "size": size, "strength": strength}, EQUAL)
+        ((_, _, found),) = contest.errors([(EQUAL, size)])
         low, high = (strength, high) if found < wanted else (low, strength)
         if abs(found / wanted - 1) < CLOSE:
             break
@@ -160,19 +155,19 @@ def _find_equal(easel: Easel, pictures: list[Any], figures: list[Any], table: Ta
     figures.append((f"default at strength {strength:.3f}", *_of_product([answer])))
 
 
-def _shown(easel: Easel, table: Table) -> list[tuple[Path, str]]:
-    """Give a row of the sheet: each picture and its caption."""
-    row = [(easel.pair.content, "content"), (easel.pair.style, "style")]
-    # In the order of the rows: the photo is shown already, and fine has two.
+def _shown(contest: Contest, table: Table) -> list[tuple[Path, str]]:
+    """Make a row of the sheet: each picture and its caption."""
+    row = [(contest.pair.content, "content"), (contest.pair.style, "style")]
+    # In the order of the table's rows: the photo is in the row already, and fine has two.
     pictures = [None, *PRESETS, None, f"{PEER}-1", f"{PEER}-{LONGER}"]
     for picture, (_, *errors, seconds, _) in zip(pictures, table.rows, strict=False):
         if picture:
             name = picture.replace(f"-{LONGER}", f" x {LONGER}").replace("-1", "")
-            row.append((easel.path(picture), caption(name, errors, seconds)))
+            row.append((contest.path(picture), caption(name, errors, seconds)))
     return row
 
 
 def caption(name: str, errors: list[float], seconds: float) -> str:
-    """Say in one line whose picture it is, in what time, and how good."""
+    """Write a picture's name, seconds and errors in one line."""
     style, other, content = errors
     return f"{name}  {seconds:.1f} s  style {style:.3f} / {other:.3f}  content {content:.2f}"
