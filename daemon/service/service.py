@@ -81,7 +81,7 @@ class Service:
             "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
             "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
         }
-        self.outbox = Outbox(folders.outbox, self._sentinels["outbox"].check, self._beat)
+        self.outbox = Outbox(folders.outbox, self._sentinels["outbox"])
         self._engine = engine or ProcessEngine(settings, self._worker_is_stopping)
         self._finisher = finisher or self._make_finisher()
         self._housekeeping = self._make_housekeeping()
