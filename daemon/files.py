@@ -168,15 +168,9 @@ def remove_tree(folder: PurePath, *, at: int | None = None) -> None:
 
 @contextlib.contextmanager
 def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = False) -> Iterator[int]:
-    """Open a folder whose whole path must be free of links, so that nobody can lead us elsewhere.
+    """Open a folder, and make what is missing of it if asked; its descriptor needs no right to list it.
 
-    Args:
-        folder: path, absolute and resolved, so that a link in it was put there since; with `at`, relative.
-        at: descriptor of the folder that it lies in; default: the root.
-        makes: whether what is missing is made.
-
-    Yields:
-        A descriptor to give as `dir_fd`; it needs no right to list the folder.
+    The path, absolute unless `at` is given, must be free of links, so that nobody can lead us elsewhere.
 
     Raises:
         ChangedError: it is gone, or a part of its path is no folder any more.
