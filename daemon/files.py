@@ -113,7 +113,7 @@ def replaced(
 ) -> Iterator[BufferedRandom]:
     """Put a file in place whole, as `replace` does, with what the caller writes into it."""
     hidden = path.with_name(f".{path.name}.new")
-    with _created_anew(hidden, at) as file:
+    with _opened_anew(hidden, at) as file:
         yield file
         if mode is not None:
             os.fchmod(file.fileno(), mode)
@@ -125,7 +125,7 @@ def replaced(
         fsync_folder(path.parent, at=at)
 
 
-def _created_anew(path: PurePath, at: int | None) -> BufferedRandom:
+def _opened_anew(path: PurePath, at: int | None) -> BufferedRandom:
     """Create a file, whatever lies there: a rest of a crash, or a link that somebody planted."""
     try:
         return _created(path, at)
