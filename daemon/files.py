@@ -1,8 +1,9 @@
 """The only place for durable operations: write, rename, copy, remove, each followed by its fsync.
 
-Two rules hold throughout. A file or folder appears whole or not at all: it is made under a hidden name beside
+Three rules hold throughout. A file or folder appears whole or not at all: it is made under a hidden name beside
 its place, synced, and renamed. An fsync that failed is never repeated on the same descriptor, since Linux may
-then report success without the data; the error goes up, and the next try writes anew.
+then report success without the data; the error goes up, and the next try writes anew. A relative path starts at
+the open folder whose descriptor is `at`: it stays in that folder, whatever is mounted or unmounted meanwhile.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def is_of_the_file(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in _OF_THE_FILE
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; shares that cannot do that (SMB) are let be."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def fsync_folder(folder: PurePath, *, at: int | None = None) -> None:
+    """Make the names in a folder durable; a share that cannot do that (SMB) is accepted as it is."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
     try:
         os.fsync(fd)
     except OSError as error:
@@ -62,59 +63,75 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def make_folder(folder: Path, mode: int = 0o777) -> None:
+def make_folder(folder: PurePath, mode: int = 0o777, *, at: int | None = None) -> None:
     """Make a folder and its parents if they are missing, durably."""
-    if folder.is_dir():
+    if _is_folder(folder, at):
         return
-    make_folder(folder.parent)
-    folder.mkdir(mode=mode, exist_ok=True)
-    fsync_folder(folder.parent)
+    make_folder(folder.parent, at=at)
+    try:
+        os.mkdir(folder, mode, dir_fd=at)
+    except FileExistsError:
+        if not _is_folder(folder, at):
+            raise
+    fsync_folder(folder.parent, at=at)
 
 
-def write(path: Path, data: bytes) -> None:
+def _is_folder(path: PurePath, at: int | None) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path, dir_fd=at).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def write(path: PurePath, data: bytes, *, at: int | None = None) -> None:
     """Write a new file durably, in place: for folders that are themselves still hidden."""
-    with path.open("xb") as file:
+    with _created(path, at) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def replace(path: Path, data: bytes, *, is_durable: bool = True, mode: int | None = None) -> None:
-    """Put a file in place whole; readers see the old one or the new one.
+def _created(path: PurePath, at: int | None) -> BufferedRandom:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o666, dir_fd=at), "w+b")
 
-    Args:
-        path: the file; its folder exists.
-        data: the whole content.
-        is_durable: False for what is rewritten every second and worthless after a crash.
-        mode: who may read it; default: as the umask says.
+
+def replace(
+    path: PurePath, data: bytes, *, is_durable: bool = True, mode: int | None = None, at: int | None = None
+) -> None:
+    """Put a file in place whole: readers see the old content or the new.
+
+    Not durable is what is rewritten every second and worthless after a crash. The default mode is the umask's.
     """
-    with replaced(path, is_durable=is_durable, mode=mode) as file:
+    with replaced(path, is_durable=is_durable, mode=mode, at=at) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def replaced(path: Path, *, is_durable: bool = True, mode: int | None = None) -> Iterator[BufferedRandom]:
-    """Put a file in place whole, as `replace` does, once what follows has written and read it at will."""
+def replaced(
+    path: PurePath, *, is_durable: bool = True, mode: int | None = None, at: int | None = None
+) -> Iterator[BufferedRandom]:
+    """Put a file in place whole, as `replace` does, with what the caller writes into it."""
     hidden = path.with_name(f".{path.name}.new")
-    with _opened_anew(hidden) as file:
+    with _opened_anew(hidden, at) as file:
         yield file
         if mode is not None:
             os.fchmod(file.fileno(), mode)
         if is_durable:
             file.flush()
             os.fsync(file.fileno())
-    hidden.replace(path)
+    os.replace(hidden, path, src_dir_fd=at, dst_dir_fd=at)
     if is_durable:
-        fsync_folder(path.parent)
+        fsync_folder(path.parent, at=at)
 
 
-def _opened_anew(path: Path) -> BufferedRandom:
-    """Open a new file, whatever lies there: a crash left it, or somebody a link to lead us elsewhere."""
+def _opened_anew(path: PurePath, at: int | None) -> BufferedRandom:
+    """Create a file, whatever lies there: a rest of a crash, or a link that somebody planted."""
     try:
-        return path.open("x+b")
+        return _created(path, at)
     except FileExistsError:
-        remove_tree(path)
-        return path.open("x+b")
+        remove_tree(path, at=at)
+        return _created(path, at)
 
 
 def _private(path: str, flags: int) -> int:
@@ -132,37 +149,28 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
-def move(source: Path, target: Path) -> None:
-    """Rename within one file system, durably; `target` does not exist.
-
-    Raises:
-        FileNotFoundError: another process moved `source` first.
-    """
-    source.rename(target)
-    fsync_folder(target.parent)
+def move(source: PurePath, target: PurePath, *, at: int | None = None) -> None:
+    """Rename within one file system, durably; `target` does not exist."""
+    os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
+    fsync_folder(target.parent, at=at)
     if source.parent != target.parent:
-        fsync_folder(source.parent)
+        fsync_folder(source.parent, at=at)
 
 
-def remove_tree(folder: Path) -> None:
+def remove_tree(folder: PurePath, *, at: int | None = None) -> None:
     """Remove a folder of our own making with all it holds; a missing one is fine, a link goes alone."""
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
-    else:
-        folder.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(folder, dir_fd=at, follow_symlinks=False).st_mode):
+            shutil.rmtree(folder, dir_fd=at)
+        else:
+            os.unlink(folder, dir_fd=at)
 
 
 @contextlib.contextmanager
 def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = False) -> Iterator[int]:
-    """Open a folder whose whole path must be free of links, so that nobody can lead us elsewhere.
+    """Open a folder, and make what is missing of it if asked; its descriptor needs no right to list it.
 
-    Args:
-        folder: absolute and resolved, so that a link in it was put there since; with `at`, below that.
-        at: the descriptor of an open folder: what is below it stays so, whatever is mounted meanwhile.
-        makes: make what is missing of it.
-
-    Yields:
-        A descriptor to give as `dir_fd`; it needs no right to list the folder.
+    The path, absolute unless `at` is given, must be free of links, so that nobody can lead us elsewhere.
 
     Raises:
         ChangedError: it is gone, or a part of its path is no folder any more.
@@ -172,8 +180,9 @@ def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = Fals
         for name in folder.parts if at is not None else folder.parts[1:]:
             above, fd = fd, -1
             try:
-                if makes:
-                    _make_at(above, name)
+                if makes and not exists_at(above, name):
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, dir_fd=above)
                 fd = os.open(name, _FOLDER, dir_fd=above)
             finally:
                 os.close(above)
@@ -181,29 +190,6 @@ def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = Fals
         yield fd
     finally:
         os.close(fd)
-
-
-def _make_at(folder: int, name: str) -> None:
-    if not exists_at(folder, name):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, dir_fd=folder)
-
-
-def replace_at(folder: int, name: str, data: bytes) -> None:
-    """Put a file in place whole, in the folder that was opened, whatever became of its path; not durable.
-
-    Args:
-        folder: a descriptor.
-        name: of the file.
-        data: the whole content.
-    """
-    hidden = f".{name}.new"
-    if exists_at(folder, hidden):
-        os.unlink(hidden, dir_fd=folder)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with open(os.open(hidden, flags, 0o666, dir_fd=folder), "wb") as file:
-        file.write(data)
-    os.replace(hidden, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 @contextlib.contextmanager
@@ -241,16 +227,9 @@ def open_regular(folder: int | Path, name: str) -> int:
 
 
 def show(folder: int, hidden: str, target: int, names: Iterable[str]) -> None:
-    """Give a hidden file the first of some names that nobody has taken; nothing is replaced.
+    """Move a hidden file from one open folder to another, under the first of `names` that is free there.
 
-    Args:
-        folder: a descriptor.
-        hidden: the name it has.
-        target: a descriptor of the folder where it is shown.
-        names: the one wanted most comes first; one of them must be free.
-
-    Raises:
-        OSError: it cannot be shown there.
+    Nothing is replaced; one of the names must be free.
     """
     for wanted in names:
         try:
@@ -287,12 +266,7 @@ def exists_at(folder: int, name: str) -> bool:
 
 
 def require_room(folder: Path, size: int, entries: int) -> None:
-    """See that a file system has room for so many bytes and so many files.
-
-    Raises:
-        NotReady: it has not.
-        OSError: it cannot be asked.
-    """
+    """Raise NotReady where a file system has no room for so many bytes and so many files."""
     free = room(folder)
     if free.size < size + SPARE_BYTES:
         raise NotReady(f"{folder}: {free.size / 1e6:.1f} MB free, {(size + SPARE_BYTES) / 1e6:.1f} MB needed")
@@ -329,14 +303,17 @@ def room(folder: Path) -> Room:
     return Room(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
 
 
-def copy_hashed(source_fd: int, target: Path, max_bytes: int, beat: Callable[[], None] = lambda: None) -> str:
+def copy_hashed(
+    source_fd: int,
+    target: PurePath,
+    max_bytes: int,
+    beat: Callable[[], object] = lambda: None,
+    *,
+    at: int | None = None,
+) -> str:
     """Copy an open file into a new one durably, hashing on the way.
 
-    Args:
-        source_fd: the open file.
-        target: does not exist.
-        max_bytes: the most that is copied.
-        beat: called for every piece, to show that a long copy is alive.
+    A `beat` for every piece shows that a long copy makes progress.
 
     Returns:
         The SHA-256 of what was copied, in hexadecimal.
@@ -346,7 +323,7 @@ def copy_hashed(source_fd: int, target: Path, max_bytes: int, beat: Callable[[],
         SourceError: the source cannot be read.
     """
     digest, total = hashlib.sha256(), 0
-    with target.open("xb") as file:
+    with _created(target, at) as file:
         while chunk := _read(source_fd):
             beat()
             total += len(chunk)
@@ -372,9 +349,3 @@ def hash_fd(fd: int) -> str:
     while chunk := os.read(fd, _CHUNK):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """Hash a file of our own (SHA-256, hexadecimal)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from daemon import files
 from daemon.errors import NotReady
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _TEXT = b"styletransferd looks for this file to know that the folder is mounted. Please leave it here.\n"
@@ -50,27 +52,38 @@ class Sentinel:
         self.check()
 
     def check(self) -> None:
-        """See that the folder is there.
+        """Raise NotReady, with what to do, where the folder is not there."""
+        with self._named():
+            self.path.stat()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """Hold the folder by a descriptor, whatever is mounted or unmounted at its path meanwhile.
+
+        Yields:
+            A descriptor to give as `dir_fd`; it can be listed.
 
         Raises:
-            NotReady: it is not; the message says what to do.
+            NotReady: the folder is not there; the message says what to do.
         """
-        self._look(None)
+        with self._named():
+            fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.check_in(fd)
+            yield fd
+        finally:
+            os.close(fd)
 
     def check_in(self, folder: int) -> None:
-        """See that a folder that is open already is the one, and no empty mount point.
+        """Raise NotReady where the folder that is open as `folder` is not the one, but an empty mount point."""
+        with self._named():
+            os.stat(self.path.name, dir_fd=folder)
 
-        Args:
-            folder: a descriptor.
-
-        Raises:
-            NotReady: it is not.
-        """
-        self._look(folder)
-
-    def _look(self, folder: int | None) -> None:
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say in an error of what follows which folder it is about, and what to do."""
         try:
-            os.stat(self.path.name if folder is not None else self.path, dir_fd=folder)
+            yield
         except FileNotFoundError:
             raise NotReady(
                 f"{self.kind} unavailable: {self.path} is missing; mount the share, or, if the folder was made "

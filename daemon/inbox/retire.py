@@ -205,4 +205,5 @@ def note_rejection(inbox: Path, job: Job, check: Callable[[int], None] = lambda 
         opened_inbox(inbox, check) as root,
         files.opened_folder(PurePath(REJECTED_FOLDER), at=root, makes=True) as folder,
     ):
-        files.replace_at(folder, f"{job.label}.txt", ("\n".join(lines) + "\n").encode())
+        note = PurePath(f"{job.label}.txt")
+        files.replace(note, ("\n".join(lines) + "\n").encode(), is_durable=False, at=folder)

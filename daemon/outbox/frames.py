@@ -1,153 +1,102 @@
-"""Frames and the live preview, encoded and written by a thread of their own, so that the engine never waits."""
+"""Frames and the preview, encoded and written by a thread of their own, so that the engine never waits."""
 
 from __future__ import annotations
 
-import contextlib
+import concurrent.futures
 import contextvars
-import errno
-import json
-import queue
-import threading
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import files, images, logs
 from daemon.errors import NotReady
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from concurrent.futures import Future
     from pathlib import Path
 
-    from daemon.job import Picture
+    from daemon.job import Job, Picture
+    from daemon.lifeline import Lifeline
+    from daemon.outbox.publish import Outbox
 
 log = logs.get(__name__)
 
-_QUEUE: Final = 8
+_MOST_WAITING: Final = 8
 _TICK_S: Final = 0.2
-_TRIES: Final = 5
-_NOT_OURS: Final = {errno.ENOENT, errno.ENOTEMPTY, errno.ENOTDIR}  # `_running/` is another's, or not there
 
 
 class FrameWriter:
-    """Writes one job's frames to `folder` and its progress to `live`, a folder of the outbox.
+    """Keeps one job's frames in a folder of the spool, and shows its progress in the outbox.
 
     The preview is a courtesy: where the outbox does not take it, one warning is logged and the job goes on.
     A frame that cannot be kept is an error of the job's own folder, raised by `put` and `require_all`.
     """
 
-    def __init__(self, folder: Path, live: Path, check: Callable[[], None] = lambda: None) -> None:
-        """Start the thread.
+    def __init__(self, folder: Path, outbox: Outbox, job: Job) -> None:
+        """Begin with nothing to write.
 
         Args:
-            folder: where frames are kept.
-            live: where the progress is shown; its parent's parent exists.
-            check: raises NotReady while the outbox is away, so that nothing is written under its mount point.
+            folder: path where frames are kept; made when the first one comes.
+            outbox: where the progress is shown.
+            job: that runs.
         """
-        self._check = check
         self._folder = folder
-        self._live = live
-        self._queue: queue.Queue[tuple[int | None, Picture | None, dict[str, Any]] | None] = queue.Queue(_QUEUE)
-        self._error: Exception | None = None
-        self._is_live = True
-        self._is_left = False
-        run = contextvars.copy_context().run  # so that its log lines carry the job's id
-        self._thread = threading.Thread(target=run, args=(self._run,), name="frames", daemon=True)
-        self._thread.start()
+        self._outbox = outbox
+        self._job = job
+        self._has_preview = True
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="frames")
+        self._unwritten: deque[Future[None]] = deque()
 
     def put(self, frame: int | None, picture: Picture | None, status: dict[str, Any]) -> None:
         """Hand over one step; only a frame waits while eight are unwritten, a preview is left out then.
 
         Args:
-            frame: the iteration, where the picture is to be kept as a frame.
+            frame: iteration, where the picture is to be kept as a frame.
             picture: (H, W, 3) uint8 RGB, or None where only the progress is new.
-            status: what `status.json` shall say.
+            status: content of `status.json`.
 
         Raises:
             OSError: an earlier frame could not be kept.
         """
-        if self._error is not None:
-            raise self._error
-        if frame is not None:
-            self._queue.put((frame, picture, status))
-        elif picture is not None or self._queue.empty():
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait((frame, picture, status))
+        self.require_all()
+        if frame is None and len(self._unwritten) > (_MOST_WAITING if picture is not None else 1):
+            return
+        while len(self._unwritten) > _MOST_WAITING:  # besides the one that is being written
+            concurrent.futures.wait(self._unwritten, return_when=FIRST_COMPLETED)
+            self.require_all()
+        run = contextvars.copy_context().run  # so that its log lines carry the job's id
+        self._unwritten.append(self._executor.submit(run, self._write, frame, picture, status))
 
-    def close(self, breathe: Callable[[], object] = lambda: None) -> None:
-        """Wait until everything is written, and take the live folder away, if the outbox lets us.
-
-        Args:
-            breathe: called while it waits; what it raises leaves the rest unwritten.
-        """
-        self._queue.put(None)
+    def close(self, life: Lifeline) -> None:
+        """Wait until everything is written, with heartbeats, and remove the preview if the outbox lets us."""
         try:
-            while self._thread.is_alive():
-                breathe()
-                self._thread.join(_TICK_S)
+            while concurrent.futures.wait(self._unwritten, _TICK_S).not_done:
+                life.beat()
         finally:
-            self._is_left = True  # and not written into a folder that may be moved by then
-            self._thread.join()
-            with contextlib.suppress(OSError):
-                remove_live(self._live)
+            self._executor.shutdown(cancel_futures=True)
+            self._outbox.end_preview(self._job)
 
     def require_all(self) -> None:
-        """See that every frame was kept; after `close`.
+        """See that every frame was kept that should be written by now; after `close`, every one.
 
         Raises:
             OSError: one could not be.
         """
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._is_left:
-                continue
-            try:
-                self._write(*item)
-            except Exception as error:  # noqa: BLE001 - for `close` to raise; the queue must be emptied, or `put` waits
-                self._error = self._error or error
+        while self._unwritten and self._unwritten[0].done():
+            self._unwritten[0].result()
+            self._unwritten.popleft()
 
     def _write(self, frame: int | None, picture: Picture | None, status: dict[str, Any]) -> None:
         data = images.encode(picture, "png") if picture is not None else None
-        if self._is_live:
+        if self._has_preview:
             self._show(data, status)
         if frame is not None and data is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self._folder)
             files.replace(self._folder / f"{frame:04d}.png", data)  # a checkpoint counts on it
 
     def _show(self, data: bytes | None, status: dict[str, Any]) -> None:
         try:
-            self._check()
-            self._make_live()
-            if data is not None:
-                files.replace(self._live / "latest.png", data, is_durable=False)
-            files.replace(self._live / "status.json", json.dumps(status).encode(), is_durable=False)
-        except (OSError, NotReady) as error:
-            self._is_live = False
-            log.warning("outbox.preview_failed", folder=str(self._live), error=str(error))
-
-    def _make_live(self) -> None:
-        """Make the live folder; `_running/` may be taken away this instant by the end of the job before."""
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                self._live.parent.mkdir(exist_ok=True)
-                self._live.mkdir(exist_ok=True)
-            except FileNotFoundError:
-                if not tries_left:
-                    raise
-            else:
-                return
-
-
-def remove_live(live: Path) -> None:
-    """Remove a live folder, and `_running/` around it once it is empty.
-
-    Raises:
-        OSError: the outbox does not let us.
-    """
-    try:
-        files.remove_tree(live)
-        live.parent.rmdir()
-    except OSError as error:
-        if error.errno not in _NOT_OURS:
-            raise
+            self._outbox.preview(self._job, data, status)
+        except (OSError, NotReady, files.ChangedError) as error:
+            self._has_preview = False
+            log.warning("outbox.preview_failed", folder=str(self._outbox.live(self._job)), error=str(error))

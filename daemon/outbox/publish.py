@@ -1,84 +1,125 @@
-"""Outbox entries: built under a hidden name, synced, and shown with one rename."""
+"""Outbox entries: built under a hidden name, synced, and shown with one rename.
+
+For the length of one call the outbox is held by a descriptor, and everything is done relative to it: a share
+that is unmounted meanwhile is never taken for the empty folder under its mount point.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import files
 from daemon.errors import NotReady
 from daemon.job import printable
-from daemon.outbox.frames import remove_live
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from daemon.job import Job, Part
+    from daemon.lifeline import Lifeline
+    from daemon.sentinel import Sentinel
 
 MANIFEST: Final = "manifest.json"
 RUNNING: Final = "_running"
+_TRIES: Final = 5
 _SHARES_REFUSE: Final = frozenset('<>:"|?*\\')
 
 
 class Outbox:
     """The folder where results appear."""
 
-    def __init__(
-        self, root: Path, check: Callable[[], None] = lambda: None, beat: Callable[[], None] = lambda: None
-    ) -> None:
-        """Name the folder.
-
-        Args:
-            root: the outbox.
-            check: raises NotReady while it is away.
-            beat: called now and then, to show that a long copy is alive.
-        """
+    def __init__(self, root: Path, sentinel: Sentinel) -> None:
+        """Name the folder and the proof that it is there."""
         self.root = root
-        self.check = check
-        self._beat = beat
+        self._sentinel = sentinel
 
-    def live(self, job: Job) -> Path:
-        """Give the folder of a job's progress while it runs."""
-        return self.root / RUNNING / job.label
+    def check(self) -> None:
+        """Raise NotReady while the outbox is away."""
+        self._sentinel.check()
+
+    def opened(self) -> AbstractContextManager[int]:
+        """Hold the outbox by a descriptor, as `Sentinel.opened` does."""
+        return self._sentinel.opened()
 
     def clean(self, ids: Collection[str]) -> None:
-        """Remove what an earlier run left half made for these jobs: hidden drafts, and their progress.
+        """Remove what an earlier run left unfinished for these jobs: hidden drafts, and their previews.
 
-        Another daemon may publish to the same outbox; what is not of these jobs is let be.
+        Another daemon may publish to the same outbox; what belongs to other jobs stays.
+
+        Raises:
+            NotReady: the outbox is away.
+            OSError: it does not let us.
         """
         known = {*ids, *(id_[:8] for id_ in ids)}  # drafts end in the id, labels in its beginning
-        for item in self.root.glob(".tmp-*"):
-            if item.name.rpartition("-")[2] in known:
-                files.remove_tree(item)
-        for item in self.root.glob(f"{RUNNING}/*"):
-            if item.name.rpartition("-")[2] in known:
-                self._end_live(item)
+        with self.opened() as root:
+            for name in _names(root, "."):
+                if name.startswith(".tmp-") and name.rpartition("-")[2] in known:
+                    files.remove_tree(PurePath(name), at=root)
+            for name in _names(root, RUNNING):
+                if name.rpartition("-")[2] in known:
+                    _remove_preview(root, name)
 
-    def _end_live(self, live: Path) -> None:
-        """Take a job's progress away, if the share lets us: somebody may be looking at its picture."""
-        with contextlib.suppress(OSError):
-            remove_live(live)
+    # The preview
+
+    def live(self, job: Job) -> Path:
+        """Give the folder of a job's preview while it runs."""
+        return self.root / RUNNING / job.label
+
+    def preview(self, job: Job, picture: bytes | None, status: Mapping[str, Any]) -> None:
+        """Show how far a job is; not durable.
+
+        Args:
+            job: that runs.
+            picture: latest.png; None leaves the one that is there.
+            status: status.json.
+
+        Raises:
+            NotReady: the outbox is away.
+            OSError, ChangedError: it does not take the preview.
+        """
+        texts = {} if picture is None else {"latest.png": picture}
+        texts["status.json"] = json.dumps(status).encode()
+        with self.opened() as root, _preview_folder(root, job.label) as folder:
+            for name, data in texts.items():
+                files.replace(PurePath(name), data, is_durable=False, at=folder)
+
+    def end_preview(self, job: Job) -> None:
+        """Remove a job's preview, if the outbox lets us."""
+        with contextlib.suppress(OSError, NotReady), self.opened() as root:
+            _remove_preview(root, job.label)
+
+    # Entries
 
     def is_published(self, job: Job) -> bool:
-        """Tell whether a job's result is there, whole."""
-        return self._find(job, "") is not None
+        """Tell whether a job's result is there, whole.
+
+        Raises:
+            NotReady: the outbox is away, so nobody can tell.
+            OSError: it cannot be read.
+        """
+        with self.opened() as root:
+            return _find(root, job, "") is not None
 
     def tidy(self, job: Job) -> None:
-        """Take away what a published job's earlier endings left, if the share lets us."""
-        with contextlib.suppress(OSError, NotReady):
-            self.check()
-            self._withdraw(job, ".failed")
-            self._end_live(self.live(job))
+        """Remove an earlier failure and the preview of a published job, if the outbox lets us."""
+        with contextlib.suppress(OSError, NotReady), self.opened() as root:
+            _withdraw(root, job, ".failed")
+            _remove_preview(root, job.label)
 
-    def publish(self, job: Job, out: Path) -> Path:
-        """Show a result; an older failure of the same job goes, and its progress. After an error, try again.
+    def publish(self, job: Job, out: Path, life: Lifeline) -> Path:
+        """Show a result; an older failure of the same job goes, and its preview. After an error, try again.
 
         Args:
             job: whose result it is.
-            out: a folder with everything but the manifest.
+            out: folder with everything but the manifest.
+            life: of the calling thread; beats during a long copy.
 
         Returns:
             The entry.
@@ -87,93 +128,132 @@ class Outbox:
             NotReady: the outbox is away.
             OSError: it does not take the result; nothing of it is visible.
         """
-        self.check()
-        entry = self._find(job, "")
-        if entry is None:
-            entry = self._show(job, "", {path: path.relative_to(out) for path in _files(out)}, {})
-        else:
-            files.fsync_folder(self.root)
-        self._withdraw(job, ".failed")
-        self._end_live(self.live(job))
-        return entry
+        with self.opened() as root:
+            entry = _find(root, job, "")
+            if entry is None:
+                entry = _show(root, job, "", {str(path.relative_to(out)): path for path in _files(out)}, life)
+            else:
+                files.fsync_folder(PurePath(), at=root)
+            _withdraw(root, job, ".failed")
+            _remove_preview(root, job.label)
+        return self.root / entry
 
-    def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path) -> Path:
+    def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline) -> Path:
         """Show a failure: error.yaml, and the files as they were dropped, to be mended and dropped again.
 
         Args:
             job: whose failure it is.
             error: error.yaml.
-            inputs: the accepted files.
-            last_good: the last good picture; need not be there.
+            inputs: folder of the accepted files.
+            last_good: path of the last good picture; need not be there.
+            life: of the calling thread; beats during a long copy.
+
+        Returns:
+            The entry.
 
         Raises:
             NotReady: the outbox is away.
             OSError: it does not take the failure; nothing of it is visible.
         """
-        self.check()
-        self._withdraw(job, ".failed")
-        self._end_live(self.live(job))
-        sources = {inputs / part.stored: f"drop/{name}" for name, part in _drop_names(job).items()}
-        sources[last_good] = last_good.name
-        present = {source: name for source, name in sources.items() if source.exists()}
-        return self._show(job, ".failed", present, {"error.yaml": error})
+        sources = {f"drop/{name}": inputs / part.stored for name, part in _drop_names(job).items()}
+        sources[last_good.name] = last_good
+        present = {name: source for name, source in sources.items() if source.exists()}
+        with self.opened() as root:
+            _withdraw(root, job, ".failed")
+            _remove_preview(root, job.label)
+            entry = _show(root, job, ".failed", {**present, "error.yaml": error}, life)
+        return self.root / entry
 
-    def _show(self, job: Job, suffix: str, sources: dict[Any, Any], texts: dict[str, bytes]) -> Path:
-        draft = self.root / f".tmp-{job.id}"
-        files.remove_tree(draft)
-        draft.mkdir()
-        manifest = {}
-        for source, name in sources.items():
-            target = draft / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            digest = _copy(source, target, self._beat)
-            manifest[str(name)] = {"sha256": digest, "size": target.stat().st_size}
-        for name, data in texts.items():
-            files.write(draft / name, data)
-            manifest[name] = {"sha256": files.hash_file(draft / name), "size": len(data)}
-        text = json.dumps({"id": job.id, "files": manifest}, indent=1)
-        files.write(draft / MANIFEST, text.encode("ascii"))
-        for folder, _, _ in os.walk(draft, topdown=False):
-            files.fsync_folder(draft / folder)
-        target = self._place(job, suffix)
-        files.move(draft, target)
-        return target
 
-    def _place(self, job: Job, suffix: str) -> Path:
-        short = self.root / f"{job.label}{suffix}"
-        long = self.root / f"{job.label}{job.id[8:]}{suffix}"
-        return long if os.path.lexists(short) else short
+# In what follows, `root` is a descriptor of the outbox
 
-    def _find(self, job: Job, suffix: str) -> Path | None:
-        for name in (job.label, f"{job.label}{job.id[8:]}"):
-            entry = self.root / f"{name}{suffix}"
+
+def _names(root: int, folder: str) -> list[str]:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _preview_folder(root: int, label: str) -> Iterator[int]:
+    """Make and open a preview's folder; the end of another job may remove `_running/` at this instant."""
+    with contextlib.ExitStack() as stack:
+        for tries_left in reversed(range(_TRIES)):
             try:
-                if json.loads((entry / MANIFEST).read_bytes())["id"] == job.id:
-                    return entry
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-        return None
+                folder = files.opened_folder(PurePath(RUNNING, label), at=root, makes=True)
+                fd = stack.enter_context(folder)
+                break
+            except files.ChangedError:
+                if not tries_left:
+                    raise
+        yield fd
 
-    def _withdraw(self, job: Job, suffix: str) -> None:
-        """Take an entry away, if there is one; readers see it whole or not at all."""
-        hidden = self.root / f".tmp-old-{job.id}"
-        files.remove_tree(hidden)  # of a try that was cut short
-        entry = self._find(job, suffix)
-        if entry is not None:
-            files.move(entry, hidden)
-            files.remove_tree(hidden)
+
+def _remove_preview(root: int, label: str) -> None:
+    """Remove a preview, if the share lets us: somebody may be looking at its picture."""
+    with contextlib.suppress(OSError):
+        files.remove_tree(PurePath(RUNNING, label), at=root)
+        os.rmdir(RUNNING, dir_fd=root)
+
+
+def _show(root: int, job: Job, suffix: str, contents: Mapping[str, Path | bytes], life: Lifeline) -> str:
+    """Make an entry of these files (path in the entry -> source), and give its name."""
+    draft = PurePath(f".tmp-{job.id}")
+    files.remove_tree(draft, at=root)
+    files.make_folder(draft, at=root)
+    manifest = {name: _put(root, draft / name, source, life) for name, source in contents.items()}
+    text = json.dumps({"id": job.id, "files": manifest}, indent=1)
+    files.write(draft / MANIFEST, text.encode("ascii"), at=root)
+    folders = {draft, *(draft / folder for name in contents for folder in PurePath(name).parents)}
+    for folder in sorted(folders, reverse=True):
+        files.fsync_folder(folder, at=root)
+    target = f"{job.label}{suffix}"
+    if files.exists_at(root, target):
+        target = f"{job.label}{job.id[8:]}{suffix}"
+    files.move(draft, PurePath(target), at=root)
+    return target
+
+
+def _put(root: int, target: PurePath, source: Path | bytes, life: Lifeline) -> dict[str, Any]:
+    """Write or copy one file of an entry; gives its hash and size for the manifest."""
+    if isinstance(source, bytes):
+        files.write(target, source, at=root)
+        return {"sha256": hashlib.sha256(source).hexdigest(), "size": len(source)}
+    files.make_folder(target.parent, at=root)
+    with source.open("rb") as file:
+        digest = files.copy_hashed(file.fileno(), target, 1 << 40, life.beat, at=root)
+    return {"sha256": digest, "size": os.stat(target, dir_fd=root).st_size}
+
+
+def _find(root: int, job: Job, suffix: str) -> str | None:
+    for label in (job.label, f"{job.label}{job.id[8:]}"):
+        name = f"{label}{suffix}"
+        try:
+            with open(files.open_regular(root, f"{name}/{MANIFEST}"), "rb") as file:
+                if json.load(file)["id"] == job.id:
+                    return name
+        except (files.ChangedError, PermissionError, ValueError, KeyError, TypeError):
+            continue  # not there, or not ours
+    return None
+
+
+def _withdraw(root: int, job: Job, suffix: str) -> None:
+    """Take an entry away, if there is one; readers see it whole or not at all."""
+    hidden = PurePath(f".tmp-old-{job.id}")
+    files.remove_tree(hidden, at=root)  # of a try that was cut short
+    entry = _find(root, job, suffix)
+    if entry is not None:
+        files.move(PurePath(entry), hidden, at=root)
+        files.remove_tree(hidden, at=root)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
-def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
-    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return files.copy_hashed(fd, target, max_bytes=1 << 40, beat=beat)
-    finally:
-        os.close(fd)
 
 
 def _drop_names(job: Job) -> dict[str, Part]:

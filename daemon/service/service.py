@@ -76,12 +76,12 @@ class Service:
         self._heart = Pulse()
         self._pauses = Pauses(self.situation.paused, self.stop, self._beat)
         folders = settings.folders
-        self.spool = Spool(folders.spool)
+        self.spool = Spool(folders.spool, clock.utc)
         self._sentinels = {
             "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
             "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
         }
-        self.outbox = Outbox(folders.outbox, self._sentinels["outbox"].check, self._beat)
+        self.outbox = Outbox(folders.outbox, self._sentinels["outbox"])
         self._engine = engine or ProcessEngine(settings, self._worker_is_stopping)
         self._finisher = finisher or self._make_finisher()
         self._housekeeping = self._make_housekeeping()
@@ -210,6 +210,7 @@ class Service:
             for sentinel in self._sentinels.values():
                 sentinel.establish()
             self.outbox.clean(self.spool.ids())
+            self._housekeeping.report.begin()
             found = self.spool.recover(self.outbox.is_published)
             self._intake.remember([entry.job for entry in self.spool.unretired() if entry.job is not None])
         except OSError as error:

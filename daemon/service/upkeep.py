@@ -16,14 +16,13 @@ from daemon import __version__, clock, files, lifeline, logs
 from daemon.errors import NotReady
 from daemon.inbox.intake import Report
 from daemon.job import State
-from daemon.outbox.summary import Summary
 from daemon.service import metrics
+from daemon.service.report import Report as MorningReport
 from daemon.service.systemd import notify
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from daemon.config import Config
     from daemon.errors import Failure
@@ -104,8 +103,7 @@ class Housekeeping:
         self._dues: dict[str, float] = {"retention": situation.started + _SETTLED_S}
         self._troubles: dict[str, str] = {}
         self._noting = threading.Lock()  # endings are noted by several threads
-        self._is_summarized = False  # the last word about what happened so far
-        self.summary = Summary(outbox.root, outbox.check, clock.local)
+        self.report = MorningReport(spool, outbox)
 
     def turn(self, now: float) -> None:
         """Do what is due.
@@ -119,8 +117,8 @@ class Housekeeping:
         self._feed_watchdog()
         if self._is_due("metrics", _METRICS_S, now):
             self._best_effort("metrics", self._write_metrics)
-        if self.summary.is_dirty and self._is_due("summary", _SUMMARY_S, now):
-            self._best_effort("summary", lambda: self.write_summary(is_final=False))
+        if self.report.is_due and self._is_due("summary", _SUMMARY_S, now):
+            self._report(is_final=False)
         if self._is_due("retention", _RETENTION_S, now):
             self._best_effort("retention", self._expire)
         self.write_status()
@@ -131,13 +129,18 @@ class Housekeeping:
 
     def end_night(self) -> None:
         """Close the report of a night; what comes next is another entry of it."""
-        self._best_effort("summary", lambda: self.write_summary(is_final=True))
+        self._report(is_final=True)
+        self.report.begin()
 
     def end(self) -> None:
         """Leave a last status, last metrics and the report of the whole run."""
         self._best_effort("status", self.write_status)
         self._best_effort("metrics", self._write_metrics)
-        self._best_effort("summary", lambda: self.write_summary(is_final=True))
+        self._report(is_final=True)
+
+    def _report(self, *, is_final: bool) -> None:
+        waiting = [(item.path, item.reason) for item in self._situation.report.waiting]
+        self._best_effort("summary", lambda: self.report.write(waiting, is_final=is_final))
 
     def _is_due(self, name: str, interval_s: float, now: float) -> bool:
         if now < self._dues.get(name, now):
@@ -159,21 +162,18 @@ class Housekeeping:
     # What is told by the loops
 
     def note_accepted(self) -> None:
-        """Take an accepted job into the figures and the report."""
+        """Take an accepted job into the figures."""
         with self._noting:
             self._situation.counts.accepted += 1
-            self.summary.accepted()
 
-    def note_ending(self, ending: Ending, name: str, elapsed_s: float, failure: Failure | None) -> None:
-        """Take an ending into the figures and the report; see `Endings`."""
+    def note_ending(self, ending: Ending, _name: str, _elapsed_s: float, failure: Failure | None) -> None:
+        """Take an ending into the figures; see `Endings`."""
         with self._noting:
             self._situation.attempts[ending.value] += 1
             if failure is not None:
                 self._situation.counts.failed += 1
-                self.summary.failed(name, failure.reason.value, failure.message)
             elif ending is Ending.COMPLETED:
                 self._situation.counts.completed += 1
-                self.summary.completed(elapsed_s)
 
     def queued(self) -> int | None:
         """Count what waits for its turn, where the disk tells."""
@@ -266,32 +266,10 @@ class Housekeeping:
                 rooms[name] = files.room(folder)
         return rooms
 
-    # The morning report
-
-    def write_summary(self, *, is_final: bool) -> None:
-        """Write OUTBOX/summary-<date>.yaml; at the end of a run or a night also its line in the log.
-
-        Raises:
-            NotReady, OSError: the outbox does not take it.
-        """
-        if self._is_summarized and not self.summary.is_dirty:
-            return  # the night ended a moment ago, and now the run does
-        waiting = [(item.path, item.reason) for item in self._situation.report.waiting]
-        path: Path | None = None
-        is_news = True
-        try:
-            path = self.summary.write(waiting, self._spool.count(State.QUEUED), is_final=is_final)
-            is_news = path is not None
-        finally:
-            facts = self.summary.facts()
-            if is_final and is_news and (any(facts.values()) or waiting):
-                shown = None if path is None else str(path)
-                log.info("service.summarized", path=shown, waiting=len(waiting), **facts)
-            self._is_summarized = is_final
-
     # Retention
 
     def _expire(self) -> None:
+        self._report(is_final=False)  # before its records go
         days = self._config().outbox.retention_days
         for state, kept in ((State.DONE, days.done), (State.FAILED, days.failed)):
             gone = self._spool.expire(state, timedelta(days=kept))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from daemon import clock, files, images, logs
 from daemon.errors import EngineError
 from daemon.job import Request, printable
+from daemon.lifeline import Lifeline
 from daemon.outbox import loss_table, record
 from daemon.outbox.frames import FrameWriter
 from daemon.transfer import memory
@@ -124,14 +125,14 @@ class Easel:
         log.info("job.started", **self._facts(self._info))
         if shortage := memory.shortage(self._estimate_mb, limit_mb):
             log.warning("job.troubled", message=shortage)
-        writer = FrameWriter(entry.out / FRAMES, self._outbox.live(self._job), self._outbox.check)
+        writer = FrameWriter(entry.out / FRAMES, self._outbox, self._job)
         try:
             with contextlib.closing(engine.stylize(request, self._tell)) as steps:
                 self._painting = self._follow(steps, writer)
             self._writer = writer
         finally:
             if self._painting is None:
-                writer.close(self._tell)
+                writer.close(_Breath(self._tell))
         if self._painting is None:
             writer.require_all()
             if not self._has_told:
@@ -175,7 +176,7 @@ class Easel:
         assert self._painting is not None  # noqa: S101
         assert self._info is not None  # noqa: S101
         painting, info = self._painting, self._info
-        self._writer.close(breathe)
+        self._writer.close(_Breath(breathe))
         self._writer.require_all()
         self._write(painting, breathe)
         document = record.result(
@@ -335,6 +336,19 @@ class Easel:
         if self._follows is None or self._fresh is None:
             return None
         return round(self._fresh.at - self._fresh.step_s - self._follows, 3)
+
+
+class _Breath(Lifeline):
+    """A lifeline whose heartbeat is a callable, which may raise."""
+
+    def __init__(self, breathe: Callable[[], object]) -> None:
+        """Call `breathe` at every heartbeat."""
+        super().__init__()
+        self._breathe = breathe
+
+    def beat(self) -> None:
+        """See `Lifeline.beat`."""
+        self._breathe()
 
 
 def request_for(entry: StoredJob, job: Job) -> Request:

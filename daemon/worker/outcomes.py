@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from daemon import clock, files, images, logs
 from daemon.errors import SEE_LOG, EngineError, Failure, JobError, NotReady, Reason
+from daemon.lifeline import Lifeline
 from daemon.outbox import record
 
 if TYPE_CHECKING:
@@ -68,11 +69,9 @@ class Endings:
         def publish() -> None:
             nonlocal has_waited
             is_late, has_waited = has_waited, True
-            if is_late and claim.entry.is_cancelled:
-                self._outbox.check()  # one that is away would seem to hold nothing
-                if not self._outbox.is_published(claim.job):
-                    raise JobError(CANCELLED)
-            paths.append(str(self._outbox.publish(claim.job, claim.entry.out)))
+            if is_late and claim.entry.is_cancelled and not self._outbox.is_published(claim.job):
+                raise JobError(CANCELLED)
+            paths.append(str(self._outbox.publish(claim.job, claim.entry.out, Lifeline())))
 
         try:
             is_shown = self._hold_out("outbox", publish)
@@ -104,7 +103,7 @@ class Endings:
             is_ended = self._hold_out("outbox", lambda: self._end_failed(entry, failure))
         except OSError as error:
             log.warning("outbox.refused", message=str(error))
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, NotReady):
                 self._outbox.clean([entry.id])
             is_ended = self._hold_out("spool", lambda: self._end_failed(entry, failure, is_shown=False))
         # Interrupted, recovery ends it: its failure is on record.
@@ -130,7 +129,7 @@ class Endings:
             self._spool.note_failure(entry, failure)
             if is_shown:
                 document = record.error(job, failure, attempt, clock.stamp(clock.utc()), versions())
-                self._outbox.publish_failure(job, document, entry.inputs, entry.last_good)
+                self._outbox.publish_failure(job, document, entry.inputs, entry.last_good, Lifeline())
         self._spool.fail(entry, failure)
         log.error(
             "job.failed",
@@ -145,8 +144,9 @@ class Endings:
 
     def interrupt(self, claim: Claim) -> Ending:
         """Queue a job again that a stop cut short, at no cost; a cancelled one that is not shown yet fails."""
-        if claim.entry.is_cancelled and not self._outbox.is_published(claim.job):
-            return self.fail(claim.entry, CANCELLED)
+        with contextlib.suppress(OSError, NotReady):  # who cannot ask the outbox leaves it to the next attempt
+            if claim.entry.is_cancelled and not self._outbox.is_published(claim.job):
+                return self.fail(claim.entry, CANCELLED)
         self._requeue(claim, "interrupted", "the service was stopped")
         log.info("job.interrupted", attempt=claim.attempt, reason="stop")
         self._note(Ending.INTERRUPTED, claim.job.label, 0.0, None)

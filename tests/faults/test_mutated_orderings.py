@@ -12,13 +12,14 @@ import pytest
 from support.kills import Sweep
 
 from daemon import files
+from daemon.lifeline import Lifeline
 from daemon.outbox.publish import Outbox
 from daemon.spool import Spool
 from daemon.spool.stored_job import Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+    from pathlib import Path, PurePath
 
     from support.kills import Stage
 
@@ -63,18 +64,18 @@ def _count_an_attempt_at_its_end(patch: pytest.MonkeyPatch) -> None:
 def _publish_without_manifest(patch: pytest.MonkeyPatch) -> None:
     """Show an entry first, and write its manifest then."""
     write, move = files.write, files.move
-    held: dict[Path, bytes] = {}
+    held: dict[PurePath, bytes] = {}
 
-    def written(path: Path, data: bytes) -> None:
+    def written(path: PurePath, data: bytes, **options: Any) -> None:
         if path.name == "manifest.json":
             held[path.parent] = data
         else:
-            write(path, data)
+            write(path, data, **options)
 
-    def moved(source: Path, target: Path) -> None:
-        move(source, target)
+    def moved(source: PurePath, target: PurePath, **options: Any) -> None:
+        move(source, target, **options)
         if source in held:
-            write(target / "manifest.json", held.pop(source))
+            write(target / "manifest.json", held.pop(source), **options)
 
     patch.setattr(files, "write", written)
     patch.setattr(files, "move", moved)
@@ -90,7 +91,7 @@ def _end_before_publishing(patch: pytest.MonkeyPatch) -> None:
     publish, complete = Outbox.publish, Spool.complete
     held: dict[str, tuple[Outbox, Job]] = {}
 
-    def kept(outbox: Outbox, job: Job, _out: Path) -> Path:
+    def kept(outbox: Outbox, job: Job, _out: Path, _life: Lifeline) -> Path:
         held[job.id] = (outbox, job)
         return outbox.root
 
@@ -99,7 +100,7 @@ def _end_before_publishing(patch: pytest.MonkeyPatch) -> None:
         if claim.job.id in held:
             outbox, job = held.pop(claim.job.id)
             claim.entry.folder.rename(done)
-            publish(outbox, job, done / "out")
+            publish(outbox, job, done / "out", Lifeline())
         return complete(spool, claim)
 
     patch.setattr(Outbox, "publish", kept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +19,7 @@ from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
+    from pathlib import Path
 
     from support.trees import Tree
 
@@ -101,8 +101,8 @@ def test_an_outbox_that_takes_nothing_of_it_does_not_hold_up_the_rest(
     number = getattr(errno, code)
 
     def mkdir(path: Any, *args: Any, **options: Any) -> None:
-        drafts = [tree.outbox / f".tmp-{entry.id}" for entry in tree.spool.all_entries() if _is(entry, "sea")]
-        if Path(path) in drafts:
+        drafts = [f".tmp-{entry.id}" for entry in tree.spool.all_entries() if _is(entry, "sea")]
+        if os.fspath(path) in drafts:
             raise OSError(number, os.strerror(number), path)
         real(path, *args, **options)
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +19,7 @@ from daemon import __version__, clock, safe_yaml
 from daemon.cli import status
 from daemon.errors import NotReady
 from daemon.job import State
+from daemon.outbox import summary
 from daemon.service import upkeep
 from daemon.service.service import Service
 from daemon.service.upkeep import Counts
@@ -34,18 +35,22 @@ NIGHT = "22:00-06:00"
 
 
 class Wall:
-    """The clock on the wall, which shows what a test sets it to."""
+    """The clock on the wall, which goes on from what a test sets it to."""
 
     def __init__(self, shown: str) -> None:
         self.set(shown)
 
     def set(self, shown: str) -> None:
         """Show another time, such as "2026-03-02 22:00"."""
-        self._now = datetime.fromisoformat(shown).astimezone()
+        self._ahead = datetime.fromisoformat(shown).astimezone() - datetime.now(UTC)
 
     def local(self) -> datetime:
         """Look at it."""
-        return self._now
+        return self.utc().astimezone()
+
+    def utc(self) -> datetime:
+        """Look at it, as records name the moment."""
+        return datetime.now(UTC) + self._ahead
 
 
 @pytest.fixture
@@ -53,6 +58,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     """Hang a clock that shows noon."""
     made = Wall("2026-03-02 12:00")
     monkeypatch.setattr(clock, "local", made.local)
+    monkeypatch.setattr(clock, "utc", made.utc)
     return made
 
 
@@ -355,14 +361,14 @@ def test_each_night_of_a_resident_service_is_summed_up_once(
 
 
 def test_a_report_that_cannot_be_written_holds_nothing_up(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running]
+    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outbox that refuses the report costs one warning; the painting goes on and the record still comes."""
     tree = make_night()
     tree.drop("a")
     with capture_logs() as records:
         running = run(tree)
-        running.service._housekeeping.summary._check = _refuse
+        monkeypatch.setattr(summary, "write", _refuse)
         _until(tree, State.DONE)
         wait_for(lambda: _named(records, "service.report_failed"), "the warning", END_S)
         running.stop()
@@ -371,7 +377,7 @@ def test_a_report_that_cannot_be_written_holds_nothing_up(
     assert (line["done"], line["path"]) == (1, None)
 
 
-def _refuse() -> None:
+def _refuse(*_: object) -> None:
     raise NotReady("outbox unavailable: a test")
 
 

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import threading
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -113,8 +113,8 @@ def test_a_move_that_lost_the_race_says_so(tmp_path: Path) -> None:
 
 def test_both_folders_of_a_move_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rename is durable: where the job went, and where it left."""
-    synced: list[Path] = []
-    monkeypatch.setattr(files, "fsync_folder", synced.append)
+    synced: list[PurePath] = []
+    monkeypatch.setattr(files, "fsync_folder", lambda folder, **_: synced.append(folder))
     (tmp_path / "queued/job").mkdir(parents=True)
     (tmp_path / "running").mkdir()
 
@@ -251,7 +251,7 @@ def test_a_copy_is_equal_and_hashed(tmp_path: Path, size: int) -> None:
     digest = copy(tmp_path / "a", tmp_path / "b", max_bytes=size)
 
     assert (tmp_path / "b").read_bytes() == data[:size]
-    assert digest == hashlib.sha256(data[:size]).hexdigest() == files.hash_file(tmp_path / "b")
+    assert digest == hashlib.sha256(data[:size]).hexdigest()
     fd = os.open(tmp_path / "b", os.O_RDONLY)
     assert files.hash_fd(fd) == digest
     os.close(fd)
@@ -359,11 +359,17 @@ def test_an_open_folder_stays_the_same_whatever_becomes_of_its_path(tmp_path: Pa
     with files.opened_folder(tmp_path / "a") as fd:
         (tmp_path / "a").rename(tmp_path / "moved")
         (tmp_path / "a").symlink_to(tmp_path / "other")
-        files.replace_at(fd, "x", b"there")
-        files.replace_at(fd, "x", b"here")
+        files.replace(PurePath("x"), b"there", at=fd, is_durable=False)
+        files.replace(PurePath("x"), b"here", at=fd)
+        files.make_folder(PurePath("new/deep"), at=fd)
+        files.write(PurePath("new/deep/y"), b"y", at=fd)
+        files.move(PurePath("new"), PurePath("kept"), at=fd)
+        files.make_folder(PurePath("old/deep"), at=fd)
+        files.remove_tree(PurePath("old"), at=fd)
 
     assert (tmp_path / "moved/x").read_bytes() == b"here"
-    assert names(tmp_path / "moved") == {"x"}
+    assert names(tmp_path / "moved") == {"x", "kept"}
+    assert (tmp_path / "moved/kept/deep/y").read_bytes() == b"y"
     assert names(tmp_path / "other") == set()
 
 

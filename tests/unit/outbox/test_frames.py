@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,28 +13,37 @@ from structlog.testing import capture_logs
 from support.trees import wait_for
 
 from daemon import images
+from daemon.job import Job
+from daemon.lifeline import Lifeline
 from daemon.outbox.frames import FrameWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.outbox.publish import Outbox
+
+JOB = Job("3f9c21ab00000001", 1, "sea", ".", (), "default", None, "2026-01-01T00:00:00+00:00")
 
 
 def _picture(value: int) -> np.ndarray:
     return np.full((8, 8, 3), value, np.uint8)
 
 
-def test_frames_are_named_by_their_iteration(tmp_path: Path) -> None:
+def test_frames_are_named_by_their_iteration(outbox: Outbox, tmp_path: Path) -> None:
     """Frames are called NNNN.png and hold the pictures they were given; others are not kept."""
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     for iteration in range(0, 31, 5):
         writer.put(iteration if iteration % 10 == 0 else None, _picture(iteration), {"iteration": iteration})
-    writer.close()
+    writer.close(Lifeline())
     names = sorted(path.name for path in (tmp_path / "frames").iterdir())
     assert names == ["0000.png", "0010.png", "0020.png", "0030.png"]
     assert images.read(tmp_path / "frames" / "0030.png", 1).max() == 30
 
 
-def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(tmp_path: Path) -> None:
+def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(outbox: Outbox, tmp_path: Path) -> None:
     """Whoever looks while a job runs finds a whole picture and whole JSON, and nothing after it."""
-    live = tmp_path / "_running" / "sea"
-    writer = FrameWriter(tmp_path / "frames", live)
+    live = outbox.live(JOB)
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(None, _picture(0), {"iteration": 0})
     wait_for((live / "status.json").exists, "the first status")
     seen: set[int] = set()
@@ -60,29 +69,29 @@ def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(tmp_path: Path) ->
     wait_for(lambda: 199 in seen or with_errors, "the last status")
     done.set()
     thread.join()
-    writer.close()
+    writer.close(Lifeline())
     assert with_errors == []
     assert len(seen) > 2
-    assert not (tmp_path / "_running").exists()
+    assert not (outbox.root / "_running").exists()
 
 
-def test_another_jobs_preview_is_left(tmp_path: Path) -> None:
+def test_another_jobs_preview_is_left(outbox: Outbox, tmp_path: Path) -> None:
     """`_running/` stays while it holds somebody else's folder."""
-    (tmp_path / "_running" / "other").mkdir(parents=True)
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "_running" / "sea")
+    (outbox.root / "_running" / "other").mkdir(parents=True)
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(None, _picture(1), {})
-    writer.close()
-    assert [path.name for path in (tmp_path / "_running").iterdir()] == ["other"]
+    writer.close(Lifeline())
+    assert [path.name for path in (outbox.root / "_running").iterdir()] == ["other"]
 
 
-def test_a_preview_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> None:
+def test_a_preview_that_cannot_be_written_costs_one_warning(outbox: Outbox, tmp_path: Path) -> None:
     """An outbox that refuses the preview is warned about once, and the frames are kept all the same."""
-    (tmp_path / "outbox").write_text("a file in the place of the folder")
+    (outbox.root / "_running").write_text("a file in the place of the folder")
     with capture_logs() as records:
-        writer = FrameWriter(tmp_path / "frames", tmp_path / "outbox" / "sea")
+        writer = FrameWriter(tmp_path / "frames", outbox, JOB)
         for iteration in range(5):
             writer.put(iteration, _picture(1), {})
-        writer.close()
+        writer.close(Lifeline())
     assert [record["event"] for record in records] == ["outbox.preview_failed"]
     assert len(list((tmp_path / "frames").iterdir())) == 5
 
@@ -100,43 +109,45 @@ def _hold(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.E
     return begun, gate
 
 
-def test_a_close_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While frames are still written the close breathes, and all of them are kept."""
+def test_a_close_gives_signs_of_life(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While frames are still written the close beats, and all of them are kept."""
     _, gate = _hold(monkeypatch)
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     for iteration in range(5):
         writer.put(iteration, _picture(1), {})
-    breaths: list[None] = []
+    beats: list[None] = []
 
-    def breathe() -> None:
-        breaths.append(None)
-        if len(breaths) == 2:
-            gate.set()
+    class Life(Lifeline):
+        def beat(self) -> None:
+            beats.append(None)
+            if len(beats) == 2:
+                gate.set()
 
-    writer.close(breathe)
-    assert len(breaths) >= 2
+    writer.close(Life())
+    assert len(beats) >= 2
     assert len(list((tmp_path / "frames").iterdir())) == 5
 
 
 def test_a_close_that_is_cut_short_leaves_no_one_writing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a breath raises comes out once the frame that was begun is written, and no other is."""
+    """What a heartbeat raises comes out once the frame that was begun is written, and no other is."""
     begun, gate = _hold(monkeypatch)
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "_running" / "sea")
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     for iteration in range(5):
         writer.put(iteration, _picture(1), {})
     assert begun.wait(30)
 
-    def breathe() -> None:
-        threading.Timer(0.1, gate.set).start()
-        raise TimeoutError
+    class Life(Lifeline):
+        def beat(self) -> None:
+            threading.Timer(0.1, gate.set).start()
+            raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        writer.close(breathe)
-    assert not writer._thread.is_alive()
+        writer.close(Life())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("frames")]
     assert [path.name for path in (tmp_path / "frames").iterdir()] == ["0000.png"]
-    assert not (tmp_path / "_running").exists()
+    assert not (outbox.root / "_running").exists()
 
 
 def _put_many(writer: FrameWriter) -> None:
@@ -144,20 +155,20 @@ def _put_many(writer: FrameWriter) -> None:
         writer.put(iteration, _picture(1), {})
 
 
-def test_a_frame_that_cannot_be_kept_is_raised_at_once(tmp_path: Path) -> None:
+def test_a_frame_that_cannot_be_kept_is_raised_at_once(outbox: Outbox, tmp_path: Path) -> None:
     """A full disk under the job's own folder ends the job's turn soon, and blocks nothing."""
     (tmp_path / "frames").write_text("a file in the place of the folder")
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     with pytest.raises(FileExistsError):
         _put_many(writer)
-    writer.close()
+    writer.close(Lifeline())
     with pytest.raises(FileExistsError):
         writer.require_all()
-    assert not (tmp_path / "live").exists()
+    assert not (outbox.root / "_running").exists()
 
 
 def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the encoder throws at the thread comes out of `put`, at the latest when the queue is full."""
 
@@ -165,44 +176,44 @@ def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
         raise MemoryError
 
     monkeypatch.setattr(images, "encode", fail)
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     with pytest.raises(MemoryError):
         _put_many(writer)
-    writer.close()
+    writer.close(Lifeline())
 
 
-def test_the_preview_is_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_preview_is_not_synced(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The preview, worthless after a crash, is never fsynced; a frame is, since checkpoints count on it."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(None, _picture(1), {})
-    writer.close()
+    writer.close(Lifeline())
     assert synced == []
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "live")
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(0, _picture(1), {})
-    writer.close()
+    writer.close(Lifeline())
     assert synced
 
 
 def test_the_end_of_one_job_does_not_cost_the_next_one_its_preview(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`_running/` may vanish between its making and that of the folder in it; then both are made again."""
-    live = tmp_path / "_running" / "sea"
-    mkdir, left = Path.mkdir, 2
+    live = outbox.live(JOB)
+    mkdir, left = os.mkdir, 2
 
-    def vanish_first(path: Path, *args: object, **options: object) -> None:
+    def vanish_first(path: str, *args: Any, **options: Any) -> None:
         nonlocal left
-        if path == live and left:
+        if path == live.name and left:
             left -= 1
-            path.parent.rmdir()
+            live.parent.rmdir()
         mkdir(path, *args, **options)
 
-    monkeypatch.setattr(Path, "mkdir", vanish_first)
-    writer = FrameWriter(tmp_path / "frames", live)
+    monkeypatch.setattr(os, "mkdir", vanish_first)
+    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     with capture_logs() as records:
         writer.put(None, _picture(0), {"iteration": 0})
         wait_for((live / "status.json").exists, "the status")
-        writer.close()
+        writer.close(Lifeline())
     assert (left, records) == (0, [])

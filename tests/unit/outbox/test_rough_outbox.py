@@ -14,13 +14,14 @@ import structlog
 from structlog.testing import capture_logs
 from support.trees import wait_for
 
-from daemon.errors import NotReady
 from daemon.job import Job
+from daemon.lifeline import Lifeline
 from daemon.outbox.frames import FrameWriter
-from daemon.outbox.publish import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from daemon.outbox.publish import Outbox
 
 ID = "3f9c21ab00000001"
 PICTURE = np.zeros((8, 8, 3), np.uint8)
@@ -32,16 +33,15 @@ def _job(id_: str = ID, stem: str = "sunset") -> Job:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".styletransferd-outbox")
 
 
 @pytest.fixture
-def outbox(tmp_path: Path) -> Outbox:
+def outbox(outbox: Outbox) -> Outbox:
     """Make an outbox that shows the progress of one job."""
-    made = Outbox(tmp_path / "outbox")
-    made.live(_job()).mkdir(parents=True)
-    (made.live(_job()) / "latest.png").touch()
-    return made
+    outbox.live(_job()).mkdir(parents=True)
+    (outbox.live(_job()) / "latest.png").touch()
+    return outbox
 
 
 @pytest.fixture
@@ -66,9 +66,11 @@ def test_a_result_is_shown_though_its_progress_is_locked(
     """A preview that cannot be removed keeps no result back, and no earlier failure in its place."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "result.png").write_bytes(b"picture")
-    failed = outbox.publish_failure(_job(), b"reason: diverged", tmp_path, tmp_path / "last_good.png")
+    failed = outbox.publish_failure(
+        _job(), b"reason: diverged", tmp_path, tmp_path / "last_good.png", Lifeline()
+    )
     assert failed.name == "sunset-3f9c21ab.failed"
-    entry = outbox.publish(_job(), tmp_path / "out")
+    entry = outbox.publish(_job(), tmp_path / "out", Lifeline())
     assert _names(outbox.root) == ["_running", "sunset-3f9c21ab"]
     assert _names(entry) == ["manifest.json", "result.png"]
 
@@ -99,62 +101,75 @@ def test_another_daemons_jobs_are_let_be_at_a_start(outbox: Outbox) -> None:
 # The writer of frames and previews
 
 
-def test_nothing_is_written_where_the_outbox_is_away(tmp_path: Path) -> None:
+def test_nothing_is_written_where_the_outbox_is_away(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No folder appears under a mount point without its share; that is said once, with the job's id."""
-    asked: list[int] = []
+    outbox.clean([ID])
+    (outbox.root / ".styletransferd-outbox").unlink()
+    asked: list[Job] = []
+    real = outbox.preview
 
-    def check() -> None:
-        asked.append(1)
-        raise NotReady("outbox unavailable")
+    def preview(job: Job, *args: Any) -> None:
+        asked.append(job)
+        real(job, *args)
 
+    monkeypatch.setattr(outbox, "preview", preview)
     with (
         capture_logs(processors=[structlog.contextvars.merge_contextvars]) as records,
         structlog.contextvars.bound_contextvars(job_id=ID),
     ):
-        writer = FrameWriter(tmp_path / "frames", tmp_path / "outbox" / "_running" / "sea", check)
+        writer = FrameWriter(tmp_path / "frames", outbox, _job())
         for iteration in range(5):
             writer.put(iteration, PICTURE, {"iteration": iteration})
-        writer.close()
+        writer.close(Lifeline())
     assert [(record["event"], record.get("job_id")) for record in records] == [("outbox.preview_failed", ID)]
-    assert records[0]["error"] == "outbox unavailable"
-    assert not (tmp_path / "outbox").exists()
+    assert records[0]["error"].startswith("outbox unavailable")
+    assert list(outbox.root.iterdir()) == []
     assert len(asked) == 1
     assert _names(tmp_path / "frames") == [f"000{iteration}.png" for iteration in range(5)]
 
 
-def test_a_missing_outbox_is_not_made(tmp_path: Path) -> None:
-    """An outbox that vanished after the look at its sentinel is not made anew either."""
-    writer = FrameWriter(tmp_path / "frames", tmp_path / "outbox" / "_running" / "sea")
+def test_a_missing_outbox_is_not_made(outbox: Outbox, tmp_path: Path) -> None:
+    """An outbox whose folder is gone is not made anew."""
+    outbox.root.rename(tmp_path / "aside")
+    writer = FrameWriter(tmp_path / "frames", outbox, _job())
     writer.put(0, PICTURE, {})
-    writer.close()
-    assert _names(tmp_path) == ["frames"]
+    writer.close(Lifeline())
+    assert not outbox.root.exists()
+    assert _names(tmp_path / "frames") == ["0000.png"]
 
 
 class _Share:
-    """A share that hangs at the first look at it until it is let go."""
+    """A share that hangs at the first preview until it is let go."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox) -> None:
         self.is_asked = threading.Event()
         self.goes_on = threading.Event()
+        self.shown: list[int] = []  # iterations
+        self._real = outbox.preview
 
-    def check(self) -> None:
-        """Hang."""
+    def preview(self, job: Job, picture: bytes | None, status: dict[str, Any]) -> None:
+        """Hang, then show it."""
         self.is_asked.set()
         assert self.goes_on.wait(20)
+        self._real(job, picture, status)
+        self.shown.append(status["iteration"])
 
 
 @pytest.fixture
-def share() -> Iterator[_Share]:
+def share(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Share]:
     """Make a hanging share, let go at the end in any case."""
-    made = _Share()
+    made = _Share(outbox)
+    monkeypatch.setattr(outbox, "preview", made.preview)
     yield made
     made.goes_on.set()
 
 
 @pytest.fixture
-def writer(tmp_path: Path, share: _Share) -> FrameWriter:
+def writer(outbox: Outbox, tmp_path: Path, share: _Share) -> FrameWriter:
     """Make a writer whose thread hangs on the share with the first preview."""
-    made = FrameWriter(tmp_path / "frames", tmp_path / "live", share.check)
+    made = FrameWriter(tmp_path / "frames", outbox, _job())
     made.put(None, PICTURE, {"iteration": 0})
     assert share.is_asked.wait(20)
     return made
@@ -166,18 +181,8 @@ def _in_thread(action: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_previews_never_wait_for_a_share_that_hangs(
-    writer: FrameWriter, share: _Share, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_previews_never_wait_for_a_share_that_hangs(writer: FrameWriter, share: _Share) -> None:
     """With the queue full further previews are left out, and the engine goes on at once."""
-    shown: list[int] = []
-    real = writer._show
-
-    def show(data: bytes | None, status: dict[str, int]) -> None:
-        shown.append(status["iteration"])
-        real(data, status)
-
-    monkeypatch.setattr(writer, "_show", show)
 
     def paint() -> None:
         for iteration in range(1, 100):
@@ -187,10 +192,10 @@ def test_previews_never_wait_for_a_share_that_hangs(
     painting = _in_thread(paint)
     painting.join(20)
     assert not painting.is_alive()
-    assert shown == []  # the share still hangs
+    assert share.shown == []  # the share still hangs
     share.goes_on.set()
-    writer.close()
-    assert shown == list(range(1, QUEUE + 1))
+    writer.close(Lifeline())
+    assert share.shown == list(range(QUEUE + 1))
 
 
 def test_frames_wait_for_a_share_that_hangs_and_none_is_lost(
@@ -211,5 +216,5 @@ def test_frames_wait_for_a_share_that_hangs_and_none_is_lost(
     assert len(handed) == QUEUE
     share.goes_on.set()
     painting.join(20)
-    writer.close()
+    writer.close(Lifeline())
     assert _names(tmp_path / "frames") == [f"{iteration:04d}.png" for iteration in range(3 * QUEUE)]

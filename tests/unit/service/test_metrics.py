@@ -191,7 +191,7 @@ def test_a_file_being_written_does_not_look_like_figures(
 ) -> None:
     """What a crash leaves half written has a name that the collector passes over."""
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "replace", die)

@@ -11,12 +11,13 @@ from structlog.testing import capture_logs
 from support.fakes import INFO
 from support.trees import Tree
 
-from daemon import files
+from daemon import clock, files
 from daemon.errors import NotReady
 from daemon.inbox.intake import Report, Waiting
-from daemon.job import State
+from daemon.job import Job, State
 from daemon.lifeline import Pulse
 from daemon.outbox.publish import Outbox
+from daemon.sentinel import Sentinel
 from daemon.service import metrics, upkeep
 from daemon.service.upkeep import Housekeeping, Situation
 from daemon.spool import Spool
@@ -33,10 +34,12 @@ class House:
 
     def __init__(self, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tree = Tree(config)
-        self.tree.outbox.mkdir()
         self.config = config
         self.spool = Spool(config.folders.spool)
         self.spool.prepare()
+        self.sentinel = Sentinel(self.tree.outbox, "outbox", config.folders.spool / "met-outbox")
+        self.sentinel.establish()
+        self.outbox = Outbox(self.tree.outbox, self.sentinel)
         self.situation = Situation(state="running")
         self.heart_now = 0.0
         self.heart = Pulse(lambda: self.heart_now)
@@ -46,12 +49,20 @@ class House:
         self.keeping = Housekeeping(
             lambda: self.config,
             self.spool,
-            Outbox(self.tree.outbox),
+            self.outbox,
             self.situation,
             progress=lambda: None,
             heart=self.heart,
         )
+        self.keeping.report.begin()
         self.keeping.hasten()
+
+    def accept(self) -> None:
+        """Put another job into the queue."""
+        id_ = f"{self.spool.count(State.QUEUED):016x}"
+        job = Job(id_, 1, "sea", ".", (), "default", None, clock.stamp(clock.utc()))
+        (self.spool.folder(State.QUEUED) / id_).mkdir()
+        (self.spool.folder(State.QUEUED) / id_ / "job.json").write_bytes(job.to_json())
 
     @property
     def status(self) -> dict[str, Any]:
@@ -102,7 +113,7 @@ def test_nothing_is_forgotten_right_after_a_start(house: House, monkeypatch: pyt
     house.keeping._dues["retention"] = Housekeeping(
         lambda: house.config,
         house.spool,
-        Outbox(house.tree.outbox),
+        house.outbox,
         house.situation,
         progress=lambda: None,
         heart=house.heart,
@@ -130,13 +141,14 @@ def test_a_changed_config_makes_everything_due(house: House, monkeypatch: pytest
 def test_the_report_is_written_while_there_is_news_and_not_otherwise(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A summary with nothing new is not written again; news are, at most every 10 s."""
-    written = _counted(monkeypatch, house.keeping.summary, "write")
+    """A report with nothing new is not written again; news are, at most every 10 s."""
+    written = _counted(monkeypatch, house.keeping.report, "write")
+    house.keeping._dues["retention"] = 2000.0  # before which it is written too
     house.keeping.turn(1000.0)
     assert written == []
-    house.keeping.summary.accepted()
+    house.accept()
     house.keeping.turn(1001.0)
-    house.keeping.summary.accepted()
+    house.accept()
     for second in range(2, 11):
         house.keeping.turn(1000.0 + second)
     assert len(written) == 1
@@ -157,19 +169,19 @@ def test_what_fails_costs_one_warning_and_nothing_else(
 
     owner, name = {
         "metrics": (metrics, "write"),
-        "summary": (house.keeping.summary, "write"),
+        "summary": (house.keeping.report, "write"),
         "retention": (house.spool, "expire"),
     }[what]
     real = getattr(owner, name)
     with capture_logs() as records:
         for step, reason in enumerate(["disk", "disk", "share", "share", ""]):
             monkeypatch.setattr(owner, name, fail if reason else real)
-            house.keeping.summary.accepted()
+            house.accept()
             house.keeping.hasten()
             house.keeping.turn(1000.0 + step)
         reason = "share"
         monkeypatch.setattr(owner, name, fail)
-        house.keeping.summary.accepted()
+        house.accept()
         house.keeping.hasten()
         house.keeping.turn(2000.0)
     failed = _named(records, "service.report_failed")
@@ -239,14 +251,14 @@ def test_the_end_leaves_what_it_can(house: House, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object, **__: object) -> None:
         raise NotReady("away")
 
-    house.keeping.summary.completed(1800)
-    monkeypatch.setattr(house.keeping.summary, "_check", fail)
+    house.accept()
+    house.sentinel.path.unlink()
     monkeypatch.setattr(metrics, "write", fail)
     with capture_logs() as records:
         house.keeping.end()
     assert [record["what"] for record in _named(records, "service.report_failed")] == ["metrics", "summary"]
     (line,) = _named(records, "service.summarized")
-    assert (line["done"], line["hours_used"], line["path"]) == (1, 0.5, None)
+    assert (line["accepted"], line["path"]) == (1, None)
     assert house.status["state"] == "running"
 
 
@@ -256,12 +268,12 @@ def test_a_run_in_which_nothing_happened_says_nothing(house: House) -> None:
         house.keeping.end_night()
         house.keeping.end()
     assert records == []
-    assert list(house.tree.outbox.iterdir()) == []
+    assert list(house.tree.outbox.iterdir()) == [house.sentinel.path]
 
 
 def test_a_night_is_summed_up_once(house: House) -> None:
     """What the close of the window told is not told again at the end of the service."""
-    house.keeping.summary.accepted()
+    house.accept()
     with capture_logs() as records:
         house.keeping.end_night()
         house.keeping.end_night()
@@ -321,3 +333,12 @@ def test_a_retention_of_any_length_can_be_computed(
     house.keeping.turn(1000.0)
     with pytest.raises(Exception, match="retention_days"):
         make_config(outbox={"retention_days": {"done": 10**10}})
+
+
+def test_the_report_is_written_before_its_records_go(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retention comes after a report, so that what it forgets is counted."""
+    acts: list[str] = []
+    monkeypatch.setattr(house.keeping.report, "write", lambda *_args, **_options: acts.append("report"))
+    monkeypatch.setattr(house.spool, "expire", lambda *_args: acts.append("expire"))
+    house.keeping.turn(1000.0)
+    assert acts == ["report", "expire", "expire"]
