@@ -143,8 +143,7 @@ class ProcessEngine:
     @property
     def pid(self) -> int | None:
         """The number of the child's process; None while none runs with a loaded model."""
-        is_running = self._loaded is not None and self._loaded.child.is_running
-        return self._loaded.child.pid if self._loaded is not None and is_running else None
+        return self._loaded.child.pid if self._loaded is not None and self._loaded.child.is_running else None
 
     def start(self, life: Lifeline) -> EngineInfo:
         """Start the child and wait for its model; see `Engine.start`."""

@@ -71,8 +71,8 @@ class Decoder:
 
     @property
     def pid(self) -> int | None:
-        """The number of the child's process; None while there is none."""
-        return None if self._child is None else self._child.pid
+        """The number of the child's process; None while none runs."""
+        return self._child.pid if self._child is not None and self._child.is_running else None
 
     def size(self, path: Path, name: str, life: Lifeline) -> tuple[int, int]:
         """Decode a picture whole, as `images.read` does.

@@ -307,9 +307,8 @@ def test_a_hint_without_a_child_is_passed_over(
     engine.prepare(request_for())
     assert engine.pid is None
     engine.start(Lifeline())
-    pid = engine.pid
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: is_gone(pid), "the child's end")
+    os.kill(engine.pid, signal.SIGKILL)
+    wait_for(lambda: engine.pid is None, "the child's end")
     for _ in range(3):
         engine.prepare(request_for())
     assert paint(engine, request_for())[-1].painting is not None
@@ -486,9 +485,8 @@ def test_a_child_that_died_between_jobs_costs_no_job(
     """A child that died while idle is replaced before the next request, which is painted at once."""
     engine = make_engine()
     engine.start(Lifeline())
-    pid = engine.pid
-    os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: is_gone(pid), "the child's end")
+    os.kill(engine.pid, signal.SIGTERM)
+    wait_for(lambda: engine.pid is None, "the child's end")
     assert paint(engine, request_for())[-1].painting is not None
 
 

@@ -211,7 +211,7 @@ def test_a_child_that_ended_while_idle_is_replaced(make: Make, tmp_path: Path) -
     decoder.size(path, "a", LIFE)
     pid = decoder.pid
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: is_gone(pid), "the child's end", MOMENT_S)
+    wait_for(lambda: decoder.pid is None, "the child's end", MOMENT_S)
     with capture_logs() as records:
         assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
     assert decoder.pid != pid
@@ -237,11 +237,17 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_picture(
 def test_a_child_ends_with_its_thread_and_the_next_thread_gets_another(make: Make, tmp_path: Path) -> None:
     """A thread's child ends with the thread; a question from another thread is answered all the same."""
     decoder, path = make(), saved(tmp_path / "a.png")
-    thread = threading.Thread(target=decoder.size, args=(path, "a", LIFE))
+    pids = []
+
+    def ask() -> None:
+        decoder.size(path, "a", LIFE)
+        pids.append(decoder.pid)
+
+    thread = threading.Thread(target=ask)
     thread.start()
     thread.join()
-    pid = decoder.pid
-    wait_for(lambda: is_gone(pid), "the child's end", MOMENT_S)
+    wait_for(lambda: decoder.pid is None, "the child's end", MOMENT_S)
+    assert is_gone(pids[0])
     assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
 
 
