@@ -15,8 +15,7 @@ from daemon.settings import Frames
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from daemon.engine.local import LocalEngine
-    from daemon.job import Painting, Step
+    from daemon.job import Painting, Plan, Step
     from daemon.settings import Settings
 
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
@@ -57,24 +56,10 @@ def stylize(
 
         engine = LocalEngine(loaded)
         engine.start()
-    if shortage := _shortage(engine, loaded.engine.memory_limit_mb, settings, content, style):
-        typer.echo(shortage, err=True)
     painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)))
     data = images.encode(painting.picture, format_, images.icc_profile(content))
     files.replace(output, data)
     typer.echo(str(output))
-
-
-def _shortage(engine: LocalEngine, asked_mb: int | None, settings: Settings, content: Path, style: Path) -> str:
-    """Warn if memory may run out; empty: no warning."""
-    from daemon import images  # noqa: PLC0415 - after the usage is checked
-    from daemon.transfer import memory  # noqa: PLC0415
-
-    info = engine.start()
-    sizes = [images.header_size(path) for path in (content, style)]
-    works = memory.works(settings, sizes[0], sizes[1:], info)
-    limit_mb = memory.limit_mb(asked_mb, info.device, engine.held_mb())
-    return memory.shortage(memory.planned_mb(works, limit_mb), limit_mb)
 
 
 def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings:
@@ -103,17 +88,25 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
     return read.settings.model_copy(update={"frames": Frames(every=0)})
 
 
-def _follow(steps: Iterator[Step]) -> Painting:
+def _follow(steps: Iterator[Plan | Step]) -> Painting:
     """Run the steps until the painting is complete, with a progress bar on a terminal.
+
+    Args:
+        steps: the plan, whose warning is printed, then every step.
 
     Raises:
         EngineError: the steps ended without a painting.
     """
     from daemon.cli.progress import Bar  # noqa: PLC0415 - 40 ms
+    from daemon.job import Plan  # noqa: PLC0415 - after the usage is checked
 
     painting = None
     with Bar() as bar:
         for step in steps:
+            if isinstance(step, Plan):
+                if step.warning:
+                    bar.say(step.warning)
+                continue
             bar.show(step.iteration, step.iterations, step.losses.total)
             for line in _remarks(step):
                 bar.say(line)

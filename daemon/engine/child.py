@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from daemon import processes
 from daemon.errors import EngineError, JobError, NotReady
+from daemon.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-    from daemon.job import Request, Step
+    from daemon.job import Plan, Request, Step
 
 
 def serve(pipe: Connection) -> None:
     """Load the model, then paint request after request until the pipe closes.
 
     After the config, every message is a tuple of its kind and content: up `paint`, `prepare`, `stop`; down
-    `started`, `not_ready`, `step`, `ended`, `job_error`, `engine_error`.
+    `started`, `not_ready`, `step` (also the plan), `ended`, `job_error`, `engine_error`.
     """
     from daemon.engine.local import LocalEngine  # noqa: PLC0415 - TensorFlow's output must be piped first
 
@@ -36,32 +38,33 @@ def serve(pipe: Connection) -> None:
             _paint(engine, content, pipe)
         elif kind == "prepare":
             engine.prepare(content)
-        # a stop that comes here crossed the end of its picture
+        # a stop that arrives here crossed the end of its picture
 
 
 def _paint(engine: Any, request: Request, pipe: Connection) -> None:
-    steps = engine.stylize(request, is_stopping=lambda: _is_told_to_stop(engine, pipe))
+    stop = threading.Event()
+    steps = engine.stylize(request, Lifeline(stop))
     while (message := _next(steps))[0] == "step":
         pipe.send(message)
+        read_notes(engine, pipe, stop)
     pipe.send(message)
 
 
-def _is_told_to_stop(engine: Any, pipe: Connection) -> bool:
-    """Read what came since the last step; a daemon that is gone wants no more steps either."""
+def read_notes(engine: Any, pipe: Connection, stop: threading.Event) -> None:
+    """Read what came since the last step, up to a stop; a daemon that is gone wants no more steps either."""
     try:
-        while pipe.poll():
+        while not stop.is_set() and pipe.poll():
             kind, content = pipe.recv()
             if kind == "stop":
-                return True
-            if kind == "prepare":
+                stop.set()
+            elif kind == "prepare":
                 engine.prepare(content)
     except (EOFError, OSError):
-        return True
-    return False
+        stop.set()
 
 
-def _next(steps: Iterator[Step]) -> tuple[str, Any]:
-    """Take one step further, and say how that went; an error of the pipe itself is not caught here."""
+def _next(steps: Iterator[Plan | Step]) -> tuple[str, Any]:
+    """Compute the next step, and turn errors into messages; an error of the pipe itself is not caught here."""
     try:
         step = next(steps, None)
     except JobError as error:

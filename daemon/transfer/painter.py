@@ -6,8 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from daemon.transfer import memory
-from daemon.transfer.memory import WHOLE
+from daemon.transfer.backend.tile_layout import WHOLE
 from daemon.transfer.program import AnyProgram, Plan, Program, TiledProgram
 from daemon.transfer.run import Judge, Run
 from daemon.transfer.targets import Forgetful, GramStore, Leg, Subject, targets
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from daemon.settings import Settings
+    from daemon.transfer.backend.tile_layout import TileSize
     from daemon.transfer.losses import Targets
-    from daemon.transfer.memory import Rung, Work
     from daemon.transfer.run import Checkpoint
     from daemon.transfer.vgg19 import Vgg19
 
@@ -46,28 +45,23 @@ class Painter:
         self._network = network
         self._exact = exact
         self._style_targets = style_targets or Forgetful()
-        self._programs: dict[tuple[str, Plan, Rung], AnyProgram] = {}
+        self._programs: dict[tuple[str, Plan, TileSize], AnyProgram] = {}
         self._lock = threading.Lock()
 
-    def program(self, settings: Settings, rung: Rung = WHOLE) -> AnyProgram:
+    def program(self, settings: Settings, tile_size: TileSize = WHOLE) -> AnyProgram:
         """Get the program for some settings, compiled at most once."""
-        return self._program(self._network, Plan.of(settings), rung)
+        return self._program(self._network, Plan.of(settings), tile_size)
 
-    def _program(self, network: Vgg19, plan: Plan, rung: Rung) -> AnyProgram:
-        key = (network.precision, plan, rung)
+    def _program(self, network: Vgg19, plan: Plan, tile_size: TileSize) -> AnyProgram:
+        key = (network.precision, plan, tile_size)
         with self._lock:
             if key not in self._programs:
                 self._programs[key] = (
                     Program(network, plan)
-                    if rung.core_px is None
-                    else TiledProgram(network, plan, rung.core_px)
+                    if tile_size.core_px is None
+                    else TiledProgram(network, plan, tile_size.core_px)
                 )
             return self._programs[key]
-
-    def works(self, subject: Subject) -> list[Work]:
-        """Describe the work at every size of a job's road."""
-        sizes = [picture.shape[:2] for picture, _ in subject.styles]
-        return memory.works(subject.settings, subject.content.shape[:2], sizes, self._network)
 
     def prepare(self, subject: Subject) -> Prepared:
         """Compute ahead what `begin` will need of a job, in another thread than the one that paints.
@@ -84,9 +78,8 @@ class Painter:
         *,
         wants_picture: Callable[[int], bool] = lambda _: False,
         resumed: Checkpoint | None = None,
-        told: int | None = None,
         prepared: Prepared | None = None,
-        rungs: Sequence[Rung] | None = None,
+        tile_sizes: Sequence[TileSize] | None = None,
     ) -> Run:
         """Prepare to paint the content in the blended styles, coarse to fine.
 
@@ -94,23 +87,22 @@ class Painter:
             subject: the job's pictures and settings.
             wants_picture: asked with each iteration whether its step should carry the picture.
             resumed: where an earlier run of the same job had come.
-            told: how many of its steps have left this engine; None: all of them.
             prepared: what was computed ahead for this very job.
-            rungs: how every size of the road is computed; default: in one piece.
+            tile_sizes: how each scale is computed, coarse to fine; default: in one piece.
 
         Raises:
             JobError: a side would be too short for VGG19.
         """
         legs = subject.legs()
-        chosen = list(rungs or [WHOLE] * len(legs))
-        programs = [self.program(subject.settings, rung) for rung in chosen]
+        chosen = list(tile_sizes or [WHOLE] * len(legs))
+        programs = [self.program(subject.settings, tile_size) for tile_size in chosen]
 
         def targets_of(number: int) -> Targets:
             if prepared is not None and prepared.leg == legs[number] and chosen[number] == WHOLE:
                 return prepared.targets
             return self._targets(programs[number], subject, legs[number])
 
-        run = Run(programs, subject, targets_of, wants_picture=wants_picture, resumed=resumed, told=told)
+        run = Run(programs, subject, targets_of, wants_picture=wants_picture, resumed=resumed)
         if self._exact is not None:
             exact = self._program(self._exact, programs[-1].plan, chosen[-1])
             run.judge = Judge(exact, lambda: self._targets(exact, subject, legs[-1]), chosen[-1])

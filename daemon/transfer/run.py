@@ -15,7 +15,7 @@ import tensorflow as tf
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import Losses, Painting, Step
 from daemon.transfer import pixels
-from daemon.transfer.memory import WHOLE
+from daemon.transfer.backend.tile_layout import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from daemon.settings import EarlyStop
+    from daemon.transfer.backend.tile_layout import TileSize
     from daemon.transfer.losses import Loss, Targets
-    from daemon.transfer.memory import Rung
     from daemon.transfer.program import AnyProgram
     from daemon.transfer.targets import Subject
 
@@ -34,10 +34,10 @@ MAX_STEPS_BACK: Final = 1
 class Judge:
     """Gives the losses of pictures of the last size in float32 when the iterations are in another precision."""
 
-    def __init__(self, program: AnyProgram, targets_of: Callable[[], Targets], rung: Rung) -> None:
+    def __init__(self, program: AnyProgram, targets_of: Callable[[], Targets], tile_size: TileSize) -> None:
         """Compute the targets when they are first needed, and keep them where memory is not short."""
         self._program = program
-        self._targets_of = functools.cache(targets_of) if rung == WHOLE else targets_of
+        self._targets_of = functools.cache(targets_of) if tile_size == WHOLE else targets_of
 
     def losses(self, image: Any) -> Losses:
         """Compute the losses of (1, H, W, 3)."""
@@ -77,7 +77,6 @@ class Run:
         *,
         wants_picture: Callable[[int], bool],
         resumed: Checkpoint | None,
-        told: int | None,
     ) -> None:
         """See `Painter.begin`."""
         self._begun = time.perf_counter()
@@ -99,7 +98,6 @@ class Run:
         self._target_s = self._step_s = 0.0
         self._rows: list[Step] = []
         self._resumed = resumed
-        self._told = told
 
     def checkpoint(self) -> Checkpoint:
         """Take the state at the step that was yielded last."""
@@ -149,16 +147,10 @@ class Run:
     def _replay(self) -> Iterator[Step]:
         self._restore()
         self._begun = time.perf_counter() - self._rows[-1].elapsed_s
-        yield from self._rows[:-1]
-        # Memory may have run out over what should have left with the last one: that step has not been told.
-        is_told = self._told is None or len(self._rows) <= self._told
-        yield self._rows[-1] if is_told else self._shown(self._rows[-1])
+        yield from self._rows
 
     def _restore(self) -> None:
-        """Become what a checkpoint holds, and let go of it: its arrays take as much as the state itself.
-
-        Memory may run out on the way: then it is not takeable.
-        """
+        """Load the checkpoint and drop it, so that its arrays are not held twice."""
         known, self._resumed = self._resumed, None
         assert known is not None  # noqa: S101 - asked by `steps`
         self._leg, self._iteration = known.leg, known.iteration
@@ -182,10 +174,7 @@ class Run:
         self._best_image = best_image
 
     def _enter(self, number: int) -> None:
-        """Begin a size: with the first picture, or the best one of the size before.
-
-        Memory may run out on the way: until all is there, the state stays that of the size before.
-        """
+        """Begin a size: with the first picture, or the best one of the size before."""
         leg = self._legs[number]
         if self._best_image is None:
             image = pixels.to_vgg(self._subject.start(leg))
@@ -201,11 +190,6 @@ class Run:
     @property
     def _program(self) -> AnyProgram:
         return self._programs[self._leg]
-
-    @property
-    def is_takeable(self) -> bool:
-        """Whether there is a picture to take a checkpoint of; there is none where a size has just begun."""
-        return self._best_image is not None
 
     @property
     def _is_last_leg(self) -> bool:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from daemon.job import Request, Step
+    from daemon.job import Plan, Request, Step
+    from daemon.lifeline import Lifeline
     from daemon.transfer.run import Checkpoint, Run
     from daemon.transfer.vgg19 import Vgg19
 
@@ -427,13 +428,14 @@ class Runaway(FakeEngine):
         super().__init__()
         self._picture, self._times = picture, times
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Give one step, then fail."""
-        steps = super().stylize(request, is_stopping)
+        steps = super().stylize(request, life)
         if not self._times:
             yield from steps
             return
         self._times -= 1
+        yield next(steps)  # the plan
         yield next(steps)
         raise JobError(
             Failure(Reason.DIVERGED, "the loss is nan at iteration 1", hint="lower it"), self._picture

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from structlog.testing import capture_logs
-from support.fakes import Killed
+from support.fakes import AskedLife, Killed, steps_of
 from support.trees import Stepper, Tree, digest, save, wait_for
 
 from daemon import config as config_module
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.job import Step
+    from daemon.job import Plan, Step
+    from daemon.lifeline import Lifeline
     from daemon.transfer.run import Checkpoint, Run
     from daemon.transfer.vgg19 import Vgg19
 
@@ -413,7 +414,7 @@ def order(tmp_path: Path) -> Callable[..., Request]:
 
 def first_fresh(engine: LocalEngine, request: Request) -> int:
     """Tell how many steps came from the record; nothing more is painted."""
-    return next(number for number, step in enumerate(engine.stylize(request)) if not step.is_replayed)
+    return next(number for number, step in enumerate(steps_of(engine, request)) if not step.is_replayed)
 
 
 def test_work_is_bounded_however_often_it_is_killed(
@@ -421,11 +422,11 @@ def test_work_is_bounded_however_often_it_is_killed(
 ) -> None:
     """Killed after every so many steps, the way costs its steps and at most one interval more for each kill."""
     request = order()
-    whole = list(engine.stylize(Request(**{**vars(request), "checkpoints": None})))
+    whole = list(steps_of(engine, Request(**{**vars(request), "checkpoints": None})))
     before, kills, steps = studio.evaluated, 0, []
     while not steps or steps[-1].painting is None:
         steps, fresh = [], 0
-        for step in engine.stylize(request):
+        for step in steps_of(engine, request):
             steps.append(step)
             fresh += not step.is_replayed
             if fresh == 5 and step.painting is None:
@@ -444,7 +445,7 @@ def test_a_stop_keeps_the_state_of_its_very_step(
     """Told to stop after whichever step, the engine keeps that step: nothing is painted twice."""
     monkeypatch.setattr(Checkpoints, "is_due", lambda _self: False)
     answers = iter([*[False] * (done - 1), True])
-    assert len(list(engine.stylize(order(), lambda: next(answers)))) == done
+    assert len(list(steps_of(engine, order(), AskedLife(lambda: next(answers))))) == done
     assert first_fresh(engine, order()) == done
 
 
@@ -453,9 +454,9 @@ def test_a_stop_among_known_steps_keeps_what_there_was(
 ) -> None:
     """Told to stop while the record is told again, the engine leaves the checkpoints as they are."""
     answers = iter([*[False] * 7, True])
-    list(engine.stylize(order(), lambda: next(answers)))
+    list(steps_of(engine, order(), AskedLife(lambda: next(answers))))
     before = {path.name: path.read_bytes() for path in kept(tmp_path / "ckpt")}
-    assert len(list(engine.stylize(order(), lambda: True))) == 1
+    assert len(list(steps_of(engine, order(), AskedLife(lambda: True)))) == 1
     assert {path.name: path.read_bytes() for path in kept(tmp_path / "ckpt")} == before
 
 
@@ -483,7 +484,7 @@ def test_what_shapes_the_way_makes_a_state_worthless(
 ) -> None:
     """Another setting means another way, which begins at its start; what shapes nothing is no hindrance."""
     answers = iter([*[False] * 4, True])
-    list(engine.stylize(order(), lambda: next(answers)))
+    list(steps_of(engine, order(), AskedLife(lambda: next(answers))))
     assert first_fresh(engine, order(**CHANGES[change])) == 0
     assert first_fresh(engine, order(priority=7, output={"format": "jpeg"})) == 5
 
@@ -507,7 +508,7 @@ def test_another_version_begins_anew(
 ) -> None:
     """A state is gone on from by what it was kept by: not by another version, nor one installed since."""
     answers = iter([*[False] * 4, True])
-    list(engine.stylize(order(), lambda: next(answers)))
+    list(steps_of(engine, order(), AskedLife(lambda: next(answers))))
     CHANGED[what](monkeypatch)
     assert first_fresh(engine, order()) == 5
     other = engine_in(tmp_path)
@@ -518,7 +519,7 @@ def test_another_version_begins_anew(
 def test_no_state_past_a_missing_frame_is_taken(engine: LocalEngine, order: Callable[..., Request]) -> None:
     """Where later frames are missing, the engine goes on from an older state, or from the start."""
     answers = iter([*[False] * 7, True])  # pictures 3 and 6 are kept as due ones, 8 by the stop
-    list(engine.stylize(order(), lambda: next(answers)))
+    list(steps_of(engine, order(), AskedLife(lambda: next(answers))))
     iterations = [path.stem for path in kept(order().checkpoints)]
     assert iterations == ["0000006", "0000008"]
     every = {"every": 1}
@@ -536,7 +537,7 @@ def test_a_disk_that_takes_no_state_is_told_once_a_try(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(Checkpoints, "save", full)
-    steps = list(engine.stylize(order()))
+    steps = list(steps_of(engine, order()))
     assert steps[-1].painting is not None
     told = [number for number, step in enumerate(steps) if step.trouble]
     assert told == [3, 6, 9, 12]
@@ -560,13 +561,15 @@ class Struck(LocalEngine):
     def __init__(self, inner: LocalEngine, after: int, strike: Callable[[], None]) -> None:
         self._inner, self._left, self._strike = inner, after, strike
 
-    def start(self) -> Any:
+    def start(self, life: Lifeline) -> Any:
         """Say what is loaded."""
-        return self._inner.start()
+        return self._inner.start(life)
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool] = lambda: False) -> Iterator[Step]:
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Paint; the strike comes before the step reaches the daemon's hands."""
-        for step in self._inner.stylize(request, is_stopping):
+        steps = self._inner.stylize(request, life)
+        yield next(steps)
+        for step in steps:
             self._left -= not step.is_replayed
             if not self._left:
                 self._strike()

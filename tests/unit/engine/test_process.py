@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -18,6 +19,7 @@ import pytest
 import structlog
 from PIL import Image
 from structlog.testing import capture_logs
+from support.fakes import AskedLife, steps_of
 
 from daemon import config as config_module
 from daemon.engine import child, limits, process
@@ -25,6 +27,7 @@ from daemon.engine.local import LocalEngine
 from daemon.engine.process import ProcessEngine
 from daemon.errors import EngineError, JobError, NotReady, Reason
 from daemon.job import Request
+from daemon.lifeline import Lifeline
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,7 +84,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessEngine]:
     config = config_for(tmp_path_factory.mktemp("engine"))
     config.folders.spool.mkdir()  # as a service has made it
     engine = ProcessEngine(config)
-    engine.start()
+    engine.start(Lifeline())
     yield engine
     engine.stop()
 
@@ -89,9 +92,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessEngine]:
 @pytest.fixture
 def engine(shared: ProcessEngine) -> Iterator[ProcessEngine]:
     """The shared engine; a test that lost its child fails, so that it does not pass for alive."""
-    pid = shared._child.pid
+    pid = shared.pid
     yield shared
-    assert shared._child.pid == pid
+    assert shared.pid == pid
     assert not is_gone(pid)
 
 
@@ -100,8 +103,8 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., ProcessEngine]]:
     """Make engines of a test's own; keywords are of the config's section engine."""
     made: list[ProcessEngine] = []
 
-    def make(is_stopping: Callable[[], bool] = lambda: False, **options: Any) -> ProcessEngine:
-        made.append(ProcessEngine(config_for(tmp_path, **options), is_stopping))
+    def make(**options: Any) -> ProcessEngine:
+        made.append(ProcessEngine(config_for(tmp_path, **options)))
         return made[-1]
 
     yield make
@@ -123,7 +126,7 @@ def request_for(tmp_path: Path) -> Callable[..., Request]:
 
 def paint(engine: ProcessEngine | LocalEngine, request: Request) -> list[Step]:
     """Paint without ever stopping."""
-    return list(engine.stylize(request, lambda: False))
+    return list(steps_of(engine, request))
 
 
 def facts(steps: list[Step]) -> list[tuple[Any, ...]]:
@@ -149,14 +152,14 @@ def test_child_paints_what_the_local_engine_paints(
 ) -> None:
     """The same request gives the same steps, losses and pictures in both engines, to the bit."""
     request = request_for(size=36, scales=[{"size": 24, "iterations": 2}])
-    local = LocalEngine(engine._config, engine._config.folders.spool)
+    local = LocalEngine(engine.config, engine.config.folders.spool)
     ours, theirs = paint(engine, request), paint(local, request)
     assert len(ours) == 7
     assert facts(ours) == facts(theirs)
     assert np.array_equal(ours[-1].painting.picture, theirs[-1].painting.picture)
     assert ours[-1].painting.best == theirs[-1].painting.best
-    said, theirs_said = engine.start(), local.start()  # the gains were measured by the first one alone
-    assert said == replace(theirs_said, load_s=said.load_s)
+    info = engine.start(Lifeline())
+    assert (info.device, info.weights_sha256) == (local.start().device, local.start().weights_sha256)
 
 
 def test_the_model_is_loaded_once_for_several_pictures(
@@ -165,11 +168,11 @@ def test_the_model_is_loaded_once_for_several_pictures(
     """Started once and asked three times, it starts one child and loads one model, and says so once each."""
     engine = make_engine()
     with capture_logs() as records:
-        info = engine.start()
-        pids = {engine._child.pid}
+        info = engine.start(Lifeline())
+        pids = {engine.pid}
         for size in (24, 32, 24):
             assert paint(engine, request_for(size=size))[-1].painting is not None
-            pids.add(engine._child.pid)
+            pids.add(engine.pid)
     assert len(pids) == 1
     (started,) = [record for record in records if record["event"] == "engine.started"]
     (loaded,) = [record for record in records if record["event"] == "engine.model_loaded"]
@@ -184,7 +187,7 @@ def test_a_second_picture_starts_at_once(engine: ProcessEngine, request_for: Cal
     """Once a size was painted, the next picture's first step comes within a second: nothing is loaded again."""
     paint(engine, request_for())
     begun = time.monotonic()
-    first = next(iter(steps := engine.stylize(request_for(), lambda: False)))
+    first = next(iter(steps := steps_of(engine, request_for())))
     assert time.monotonic() - begun < 1
     assert first.iteration == 0
     assert list(steps)[-1].painting is not None
@@ -198,7 +201,7 @@ def test_stop_ends_the_picture_and_keeps_the_child(
 ) -> None:
     """Told to stop between fast steps, it ends without a painting, and paints the next one whole."""
     steps = []
-    for step in engine.stylize(request_for(iterations=LONG), lambda: len(steps) >= 3):
+    for step in steps_of(engine, request_for(iterations=LONG), AskedLife(lambda: len(steps) >= 3)):
         steps.append(step)
         if len(steps) == 3:
             told = time.monotonic()
@@ -212,7 +215,8 @@ def test_stop_before_the_first_step_keeps_the_child(
 ) -> None:
     """Told to stop from the beginning, it ends in a moment; the next picture is not mistaken for it."""
     begun = time.monotonic()
-    assert all(step.painting is None for step in engine.stylize(request_for(iterations=LONG), lambda: True))
+    steps = steps_of(engine, request_for(iterations=LONG), AskedLife(lambda: True))
+    assert all(step.painting is None for step in steps)
     assert time.monotonic() - begun < MOMENT_S
     steps = paint(engine, request_for(iterations=2))
     assert {step.iterations for step in steps} == {2}
@@ -224,7 +228,7 @@ def test_steps_nobody_takes_any_more_are_ended(
     engine: ProcessEngine, request_for: Callable[..., Request], taken: int
 ) -> None:
     """A picture left midway, as after a full disk, is ended; none of its steps reach the next request."""
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     for _ in range(taken):
         next(steps)
     steps.close()
@@ -238,9 +242,9 @@ def test_steps_may_be_left_after_the_engine_was_stopped(
 ) -> None:
     """Steps that are dropped only after the engine itself was stopped are dropped in silence."""
     engine = make_engine()
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
-    pid = engine._child.pid
+    pid = engine.pid
     engine.stop()
     steps.close()
     assert is_gone(pid)
@@ -257,7 +261,7 @@ def test_a_hint_amid_a_picture_changes_nothing_of_either(
     first, second = request_for(iterations=6), request_for(size=40, style_weight=0.02)
     expected = facts(paint(engine, first)), facts(paint(engine, second))
     steps = []
-    for step in engine.stylize(first, lambda: False):
+    for step in steps_of(engine, first):
         steps.append(step)
         engine.prepare(second)
     assert (facts(steps), facts(paint(engine, second))) == expected
@@ -269,7 +273,7 @@ def test_a_hint_and_a_stop_may_cross(
 ) -> None:
     """Whichever comes first, the picture ends, the child lives on, and the next picture is whole."""
     told: list[bool] = []
-    steps = engine.stylize(request_for(iterations=LONG), lambda: bool(told))
+    steps = steps_of(engine, request_for(iterations=LONG), AskedLife(lambda: bool(told)))
     next(steps)
     if order == "hint first":
         engine.prepare(request_for(size=40))
@@ -301,13 +305,27 @@ def test_a_hint_without_a_child_is_passed_over(
     """An engine that is not started, or whose child has died, takes a hint without a word."""
     engine = make_engine()
     engine.prepare(request_for())
-    assert engine._child is None
-    engine.start()
-    engine._child.kill()
-    engine._child.wait()
+    assert engine.pid is None
+    engine.start(Lifeline())
+    os.kill(engine.pid, signal.SIGKILL)
+    wait_for(lambda: engine.pid is None, "the child's end")
     for _ in range(3):
         engine.prepare(request_for())
     assert paint(engine, request_for())[-1].painting is not None
+
+
+class Beating(Lifeline):
+    """Notes when it beats."""
+
+    def __init__(self, beats: list[float], *, is_stopping: bool = False) -> None:
+        super().__init__()
+        self._beats = beats
+        if is_stopping:
+            self._stop.set()
+
+    def beat(self) -> None:
+        """Note it."""
+        self._beats.append(time.monotonic())
 
 
 class Listener:
@@ -325,19 +343,24 @@ def test_the_child_reads_all_that_came_up_to_a_stop() -> None:
     """Between two steps every hint is taken; only a stop, or the daemon's end, ends the picture."""
     ours, theirs = Pipe()
     listener = Listener()
-    assert not child._is_told_to_stop(listener, theirs)
+    stop = threading.Event()
+    child.read_notes(listener, theirs, stop)
     ours.send(("prepare", "a"))
     ours.send(("prepare", "b"))
-    assert not child._is_told_to_stop(listener, theirs)
+    child.read_notes(listener, theirs, stop)
+    assert not stop.is_set()
     assert listener.hints == ["a", "b"]
     ours.send(("prepare", "c"))
     ours.send(("stop", None))
     ours.send(("paint", "the next one"))
-    assert child._is_told_to_stop(listener, theirs)
+    child.read_notes(listener, theirs, stop)
+    assert stop.is_set()
     assert listener.hints == ["a", "b", "c"]
     assert theirs.recv() == ("paint", "the next one")
+    stop.clear()
     ours.close()
-    assert child._is_told_to_stop(listener, theirs)
+    child.read_notes(listener, theirs, stop)
+    assert stop.is_set()
     theirs.close()
 
 
@@ -354,7 +377,7 @@ def test_job_errors_cross_the_pipe_whole(
     words.write_text("no picture")
     for request in (narrow, Request(words, narrow.styles, None, narrow.settings)):
         failures = []
-        for painter in (engine, LocalEngine(engine._config)):
+        for painter in (engine, LocalEngine(engine.config)):
             with pytest.raises(JobError) as caught:
                 paint(painter, request)
             failures.append(caught.value.failure)
@@ -406,7 +429,7 @@ def test_what_the_child_prints_becomes_log_records(
     engine = make_engine(weights="imagenet")
     with capture_logs() as records:
         with pytest.raises(NotReady, match="weights imagenet: cannot download https://"):
-            engine.start()
+            engine.start(Lifeline())
         wait_for(lambda: any("Downloading data" in line for line in printed(records)), "Keras' line on stdout")
     printed_lines = [record for record in records if record["event"] == "engine.printed"]
     absl = [record for record in printed_lines if record["line"].startswith("I0") and ".cc:" in record["line"]]
@@ -423,9 +446,9 @@ def test_a_killed_child_is_told_and_replaced(
 ) -> None:
     """`kill -9` in the middle of a picture names the signal; the next picture gets a new child and is whole."""
     engine = make_engine()
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
-    pid = engine._child.pid
+    pid = engine.pid
     os.kill(pid, signal.SIGKILL)
     with capture_logs() as records, pytest.raises(EngineError) as caught:
         list(steps)
@@ -434,7 +457,7 @@ def test_a_killed_child_is_told_and_replaced(
     (died,) = [record for record in records if record["event"] == "engine.died"]
     assert (died["ended_by"], died["log_level"]) == ("signal SIGKILL", "error")
     assert paint(engine, request_for())[-1].painting is not None
-    assert engine._child.pid != pid
+    assert engine.pid != pid
 
 
 def test_last_words_of_a_child_are_kept(
@@ -445,9 +468,9 @@ def test_last_words_of_a_child_are_kept(
     """What a crashing child printed at the very end is in the error, for the job's `error.yaml`."""
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
     engine = make_engine()
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
-    os.kill(engine._child.pid, signal.SIGABRT)
+    os.kill(engine.pid, signal.SIGABRT)
     with pytest.raises(EngineError) as caught:
         list(steps)
     assert "SIGABRT" in caught.value.message
@@ -461,10 +484,9 @@ def test_a_child_that_died_between_jobs_costs_no_job(
 ) -> None:
     """A child that died while idle is replaced before the next request, which is painted at once."""
     engine = make_engine()
-    engine.start()
-    child = engine._child
-    os.kill(child.pid, signal.SIGTERM)
-    wait_for(lambda: child.poll() is not None, "the child's end")
+    engine.start(Lifeline())
+    os.kill(engine.pid, signal.SIGTERM)
+    wait_for(lambda: engine.pid is None, "the child's end")
     assert paint(engine, request_for())[-1].painting is not None
 
 
@@ -473,17 +495,17 @@ def test_the_time_limit_ends_a_job(
 ) -> None:
     """Past `job_timeout_s` the child is ended and the job has timed out; the next one gets a new child."""
     engine = make_engine(job_timeout_s=2.0)
-    engine.start()
-    pid, begun = engine._child.pid, time.monotonic()
+    engine.start(Lifeline())
+    pid, begun = engine.pid, time.monotonic()
     os.kill(pid, signal.SIGSTOP)  # it hangs
     with pytest.raises(EngineError) as caught:
         paint(engine, request_for(iterations=LONG))
     assert caught.value.reason is Reason.TIMED_OUT
     assert 2 <= time.monotonic() - begun < 2 + MOMENT_S
     assert is_gone(pid)
-    engine._config = config_for(engine._config.folders.inbox.parent)
+    engine.config = config_for(engine.config.folders.inbox.parent)
     assert paint(engine, request_for())[-1].painting is not None
-    assert engine._child.pid != pid
+    assert engine.pid != pid
 
 
 def test_the_time_limit_ends_a_job_that_makes_steps(
@@ -492,10 +514,10 @@ def test_the_time_limit_ends_a_job_that_makes_steps(
     """The limit is for the whole job: steps that keep coming do not put it off."""
     engine = make_engine()
     paint(engine, request_for())  # compiled without a limit
-    engine._config = config_for(engine._config.folders.inbox.parent, job_timeout_s=3.0)
+    engine.config = config_for(engine.config.folders.inbox.parent, job_timeout_s=3.0)
     begun, taken = time.monotonic(), []
     with pytest.raises(EngineError) as caught:
-        taken.extend(step.iteration for step in engine.stylize(request_for(iterations=LONG), lambda: False))
+        taken.extend(step.iteration for step in steps_of(engine, request_for(iterations=LONG)))
     assert caught.value.reason is Reason.TIMED_OUT
     assert time.monotonic() - begun < 3 + MOMENT_S
     assert len(taken) > 1
@@ -506,10 +528,10 @@ def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(
 ) -> None:
     """On a CPU a child larger than `memory_limit_mb` is ended and the job is out of memory; a GPU's is not."""
     engine = make_engine()
-    info = engine.start()
-    engine._config = config_for(tmp_path, memory_limit_mb=100)  # with which it would not have started
-    pid = engine._child.pid
-    assert engine._watch(replace(info, device="GPU:0 (imitated)")).excess() is None
+    info = engine.start(Lifeline())
+    engine.config = config_for(tmp_path, memory_limit_mb=100)  # with which it would not have started
+    pid = engine.pid
+    assert process.process_limit_mb(100, replace(info, device="GPU:0 (imitated)")) is None
     with capture_logs() as records, pytest.raises(EngineError) as caught:
         paint(engine, request_for(iterations=LONG))
     assert caught.value.reason is Reason.OUT_OF_MEMORY
@@ -528,13 +550,13 @@ def test_a_limit_that_leaves_no_room_beside_the_model_is_not_ready(
     """Told at the start, in figures; else every job would fail for it."""
     engine = make_engine(memory_limit_mb=100)
     with pytest.raises(NotReady) as caught:
-        engine.start()
+        engine.start(Lifeline())
     found = re.fullmatch(
         r"engine\.memory_limit_mb is 100, and the engine holds about (\d+)00 MB before it paints",
         str(caught.value),
     )
     assert 1 < int(found[1]) < 100
-    assert engine._child is None
+    assert engine.pid is None
 
 
 def test_a_child_that_falls_silent_is_ended(
@@ -544,42 +566,37 @@ def test_a_child_that_falls_silent_is_ended(
 ) -> None:
     """Without any time limit, a child that makes no step for long is ended, and the job has timed out.
 
-    All the while the caller is asked, since its watchdog hangs on that.
+    All the while the caller's thread gives heartbeats, since a watchdog depends on them.
     """
     engine = make_engine()
-    engine.start()
-    pid = engine._child.pid
+    engine.start(Lifeline())
+    pid = engine.pid
     os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr(limits, "STALL_S", 2.0)
-    asked: list[float] = []
+    beats: list[float] = []
     with pytest.raises(EngineError) as caught:
-        list(engine.stylize(request_for(), lambda: bool(asked.append(time.monotonic()))))
+        list(engine.stylize(request_for(), Beating(beats)))
     assert caught.value.reason is Reason.TIMED_OUT
     assert caught.value.message.startswith("the engine made no step for ")
     assert is_gone(pid)
-    assert len(asked) >= 4  # in two seconds; 20, on a machine with nothing else to do
+    assert len(beats) >= 4  # in two seconds; 20, on a machine with nothing else to do
 
 
-def test_who_interrupts_a_hanging_child_is_asked_all_the_while(
+def test_the_wait_for_a_hanging_child_has_heartbeats(
     make_engine: Callable[..., ProcessEngine],
     request_for: Callable[..., Request],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A child that does not come to its next step is given its time, the caller being asked, and then ended."""
+    """A child that does not come to its next step is given its time, with heartbeats, and then ended."""
     monkeypatch.setattr(process, "_STOP_S", 2.0)
     engine = make_engine()
-    engine.start()
-    pid = engine._child.pid
+    engine.start(Lifeline())
+    pid = engine.pid
     os.kill(pid, signal.SIGSTOP)
-    asked: list[float] = []
-
-    def is_stopping() -> bool:
-        asked.append(time.monotonic())
-        return True
-
-    assert list(engine.stylize(request_for(), is_stopping)) == []
-    assert len(asked) >= 4
-    assert asked[-1] - asked[0] > 1
+    beats: list[float] = []
+    assert list(engine.stylize(request_for(), Beating(beats, is_stopping=True))) == []
+    assert len(beats) >= 4
+    assert beats[-1] - beats[0] > 1
     assert is_gone(pid)
 
 
@@ -588,18 +605,18 @@ def test_a_child_that_the_kernel_killed_was_out_of_memory(
     request_for: Callable[..., Request],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A SIGKILL after which the kernel counts one more of its own is the job's want of memory."""
+    """A SIGKILL after which the kernel counts one more of its own means that the job ran out of memory."""
     counts = [3]
     monkeypatch.setattr(process, "oom_kills", lambda: counts[0])
     engine = make_engine()
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
     counts[0] += 1
-    os.kill(engine._child.pid, signal.SIGKILL)
+    os.kill(engine.pid, signal.SIGKILL)
     with pytest.raises(EngineError) as caught:
         list(steps)
     assert caught.value.reason is Reason.OUT_OF_MEMORY
-    assert caught.value.message == "the kernel ended the engine's process for want of memory"
+    assert caught.value.message == "the kernel ended the engine's process because memory ran out"
 
 
 PARENT = """
@@ -607,9 +624,9 @@ import sys, time
 from pathlib import Path
 from daemon import config
 from daemon.engine.process import ProcessEngine
+from daemon.lifeline import Lifeline
 engine = ProcessEngine(config.build({"engine": {"device": "cpu"}}, Path(sys.argv[1]), environment={}))
-engine.start() if sys.argv[2] == "started" else engine._spawn()
-print("child", engine._child.pid, flush=True)
+engine.start(Lifeline())
 time.sleep(600)
 """
 
@@ -618,12 +635,13 @@ time.sleep(600)
 def test_the_child_dies_with_its_parent(tmp_path: Path, moment: str) -> None:
     """Nothing is left when the daemon is killed with SIGKILL, not even a child that hangs, deaf to its pipe."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, tmp_path, moment], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, tmp_path], stdout=subprocess.PIPE, text=True
     )
     try:
-        line = next(line for line in parent.stdout if line.startswith("child "))
-        pid = int(line.split()[1])
+        started = next(line for line in parent.stdout if "engine.started" in line)
+        pid = int(re.search(r"engine_pid=(\d+)", started)[1])
         if moment == "started":
+            next(line for line in parent.stdout if "engine.model_loaded" in line)
             os.kill(pid, signal.SIGSTOP)
         assert not is_gone(pid)
     finally:
@@ -644,8 +662,8 @@ def test_missing_weights_are_not_ready(make_engine: Callable[..., ProcessEngine]
     """The child's own words on missing weights reach the caller, and no child is left."""
     engine = make_engine(weights="none.h5")
     with pytest.raises(NotReady, match=r"none\.h5: not a readable weights file \(No such file or directory\)"):
-        engine.start()
-    assert engine._child is None
+        engine.start(Lifeline())
+    assert engine.pid is None
 
 
 def test_a_gpu_that_is_missing_is_not_ready(
@@ -655,16 +673,16 @@ def test_a_gpu_that_is_missing_is_not_ready(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     engine = make_engine(device="gpu")
     with pytest.raises(NotReady, match=r"engine\.device is gpu, but TensorFlow sees no such GPU"):
-        engine.start()
-    assert engine._child is None
+        engine.start(Lifeline())
+    assert engine.pid is None
 
 
 def test_stop_while_the_model_loads_is_obeyed(make_engine: Callable[..., ProcessEngine]) -> None:
     """Told to stop while the child still loads, it does not wait for the model, and ends the child."""
-    engine = make_engine(is_stopping=lambda: True)
+    engine = make_engine()
     begun = time.monotonic()
     with capture_logs() as records, pytest.raises(NotReady, match="told to stop"):
-        engine.start()
+        engine.start(AskedLife(lambda: True))
     assert time.monotonic() - begun < MOMENT_S
     (started,) = [record for record in records if record["event"] == "engine.started"]
     assert is_gone(started["engine_pid"])
@@ -674,8 +692,8 @@ def test_a_child_killed_while_it_loads_is_not_ready(
     make_engine: Callable[..., ProcessEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A child that ends before its model is loaded means not ready, and says how it ended."""
-    engine = make_engine()
-    spawn = engine._spawn
-    monkeypatch.setattr(engine, "_spawn", lambda: (spawn(), engine._child.kill()))
-    with pytest.raises(NotReady, match="SIGKILL"):
-        engine.start()
+    engine, life = make_engine(), Lifeline()
+    with capture_logs() as records:
+        monkeypatch.setattr(life, "beat", lambda: os.kill(records[0]["engine_pid"], signal.SIGKILL))
+        with pytest.raises(NotReady, match="SIGKILL"):
+            engine.start(life)
