@@ -43,7 +43,7 @@ class TooLargeError(Exception):
 
 
 class SourceError(Exception):
-    """The file that is copied cannot be read, which says nothing about the disk it is copied to."""
+    """The file that is copied cannot be read; the disk it is copied to may be well."""
 
 
 def is_of_the_file(error: Exception) -> bool:
@@ -139,7 +139,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line durably; a torn line that a crash left before it stays a line of its own."""
+    """Append one line durably; half a line that a crash left before it stays a line of its own."""
     with open(path, "a+b", buffering=0, opener=_private) as file:
         end = file.seek(0, os.SEEK_END)
         torn = bool(end) and os.pread(file.fileno(), 1, end - 1) != b"\n"
@@ -247,11 +247,7 @@ def show(folder: int, hidden: str, target: int, names: Iterable[str]) -> None:
 
 
 def is_same(folder: int, name: str, other_folder: int, other_name: str) -> bool:
-    """Tell whether two names, each in an open folder, are of one file.
-
-    Raises:
-        FileNotFoundError: one of them is not there.
-    """
+    """Tell whether two names, each in an open folder and there, are of one file."""
     one = os.stat(name, dir_fd=folder, follow_symlinks=False)
     return os.path.samestat(one, os.stat(other_name, dir_fd=other_folder, follow_symlinks=False))
 

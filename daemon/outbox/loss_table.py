@@ -30,15 +30,15 @@ class Row:
 
 
 def iterations(rows: Sequence[Row]) -> int:
-    """Count the iterations made: one between every two rows of a size, whose first picture has seen none of it.
+    """Count the iterations: one between every two rows of the same size, whose first row is the start.
 
-    Their numbers do not tell: where a size ends early, the next one begins at a higher number.
+    Their numbers are no count: where a size ends early, the next one begins at a higher number.
     """
     return sum(one.size_px == next_.size_px for one, next_ in itertools.pairwise(rows))
 
 
 def table(rows: Sequence[Row]) -> bytes:
-    """Write losses.csv; the floats are written so that they read back to the bit."""
+    """Write losses.csv; every loss is written with all its digits."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(HEADER)
@@ -50,7 +50,7 @@ def table(rows: Sequence[Row]) -> bytes:
 
 def curve(rows: Sequence[Row], title: str) -> bytes:
     """Draw losses.png: total, style and content over the iterations, on a logarithmic axis."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - 0.4 s, needed once a job
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - takes 0.4 s, needed once a job
 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -67,12 +67,12 @@ def _figure(rows: Sequence[Row], title: str) -> Figure:
     figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     iterations = [row.iteration for row in rows]
-    for name, colour, width in (
+    for name, color, width in (
         ("total", "#222222", 2.0),
         ("style", "#c8553d", 1.3),
         ("content", "#2a6f97", 1.3),
     ):
-        axes.plot(iterations, [getattr(row, name) for row in rows], label=name, color=colour, linewidth=width)
+        axes.plot(iterations, [getattr(row, name) for row in rows], label=name, color=color, linewidth=width)
     axes.set_yscale("log", nonpositive="mask")  # the content loss starts at 0
     axes.set_xlabel("iteration")
     axes.set_ylabel("loss")

@@ -1,4 +1,4 @@
-"""What result.yaml and error.yaml say."""
+"""The text of result.yaml and error.yaml."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ def result(
     """Write result.yaml: a sidecar with every setting spelled out, and the record under `result`.
 
     Args:
-        job: that was painted.
-        painting: what came of it.
-        info: of the engine.
-        attempt: the one that ended it.
-        finished_at: when.
-        iterations: how many were made; fewer than asked for where a size ended early.
-        memory_estimate_mb: what the engine was expected to take.
+        job: job that was painted.
+        painting: result of the engine.
+        info: device, weights and versions of the engine.
+        attempt: number of the attempt that ended the job.
+        finished_at: ISO 8601, UTC.
+        iterations: count of those made; fewer than asked for where a size ended early.
+        memory_estimate_mb: plan of the engine's memory.
     """
-    assert job.settings is not None  # noqa: S101 - a painted job has settings
     height, width = painting.picture.shape[:2]
     record = {
         "id": job.id,
@@ -67,7 +66,8 @@ def result(
         "versions": {**job.versions, **info.versions},
     }
     names = {"content": job.parts_of("content")[0].name, "style": _style(job), "preset": job.preset}
-    text = safe_yaml.dump({**names, **job.settings.model_dump(mode="json"), "result": record})
+    settings = job.settings.model_dump(mode="json") if job.settings else {}
+    text = safe_yaml.dump({**names, **settings, "result": record})
     return (_HEAD + text).encode("utf-8", "backslashreplace")
 
 
@@ -79,7 +79,7 @@ def _style(job: Job) -> str | list[dict[str, Any]]:
 
 
 def error(job: Job, failure: Failure, attempt: int, failed_at: str, versions: dict[str, str]) -> bytes:
-    """Write error.yaml: why, where, and what to do about it."""
+    """Write error.yaml: why the job failed, where, and what to do about it."""
     document: dict[str, Any] = {
         "reason": failure.reason.value,
         "message": failure.message,

@@ -6,7 +6,6 @@ which it ends: a night is whole under the date of its morning. A service that is
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 COUNTS: Final = ("accepted", "done", "failed", "hours_used")
 MOST_FAILURES: Final = 400  # named in a run; all are counted
 MOST_WAITING: Final = 200
-MOST_RUNS: Final = 50  # in a report; the oldest are added up
 _NOON: Final = 12
 _LONGEST: Final = 300  # characters of one text
 _HEAD: Final = (
@@ -127,12 +125,6 @@ class Run(Model):
         """How much happened."""
         return self.accepted + self.done + self.failed
 
-    def plus(self, later: Run) -> Run:
-        """Add the counts of a later run."""
-        counts = {name: getattr(self, name) + getattr(later, name) for name in COUNTS}
-        reasons = dict(Counter(self.reasons) + Counter(later.reasons))
-        return self.model_copy(update={**counts, "reasons": reasons, "ended_at": later.ended_at}).showing(())
-
     def showing(self, failures: tuple[Failed, ...]) -> Run:
         """Name these failures and count the others."""
         more = self.failed - len(failures)
@@ -161,10 +153,8 @@ class Summary(Model):
 
     def of(self, runs: Sequence[Run]) -> Summary:
         """Report these runs instead, oldest first."""
-        first = max(len(runs) - MOST_RUNS + 1, 1)
-        kept = (functools.reduce(Run.plus, runs[:first]), *runs[first:])
-        totals = {name: sum(getattr(run, name) for run in kept) for name in COUNTS}
-        return self.model_copy(update={**totals, "runs": kept})
+        totals = {name: sum(getattr(run, name) for run in runs) for name in COUNTS}
+        return self.model_copy(update={**totals, "runs": tuple(runs)})
 
     def to_yaml(self) -> bytes:
         """Write as YAML; where that is too long to be read back, with fewer names."""
