@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from daemon import __version__, images
-from daemon.engine.checkpoints import Checkpoints, key
-from daemon.engine.gains import FILE_NAME, Gains
+from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.gram_cache import StyleTargets
 from daemon.engine.limits import resident_bytes
+from daemon.engine.painter import Painter
 from daemon.engine.prefetch import Preparer
+from daemon.engine.previews import Previews
 from daemon.errors import NotReady
 from daemon.job import EngineInfo
 from daemon.transfer import memory, weights
 from daemon.transfer.backend import device
-from daemon.transfer.memory import LADDER
-from daemon.transfer.painter import Painter
-from daemon.transfer.targets import Subject
+from daemon.transfer.scales import Subject
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from daemon.config import Config
+    from daemon.engine.session import Prepared, Session
     from daemon.job import Request, Step
-    from daemon.settings import Frames
-    from daemon.transfer.memory import Rung, Work
-    from daemon.transfer.painter import Prepared
-    from daemon.transfer.run import Checkpoint, Run
+    from daemon.transfer.backend.tile_layout import TileSize
+    from daemon.transfer.memory import Work
 
-# At least so often a picture leaves the engine, so that people see how it comes along.
-PREVIEW_S = 5.0
 # Nothing larger is decoded, or compared with, beforehand: it would take its memory from what is painted.
 _PREPARED_MEGAPIXELS: Final = 50.0
 _PREPARED_SIDE_PX: Final = 1024
@@ -62,15 +57,12 @@ class LocalEngine:
 
         Args:
             config: the whole config.
-            kept: an existing folder for Gram matrices of styles, and for gains that were measured; None: they
-                are computed and measured by each engine anew.
+            kept: an existing folder for Gram matrices of styles; None: each engine computes them anew.
         """
         self._style_targets = StyleTargets(kept and kept / _STYLE_TARGETS)
         self._versions = device.versions()
         onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
-        # What the choice of the convolutions' kernels depends on, as far as it is told, beside the device.
         self._computing = {"styletransferd": __version__, **self._versions, "onednn": onednn}
-        self._gains = Gains(kept and kept / FILE_NAME, self._computing)
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
         self._preparer = Preparer(self._make_ready)
@@ -79,21 +71,17 @@ class LocalEngine:
         """Choose the device and load the weights; see `Engine.start`."""
         if self._info is None:
             begun = time.perf_counter()
-            chosen = device.choose(
-                self._options.device, self._options.precision, self._options.memory_limit_mb, self._gains.get
-            )
-            loaded = weights.load(self._options.weights)
-            precision = chosen.precision
-            network = Vgg19(loaded, precision.name, is_turned=chosen.backward.is_turned)
-            exact = None if precision.name == "float32" else Vgg19(loaded)
+            options = self._options
+            chosen = device.choose(options.device, options.precision, options.memory_limit_mb)
+            loaded = weights.load(options.weights)
+            network = Vgg19(loaded, chosen.precision, chosen.backward)
+            exact = None if chosen.precision == "float32" else Vgg19(loaded)
             self._require_room(chosen.name)
             self._painter = Painter(network, exact, self._style_targets)
             self._info = EngineInfo(
                 device=chosen.name,
-                precision=precision.name,
-                precision_gain=precision.gain,
-                is_turned=chosen.backward.is_turned,
-                backward_gain=chosen.backward.gain,
+                precision=chosen.precision,
+                backward=chosen.backward,
                 weights_source=loaded.source,
                 weights_sha256=loaded.sha256,
                 load_s=round(time.perf_counter() - begun, 3),
@@ -120,53 +108,28 @@ class LocalEngine:
     ) -> Generator[Step, None, None]:
         """Decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
         info = self.start()
+        assert self._painter is not None  # noqa: S101 - just started
         kept = self._checkpoints(request, info)
         device.begin_peak()
         with device.out_of_memory_as_engine_error():
             ready = self._preparer.take(request) or Ready(_decoded(request, self._max_megapixels))
-            yield from self._descend_ladder(request, ready, kept, is_stopping)
-
-    def _descend_ladder(
-        self, request: Request, ready: Ready, kept: Checkpoints | None, is_stopping: Callable[[], bool]
-    ) -> Generator[Step, None, None]:
-        """Paint; where memory runs out, free what can be freed, then go on in smaller pieces."""
-        assert self._painter is not None  # noqa: S101 - `stylize` has started it
-        rungs = self._plan(request, self._painter.works(ready.subject))
-        resumed = _newest(kept, request, ())
-        told: list[int] = []
-        trouble, is_freed = "", False
-        while True:
-            run = self._painter.begin(
-                ready.subject,
-                prepared=ready.prepared,
-                wants_picture=wants_picture(request.settings.frames),
-                resumed=resumed,
-                told=len(told) if is_freed else None,
-                rungs=rungs,
+            tile_sizes = self._plan(request, self._works(ready.subject))
+            checkpoint, trouble = kept.newest(request.has_frames) if kept else Found(None)
+            session = self._painter.begin(
+                ready.subject, tile_sizes=tile_sizes, prepared=ready.prepared, resumed=checkpoint
             )
-            resumed = None  # the run lets go of it once it has taken it in
-            try:
-                for number, step in enumerate(self._steps(run, kept, is_stopping)):
-                    if number < len(told):
-                        continue  # told before memory ran out
-                    told.append(step.iteration)
-                    said = "" if step.is_replayed else trouble or step.trouble
-                    yield _completed(step, request, rungs[-1], said)
-                    trouble = trouble if step.is_replayed else ""
-            except device.OUT_OF_MEMORY:
-                if is_freed and rungs[-1] == LADDER[-1]:
-                    raise
-                resumed = run.checkpoint() if run.is_takeable else None
-            else:
-                return
-            del run  # and with the error's traceback, all that it held
-            if is_freed:
-                rungs = [_below(rung) for rung in rungs]
-            self._free()
-            is_freed, trouble = True, f"memory ran out; going on: {rungs[-1]}"
-            resumed = resumed or _newest(kept, request, told)
+            del checkpoint  # the session lets go of it once it is loaded
+            previews = Previews(request.settings.frames, time.monotonic())
+            for step in self._steps(session, kept, is_stopping, previews):
+                yield _completed(step, request, tile_sizes[-1], step.trouble or trouble)
+                trouble = ""
 
-    def _plan(self, request: Request, works: list[Work]) -> list[Rung]:
+    def _works(self, subject: Subject) -> list[Work]:
+        """Describe the work at every scale of a job."""
+        sizes = [picture.shape[:2] for picture, _ in subject.styles]
+        return memory.works(subject.settings, subject.content.shape[:2], sizes, self.start())
+
+    def _plan(self, request: Request, works: list[Work]) -> list[TileSize]:
         """Choose how to compute every size, and note what that leaves to the next job."""
         asked_mb = request.memory_limit_mb or self._options.memory_limit_mb
         limit_mb = memory.limit_mb(asked_mb, self.start().device, self.held_mb())
@@ -176,24 +139,17 @@ class LocalEngine:
         return [memory.plan(work, limit_mb) for work in works]
 
     def _steps(
-        self, run: Run, kept: Checkpoints | None, is_stopping: Callable[[], bool]
+        self, session: Session, kept: Checkpoints | None, is_stopping: Callable[[], bool], previews: Previews
     ) -> Generator[Step, None, None]:
-        """Take the steps of a run, with a checkpoint now and then, until told to stop."""
+        """Take the steps of a session, with a checkpoint now and then, until told to stop."""
         trouble = ""
-        for step in run.steps():
+        for step in session.steps(previews):
             yield replace(step, trouble=trouble)
             trouble, stops = "", is_stopping()
             if kept and not step.is_replayed and not step.painting and (stops or kept.is_due()):
-                trouble = _save(kept, run)
+                trouble = _save(kept, session)
             if stops:
                 return
-
-    def _free(self) -> None:
-        """Let go of everything that is only kept to be faster."""
-        self._style_targets.forget()
-        self._preparer.forget()
-        gc.collect()
-        device.trim()
 
     def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
         """Find the place of a job's checkpoints, which another device, version or setting makes worthless."""
@@ -201,7 +157,7 @@ class LocalEngine:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
-        computed = info.device, info.precision, info.is_turned, info.weights_sha256, self._computing
+        computed = info.device, info.precision, info.backward, info.weights_sha256, self._computing
         return Checkpoints(request.checkpoints, key(settings, shares, computed), self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:
@@ -225,8 +181,8 @@ class LocalEngine:
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
-        first = self._painter.works(subject)[0]
-        is_large = subject.legs()[0].longest > _PREPARED_SIDE_PX
+        first = self._works(subject)[0]
+        is_large = subject.scales()[0].longest > _PREPARED_SIDE_PX
         if is_large or (spare_mb is not None and decoded_mb + memory.targets_mb(first) > spare_mb):
             return Ready(subject)
         return Ready(subject, self._painter.prepare(subject))
@@ -251,54 +207,21 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
     )
 
 
-def _completed(step: Step, request: Request, rung: Rung, trouble: str) -> Step:
+def _completed(step: Step, request: Request, tile_size: TileSize, trouble: str) -> Step:
     """Add to a step what the run does not know of."""
     painting = step.painting and replace(
         step.painting,
         profile=images.icc_profile(request.content),
-        computed=str(rung),
+        computed=str(tile_size),
         memory_peak_mb=device.peak_mb(),
     )
     return replace(step, trouble=trouble, painting=painting)
 
 
-def _newest(kept: Checkpoints | None, request: Request, told: Sequence[int]) -> Checkpoint | None:
-    """Take the newest checkpoint with all its frames: those of the steps before it are not told again.
-
-    Args:
-        kept: the job's, if it keeps any.
-        request: knows the frames on disk.
-        told: iterations whose frames are on their way there.
-    """
-    if kept is None:
-        return None
-    known = request if request.frames is None else replace(request, frames=request.frames.union(told))
-    return kept.newest(known.has_frames)
-
-
-def _below(rung: Rung) -> Rung:
-    return LADDER[min(LADDER.index(rung) + 1, len(LADDER) - 1)]
-
-
-def _save(kept: Checkpoints, run: Run) -> str:
-    """Keep a run's state; where the disk does not take it the painting goes on, and the reason is returned."""
+def _save(kept: Checkpoints, session: Session) -> str:
+    """Save a session's state; if the disk does not take it the painting goes on, and the reason is returned."""
     try:
-        kept.save(run.checkpoint())
+        kept.save(session.checkpoint())
     except OSError as error:
         return f"checkpoint not written: {error.strerror}"
     return ""
-
-
-def wants_picture(frames: Frames, clock: Callable[[], float] = time.monotonic) -> Callable[[int], bool]:
-    """Ask for frames at their interval, and between them for a preview every few seconds."""
-    last = clock()
-
-    def wants(iteration: int) -> bool:
-        nonlocal last
-        now = clock()
-        if frames.keeps(iteration) or now - last >= PREVIEW_S:
-            last = now
-            return True
-        return False
-
-    return wants

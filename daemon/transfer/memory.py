@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from daemon.settings import LAYERS
 from daemon.transfer.backend import tile_layout
+from daemon.transfer.backend.tile_layout import TILE_SIZES, WHOLE, TileSize
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -63,23 +64,6 @@ LARGE_PX: Final = 4_000_000
 MARGIN: Final = 1.1  # between an estimate and a limit, since whoever passes the limit is ended
 
 
-class Rung(NamedTuple):
-    """A way of computing a step: in one piece, or by tiles with cores of at most so many pixels."""
-
-    core_px: int | None
-
-    def __str__(self) -> str:
-        """Name it for the record."""
-        return "whole" if self.core_px is None else f"tiles of {self.core_px} px"
-
-
-WHOLE: Final = Rung(None)
-
-# From the fastest to the smallest; every one gives the same picture. The halo of block 5 is 80 to 128 px on
-# every side, so that tiles of 256 px compute each pixel three times.
-LADDER: Final = tuple(Rung(core_px) for core_px in (None, 1024, 896, 768, 640, 512, 384, 256))
-
-
 class Convolving(Protocol):
     """What of a network shapes its memory."""
 
@@ -88,8 +72,8 @@ class Convolving(Protocol):
         """Name what the convolutions run in: float32 or bfloat16."""
 
     @property
-    def is_turned(self) -> bool:
-        """Tell how gradients go back; see `convolutions`."""
+    def backward(self) -> str:
+        """Name how gradients go back; see `convolutions`."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +106,7 @@ def works(settings: Settings, content: Size, styles: Sequence[Size], network: Co
             style_layers=tuple(settings.style_layers),
             precision=network.precision,
             optimizer=settings.optimizer,
-            is_turned=network.is_turned,
+            is_turned=network.backward == "convolution",
         )
         for scale in settings.all_scales(*content)
     ]
@@ -134,7 +118,7 @@ def _scaled(size: Size, longest: int) -> Size:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def plan(work: Work, limit_mb: int | None) -> Rung:
+def plan(work: Work, limit_mb: int | None) -> TileSize:
     """Choose the first rung that is safely within a limit; where none is, the first that takes least.
 
     Args:
@@ -143,8 +127,8 @@ def plan(work: Work, limit_mb: int | None) -> Rung:
     """
     if limit_mb is None:
         return WHOLE
-    least = min(LADDER, key=lambda rung: estimate_mb(work, rung))
-    return next((rung for rung in LADDER if _fits(estimate_mb(work, rung), limit_mb)), least)
+    least = min(TILE_SIZES, key=lambda rung: estimate_mb(work, rung))
+    return next((rung for rung in TILE_SIZES if _fits(estimate_mb(work, rung), limit_mb)), least)
 
 
 def _fits(estimated_mb: int, limit_mb: int) -> bool:
@@ -205,14 +189,14 @@ def kilobytes(path: Path, key: str) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
 
 
-def estimate_mb(work: Work, rung: Rung) -> int:
+def estimate_mb(work: Work, rung: TileSize) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
     styles = [_forward_bytes(_piece(size, work.style_layers, rung)) for size in work.styles]
     turned_mb = _TURNED_MB[work.precision] if work.is_turned else 0
     return _BASE_MB[work.precision] + turned_mb + round(max(_step_bytes(work, rung), *styles) / _MB)
 
 
-def _step_bytes(work: Work, rung: Rung) -> float:
+def _step_bytes(work: Work, rung: TileSize) -> float:
     """Count what is held through a step, and the greater of what its two halves take on top of it."""
     height, width = work.size
     pixels = height * width
@@ -247,7 +231,7 @@ def state_bytes(optimizer: str, pixels: int) -> int:
     return (3 + own) * _PICTURE_BYTES * pixels
 
 
-def _piece(size: Size, layers: Collection[str], rung: Rung) -> int:
+def _piece(size: Size, layers: Collection[str], rung: TileSize) -> int:
     """Count the pixels that the network sees at once: those of the picture, or of its largest tile."""
     height, width = size
     if rung.core_px is None:

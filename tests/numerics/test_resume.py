@@ -23,13 +23,13 @@ from daemon import config as config_module
 from daemon import images, safe_yaml
 from daemon.engine.checkpoints import Checkpoints, kept
 from daemon.engine.local import LocalEngine
+from daemon.engine.painter import Painter
 from daemon.job import Request, State
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import run
 from daemon.transfer.backend import device
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
-from daemon.transfer.painter import Painter
-from daemon.transfer.targets import Subject
+from daemon.transfer.scales import Subject
 from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
+    from daemon.engine.checkpoints import Checkpoint
     from daemon.job import Step
-    from daemon.transfer.run import Checkpoint, Run
     from daemon.transfer.vgg19 import Vgg19
 
     Draw = Callable[..., np.ndarray]
@@ -84,7 +84,7 @@ class Studio:
         shares = keys.pop("style", [1.0])
         styles = [(self._draw(36, 28, seed), share) for seed, share in enumerate(shares, start=1)]
         settings = Settings.model_validate(keys)
-        self._count(self.painter.program(settings))
+        self._count(self.painter.step(settings))
         start = self._draw(40, 30, 9) if settings.init == "start.png" else None
         subject = Subject(self._draw(30, 40), styles, settings, start)
         return self.painter.begin(subject, wants_picture=lambda _iteration: True, resumed=resumed)
@@ -209,7 +209,7 @@ def test_the_memory_of_lbfgs_was_full_at_both_sizes(unbroken: Callable[[str], Un
     known: dict[int, set[int]] = {0: set(), 1: set()}
     for state in unbroken("balanced, L-BFGS").states:
         parts = tf.nest.pack_sequence_as(lbfgs.signature(), list(state.state))
-        known[state.leg].add(sum(float(value) > 0 for value in parts.curvatures))
+        known[state.scale].add(sum(float(value) > 0 for value in parts.sy))
     assert {0, 10} <= known[0]
     assert {0, 10} <= known[1]
 
@@ -282,7 +282,7 @@ def test_a_state_taken_twice_or_left_alone_changes_nothing(
 
 
 def test_nothing_of_the_step_before_is_held(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a step is computed, the optimiser's memory of the step before is gone."""
+    """While a step is computed, the optimizer's memory of the step before is gone."""
     run, before = studio.begin("two sizes"), []
     program, asked = run._programs[0], []
     step = program.step
@@ -315,7 +315,7 @@ def test_nothing_is_compiled_again(studio: Studio, unbroken: Callable[[str], Unb
     for name in ("two sizes", "average pooling", "balanced, L-BFGS"):
         list(studio.begin(name, unbroken(name).states[4]).steps())
         keys = {key: value for key, value in JOBS[name].items() if key != "style"}
-        program = studio.painter.program(Settings.model_validate(keys))
+        program = studio.painter.step(Settings.model_validate(keys))
         counts = [program.step.traces(), program.loss.traces()]
         others = (program.content_features, program.style_grams)
         assert [*counts, *(function.experimental_get_tracing_count() for function in others)] == [1] * 4
@@ -328,8 +328,8 @@ import numpy as np
 from daemon.engine.checkpoints import Checkpoints
 from daemon.settings import Settings
 from daemon.transfer import weights
-from daemon.transfer.painter import Painter
-from daemon.transfer.targets import Subject
+from daemon.engine.painter import Painter
+from daemon.transfer.scales import Subject
 from daemon.transfer.vgg19 import Vgg19
 content, style = np.load(sys.argv[1]), np.load(sys.argv[2])
 painter = Painter(Vgg19(weights.load("bundled"), is_turned=json.loads(sys.argv[5])))
@@ -471,7 +471,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "objective": {"objective": "balanced"},
     "optimizer": {"optimizer": "lbfgs"},
     "strength": {"strength": 0.6},
-    "colours of the start": {"init_colors": "style"},
+    "colors of the start": {"init_colors": "style"},
     "early stop": {"early_stop": {"improvement": 0.001, "iterations": 4}},
     "a share of the blend": {"share": 2.0},
 }

@@ -13,6 +13,23 @@ if TYPE_CHECKING:
 GRID_PX: Final = 16  # four poolings halve four times: where tiles and cores begin, so does a feature of block 5
 
 
+class TileSize(NamedTuple):
+    """How a picture is computed: in one piece, or by tiles with cores of at most so many pixels a side."""
+
+    core_px: int | None
+
+    def __str__(self) -> str:
+        """Name it for the record."""
+        return "whole" if self.core_px is None else f"tiles of {self.core_px} px"
+
+
+WHOLE: Final = TileSize(None)
+
+# From the fastest to the smallest; every one gives the same picture. The halo of block 5 is 80 to 128 px on
+# every side, so that tiles of 256 px compute each pixel three times.
+TILE_SIZES: Final = tuple(TileSize(core_px) for core_px in (None, 1024, 896, 768, 640, 512, 384, 256))
+
+
 class Span(NamedTuple):
     """A tile along one axis, in pixels of the picture: the core and the halo before and after it."""
 

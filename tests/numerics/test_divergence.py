@@ -1,4 +1,4 @@
-"""Numbers that run away: back to the last good picture with a smaller step; if again, the job fails with it."""
+"""A loss that is not finite: back to the last good picture with a smaller step; the second time, failure."""
 
 from __future__ import annotations
 
@@ -18,29 +18,34 @@ from daemon import config as config_module
 from daemon import images, safe_yaml
 from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
+from daemon.engine.painter import Painter
+from daemon.engine.previews import Previews
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import State
-from daemon.settings import PRESETS, Settings
+from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import pixels
 from daemon.transfer.losses import Loss
 from daemon.transfer.optimizers import DAMPING
-from daemon.transfer.painter import Painter
-from daemon.transfer.program import _guarded
-from daemon.transfer.targets import Subject
+from daemon.transfer.scales import Subject
+from daemon.transfer.step import _guarded
+from daemon.transfer.targets import NoStore
+from daemon.transfer.targets import targets as targets_of
 from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from daemon.engine.checkpoints import Checkpoint
+    from daemon.engine.session import Session
     from daemon.job import Request, Step
-    from daemon.transfer.run import Checkpoint, Run
     from daemon.transfer.vgg19 import Vgg19
 
     Draw = Callable[..., np.ndarray]
 
 PAPER: dict[str, Any] = PRESETS["paper"]
 SIZES: dict[str, Any] = {"size": 32, "iterations": 5, "scales": [{"size": 24, "iterations": 4}]}
+EVERY_PICTURE = Previews(Frames(every=1), 0)
 ENDS = {"one size": {"size": 32, "iterations": 6}, "two sizes": SIZES}
 
 
@@ -49,7 +54,7 @@ class Weak:
 
     def __init__(self, network: Vgg19, draw: Draw) -> None:
         self.painter = Painter(network)
-        self.program = self.painter.program(Settings.model_validate(PAPER))
+        self.program = self.painter.step(Settings.model_validate(PAPER))
         self.bad: set[bytes] = set()  # pictures whose loss is no number
         self.poison: dict[bytes, float] = {}  # pictures whose update goes to NaN or infinity, in one pixel
         self.rates: list[float] = []  # the learning rate of every update
@@ -88,21 +93,21 @@ class Weak:
     def _spoiled(self, image: Any, loss: Loss) -> Loss:
         return loss._replace(total=tf.constant(np.nan)) if name_of(image) in self.bad else loss
 
-    def begin(self, settings: dict[str, Any], resumed: Checkpoint | None = None) -> Run:
-        """Prepare a run, every picture wanted."""
+    def subject(self, settings: dict[str, Any]) -> Subject:
+        """Make a job."""
         chosen = Settings.model_validate({**PAPER, **settings})
-        return self.painter.begin(
-            Subject(self._draw(30, 40), [(self._draw(36, 28, 1), 1.0)], chosen),
-            wants_picture=lambda _iteration: True,
-            resumed=resumed,
-        )
+        return Subject(self._draw(30, 40), [(self._draw(36, 28, 1), 1.0)], chosen)
+
+    def begin(self, settings: dict[str, Any], resumed: Checkpoint | None = None) -> Session:
+        """Prepare a job."""
+        return self.painter.begin(self.subject(settings), resumed=resumed)
 
     def way(self, settings: dict[str, Any]) -> tuple[list[Step], list[bytes]]:
         """Paint in one go; gives the steps and the names of their pictures."""
-        run, steps, names = self.begin(settings), [], []
-        for step in run.steps():
+        session, steps, names = self.begin(settings), [], []
+        for step in session.steps(EVERY_PICTURE):
             steps.append(step)
-            names.append(name_of(run.checkpoint().image) if step.painting is None else b"")
+            names.append(name_of(session.checkpoint().image) if step.painting is None else b"")
         return steps, names
 
 
@@ -112,9 +117,9 @@ def name_of(image: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def compiled(network: Vgg19, picture: Draw) -> Weak:
+def compiled(narrow: Vgg19, picture: Draw) -> Weak:
     """One for all tests, so that each function is compiled once."""
-    return Weak(network, picture)
+    return Weak(narrow, picture)
 
 
 @pytest.fixture
@@ -129,16 +134,17 @@ def facts(steps: list[Step]) -> list[Any]:
     return [(step.iteration, step.size_px, step.losses) for step in steps]
 
 
-def first_targets(run: Run) -> Any:
-    """Compute what the first size is compared with."""
-    return run._targets_of(0)
+def targets_of_first_scale(weak: Weak) -> Any:
+    """Compute the targets of a job of one scale."""
+    subject = weak.subject({"size": 32, "iterations": 2})
+    return targets_of(weak.program, subject, subject.scales()[0], NoStore())
 
 
-def failed(run: Run) -> tuple[list[Step], JobError]:
+def failed(session: Session) -> tuple[list[Step], JobError]:
     """Paint what must fail; gives the steps before, and the error."""
     steps: list[Step] = []
     with pytest.raises(JobError) as caught:
-        steps.extend(run.steps())  # keeps what came before the error
+        steps.extend(session.steps(EVERY_PICTURE))  # keeps what came before the error
     return steps, caught.value
 
 
@@ -168,8 +174,8 @@ def test_step_and_loss_are_guarded(weak: Weak, picture: Draw, monkeypatch: pytes
         total = tf.reduce_sum(tf.where(tf.math.is_finite(image), image, 0.0))
         return Loss(total, tf.constant(2.0), tf.constant(1.0))
 
-    targets = first_targets(weak.begin({"size": 32, "iterations": 2}))
-    monkeypatch.setattr(weak.program, "_objective_of", unfeeling)
+    targets = targets_of_first_scale(weak)
+    monkeypatch.setattr(weak.program, "_loss_of", unfeeling)
     for value in (7.0, np.nan):
         image = pixels.to_vgg(picture(24, 32)).numpy()
         image[0, 5, 5, 0] = value
@@ -182,8 +188,7 @@ def test_step_and_loss_are_guarded(weak: Weak, picture: Draw, monkeypatch: pytes
 
 def test_the_step_as_it_is_gives_nan_for_a_picture_that_holds_it(weak: Weak, picture: Draw) -> None:
     """The real step and loss of a picture with one NaN are NaN; of the same picture without it they are not."""
-    run = weak.begin({"size": 32, "iterations": 2})
-    targets = first_targets(run)
+    targets = targets_of_first_scale(weak)
     clean = pixels.to_vgg(picture(24, 32))
     spoilt = clean.numpy()
     spoilt[0, 5, 5, 0] = np.nan
@@ -211,7 +216,7 @@ def test_a_bad_picture_is_gone_around(name: str, weak: Weak) -> None:
     for number in sorted(set(range(len(steps) - 1)) - starts):
         weak.heal()
         weak.bad = {names[number]}
-        found = list(weak.begin(settings).steps())
+        found = list(weak.begin(settings).steps(EVERY_PICTURE))
         assert facts(found[:number]) == facts(steps[:number])
         assert [(s.iteration, s.size_px) for s in found] == [(s.iteration, s.size_px) for s in steps]
         assert found[number].losses != steps[number].losses
@@ -232,9 +237,9 @@ def test_the_last_picture_may_be_the_bad_one(weak: Weak) -> None:
     seen: list[bytes] = []
     inner, weak._loss = weak._loss, lambda image, targets: seen.append(name_of(image)) or inner(image, targets)
     try:
-        steps = list(weak.begin(settings).steps())
+        steps = list(weak.begin(settings).steps(EVERY_PICTURE))
         weak.bad = set(seen)
-        found = list(weak.begin(settings).steps())
+        found = list(weak.begin(settings).steps(EVERY_PICTURE))
     finally:
         weak._loss = inner
     assert facts(found[:-1]) == facts(steps[:-1])
@@ -253,7 +258,7 @@ def test_an_update_that_leaves_the_numbers_is_gone_around(weak: Weak, value: flo
     # The second try is a good one.
     weak._damped = lambda image, state: weak.poison.clear() or inner(image, state)
     try:
-        found = list(weak.begin(settings).steps())
+        found = list(weak.begin(settings).steps(EVERY_PICTURE))
     finally:
         weak._damped = inner
     assert facts(found[:3]) == facts(steps[:3])
@@ -264,37 +269,16 @@ def test_an_update_that_leaves_the_numbers_is_gone_around(weak: Weak, value: flo
 def test_a_smaller_step_is_a_tenth_of_the_way(weak: Weak) -> None:
     """From the last good picture the second try moves every pixel a tenth as far as the first did."""
     settings = {"size": 32, "iterations": 4}
-    run = weak.begin(settings)
-    images_ = [np.asarray(run.checkpoint().image) for step in run.steps() if step.iteration < 4]
+    session = weak.begin(settings)
+    images_ = [np.asarray(session.checkpoint().image) for step in session.steps() if step.iteration < 4]
     weak.bad = {name_of(images_[3])}
-    run = weak.begin(settings)
-    again = [np.asarray(run.checkpoint().image) for step in run.steps() if step.iteration < 4]
+    session = weak.begin(settings)
+    again = [np.asarray(session.checkpoint().image) for step in session.steps() if step.iteration < 4]
     assert np.array_equal(again[2], images_[2])
     inside = (np.abs(images_[3] - pixels.LOWEST) > 1) & (np.abs(images_[3] - pixels.HIGHEST) > 1)
     first, second = (images_[3] - images_[2])[inside], (again[3] - images_[2])[inside]
     assert np.abs(first).max() > 0.5
     assert np.allclose(second, first * DAMPING, atol=2e-5)
-
-
-def test_memory_that_runs_out_over_the_smaller_step_costs_none(weak: Weak) -> None:
-    """What is gone on from then has not stepped back yet, and does."""
-    settings = {"size": 32, "iterations": 4}
-    _, names = weak.way(settings)
-    weak.bad = {names[2]}
-    inner = weak._damped
-
-    def exhausted(*_: Any) -> Any:
-        raise MemoryError
-
-    run = weak.begin(settings)
-    weak._damped = exhausted
-    try:
-        with pytest.raises(MemoryError):
-            list(run.steps())
-    finally:
-        weak._damped = inner
-    found = list(weak.begin(settings, run.checkpoint()).steps())
-    assert (found[-1].iteration, found[-1].steps_back) == (4, 1)
 
 
 # Twice, and from the start
@@ -365,15 +349,15 @@ def test_going_on_around_a_bad_picture_is_as_if_unbroken(bad: int, weak: Weak, t
     """From every state before and after the bad picture the rest is equal to the bit, with one step back."""
     _, names = weak.way(SIZES)
     weak.bad = {names[bad]}
-    run, steps, states = weak.begin(SIZES), [], []
-    for step in run.steps():
+    session, steps, states = weak.begin(SIZES), [], []
+    for step in session.steps(EVERY_PICTURE):
         steps.append(step)
         if step.painting is None:
-            states.append(run.checkpoint())
+            states.append(session.checkpoint())
     for done, state in enumerate(states, start=1):
         store = Checkpoints(tmp_path / str(done), "key", 30)
         store.save(state)
-        found = list(weak.begin(SIZES, store.newest()).steps())
+        found = list(weak.begin(SIZES, store.newest().checkpoint).steps(EVERY_PICTURE))
         assert facts(found) == facts(steps)
         assert [step.steps_back for step in found[done:]] == [step.steps_back for step in steps[done:]]
         assert found[-1].painting is not None
@@ -386,11 +370,11 @@ def test_the_count_of_steps_back_outlives_a_break(weak: Weak) -> None:
     """A job that stepped back before the break fails at the next bad number after it."""
     _, names = weak.way(SIZES)
     weak.bad = {names[2]}
-    run = weak.begin(SIZES)
-    for step in run.steps():
+    session = weak.begin(SIZES)
+    for step in session.steps(EVERY_PICTURE):
         if step.iteration == 3:
             break
-    state = run.checkpoint()
+    state = session.checkpoint()
     _, others = weak.way(SIZES)
     weak.bad |= {others[7]}
     steps, error = failed(weak.begin(SIZES, state))
@@ -490,8 +474,8 @@ def own_names(weak: Weak, loaded: LocalEngine, tree: Tree, keys: dict[str, Any])
     content, style = save(place / "look.jpg", 4), save(place / "look.png", 5)
     assert loaded._painter is not None
     chosen = Settings.model_validate({**PAPER, **keys})
-    run = loaded._painter.begin(Subject(images.read(content, 1), [(images.read(style, 1), 1.0)], chosen))
-    return [name_of(run.checkpoint().image) for step in run.steps() if step.painting is None]
+    session = loaded._painter.begin(Subject(images.read(content, 1), [(images.read(style, 1), 1.0)], chosen))
+    return [name_of(session.checkpoint().image) for step in session.steps() if step.painting is None]
 
 
 def test_a_step_back_is_logged_once_and_is_in_the_record(weak: Weak, loaded: LocalEngine, tree: Tree) -> None:
