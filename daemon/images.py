@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import printable
+from daemon.settings import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -140,17 +141,16 @@ def fit(height: int, width: int, longest: int) -> tuple[int, int]:
     Raises:
         JobError: the short side would be too short for VGG19.
     """
-    scale = longest / max(height, width)
-    scaled = round(height * scale), round(width * scale)
-    if min(scaled) < MIN_SIDE_PX:
+    fitted = scaled(height, width, longest)
+    if min(fitted) < MIN_SIDE_PX:
         raise JobError(
             Failure(
                 Reason.PICTURE_TOO_NARROW,
-                f"{width} x {height} px scaled to {longest} px is {min(scaled)} px on its short side",
+                f"{width} x {height} px scaled to {longest} px is {min(fitted)} px on its short side",
                 hint=f"VGG19 needs {MIN_SIDE_PX} px: use a larger size, or crop the picture",
             )
         )
-    return scaled
+    return fitted
 
 
 def resize(picture: Picture, height: int, width: int) -> Picture:

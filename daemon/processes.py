@@ -129,6 +129,20 @@ def limit_memory(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+# Memory
+
+
+def kilobytes(path: Path, key: str) -> int:
+    """Read a size from one of the kernel's tables, such as `/proc/meminfo`.
+
+    Raises:
+        OSError: there is no such table.
+        StopIteration: it has no such line.
+    """
+    lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
+
+
 # Threads
 
 

@@ -273,6 +273,12 @@ class Settings(Model):
         return sum(scale.iterations for scale in self.all_scales(height_px, width_px))
 
 
+def scaled(height_px: int, width_px: int, longest_px: int) -> tuple[int, int]:
+    """Scale a (height, width) so that its longest side is `longest_px`, keeping the aspect."""
+    factor = longest_px / max(height_px, width_px, 1)
+    return max(1, round(height_px * factor)), max(1, round(width_px * factor))
+
+
 def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
     """Give the coarse sizes of `auto`; `shape` is short side over long side."""
     coarse: list[Scale] = []

@@ -16,8 +16,7 @@ from daemon.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from daemon.engine.local import LocalEngine
-    from daemon.job import Painting, Step
+    from daemon.job import Painting, Plan, Step
 
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 
@@ -57,24 +56,10 @@ def stylize(
 
         engine = LocalEngine(loaded)
         engine.start()
-    if shortage := _shortage(engine, loaded.engine.memory_limit_mb, settings, content, style):
-        typer.echo(shortage, err=True)
     painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)))
     data = images.encode(painting.picture, format_, images.icc_profile(content))
     files.replace(output, data)
     typer.echo(str(output))
-
-
-def _shortage(engine: LocalEngine, asked_mb: int | None, settings: Settings, content: Path, style: Path) -> str:
-    """Say so where memory may run out."""
-    from daemon import images  # noqa: PLC0415 - after the usage is checked
-    from daemon.transfer import memory  # noqa: PLC0415
-
-    info = engine.start()
-    sizes = [images.header_size(path) for path in (content, style)]
-    works = memory.works(settings, sizes[0], sizes[1:], info)
-    limit_mb = memory.limit_mb(asked_mb, info.device, engine.held_mb())
-    return memory.shortage(memory.planned_mb(works, limit_mb), limit_mb)
 
 
 def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings:
@@ -104,14 +89,19 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
     return Settings.model_validate({**read.settings.model_dump(), "frames": {"every": 0}})
 
 
-def _follow(steps: Iterator[Step]) -> Painting:
+def _follow(steps: Iterator[Plan | Step]) -> Painting:
     """Take the steps to the painting; on a terminal, show a bar with loss and time left.
+
+    Args:
+        steps: the plan, whose warning is printed, then every step.
 
     Raises:
         EngineError: they end without one.
     """
     from rich.console import Console  # noqa: PLC0415 - 40 ms
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    from daemon.job import Plan  # noqa: PLC0415 - after the usage is checked
 
     painting = None
     console = Console(file=sys.stderr if not sys.stdout.isatty() else sys.stdout)
@@ -120,6 +110,10 @@ def _follow(steps: Iterator[Step]) -> Painting:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("painting", total=None, loss="-")
         for step in steps:
+            if isinstance(step, Plan):
+                if step.warning:
+                    typer.echo(step.warning, err=True)
+                continue
             progress.update(
                 task, total=step.iterations, completed=step.iteration, loss=f"{step.losses.total:.4g}"
             )

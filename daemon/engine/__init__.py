@@ -5,35 +5,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
-    from daemon.job import EngineInfo, Request, Step
+    from daemon.job import EngineInfo, Plan, Request, Step
+    from daemon.lifeline import Lifeline
 
 
 class Engine(Protocol):
     """What the worker needs of an engine."""
 
-    def start(self) -> EngineInfo:
+    def start(self, life: Lifeline) -> EngineInfo:
         """Load the model, or say what is loaded.
 
         Raises:
-            NotReady: the device, the weights or the memory are not what the config asks for.
+            NotReady: the device, the weights or the memory are not what the config asks for, or the thread
+                was asked to stop meanwhile.
         """
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Generator[Step, None, None]:
-        """Paint one picture. Once `is_stopping()` is true the steps end early, without a painting.
+    def stylize(self, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
+        """Paint one picture. Once `life.is_stopping`, the steps end early, without a painting.
+
+        Yields:
+            First the plan, then every step.
 
         Raises:
-            NotReady: see `start`.
+            NotReady: as `start` does.
             JobError: this picture cannot be painted.
-            EngineError: the engine ended.
+            EngineError: the engine ended, or memory ran out. Nothing is tried again here.
         """
 
     def prepare(self, request: Request) -> None:
-        """Take a hint: this will be asked for next. It may come amid a picture, and its errors are no one's."""
+        """Prefetch: this request is likely next.
 
-    def held_mb(self) -> int:
-        """Give the resident memory of the process that paints, in MB of 2^20 bytes."""
+        May be called during a painting; errors are dropped and raised again by `stylize`.
+        """
 
     def stop(self) -> None:
         """Free everything."""

@@ -163,7 +163,7 @@ def _unpack(path: Path, key_: str, is_usable: Callable[[list[int]], bool]) -> Ch
     Raises:
         Exception: it is no whole checkpoint; one of the format before (with a SHA-256 in front) is none either.
     """
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
         if head.pop("key") != key_ or not is_usable(arrays["rows"][:, 0].astype(int).tolist()):
             return None

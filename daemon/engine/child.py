@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from daemon import processes
 from daemon.errors import EngineError, JobError, NotReady
+from daemon.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-    from daemon.job import Request, Step
+    from daemon.job import Plan, Request, Step
 
 
 def serve(pipe: Connection) -> None:
@@ -40,27 +42,28 @@ def serve(pipe: Connection) -> None:
 
 
 def _paint(engine: Any, request: Request, pipe: Connection) -> None:
-    steps = engine.stylize(request, is_stopping=lambda: _is_told_to_stop(engine, pipe))
+    stop = threading.Event()
+    steps = engine.stylize(request, Lifeline(stop))
     while (message := _next(steps))[0] == "step":
         pipe.send(message)
+        read_notes(engine, pipe, stop)
     pipe.send(message)
 
 
-def _is_told_to_stop(engine: Any, pipe: Connection) -> bool:
-    """Read what came since the last step; a daemon that is gone wants no more steps either."""
+def read_notes(engine: Any, pipe: Connection, stop: threading.Event) -> None:
+    """Read what came since the last step, up to a stop; a daemon that is gone wants no more steps either."""
     try:
-        while pipe.poll():
+        while not stop.is_set() and pipe.poll():
             kind, content = pipe.recv()
             if kind == "stop":
-                return True
-            if kind == "prepare":
+                stop.set()
+            elif kind == "prepare":
                 engine.prepare(content)
     except (EOFError, OSError):
-        return True
-    return False
+        stop.set()
 
 
-def _next(steps: Iterator[Step]) -> tuple[str, Any]:
+def _next(steps: Iterator[Plan | Step]) -> tuple[str, Any]:
     """Take one step further, and say how that went; an error of the pipe itself is not caught here."""
     try:
         step = next(steps, None)

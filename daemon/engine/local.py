@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from daemon import __version__, images
+from daemon.engine import memory
 from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.gram_cache import StyleTargets
 from daemon.engine.limits import resident_bytes
 from daemon.engine.painter import Painter
 from daemon.engine.prefetch import Preparer
 from daemon.engine.previews import Previews
-from daemon.errors import NotReady
+from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
-from daemon.transfer import memory, weights
-from daemon.transfer.backend import device
+from daemon.lifeline import Lifeline
+from daemon.transfer import weights
+from daemon.transfer.backend import device, gpu_memory
 from daemon.transfer.scales import Subject
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
     from pathlib import Path
 
     from daemon.config import Config
+    from daemon.engine.memory import JobPlan, Work
     from daemon.engine.session import Prepared, Session
-    from daemon.job import Request, Step
-    from daemon.transfer.backend.tile_layout import TileSize
-    from daemon.transfer.memory import Work
+    from daemon.job import Plan, Request, Step
 
 # Nothing larger is decoded, or compared with, beforehand: it would take its memory from what is painted.
 _PREPARED_MEGAPIXELS: Final = 50.0
 _PREPARED_SIDE_PX: Final = 1024
 _STYLE_TARGETS: Final = "style-targets"
+_NEVER_STOPPED: Final = Lifeline()
 
 
 @dataclass(frozen=True)
@@ -45,31 +48,37 @@ class Ready:
     prepared: Prepared | None = None
 
 
-class LocalEngine:
-    """Loads once, paints one picture after the other."""
+@dataclass(frozen=True)
+class _Loaded:
+    """The network in memory, and the engine's description of itself."""
 
-    _painter: Painter | None = None  # until it is started
-    _info: EngineInfo | None = None
-    _spare_mb: float | None = None  # of the memory limit, beside what is painted now
+    painter: Painter
+    info: EngineInfo
+
+
+class LocalEngine:
+    """Loads the network once and paints one picture after the other."""
 
     def __init__(self, config: Config, kept: Path | None = None) -> None:
         """Remember what to load; `start` loads it.
 
         Args:
             config: the whole config.
-            kept: an existing folder for Gram matrices of styles; None: each engine computes them anew.
+            kept: an existing folder for Gram matrices of styles; None: they are kept in memory alone.
         """
         self._style_targets = StyleTargets(kept and kept / _STYLE_TARGETS)
-        self._versions = device.versions()
-        onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
-        self._computing = {"styletransferd": __version__, **self._versions, "onednn": onednn}
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
         self._preparer = Preparer(self._make_ready)
+        self._loaded: _Loaded | None = None
+        self._spare_mb: float | None = None  # of the memory limit, beside the running job
 
-    def start(self) -> EngineInfo:
+    def start(self, life: Lifeline = _NEVER_STOPPED) -> EngineInfo:  # noqa: ARG002 - loading takes seconds
         """Choose the device and load the weights; see `Engine.start`."""
-        if self._info is None:
+        return self._load().info
+
+    def _load(self) -> _Loaded:
+        if self._loaded is None:
             begun = time.perf_counter()
             options = self._options
             chosen = device.choose(options.device, options.precision, options.memory_limit_mb)
@@ -77,101 +86,105 @@ class LocalEngine:
             network = Vgg19(loaded, chosen.precision, chosen.backward)
             exact = None if chosen.precision == "float32" else Vgg19(loaded)
             self._require_room(chosen.name)
-            self._painter = Painter(network, exact, self._style_targets)
-            self._info = EngineInfo(
+            info = EngineInfo(
                 device=chosen.name,
                 precision=chosen.precision,
                 backward=chosen.backward,
                 weights_source=loaded.source,
                 weights_sha256=loaded.sha256,
                 load_s=round(time.perf_counter() - begun, 3),
-                versions=self._versions,
+                versions=device.versions(),
             )
-        return self._info
+            self._loaded = _Loaded(Painter(network, exact, self._style_targets), info)
+        return self._loaded
 
     def _require_room(self, device_name: str) -> None:
-        """See that the loaded network is within the limit, since no job would be.
+        """Check that the loaded network is within the memory limit, since otherwise no job would be.
 
         Raises:
-            NotReady: it is not. The figure is rounded: told again, it is the same.
+            NotReady: it is not. The figure is rounded, so that the message does not change from try to try.
         """
-        device.trim()  # of what measuring took
-        held_mb, limit_mb = self.held_mb(), self._options.memory_limit_mb
+        held_mb, limit_mb = _held_mb(), self._options.memory_limit_mb
         if limit_mb is not None and not device_name.startswith("GPU") and held_mb > limit_mb:
             raise NotReady(
                 f"engine.memory_limit_mb is {limit_mb}, "
                 f"and the engine holds about {round(held_mb, -2)} MB before it paints"
             )
 
-    def stylize(
-        self, request: Request, is_stopping: Callable[[], bool] = lambda: False
-    ) -> Generator[Step, None, None]:
-        """Decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
-        info = self.start()
-        assert self._painter is not None  # noqa: S101 - just started
-        kept = self._checkpoints(request, info)
+    def stylize(self, request: Request, life: Lifeline = _NEVER_STOPPED) -> Generator[Plan | Step, None, None]:
+        """Plan, decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
+        loaded = self._load()
         device.begin_peak()
-        with device.out_of_memory_as_engine_error():
-            ready = self._preparer.take(request) or Ready(_decoded(request, self._max_megapixels))
-            tile_sizes = self._plan(request, self._works(ready.subject))
-            checkpoint, trouble = kept.newest(request.has_frames) if kept else Found(None)
-            session = self._painter.begin(
-                ready.subject, tile_sizes=tile_sizes, prepared=ready.prepared, resumed=checkpoint
-            )
-            del checkpoint  # the session lets go of it once it is loaded
-            previews = Previews(request.settings.frames, time.monotonic())
-            for step in self._steps(session, kept, is_stopping, previews):
-                yield _completed(step, request, tile_sizes[-1], step.trouble or trouble)
-                trouble = ""
-
-    def _works(self, subject: Subject) -> list[Work]:
-        """Describe the work at every scale of a job."""
-        sizes = [picture.shape[:2] for picture, _ in subject.styles]
-        return memory.works(subject.settings, subject.content.shape[:2], sizes, self.start())
-
-    def _plan(self, request: Request, works: list[Work]) -> list[TileSize]:
-        """Choose how to compute every size, and note what that leaves to the next job."""
-        asked_mb = request.memory_limit_mb or self._options.memory_limit_mb
-        limit_mb = memory.limit_mb(asked_mb, self.start().device, self.held_mb())
-        self._spare_mb = (
-            None if limit_mb is None else limit_mb / memory.MARGIN - memory.planned_mb(works, limit_mb)
-        )
-        return [memory.plan(work, limit_mb) for work in works]
-
-    def _steps(
-        self, session: Session, kept: Checkpoints | None, is_stopping: Callable[[], bool], previews: Previews
-    ) -> Generator[Step, None, None]:
-        """Take the steps of a session, with a checkpoint now and then, until told to stop."""
-        trouble = ""
-        for step in session.steps(previews):
-            yield replace(step, trouble=trouble)
-            trouble, stops = "", is_stopping()
-            if kept and not step.is_replayed and not step.painting and (stops or kept.is_due()):
-                trouble = _save(kept, session)
-            if stops:
+        try:
+            with device.out_of_memory_as_engine_error():
+                yield from self._paint(loaded, request, life)
                 return
+        except EngineError as error:
+            exhausted = EngineError(error.message, error.reason)
+        self._free()  # after the error is gone, whose traceback holds the tensors of the picture
+        raise exhausted
+
+    def _paint(self, loaded: _Loaded, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
+        ready = self._preparer.take(request) or Ready(_decoded(request, self._max_megapixels))
+        planned = self._plan(loaded.info, ready.subject, request.smaller)
+        yield planned.report
+        kept = self._checkpoints(request, loaded.info)
+        checkpoint, trouble = Found(None) if kept is None else kept.newest(request.has_frames)
+        session = loaded.painter.begin(
+            ready.subject, tile_sizes=planned.tile_sizes, prepared=ready.prepared, resumed=checkpoint
+        )
+        del checkpoint  # the session drops it as well, once it is loaded
+        for step in _steps(session, Previews(request.settings.frames, time.monotonic()), kept, life):
+            yield _completed(step, request, planned.report.computed, step.trouble or trouble)
+            trouble = ""
+
+    def _plan(self, info: EngineInfo, subject: Subject, smaller: int) -> JobPlan:
+        """Choose how to compute every scale, and note what that leaves to the next job."""
+        planned = memory.plan(_works(subject, info), self._limit_mb(info), smaller)
+        self._spare_mb = planned.spare_mb
+        return planned
+
+    def _limit_mb(self, info: EngineInfo) -> int | None:
+        """Give the most memory that this process may take, on a GPU of the GPU's; None: not known."""
+        if self._options.memory_limit_mb is not None:
+            return self._options.memory_limit_mb
+        if info.device.startswith("GPU:"):
+            return gpu_memory.available_mb(int(info.device.removeprefix("GPU:").partition(" ")[0]))
+        return memory.available_mb(_held_mb())
+
+    def _free(self) -> None:
+        """Free everything that is only kept to be faster."""
+        self._style_targets.forget()
+        self._preparer.forget()
+        gc.collect()
+        device.trim()
 
     def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
-        """Find the place of a job's checkpoints, which another device, version or setting makes worthless."""
+        """Find the job's checkpoints; those of another device, version or setting do not count."""
         if request.checkpoints is None:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
-        computed = info.device, info.precision, info.backward, info.weights_sha256, self._computing
+        onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
+        software = {"styletransferd": __version__, **info.versions, "onednn": onednn}
+        computed = info.device, info.precision, info.backward, info.weights_sha256, software
         return Checkpoints(request.checkpoints, key(settings, shares, computed), self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:
-        """Decode the pictures and compute their targets beside the painting; see `Engine.prepare`."""
-        if self._painter is not None:
+        """Decode the pictures and compute their targets during another painting; see `Engine.prepare`."""
+        if self._loaded is not None:
             self._preparer.begin(request)
 
     def _make_ready(self, request: Request) -> Ready:
         """Decode a request's pictures, and compute what it begins with, as far as there is room for it.
 
         Raises:
-            MemoryError: not even for the pictures.
+            EngineError: the engine was stopped.
+            MemoryError: there is no room even for the pictures.
         """
-        assert self._painter is not None  # noqa: S101 - `prepare` asks only then
+        loaded = self._loaded
+        if loaded is None:
+            raise EngineError("stopped")
         paths = [
             request.content,
             *(path for path, _ in request.styles),
@@ -181,20 +194,39 @@ class LocalEngine:
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
-        first = self._works(subject)[0]
+        targets_mb = memory.targets_mb(_works(subject, loaded.info)[0])
         is_large = subject.scales()[0].longest > _PREPARED_SIDE_PX
-        if is_large or (spare_mb is not None and decoded_mb + memory.targets_mb(first) > spare_mb):
+        if is_large or (spare_mb is not None and decoded_mb + targets_mb > spare_mb):
             return Ready(subject)
-        return Ready(subject, self._painter.prepare(subject))
-
-    def held_mb(self) -> int:
-        """Give this process's resident memory; see `Engine.held_mb`."""
-        return resident_bytes(os.getpid()) >> 20
+        return Ready(subject, loaded.painter.prepare(subject))
 
     def stop(self) -> None:
-        """Let go of the model."""
-        self._painter = None
-        self._info = None
+        """Free the model."""
+        self._loaded = None
+
+
+def _held_mb() -> int:
+    """Give this process's resident memory, in MB of 2^20 bytes."""
+    return resident_bytes(os.getpid()) >> 20
+
+
+def _works(subject: Subject, info: EngineInfo) -> list[Work]:
+    sizes = [picture.shape[:2] for picture, _ in subject.styles]
+    return memory.works(subject.settings, subject.content.shape[:2], sizes, info)
+
+
+def _steps(
+    session: Session, previews: Previews, kept: Checkpoints | None, life: Lifeline
+) -> Generator[Step, None, None]:
+    """Take the steps of a session, with a checkpoint now and then, until told to stop."""
+    trouble = ""
+    for step in session.steps(previews):
+        yield replace(step, trouble=trouble)
+        trouble, is_stopping = "", life.is_stopping
+        if kept and not step.is_replayed and not step.painting and (is_stopping or kept.is_due()):
+            trouble = _save(kept, session)
+        if is_stopping:
+            return
 
 
 def _decoded(request: Request, max_megapixels: float) -> Subject:
@@ -207,15 +239,15 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
     )
 
 
-def _completed(step: Step, request: Request, tile_size: TileSize, trouble: str) -> Step:
-    """Add to a step what the run does not know of."""
+def _completed(step: Step, request: Request, computed: str, trouble: str) -> Step:
+    """Add to a step what the session does not know."""
     painting = step.painting and replace(
         step.painting,
         profile=images.icc_profile(request.content),
-        computed=str(tile_size),
+        computed=computed,
         memory_peak_mb=device.peak_mb(),
     )
-    return replace(step, trouble=trouble, painting=painting)
+    return replace(step, painting=painting, trouble=trouble)
 
 
 def _save(kept: Checkpoints, session: Session) -> str:

@@ -10,15 +10,16 @@ import contextlib
 import math
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from daemon.engine.checkpoints import Checkpoint
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import Losses, Painting, Step
 from daemon.transfer import pixels
+from daemon.transfer.backend.arrays import arrays_of, nest_of
+from daemon.transfer.backend.compile import PICTURE
 from daemon.transfer.descent import Iterate, descend
 from daemon.transfer.losses import Loss
 from daemon.transfer.targets import targets
@@ -111,15 +112,16 @@ class Session:
 
     def checkpoint(self) -> Checkpoint:
         """Take the state at the step that was yielded last."""
-        iterate = self._current
+        iteration, image, _, moved, state = self._current
+        image, moved, best_image, *parts = arrays_of((image, moved, self._best_image, state))
         rows = [(row.iteration, row.size_px, *vars(row.losses).values(), row.elapsed_s) for row in self._table]
-        return Checkpoint(  # its arrays share the tensors' memory: a state may be gigabytes
+        return Checkpoint(
             scale=self._number,
-            iteration=iterate.iteration,
-            image=np.asarray(iterate.image),
-            moved=np.asarray(iterate.moved),
-            state=tuple(np.asarray(part) for part in tf.nest.flatten(iterate.state)),
-            best_image=np.asarray(self._best_image),
+            iteration=iteration,
+            image=image,
+            moved=moved,
+            state=tuple(parts),
+            best_image=best_image,
             best_row=self._best_row,
             scale_row=self._scale_row,
             target_s=self._target_s,
@@ -182,8 +184,8 @@ class Session:
         self._begun = time.perf_counter() - self._table[-1].elapsed_s
         iteration, arrays = known.iteration, [known.image, known.moved, known.best_image, *known.state]
         del known
-        image, moved, self._best_image, *parts = tensors(arrays)
-        state = tf.nest.pack_sequence_as(self._step.optimizer.signature(), parts)
+        signature = self._step.optimizer.signature()
+        image, moved, self._best_image, state = nest_of((PICTURE, PICTURE, PICTURE, signature), arrays)
         self._iterate = Iterate(iteration, image, Loss(*vars(self._table[-1].losses).values()), moved, state)
 
     def _enter(self, number: int) -> None:
@@ -311,17 +313,6 @@ class Session:
         compared = self._exact_targets or targets(exact, self._subject, self._scales[-1], self._gram_store)
         self._exact_targets = compared if exact.core_px is None else None  # not kept where memory is short
         return _floats(exact.loss(image, compared))
-
-
-def tensors(arrays: list[Any]) -> list[Tensor]:
-    """Turn each array into a tensor and drop the array: at no time is more than one of them held twice.
-
-    By an operation, since TensorFlow holds an array that became a constant until the next operation is run.
-    """
-    found = []
-    while arrays:
-        found.append(tf.identity(arrays.pop(0)))
-    return found
 
 
 def has_settled(totals: list[float], rule: EarlyStop) -> bool:

@@ -82,7 +82,7 @@ class Service:
             "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
         }
         self.outbox = Outbox(folders.outbox, self._sentinels["outbox"].check, self._beat)
-        self._engine = engine or ProcessEngine(settings, self._worker_is_stopping)
+        self._engine = engine or ProcessEngine(settings)
         self._finisher = finisher or self._make_finisher()
         self._housekeeping = self._make_housekeeping()
         self._worker = self._make_worker()

@@ -9,6 +9,7 @@ from daemon import clock, logs
 from daemon.errors import NotReady
 from daemon.service import backoff
 from daemon.service.systemd import notify
+from daemon.worker.attempt import PolledLifeline
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class WorkLoop:
     def _get_ready(self) -> bool:
         """Load the model, await the first look at the inbox, and say READY; False once the service stops."""
         try:
-            self._situation.info = self._engine.start()
+            self._situation.info = self._engine.start(PolledLifeline(self._is_stopping))
         except NotReady:
             if self._is_stopping():
                 return False
@@ -144,7 +145,8 @@ class WorkLoop:
         """Turn the worker once, or pause it; None when nothing is queued."""
         try:
             self._check_outbox()
-            self._engine.start()  # anew, where it died idle: before a job is claimed for one that cannot start
+            # Anew, where it died idle: before a job is claimed for one that cannot start.
+            self._engine.start(PolledLifeline(self._is_stopping))
             ending = self._worker.turn()
         except (NotReady, OSError) as error:
             self._worker.rest()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from daemon.transfer import memory
+from daemon.transfer import optimizer_memory
 from daemon.transfer.backend.compile import PICTURE, SCALAR
 
 if TYPE_CHECKING:
@@ -150,9 +150,9 @@ class Lbfgs:
     taken back and the memory cleared.
     """
 
-    history: Final = memory.HISTORY
-    large_history: Final = memory.LARGE_HISTORY
-    large_px: Final = memory.LARGE_PX
+    history: Final = optimizer_memory.HISTORY
+    large_history: Final = optimizer_memory.LARGE_HISTORY
+    large_px: Final = optimizer_memory.LARGE_PX
     first_px: Final = 2.0
     least_curvature: Final = 1e-8  # s·y over |s||y|
     rise: Final = 2.0

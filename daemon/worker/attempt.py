@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from daemon import clock, files, images, logs
 from daemon.errors import EngineError
-from daemon.job import Request, printable
+from daemon.job import Plan, Request, printable
+from daemon.lifeline import Lifeline
 from daemon.outbox import loss_table, record
 from daemon.outbox.frames import FrameWriter
-from daemon.transfer import memory
+from daemon.settings import scaled
+from daemon.transfer import optimizer_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,8 +31,6 @@ log = logs.get(__name__)
 
 FRAMES: Final = "frames"
 _PROGRESS_S: Final = 5.0
-# Of the memory limit: the estimate was wrong, or the machine had less than it said.
-_AFTER_EXHAUSTION: Final = 0.7
 _CHECKPOINTS: Final = 3  # two are kept while one is written
 
 
@@ -59,6 +59,24 @@ class _Fresh(NamedTuple):
     step_s: float  # that it took
 
 
+class PolledLifeline(Lifeline):
+    """A lifeline that asks a callable whether to stop; each call is a heartbeat."""
+
+    def __init__(self, tell: Callable[[], bool]) -> None:
+        """Remember what to ask."""
+        super().__init__()
+        self._tell = tell
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the thread should end."""
+        return self._tell()
+
+    def beat(self) -> None:
+        """Ask, for the heartbeat."""
+        self._tell()
+
+
 class Easel:
     """The painting of one claim: steps to rows, frames and progress, then the files of the result."""
 
@@ -71,7 +89,6 @@ class Easel:
         *,
         follows: float | None = None,
         is_prepared: bool = False,
-        memory_limit_mb: int | None = None,
     ) -> None:
         """Set it up; nothing is done yet.
 
@@ -82,7 +99,6 @@ class Easel:
             is_unwanted: whether the painting should end early.
             follows: the last step of the job before (monotonic seconds), where this one waited for it.
             is_prepared: whether the engine was told of this job before.
-            memory_limit_mb: what the engine's process may take; None: what the machine has.
         """
         assert claim.job.settings is not None  # noqa: S101 - a job without failure has settings
         self._claim = claim
@@ -94,7 +110,6 @@ class Easel:
         self._has_told = False  # the engine to end early
         self._follows = follows
         self._is_prepared = is_prepared
-        self._memory_limit_mb = memory_limit_mb
         self._writer: FrameWriter | None = None
         self._painting: Painting | None = None
         self._info: EngineInfo | None = None
@@ -115,18 +130,14 @@ class Easel:
             JobError, EngineError, NotReady: as the engine does; EngineError also where it ends early untold.
             OSError: the spool does not take the frames.
         """
-        self._info = engine.start()
+        life = PolledLifeline(self._tell)
+        self._info = engine.start(life)
         entry = self._claim.entry
         _clear(entry.out, keeps_frames=entry.progress > 0)
-        limit_mb = self._limit_mb(engine, self._info)
-        request = replace(request_for(entry, self._job), memory_limit_mb=limit_mb)
-        self._estimate_mb = self._estimated_mb(self._info, limit_mb)
-        log.info("job.started", **self._facts(self._info))
-        if shortage := memory.shortage(self._estimate_mb, limit_mb):
-            log.warning("job.troubled", message=shortage)
+        request = replace(request_for(entry, self._job), smaller=entry.times_exhausted)
         writer = FrameWriter(entry.out / FRAMES, self._outbox.live(self._job), self._outbox.check)
         try:
-            with contextlib.closing(engine.stylize(request, self._tell)) as steps:
+            with contextlib.closing(engine.stylize(request, life)) as steps:
                 self._painting = self._follow(steps, writer)
             self._writer = writer
         finally:
@@ -142,21 +153,6 @@ class Easel:
         """Tell the engine whether to end early; once told so, it stays told."""
         self._has_told = self._is_unwanted() or self._has_told
         return self._has_told
-
-    def _limit_mb(self, engine: Engine, info: EngineInfo) -> int | None:
-        """Decide what the engine may take; less after each attempt that ended for want of memory."""
-        limit_mb = memory.limit_mb(self._memory_limit_mb, info.device, engine.held_mb())
-        times = self._claim.entry.times_exhausted
-        return limit_mb and round(limit_mb * _AFTER_EXHAUSTION**times)
-
-    def _estimated_mb(self, info: EngineInfo, limit_mb: int | None) -> int | None:
-        """Estimate what this job will take, computed as the engine will plan it."""
-        if limit_mb is None:
-            return None
-        (content,) = self._job.parts_of("content")
-        styles = [(part.height_px, part.width_px) for part in self._job.parts_of("style")]
-        works = memory.works(self._settings, (content.height_px, content.width_px), styles, info)
-        return memory.planned_mb(works, limit_mb)
 
     def finish(self, breathe: Callable[[], None] = lambda: None) -> tuple[bytes, dict[str, Any]]:
         """Write everything that is to be published but result.yaml into the job's `out/`.
@@ -189,9 +185,12 @@ class Easel:
         )
         return document, self._canonical(painting, info)
 
-    def _follow(self, steps: Iterator[Step], writer: FrameWriter) -> Painting | None:
+    def _follow(self, steps: Iterator[Plan | Step], writer: FrameWriter) -> Painting | None:
         painting = None
         for step in steps:
+            if isinstance(step, Plan):
+                self._note_plan(step)
+                continue
             self.last_step = time.monotonic()
             # A larger size begins with the number that the one before ended with, and one name holds one frame.
             is_new = not self._rows or step.iteration > self._rows[-1].iteration
@@ -212,6 +211,14 @@ class Easel:
             )
             painting = step.painting or painting
         return painting
+
+    def _note_plan(self, plan: Plan) -> None:
+        """Log the start, and where memory may run out."""
+        self._estimate_mb = plan.memory_estimate_mb
+        if self._info is not None:
+            log.info("job.started", **self._facts(self._info))
+        if plan.warning:
+            log.warning("job.troubled", message=plan.warning)
 
     def _note_turns(self, step: Step) -> None:
         """Log what is not as on every step: where it went on from, a step back, a trouble."""
@@ -394,9 +401,8 @@ def room_needed(job: Job) -> Needed:
     if settings is None:
         return Needed(dropped, 0, len(job.parts) + 4)
     (content,) = job.parts_of("content")
-    scale = job.scales[-1].size / max(content.height_px, content.width_px, 1)
     frames = job.total_iterations // settings.frames.every + 1 if settings.frames.every else 0
-    pixels = math.ceil(content.height_px * content.width_px * scale**2)
+    pixels = math.prod(scaled(content.height_px, content.width_px, job.scales[-1].size))
     shown = dropped + pixels * 3 * (frames + 2)
-    state = memory.state_bytes(settings.optimizer, pixels)
+    state = optimizer_memory.state_bytes(settings.optimizer, pixels)
     return Needed(shown, shown + state * _CHECKPOINTS, frames + len(job.parts) + 16)

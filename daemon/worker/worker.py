@@ -199,7 +199,6 @@ class Worker:
             lambda: self._is_unwanted(claim),
             follows=before.last_step if before and claim.entry.id in before.queued else None,
             is_prepared=announced == claim.entry.id,
-            memory_limit_mb=self.config.engine.memory_limit_mb,
         )
         if not easel.paint(self._engine):
             return None

@@ -5,11 +5,11 @@ Reads a JSON request from stdin; the last line of stdout is the answer.
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,7 +40,11 @@ BEYOND: Final = 3  # iterations past a target, so that the judge finds the one t
 def engine(request: dict[str, Any]) -> LocalEngine:
     """Load the product's engine in a precision."""
     loaded = LocalEngine(
-        config.build({"engine": {"precision": request["precision"]}}, Path.cwd(), environment={})
+        config.build(
+            {"engine": {"precision": request["precision"], "memory_limit_mb": request.get("memory_limit_mb")}},
+            Path.cwd(),
+            environment={},
+        )
     )
     loaded.start()
     return loaded
@@ -58,13 +62,18 @@ def warm_up(loaded: LocalEngine, request: dict[str, Any]) -> None:
         pass
 
 
+def _steps(loaded: LocalEngine, asked: Request) -> Iterator[Step]:
+    """Paint, and take the steps without the plan before them."""
+    return itertools.islice(loaded.stylize(asked), 1, None)
+
+
 def facts(loaded: LocalEngine) -> dict[str, Any]:
     """What every answer of the product tells."""
     info = loaded.start()
     return {
         "device": info.device,
         "precision": info.precision,
-        "is_turned": info.is_turned,
+        "backward": info.backward,
         "load_s": info.load_s,
         "versions": info.versions,
     }
@@ -83,7 +92,7 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     chosen = settings(request["settings"], size=request["size"], iterations=request["count"] + 3, scales="none")
     step_s, product_s = [], []
     painting = loaded.stylize(job(request, chosen))
-    next(painting), next(painting)
+    next(painting), next(painting), next(painting)  # the plan, then the start and the first iteration
     for _ in range(request["count"]):
         begun = time.perf_counter()
         next(painting)
@@ -121,7 +130,7 @@ def paint(request: dict[str, Any]) -> dict[str, Any]:
     chosen = settings(request["settings"], **({"frames": {"every": 1}} if target else {}))
     marks, kept, painting = [], [], None
     begun = time.perf_counter()
-    for step in _until(target, loaded.stylize(job(request, chosen))):
+    for step in _until(target, _steps(loaded, job(request, chosen))):
         marks.append([step.iteration, step.size_px, step.losses.total, time.perf_counter() - begun])
         painting = step.painting or painting
         if target and (kept or step.losses.total <= target):
@@ -180,14 +189,20 @@ def export_weights(request: dict[str, Any]) -> dict[str, Any]:
 def memory(request: dict[str, Any]) -> dict[str, Any]:
     """Paint in a fresh process and give the peak of its memory."""
     loaded = engine(request)
-    asked = replace(job(request, settings(request["settings"])), memory_limit_mb=request["memory_limit_mb"])
     marks, painting = [], None
-    for step in loaded.stylize(asked):
+    items = loaded.stylize(job(request, settings(request["settings"])))
+    plan = next(items)
+    for step in items:
         marks.append(time.perf_counter())
         painting = step.painting or painting
     assert painting
     step_s = statistics.median(np.diff(marks).tolist())
-    return {**facts(loaded), "step_s": step_s, "computed": painting.computed}
+    return {
+        **facts(loaded),
+        "step_s": step_s,
+        "computed": painting.computed,
+        "estimate_mb": plan.memory_estimate_mb,
+    }
 
 
 KINDS: Final = {

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-import sidecars
 from processes import NoAnswerError, free_memory_mb
 from tables import Table
 
-from daemon import images
-from daemon.transfer import memory
+from daemon.transfer.optimizer_memory import kept_pairs
 
 if TYPE_CHECKING:
     from bench import Bench
@@ -39,7 +36,7 @@ def run(bench: Bench) -> list[Table]:
 
 def _row(bench: Bench, size: int, limit: int | None, table: Table) -> tuple[Any, ...]:
     pair = bench.pairs[0]
-    pairs = memory.kept_pairs(size * size * 3 // 4)
+    pairs = kept_pairs(size * size * 3 // 4)
     keys = {"preset": "default", "size": size, "iterations": pairs + 2, "scales": "none"}
     request = {"kind": "memory", "settings": keys, "content": str(pair.content), "style": str(pair.style)}
     limit_mb = SHARE * free_memory_mb()
@@ -52,14 +49,6 @@ def _row(bench: Bench, size: int, limit: int | None, table: Table) -> tuple[Any,
         table.notes.append(f"{size} px: {error}")
         return size, shown, bench.options.precision, None, None, None, None, None
     table.raw[f"{size}, {limit}"] = answer
-    estimate = _estimate_mb(bench, keys, answer, limit) * _MB
+    estimate = answer["estimate_mb"] * _MB
     found = answer["computed"], estimate, answer["peak_mb"], estimate / answer["peak_mb"], answer["step_s"]
     return size, shown, answer["precision"], *found
-
-
-def _estimate_mb(bench: Bench, keys: dict[str, Any], answer: dict[str, Any], limit: int | None) -> int:
-    """Estimate as the service does before it starts a job."""
-    content, style = (images.header_size(path) for path in (bench.pairs[0].content, bench.pairs[0].style))
-    network = SimpleNamespace(precision=answer["precision"], is_turned=answer["is_turned"])
-    works = memory.works(sidecars.settings(keys), content, [style], network)
-    return memory.planned_mb(works, limit or memory.available_mb(0))

@@ -53,9 +53,9 @@ if "daemon.engine.child" in sys.orig_argv:
     strikes = {9001: segfault, 9002: lambda: os._exit(0), 9003: eat, 9004: loop}
     real = LocalEngine.stylize
 
-    def stylize(self, request, is_stopping=lambda: False):
-        for step in real(self, request, is_stopping):
-            if step.iteration == 1 and request.settings.seed in strikes:
+    def stylize(self, request, life):
+        for step in real(self, request, life):
+            if getattr(step, "iteration", 0) == 1 and request.settings.seed in strikes:
                 strikes[request.settings.seed]()
             yield step
 

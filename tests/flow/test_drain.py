@@ -151,7 +151,7 @@ def test_an_engine_that_cannot_start_ends_the_service(tree: Tree) -> None:
     """What the engine lacks at the start is raised, to become exit 75, and no thread is left behind."""
 
     class Lacking(FakeEngine):
-        def start(self) -> Any:
+        def start(self, life: Any) -> Any:
             raise NotReady("no GPU")
 
     before = threading.active_count()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ from conftest import Live
 from support.trees import wait_for
 
 from daemon import safe_yaml
-from daemon.engine import gains
 from daemon.job import State
 
 if TYPE_CHECKING:
@@ -64,11 +62,9 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def running(make_live: Callable[..., Live], unbroken: Live) -> Live:
-    """A service in the middle of the drop `sea`, with a checkpoint on disk; it computes as the unbroken one."""
+def running(make_live: Callable[..., Live]) -> Live:
+    """A service in the middle of the drop `sea`, with a checkpoint on disk."""
     live = make_live(engine=ENGINE)
-    live.tree.spool.root.mkdir()
-    shutil.copy(unbroken.tree.spool.root / gains.FILE_NAME, live.tree.spool.root)
     live.tree.drop("sea", **SEA)
     return until_amid(live.start().until_ready(), AMID)
 

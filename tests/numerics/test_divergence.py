@@ -12,10 +12,12 @@ import pytest
 import tensorflow as tf
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
+from support.struck import Struck, kill
 from support.trees import Stepper, Tree, save, wait_for
 
 from daemon import config as config_module
 from daemon import images, safe_yaml
+from daemon.engine import local
 from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
 from daemon.engine.painter import Painter
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
 
     from daemon.engine.checkpoints import Checkpoint
     from daemon.engine.session import Session
-    from daemon.job import Request, Step
+    from daemon.job import Plan, Request, Step
+    from daemon.lifeline import Lifeline
     from daemon.transfer.vgg19 import Vgg19
 
     Draw = Callable[..., np.ndarray]
@@ -390,8 +393,9 @@ def loaded(compiled: Weak, tmp_path_factory: pytest.TempPathFactory) -> LocalEng
     """One engine for all tests, on the painter whose numbers can be spoilt."""
     raw = {"engine": {"device": "cpu", "precision": "float32"}}
     made = LocalEngine(config_module.build(raw, tmp_path_factory.mktemp("engine"), environment={}))
-    made.start()
-    made._painter = compiled.painter
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "Painter", lambda *_: compiled.painter)
+        made.start()
     return made
 
 
@@ -411,13 +415,14 @@ class Runaway(FakeEngine):
         super().__init__()
         self._picture, self._times = picture, times
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Give one step, then fail."""
-        steps = super().stylize(request, is_stopping)
+        steps = super().stylize(request, life)
         if not self._times:
             yield from steps
             return
         self._times -= 1
+        yield next(steps)  # the plan
         yield next(steps)
         raise JobError(
             Failure(Reason.DIVERGED, "the loss is nan at iteration 1", hint="lower it"), self._picture
@@ -468,31 +473,24 @@ def test_the_picture_crosses_the_engines_pipe(picture: Draw) -> None:
     assert np.array_equal(come.picture, sent.picture)
 
 
-def own_names(weak: Weak, loaded: LocalEngine, tree: Tree, keys: dict[str, Any]) -> list[bytes]:
+def own_names(weak: Weak, tree: Tree, keys: dict[str, Any]) -> list[bytes]:
     """Name the pictures that the drop `sea` goes through."""
     place = tree.inbox.parent
     content, style = save(place / "look.jpg", 4), save(place / "look.png", 5)
-    assert loaded._painter is not None
     chosen = Settings.model_validate({**PAPER, **keys})
-    session = loaded._painter.begin(Subject(images.read(content, 1), [(images.read(style, 1), 1.0)], chosen))
+    session = weak.painter.begin(Subject(images.read(content, 1), [(images.read(style, 1), 1.0)], chosen))
     return [name_of(session.checkpoint().image) for step in session.steps() if step.painting is None]
 
 
 def test_a_step_back_is_logged_once_and_is_in_the_record(weak: Weak, loaded: LocalEngine, tree: Tree) -> None:
     """One warning says where; result.yaml counts it, also where the job is broken off and goes on after it."""
     keys = {"size": 32, "iterations": 6}
-    names = own_names(weak, loaded, tree, keys)
+    names = own_names(weak, tree, keys)
     weak.bad = {names[3]}
     tree.drop("sea", seed=4, preset="paper", **keys)
-    stepper = Stepper(tree.config, loaded)
-    show = stepper.service._worker._show
-
-    def stop_later(progress: Any) -> None:
-        show(progress)
-        if progress.iteration == 4:
-            stepper.service.ask_stop()
-
-    stepper.service._worker._show = stop_later  # type: ignore[method-assign]
+    struck = Struck(loaded, 5, kill)
+    stepper = Stepper(tree.config, struck)
+    struck.strike = stepper.service.ask_stop
     with capture_logs() as records:
         assert wait_for(stepper.turn, "the stop") is Ending.INTERRUPTED
         assert Stepper(tree.config, loaded).until_quiet(30) == [Ending.COMPLETED]
@@ -509,7 +507,7 @@ def test_an_engine_whose_numbers_run_away_twice_fails_the_job(
 ) -> None:
     """The real engine's last good picture, and no later one, is in the failure entry."""
     keys = {"size": 32, "iterations": 6, "frames": {"every": 1}}
-    names = own_names(weak, loaded, tree, keys)
+    names = own_names(weak, tree, keys)
     weak.poison = {names[3]: np.nan}
     tree.drop("sea", seed=4, preset="paper", **keys)
     stepper = Stepper(tree.config, loaded)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tensorflow as tf
 
+from daemon import processes
 from daemon.errors import EngineError, NotReady, Reason
-from daemon.transfer import memory
 from daemon.transfer.backend import convolutions, precision, processor
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def begin_peak() -> None:
 def peak_mb() -> int | None:
     """Give the highest resident memory of this process since, in MB of 2^20 bytes; None if nobody tells."""
     with contextlib.suppress(OSError, StopIteration):
-        return memory.kilobytes(Path("/proc/self/status"), "VmHWM") // 1024
+        return processes.kilobytes(Path("/proc/self/status"), "VmHWM") // 1024
     return None
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
-from support.fakes import INFO
+from support.fakes import INFO, PLAN
 from support.trees import save
 
 from daemon import images
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.job import EngineInfo, Request
+    from daemon.job import EngineInfo, Plan, Request
 
     Stylize = Callable[..., int]
 
@@ -34,7 +35,7 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stylize:
     for seed, name in enumerate(("photo.png", "painting.png")):
         save(tmp_path / name, seed)
 
-    def run(*steps: dict[str, Any], held_mb: int = 800) -> int:
+    def run(*steps: dict[str, Any], warning: str = "") -> int:
         class Scripted:
             def __init__(self, _config: Config) -> None:
                 pass
@@ -42,10 +43,8 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stylize:
             def start(self) -> EngineInfo:
                 return INFO
 
-            def held_mb(self) -> int:
-                return held_mb
-
-            def stylize(self, request: Request) -> Iterator[Step]:
+            def stylize(self, request: Request) -> Iterator[Plan | Step]:
+                yield replace(PLAN, warning=warning)
                 painting = Painting(images.read(request.content, 1), 0, LOSSES, LOSSES, LOSSES, 0.0, 0.0)
                 for number, facts in enumerate(steps):
                     drawn = {"painting": painting} if facts.pop("is_last", False) else {}
@@ -64,7 +63,7 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stylize:
 
 def test_turns_are_told_beside_the_result(stylize: Stylize, capsys: pytest.CaptureFixture[str]) -> None:
     """Troubles and fresh starts are lines on stderr, whole however long; stdout has the path alone."""
-    trouble = "memory ran out; going on: [tiles] " + "x" * 200
+    trouble = "checkpoint not written: [full] " + "x" * 200
     assert stylize({}, {"trouble": trouble}, {"restart": "no descent"}, {"is_last": True}) == 0
     said = capsys.readouterr()
     assert said.out == "out.png\n"
@@ -77,11 +76,11 @@ def test_turns_are_told_beside_the_result(stylize: Stylize, capsys: pytest.Captu
 
 
 def test_memory_that_may_run_out_is_told(stylize: Stylize, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the estimate does not fit into what the machine has, a line on stderr says so; it goes on."""
-    assert stylize({"is_last": True}, held_mb=-1_000_000_000) == 0
+    """The plan's warning is a line on stderr; it goes on."""
+    assert stylize({"is_last": True}, warning="memory may run out: [so]") == 0
     said = capsys.readouterr()
     assert said.out == "out.png\n"
-    assert said.err.startswith("memory may run out: ")
+    assert said.err == "memory may run out: [so]\n"
     assert stylize({"is_last": True}) == 0
     assert capsys.readouterr().err == ""
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from support.fakes import AskedLife, steps_of
 from support.trees import wait_for
 
 from daemon.engine import local
-from daemon.engine.local import PREVIEW_S, LocalEngine, wants_picture
+from daemon.engine.local import LocalEngine
+from daemon.engine.painter import Painter
 from daemon.errors import EngineError, JobError, NotReady, Reason
 from daemon.job import Request
-from daemon.settings import Frames, Settings
-from daemon.transfer.backend import convolutions
+from daemon.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,10 +77,10 @@ def test_the_model_is_loaded_once_and_again_after_stop(
     monkeypatch.setattr(local.weights, "load", lambda source: loads.append(source) or load(source))
     assert engine.start() is engine.start()
     for _ in range(2):
-        assert list(engine.stylize(request_for()))[-1].painting is not None
+        assert list(steps_of(engine, request_for()))[-1].painting is not None
     assert loads == ["bundled"]
     engine.stop()
-    assert list(engine.stylize(request_for(iterations=1)))[-1].painting is not None
+    assert list(steps_of(engine, request_for(iterations=1)))[-1].painting is not None
     assert loads == ["bundled"] * 2
 
 
@@ -91,38 +92,15 @@ def test_precision_of_the_config_reaches_the_network(
     for precision in ("float32", "bfloat16"):
         engine = LocalEngine(make_config(engine={"device": "cpu", "precision": precision}))
         assert engine.start().precision == precision
-        totals.append(next(iter(engine.stylize(request_for()))).losses.total)
+        totals.append(next(steps_of(engine, request_for())).losses.total)
     assert totals[0] != totals[1]
     assert totals[0] == pytest.approx(totals[1], rel=0.05)
-
-
-@pytest.mark.parametrize("answers", [(2.0, 0.5), (0.5, 2.0)])
-def test_the_next_engine_computes_as_the_one_before(
-    make_config: Callable[..., Config],
-    request_for: Callable[..., Request],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    answers: tuple[float, float],
-) -> None:
-    """Whatever a measurement would say now: else it could not go on from what the one before it has painted."""
-    measured = iter(answers)
-    monkeypatch.setattr(convolutions, "measured_gain", lambda _: next(measured))
-    (tmp_path / "job").mkdir()
-    request = replace(request_for(iterations=4), checkpoints=tmp_path / "job" / "ckpt")
-    config = make_config(engine={"device": "cpu", "precision": "float32"})
-    first, second = (LocalEngine(config, tmp_path) for _ in range(2))
-    begun = list(first.stylize(request, is_stopping=lambda: True))
-    ended = list(second.stylize(request))
-    assert [step.iteration for step in begun] == [0]
-    assert [step.iteration for step in ended if not step.is_replayed] == [1, 2, 3, 4]
-    assert second.start() == replace(first.start(), load_s=second.start().load_s)
-    assert first.start().backward_gain == answers[0]
 
 
 def test_steps_end_early_once_it_is_stopping(engine: LocalEngine, request_for: Callable[..., Request]) -> None:
     """Told to stop after the second step, it takes no third one and gives no painting."""
     answers = iter([False, True])
-    steps = list(engine.stylize(request_for(iterations=50), lambda: next(answers)))
+    steps = list(steps_of(engine, request_for(iterations=50), AskedLife(lambda: next(answers))))
     assert [step.iteration for step in steps] == [0, 1]
     assert all(step.painting is None for step in steps)
 
@@ -134,9 +112,9 @@ def test_files_are_read_in_their_roles(engine: LocalEngine, tmp_path: Path) -> N
     settings = Settings.model_validate(
         {"size": 32, "iterations": 1, "init": "start.png", "frames": {"every": 1}}
     )
-    mixed = list(engine.stylize(Request(content, styles, start, settings)))
-    alone = list(engine.stylize(Request(content, styles[:1], start, settings)))
-    other = list(engine.stylize(Request(content, ((styles[1][0], 1.0),), start, settings)))
+    mixed = list(steps_of(engine, Request(content, styles, start, settings)))
+    alone = list(steps_of(engine, Request(content, styles[:1], start, settings)))
+    other = list(steps_of(engine, Request(content, ((styles[1][0], 1.0),), start, settings)))
     assert np.array_equal(mixed[0].picture, pixels(start))
     assert [step.losses for step in mixed] == [step.losses for step in alone]
     assert mixed[0].losses != other[0].losses
@@ -148,7 +126,7 @@ def test_a_picture_above_the_limit_is_refused(
     """A picture of more megapixels than inbox.max_megapixels fails the job before it is decoded."""
     engine = LocalEngine(make_config(engine={"device": "cpu"}, inbox={"max_megapixels": 0.0005}))
     with pytest.raises(JobError) as caught:
-        list(engine.stylize(request_for()))
+        list(steps_of(engine, request_for()))
     assert caught.value.failure.reason is Reason.PICTURE_TOO_LARGE
 
 
@@ -168,10 +146,23 @@ def test_memory_that_runs_out_under_a_job_is_an_engine_error(
         raise error
 
     engine.start()
-    monkeypatch.setattr(engine._painter, "begin", runs_out)
+    monkeypatch.setattr(Painter, "begin", runs_out)
     with pytest.raises(EngineError) as caught:
-        list(engine.stylize(request_for()))
+        list(steps_of(engine, request_for()))
     assert caught.value.reason is Reason.OUT_OF_MEMORY
+
+
+def test_nothing_is_computed_before_the_device_is_set_up(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TF32 is off, and the device chosen, before the network makes the first tensor."""
+    done: list[Any] = []
+    visible, network = tf.config.set_visible_devices, local.Vgg19
+    monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", done.append)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *more: (done.append("device"), visible(*more)))
+    monkeypatch.setattr(local, "Vgg19", lambda *more: (done.append("network"), network(*more))[1])
+    engine.start()
+    assert done == [False, "device", "network"]
 
 
 # Made ready beforehand
@@ -200,14 +191,14 @@ def test_a_right_guess_gives_the_same_picture_without_decoding_again(
 ) -> None:
     """What was prepared amid another picture is painted to the bit as without, and no file is read twice."""
     request = request_for(size=64, iterations=3)
-    expected = list(engine.stylize(request))
+    expected = list(steps_of(engine, request))
     assert {thread for _, thread in reads} == {"MainThread"}
-    others = engine.stylize(request_for(size=48, iterations=2))
+    others = steps_of(engine, request_for(size=48, iterations=2))
     next(others)
     reads.clear()
     engine.prepare(request)
     assert len(list(others)) == 2
-    found = list(engine.stylize(request))
+    found = list(steps_of(engine, request))
     assert reads == [("content.png", "prepare"), ("style.png", "prepare")]
     assert _numbers(found) == _numbers(expected)
     assert np.array_equal(found[-1].painting.picture, expected[-1].painting.picture)
@@ -226,7 +217,7 @@ def test_a_job_that_moved_since_it_was_prepared_is_the_same(
     paths = [path.rename(moved / path.name) for path in (hinted.content, hinted.styles[0][0])]
     reads.clear()
     request = Request(paths[0], ((paths[1], 1.0),), None, hinted.settings, moved / "ckpt", frozenset({7}))
-    assert list(engine.stylize(request))[-1].painting is not None
+    assert list(steps_of(engine, request))[-1].painting is not None
     assert reads == []
 
 
@@ -241,11 +232,11 @@ def test_a_wrong_guess_costs_nothing(
         "content": replace(request, content=save(tmp_path / "other.png", 7)),
         "weight": replace(request, styles=(request.styles[0], (save(tmp_path / "third.png", 8), 1.0))),
     }[change]
-    expected = list(engine.stylize(request))
+    expected = list(steps_of(engine, request))
     engine.prepare(other)
-    found = list(engine.stylize(request))
+    found = list(steps_of(engine, request))
     assert _numbers(found) == _numbers(expected)
-    assert _numbers(list(engine.stylize(other))) != _numbers(expected)
+    assert _numbers(list(steps_of(engine, other))) != _numbers(expected)
 
 
 def test_what_goes_wrong_beforehand_is_said_when_it_is_painted(
@@ -258,8 +249,8 @@ def test_what_goes_wrong_beforehand_is_said_when_it_is_painted(
     engine.start()
     engine.prepare(request)
     with pytest.raises(JobError, match="not a readable picture"):
-        list(engine.stylize(request))
-    assert list(engine.stylize(request_for()))[-1].painting is not None
+        list(steps_of(engine, request))
+    assert list(steps_of(engine, request_for()))[-1].painting is not None
 
 
 def test_huge_pictures_are_not_decoded_beforehand(
@@ -272,7 +263,7 @@ def test_huge_pictures_are_not_decoded_beforehand(
     monkeypatch.setattr(local, "_PREPARED_MEGAPIXELS", 0.0001)
     engine.start()
     engine.prepare(request_for())
-    assert list(engine.stylize(request_for()))[-1].painting is not None
+    assert list(steps_of(engine, request_for()))[-1].painting is not None
     assert [thread for _, thread in reads] == ["prepare", "MainThread", "MainThread"]
 
 
@@ -281,48 +272,5 @@ def test_a_hint_to_an_engine_that_is_not_started_is_passed_over(
 ) -> None:
     """Nothing is loaded for the sake of a hint."""
     engine.prepare(request_for())
-    assert engine._painter is None
+    assert engine._loaded is None
     assert reads == []
-
-
-# Which pictures leave the engine
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        """Tell the time."""
-        return self.now
-
-
-def test_frames_are_wanted_at_their_interval() -> None:
-    """Every tenth picture is asked for, the start included, and none in between while time stands still."""
-    wants = wants_picture(Frames(every=10), Clock())
-    assert [iteration for iteration in range(31) if wants(iteration)] == [0, 10, 20, 30]
-
-
-def test_a_preview_is_wanted_every_few_seconds() -> None:
-    """Between frames, or without any, a picture is asked for when none has left for PREVIEW_S."""
-    clock = Clock()
-    wants = wants_picture(Frames(every=0), clock)
-    asked = []
-    for iteration in range(12):
-        clock.now += PREVIEW_S / 4
-        if wants(iteration):
-            asked.append(iteration)
-    assert asked == [3, 7, 11]
-
-
-def test_a_frame_puts_the_next_preview_off() -> None:
-    """A frame is a preview as well: the next one is due PREVIEW_S after it."""
-    clock = Clock()
-    wants = wants_picture(Frames(every=10), clock)
-    clock.now += PREVIEW_S - 1
-    assert wants(10)
-    clock.now += PREVIEW_S - 1
-    assert not wants(11)
-    clock.now += 1
-    assert wants(12)

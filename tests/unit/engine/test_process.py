@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -18,6 +19,7 @@ import pytest
 import structlog
 from PIL import Image
 from structlog.testing import capture_logs
+from support.fakes import AskedLife, steps_of
 
 from daemon import config as config_module
 from daemon.engine import child, limits, process
@@ -25,6 +27,7 @@ from daemon.engine.local import LocalEngine
 from daemon.engine.process import ProcessEngine
 from daemon.errors import EngineError, JobError, NotReady, Reason
 from daemon.job import Request
+from daemon.lifeline import Lifeline
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,7 +84,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessEngine]:
     config = config_for(tmp_path_factory.mktemp("engine"))
     config.folders.spool.mkdir()  # as a service has made it
     engine = ProcessEngine(config)
-    engine.start()
+    engine.start(Lifeline())
     yield engine
     engine.stop()
 
@@ -100,8 +103,8 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., ProcessEngine]]:
     """Make engines of a test's own; keywords are of the config's section engine."""
     made: list[ProcessEngine] = []
 
-    def make(is_stopping: Callable[[], bool] = lambda: False, **options: Any) -> ProcessEngine:
-        made.append(ProcessEngine(config_for(tmp_path, **options), is_stopping))
+    def make(**options: Any) -> ProcessEngine:
+        made.append(ProcessEngine(config_for(tmp_path, **options)))
         return made[-1]
 
     yield make
@@ -123,7 +126,7 @@ def request_for(tmp_path: Path) -> Callable[..., Request]:
 
 def paint(engine: ProcessEngine | LocalEngine, request: Request) -> list[Step]:
     """Paint without ever stopping."""
-    return list(engine.stylize(request, lambda: False))
+    return list(steps_of(engine, request))
 
 
 def facts(steps: list[Step]) -> list[tuple[Any, ...]]:
@@ -155,8 +158,8 @@ def test_child_paints_what_the_local_engine_paints(
     assert facts(ours) == facts(theirs)
     assert np.array_equal(ours[-1].painting.picture, theirs[-1].painting.picture)
     assert ours[-1].painting.best == theirs[-1].painting.best
-    said, theirs_said = engine.start(), local.start()  # the gains were measured by the first one alone
-    assert said == replace(theirs_said, load_s=said.load_s)
+    info = engine.start(Lifeline())
+    assert (info.device, info.weights_sha256) == (local.start().device, local.start().weights_sha256)
 
 
 def test_the_model_is_loaded_once_for_several_pictures(
@@ -165,7 +168,7 @@ def test_the_model_is_loaded_once_for_several_pictures(
     """Started once and asked three times, it starts one child and loads one model, and says so once each."""
     engine = make_engine()
     with capture_logs() as records:
-        info = engine.start()
+        info = engine.start(Lifeline())
         pids = {engine._child.pid}
         for size in (24, 32, 24):
             assert paint(engine, request_for(size=size))[-1].painting is not None
@@ -184,7 +187,7 @@ def test_a_second_picture_starts_at_once(engine: ProcessEngine, request_for: Cal
     """Once a size was painted, the next picture's first step comes within a second: nothing is loaded again."""
     paint(engine, request_for())
     begun = time.monotonic()
-    first = next(iter(steps := engine.stylize(request_for(), lambda: False)))
+    first = next(iter(steps := steps_of(engine, request_for())))
     assert time.monotonic() - begun < 1
     assert first.iteration == 0
     assert list(steps)[-1].painting is not None
@@ -198,7 +201,7 @@ def test_stop_ends_the_picture_and_keeps_the_child(
 ) -> None:
     """Told to stop between fast steps, it ends without a painting, and paints the next one whole."""
     steps = []
-    for step in engine.stylize(request_for(iterations=LONG), lambda: len(steps) >= 3):
+    for step in steps_of(engine, request_for(iterations=LONG), AskedLife(lambda: len(steps) >= 3)):
         steps.append(step)
         if len(steps) == 3:
             told = time.monotonic()
@@ -212,7 +215,8 @@ def test_stop_before_the_first_step_keeps_the_child(
 ) -> None:
     """Told to stop from the beginning, it ends in a moment; the next picture is not mistaken for it."""
     begun = time.monotonic()
-    assert all(step.painting is None for step in engine.stylize(request_for(iterations=LONG), lambda: True))
+    steps = steps_of(engine, request_for(iterations=LONG), AskedLife(lambda: True))
+    assert all(step.painting is None for step in steps)
     assert time.monotonic() - begun < MOMENT_S
     steps = paint(engine, request_for(iterations=2))
     assert {step.iterations for step in steps} == {2}
@@ -224,7 +228,7 @@ def test_steps_nobody_takes_any_more_are_ended(
     engine: ProcessEngine, request_for: Callable[..., Request], taken: int
 ) -> None:
     """A picture left midway, as after a full disk, is ended; none of its steps reach the next request."""
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     for _ in range(taken):
         next(steps)
     steps.close()
@@ -238,7 +242,7 @@ def test_steps_may_be_left_after_the_engine_was_stopped(
 ) -> None:
     """Steps that are dropped only after the engine itself was stopped are dropped in silence."""
     engine = make_engine()
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
     pid = engine._child.pid
     engine.stop()
@@ -257,7 +261,7 @@ def test_a_hint_amid_a_picture_changes_nothing_of_either(
     first, second = request_for(iterations=6), request_for(size=40, style_weight=0.02)
     expected = facts(paint(engine, first)), facts(paint(engine, second))
     steps = []
-    for step in engine.stylize(first, lambda: False):
+    for step in steps_of(engine, first):
         steps.append(step)
         engine.prepare(second)
     assert (facts(steps), facts(paint(engine, second))) == expected
@@ -269,7 +273,7 @@ def test_a_hint_and_a_stop_may_cross(
 ) -> None:
     """Whichever comes first, the picture ends, the child lives on, and the next picture is whole."""
     told: list[bool] = []
-    steps = engine.stylize(request_for(iterations=LONG), lambda: bool(told))
+    steps = steps_of(engine, request_for(iterations=LONG), AskedLife(lambda: bool(told)))
     next(steps)
     if order == "hint first":
         engine.prepare(request_for(size=40))
@@ -302,12 +306,26 @@ def test_a_hint_without_a_child_is_passed_over(
     engine = make_engine()
     engine.prepare(request_for())
     assert engine._child is None
-    engine.start()
+    engine.start(Lifeline())
     engine._child.kill()
     engine._child.wait()
     for _ in range(3):
         engine.prepare(request_for())
     assert paint(engine, request_for())[-1].painting is not None
+
+
+class Beating(Lifeline):
+    """Notes when it beats."""
+
+    def __init__(self, beats: list[float], *, is_stopping: bool = False) -> None:
+        super().__init__()
+        self._beats = beats
+        if is_stopping:
+            self._stop.set()
+
+    def beat(self) -> None:
+        """Note it."""
+        self._beats.append(time.monotonic())
 
 
 class Listener:
@@ -325,19 +343,24 @@ def test_the_child_reads_all_that_came_up_to_a_stop() -> None:
     """Between two steps every hint is taken; only a stop, or the daemon's end, ends the picture."""
     ours, theirs = Pipe()
     listener = Listener()
-    assert not child._is_told_to_stop(listener, theirs)
+    stop = threading.Event()
+    child.read_notes(listener, theirs, stop)
     ours.send(("prepare", "a"))
     ours.send(("prepare", "b"))
-    assert not child._is_told_to_stop(listener, theirs)
+    child.read_notes(listener, theirs, stop)
+    assert not stop.is_set()
     assert listener.hints == ["a", "b"]
     ours.send(("prepare", "c"))
     ours.send(("stop", None))
     ours.send(("paint", "the next one"))
-    assert child._is_told_to_stop(listener, theirs)
+    child.read_notes(listener, theirs, stop)
+    assert stop.is_set()
     assert listener.hints == ["a", "b", "c"]
     assert theirs.recv() == ("paint", "the next one")
+    stop.clear()
     ours.close()
-    assert child._is_told_to_stop(listener, theirs)
+    child.read_notes(listener, theirs, stop)
+    assert stop.is_set()
     theirs.close()
 
 
@@ -406,7 +429,7 @@ def test_what_the_child_prints_becomes_log_records(
     engine = make_engine(weights="imagenet")
     with capture_logs() as records:
         with pytest.raises(NotReady, match="weights imagenet: cannot download https://"):
-            engine.start()
+            engine.start(Lifeline())
         wait_for(lambda: any("Downloading data" in line for line in printed(records)), "Keras' line on stdout")
     printed_lines = [record for record in records if record["event"] == "engine.printed"]
     absl = [record for record in printed_lines if record["line"].startswith("I0") and ".cc:" in record["line"]]
@@ -423,7 +446,7 @@ def test_a_killed_child_is_told_and_replaced(
 ) -> None:
     """`kill -9` in the middle of a picture names the signal; the next picture gets a new child and is whole."""
     engine = make_engine()
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
     pid = engine._child.pid
     os.kill(pid, signal.SIGKILL)
@@ -445,7 +468,7 @@ def test_last_words_of_a_child_are_kept(
     """What a crashing child printed at the very end is in the error, for the job's `error.yaml`."""
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
     engine = make_engine()
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
     os.kill(engine._child.pid, signal.SIGABRT)
     with pytest.raises(EngineError) as caught:
@@ -461,7 +484,7 @@ def test_a_child_that_died_between_jobs_costs_no_job(
 ) -> None:
     """A child that died while idle is replaced before the next request, which is painted at once."""
     engine = make_engine()
-    engine.start()
+    engine.start(Lifeline())
     child = engine._child
     os.kill(child.pid, signal.SIGTERM)
     wait_for(lambda: child.poll() is not None, "the child's end")
@@ -473,7 +496,7 @@ def test_the_time_limit_ends_a_job(
 ) -> None:
     """Past `job_timeout_s` the child is ended and the job has timed out; the next one gets a new child."""
     engine = make_engine(job_timeout_s=2.0)
-    engine.start()
+    engine.start(Lifeline())
     pid, begun = engine._child.pid, time.monotonic()
     os.kill(pid, signal.SIGSTOP)  # it hangs
     with pytest.raises(EngineError) as caught:
@@ -495,7 +518,7 @@ def test_the_time_limit_ends_a_job_that_makes_steps(
     engine._config = config_for(engine._config.folders.inbox.parent, job_timeout_s=3.0)
     begun, taken = time.monotonic(), []
     with pytest.raises(EngineError) as caught:
-        taken.extend(step.iteration for step in engine.stylize(request_for(iterations=LONG), lambda: False))
+        taken.extend(step.iteration for step in steps_of(engine, request_for(iterations=LONG)))
     assert caught.value.reason is Reason.TIMED_OUT
     assert time.monotonic() - begun < 3 + MOMENT_S
     assert len(taken) > 1
@@ -506,7 +529,7 @@ def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(
 ) -> None:
     """On a CPU a child larger than `memory_limit_mb` is ended and the job is out of memory; a GPU's is not."""
     engine = make_engine()
-    info = engine.start()
+    info = engine.start(Lifeline())
     engine._config = config_for(tmp_path, memory_limit_mb=100)  # with which it would not have started
     pid = engine._child.pid
     assert engine._watch(replace(info, device="GPU:0 (imitated)")).excess() is None
@@ -528,7 +551,7 @@ def test_a_limit_that_leaves_no_room_beside_the_model_is_not_ready(
     """Told at the start, in figures; else every job would fail for it."""
     engine = make_engine(memory_limit_mb=100)
     with pytest.raises(NotReady) as caught:
-        engine.start()
+        engine.start(Lifeline())
     found = re.fullmatch(
         r"engine\.memory_limit_mb is 100, and the engine holds about (\d+)00 MB before it paints",
         str(caught.value),
@@ -544,42 +567,37 @@ def test_a_child_that_falls_silent_is_ended(
 ) -> None:
     """Without any time limit, a child that makes no step for long is ended, and the job has timed out.
 
-    All the while the caller is asked, since its watchdog hangs on that.
+    All the while the caller's thread gives heartbeats, since a watchdog depends on them.
     """
     engine = make_engine()
-    engine.start()
+    engine.start(Lifeline())
     pid = engine._child.pid
     os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr(limits, "STALL_S", 2.0)
-    asked: list[float] = []
+    beats: list[float] = []
     with pytest.raises(EngineError) as caught:
-        list(engine.stylize(request_for(), lambda: bool(asked.append(time.monotonic()))))
+        list(engine.stylize(request_for(), Beating(beats)))
     assert caught.value.reason is Reason.TIMED_OUT
     assert caught.value.message.startswith("the engine made no step for ")
     assert is_gone(pid)
-    assert len(asked) >= 4  # in two seconds; 20, on a machine with nothing else to do
+    assert len(beats) >= 4  # in two seconds; 20, on a machine with nothing else to do
 
 
-def test_who_interrupts_a_hanging_child_is_asked_all_the_while(
+def test_the_wait_for_a_hanging_child_has_heartbeats(
     make_engine: Callable[..., ProcessEngine],
     request_for: Callable[..., Request],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A child that does not come to its next step is given its time, the caller being asked, and then ended."""
+    """A child that does not come to its next step is given its time, with heartbeats, and then ended."""
     monkeypatch.setattr(process, "_STOP_S", 2.0)
     engine = make_engine()
-    engine.start()
+    engine.start(Lifeline())
     pid = engine._child.pid
     os.kill(pid, signal.SIGSTOP)
-    asked: list[float] = []
-
-    def is_stopping() -> bool:
-        asked.append(time.monotonic())
-        return True
-
-    assert list(engine.stylize(request_for(), is_stopping)) == []
-    assert len(asked) >= 4
-    assert asked[-1] - asked[0] > 1
+    beats: list[float] = []
+    assert list(engine.stylize(request_for(), Beating(beats, is_stopping=True))) == []
+    assert len(beats) >= 4
+    assert beats[-1] - beats[0] > 1
     assert is_gone(pid)
 
 
@@ -592,7 +610,7 @@ def test_a_child_that_the_kernel_killed_was_out_of_memory(
     counts = [3]
     monkeypatch.setattr(process, "oom_kills", lambda: counts[0])
     engine = make_engine()
-    steps = engine.stylize(request_for(iterations=LONG), lambda: False)
+    steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
     counts[0] += 1
     os.kill(engine._child.pid, signal.SIGKILL)
@@ -607,8 +625,9 @@ import sys, time
 from pathlib import Path
 from daemon import config
 from daemon.engine.process import ProcessEngine
+from daemon.lifeline import Lifeline
 engine = ProcessEngine(config.build({"engine": {"device": "cpu"}}, Path(sys.argv[1]), environment={}))
-engine.start() if sys.argv[2] == "started" else engine._spawn()
+engine.start(Lifeline()) if sys.argv[2] == "started" else engine._spawn()
 print("child", engine._child.pid, flush=True)
 time.sleep(600)
 """
@@ -644,7 +663,7 @@ def test_missing_weights_are_not_ready(make_engine: Callable[..., ProcessEngine]
     """The child's own words on missing weights reach the caller, and no child is left."""
     engine = make_engine(weights="none.h5")
     with pytest.raises(NotReady, match=r"none\.h5: not a readable weights file \(No such file or directory\)"):
-        engine.start()
+        engine.start(Lifeline())
     assert engine._child is None
 
 
@@ -655,16 +674,16 @@ def test_a_gpu_that_is_missing_is_not_ready(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     engine = make_engine(device="gpu")
     with pytest.raises(NotReady, match=r"engine\.device is gpu, but TensorFlow sees no such GPU"):
-        engine.start()
+        engine.start(Lifeline())
     assert engine._child is None
 
 
 def test_stop_while_the_model_loads_is_obeyed(make_engine: Callable[..., ProcessEngine]) -> None:
     """Told to stop while the child still loads, it does not wait for the model, and ends the child."""
-    engine = make_engine(is_stopping=lambda: True)
+    engine = make_engine()
     begun = time.monotonic()
     with capture_logs() as records, pytest.raises(NotReady, match="told to stop"):
-        engine.start()
+        engine.start(AskedLife(lambda: True))
     assert time.monotonic() - begun < MOMENT_S
     (started,) = [record for record in records if record["event"] == "engine.started"]
     assert is_gone(started["engine_pid"])
@@ -678,4 +697,4 @@ def test_a_child_killed_while_it_loads_is_not_ready(
     spawn = engine._spawn
     monkeypatch.setattr(engine, "_spawn", lambda: (spawn(), engine._child.kill()))
     with pytest.raises(NotReady, match="SIGKILL"):
-        engine.start()
+        engine.start(Lifeline())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from support.fakes import INFO, Clock, FakeEngine
+from support.fakes import INFO, PLAN, Clock, FakeEngine
 from support.trees import Stepper, Tree, save
 
 from daemon import images, safe_yaml
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
     from daemon.config import Config
-    from daemon.job import EngineInfo, Job, Request, Step
+    from daemon.job import EngineInfo, Job, Plan, Request, Step
+    from daemon.lifeline import Lifeline
     from daemon.spool import Claim
 
 
@@ -36,15 +37,16 @@ class Replaying(FakeEngine):
         self._change = change
         self.requests: list[Request] = []
 
-    def start(self) -> EngineInfo:
+    def start(self, life: Lifeline) -> EngineInfo:
         """Say what is loaded."""
         return INFO
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Paint as the fake does."""
         self.requests.append(request)
-        for step in super().stylize(request, is_stopping):
-            yield self._change(step)
+        plan, *steps = super().stylize(request, life)
+        yield plan
+        yield from map(self._change, steps)
 
 
 class Studio:
@@ -165,8 +167,8 @@ def test_an_engine_that_ends_untold_has_failed(tree: Tree) -> None:
     """Steps that end without a painting, though no one wanted them to, are the engine's error, not a stop."""
 
     class Quitting(FakeEngine):
-        def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
-            yield from itertools.islice(super().stylize(request, is_stopping), 2)
+        def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
+            yield from itertools.islice(super().stylize(request, life), 3)
 
     with pytest.raises(EngineError, match="the engine ended without a picture"):
         Studio(tree).paint(Quitting())
@@ -252,44 +254,27 @@ def test_what_an_earlier_attempt_left_is_cleared_and_its_frames_only_where_they_
 
 
 def test_an_attempt_that_ran_out_of_memory_is_followed_by_a_smaller_one(tree: Tree) -> None:
-    """The engine may take seven tenths as much after each such attempt; a retry begins anew."""
+    """The engine goes down one tile size more after each such attempt; a retry begins anew."""
     studio, engine = Studio(tree, iterations=1), Replaying(lambda step: step)
     record = studio.claim.entry.folder / "attempts.jsonl"
     for events in ([], ["exhausted"], ["crashed", "exhausted"], ["retried"], ["exhausted"]):
         with record.open("a") as file:
             file.writelines(f'{{"event": "{event}"}}\n' for event in events)
-        easel = Easel(studio.claim, studio._outbox, lambda _: None, lambda: False, memory_limit_mb=1000)
-        easel.paint(engine)
-        easel.finish()
-    assert [request.memory_limit_mb for request in engine.requests] == [1000, 700, 490, 1000, 700]
+        studio.paint(engine)
+    assert [request.smaller for request in engine.requests] == [0, 1, 2, 0, 1]
 
 
-def test_memory_that_may_run_out_is_told_before_the_engine_begins(tree: Tree) -> None:
-    """Right after `job.started`, with what it estimates; not where there is room."""
+def test_memory_that_may_run_out_is_logged_before_the_first_step(tree: Tree) -> None:
+    """Right after `job.started`, with what the plan estimates; not where there is room."""
     studio, engine = Studio(tree, iterations=1), FakeEngine()
-    for limit_mb in (800, 100_000):
+    for warning in ("memory may run out", ""):
+        engine.plan = replace(PLAN, memory_estimate_mb=1234, warning=warning)
         with capture_logs() as records:
-            easel = Easel(studio.claim, studio._outbox, lambda _: None, lambda: False, memory_limit_mb=limit_mb)
-            easel.paint(engine)
-            easel.finish()
+            document, facts = studio.paint(engine)
         events = [record["event"] for record in records[:2]]
-        assert (events == ["job.started", "job.troubled"]) is (limit_mb == 800)
-        assert events[0] == "job.started"
-    (told,) = _named(records, "job.started")
-    assert told["memory_estimate_mb"] < 100_000
-
-
-def test_turned_kernels_are_in_the_estimate_of_a_job(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The estimate is of the engine that answers: with gradients by turned kernels it is 76 MB more."""
-    studio, found = Studio(tree, iterations=1), []
-    for is_turned in (False, True):
-        info = replace(INFO, is_turned=is_turned)
-        monkeypatch.setattr(FakeEngine, "start", lambda _self, info=info: info)
-        with capture_logs() as records:
-            studio.paint(FakeEngine())
-        (told,) = _named(records, "job.started")
-        found.append(told["memory_estimate_mb"])
-    assert found[1] - found[0] == 76
+        assert (events == ["job.started", "job.troubled"]) is bool(warning)
+        assert records[0]["memory_estimate_mb"] == facts["memory_estimate_mb"] == 1234
+        assert safe_yaml.parse(document)["result"]["memory"]["estimate_mb"] == 1234
 
 
 def test_frames_of_another_way_are_not_published(tree: Tree) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from daemon.config import Config
-    from daemon.job import Request, Step
+    from daemon.job import Plan, Request, Step
+    from daemon.lifeline import Lifeline
 
 
 @pytest.fixture
@@ -105,11 +106,11 @@ def test_an_engine_that_is_not_ready_costs_no_attempt(tree: Tree) -> None:
     """While the device is busy nothing is claimed and the service pauses; later the job is painted."""
 
     class Busy(FakeEngine):
-        def start(self) -> object:  # type: ignore[override]
+        def start(self, life: Lifeline) -> object:  # type: ignore[override]
             if self.script:
                 self.script.popleft()
                 raise NotReady("the GPU is busy")
-            return super().start()
+            return super().start(life)
 
     stepper = Stepper(tree.config, Busy("busy", "busy"))
     tree.drop("sea")
@@ -130,8 +131,8 @@ def test_an_engine_that_ends_without_a_picture_uses_attempts(tree: Tree) -> None
     """Steps that end unasked are no stop: the job fails as of an engine that crashed, after max_attempts."""
 
     class Quitting(FakeEngine):
-        def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
-            yield from itertools.islice(super().stylize(request, is_stopping), 2)
+        def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
+            yield from itertools.islice(super().stylize(request, life), 3)
 
     tree.drop("sea")
     stepper = Stepper(tree.config, Quitting())
@@ -142,23 +143,23 @@ def test_an_engine_that_ends_without_a_picture_uses_attempts(tree: Tree) -> None
     tree.check(is_quiet=True)
 
 
-def test_memory_that_ran_out_leaves_less_to_the_next_attempt(
+def test_memory_that_ran_out_is_followed_by_a_smaller_attempt(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each attempt that the engine ended for want of memory is followed by one with seven tenths of it."""
+    """Each attempt that the engine ended for want of memory is followed by one by smaller tiles."""
     monkeypatch.setattr(backoff, "PAUSE_S", 0.001)
-    limits = []
+    asked = []
 
     class Exhausted(FakeEngine):
-        def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
-            limits.append(request.memory_limit_mb)
+        def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
+            asked.append(request.smaller)
             raise EngineError("memory ran out", Reason.OUT_OF_MEMORY)
 
-    tree = Tree(make_config(inbox={"settle_s": 0.001, "rescan_s": 0.002}, engine={"memory_limit_mb": 1000}))
+    tree = Tree(make_config(inbox={"settle_s": 0.001, "rescan_s": 0.002}))
     tree.inbox.mkdir()
     tree.drop("sea")
     assert Stepper(tree.config, Exhausted()).until_quiet() == [Ending.CRASHED, Ending.CRASHED, Ending.FAILED]
-    assert limits == [1000, 700, 490]
+    assert asked == [0, 1, 2]
 
 
 # What comes next
@@ -217,10 +218,10 @@ class Asked(FakeEngine):
         super().__init__(*script, **options)
         self.requests: list[Request] = []
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Paint as the fake does."""
         self.requests.append(request)
-        return super().stylize(request, is_stopping)
+        return super().stylize(request, life)
 
 
 @pytest.mark.parametrize("at", [2, 7], ids=["early", "too late"])

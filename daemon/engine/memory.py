@@ -1,41 +1,47 @@
-"""How much memory a picture takes, told before it is begun, and the way of computing it that fits.
+"""How much memory a job takes, estimated before it starts, and the way of computing it that fits.
 
 What is counted follows from the network: the channels that the backward pass needs, at every pixel. What
 cannot be counted (the process, what an allocator loses) is measured; each figure names its measurement. All of
 them are the peak of the resident memory (VmHWM, in MB of 2^20 bytes) of a fresh process on the CPU: TensorFlow
 2.21 with oneDNN, square pictures, content at block4_conv2, style at block1_conv1 to block5_conv1. Without it,
 and with gradients by convolutions, a step at 1024 x 768 px took 2669 in float32 with L-BFGS (estimated: 2971),
-the turned kernels included.
+the rotated kernels included.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from daemon.settings import LAYERS
+from daemon import processes
+from daemon.job import Plan
+from daemon.settings import LAYERS, scaled
 from daemon.transfer.backend import tile_layout
-from daemon.transfer.backend.tile_layout import TILE_SIZES, WHOLE, TileSize
+from daemon.transfer.backend.tile_layout import TILE_SIZES, TileSize
+from daemon.transfer.optimizer_memory import PICTURE_BYTES, kept_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from daemon.job import Backward, EngineInfo
     from daemon.settings import Settings
 
     Size = tuple[int, int]  # height, width
 
 _MB: Final = 1 << 20
 _FLOAT_BYTES: Final = 4
-_PICTURE_BYTES: Final = 3 * _FLOAT_BYTES  # a pixel of (1, H, W, 3) float32
 _CHANNELS: Final = {1: 64, 2: 128, 4: 256, 8: 512, 16: 512}  # by the pixels from one feature to the next
 
 # TensorFlow and the weights loaded: 820 (float32), 873 (bfloat16, with float32's beside it, which the reported
 # losses are computed with). What compiling adds: about 40.
 _BASE_MB: Final = {"float32": 860, "bfloat16": 913}
 
-# The kernels once more, where gradients go back by them turned: 20,018,880 numbers.
-_TURNED_MB: Final = {"float32": 76, "bfloat16": 38}
+# On a GPU, whose memory holds no process: the kernels, and 256 MB for workspaces of convolutions. Not measured.
+_GPU_BASE_MB: Final = {"float32": 332, "bfloat16": 370}
+
+# The kernels once more, rotated, where gradients go back by convolutions: 20,018,880 numbers.
+_ROTATED_MB: Final = {"float32": 76, "bfloat16": 38}
 
 # Gradients on their way through block 1, and what the allocator loses between tensors of unlike sizes, in
 # tensors of the 64 channels of block 1. From whole steps: 3185 and 2430 at 1024 px, 9208 and 7193 at 2048 px
@@ -56,95 +62,111 @@ _UPDATE: Final = {"adam": 6, "lbfgs": 6}
 # A pixel decoded: three in Pillow, as many converted, as many in the array.
 _DECODED_BYTES: Final = 3 * 3
 
-# L-BFGS keeps ten pairs of pictures, and five of a picture so large that ten would take gigabytes.
-HISTORY: Final = 10
-LARGE_HISTORY: Final = 5
-LARGE_PX: Final = 4_000_000
-
 MARGIN: Final = 1.1  # between an estimate and a limit, since whoever passes the limit is ended
-
-
-class Convolving(Protocol):
-    """What of a network shapes its memory."""
-
-    @property
-    def precision(self) -> str:
-        """Name what the convolutions run in: float32 or bfloat16."""
-
-    @property
-    def backward(self) -> str:
-        """Name how gradients go back; see `convolutions`."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What of a job shapes its memory."""
+    """The properties of one scale of a job that determine memory use."""
 
     size: Size  # of the picture
-    styles: Collection[Size]  # of the style pictures at that size
+    styles: Collection[Size]  # of the style pictures at that scale
     content_layers: Collection[str]
     style_layers: Collection[str]
     precision: str  # float32 or bfloat16, of the convolutions
     optimizer: str  # adam or lbfgs
-    is_turned: bool = False  # how gradients go back; see `convolutions`
+    backward: Backward = "gradient"  # how gradients go back; see `transfer.backend.convolutions`
+    is_on_gpu: bool = False
 
 
-def works(settings: Settings, content: Size, styles: Sequence[Size], network: Convolving) -> list[Work]:
-    """Describe the work at every size of a job's road, coarse to fine.
+class JobPlan(NamedTuple):
+    """How every scale of a job will be computed, and what the engine says of it."""
+
+    tile_sizes: tuple[TileSize, ...]  # one for each scale, coarse to fine
+    report: Plan
+    spare_mb: float | None  # what the limit leaves beside the job; None: not known
+
+
+def works(settings: Settings, content: Size, styles: Sequence[Size], info: EngineInfo) -> list[Work]:
+    """Describe the work at every scale of a job, coarse to fine.
 
     Args:
-        settings: the job's.
+        settings: the job's settings.
         content: the size of the photo as it was dropped.
-        styles: those of the paintings.
-        network: the one that paints, or what an engine says of it.
+        styles: the sizes of the paintings.
+        info: the engine's description of itself.
     """
     return [
         Work(
-            size=_scaled(content, scale.size),
-            styles=[_scaled(style, scale.size) for style in styles],
+            size=scaled(*content, scale.size),
+            styles=[scaled(*style, scale.size) for style in styles],
             content_layers=tuple(settings.content_layers),
             style_layers=tuple(settings.style_layers),
-            precision=network.precision,
+            precision=info.precision,
             optimizer=settings.optimizer,
-            is_turned=network.backward == "convolution",
+            backward=info.backward,
+            is_on_gpu=info.device.startswith("GPU"),
         )
         for scale in settings.all_scales(*content)
     ]
 
 
-def _scaled(size: Size, longest: int) -> Size:
-    height, width = size
-    factor = longest / max(height, width, 1)
-    return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def plan(work: Work, limit_mb: int | None) -> TileSize:
-    """Choose the first rung that is safely within a limit; where none is, the first that takes least.
+def plan(job: Sequence[Work], limit_mb: int | None, smaller: int = 0) -> JobPlan:
+    """Choose for every scale the fastest way that is safely within a limit, or the one that takes least.
 
     Args:
-        work: the job's.
-        limit_mb: for the whole process; None: nothing limits it.
+        job: the work at every scale, coarse to fine.
+        limit_mb: the most memory the whole process may take; None: not known, and nothing is estimated.
+        smaller: how many tile sizes below the chosen ones to go, because memory ran out before.
     """
+    options = [_options(work) for work in job]
+    chosen = [min(_first_within(found, limit_mb) + smaller, len(found) - 1) for found in options]
+    ways = [found[index] for found, index in zip(options, chosen, strict=True)]
+    # What one scale took serves the next, so the largest decides.
+    needed_mb = max(way.estimate_mb for way in ways)
+    estimated_mb = None if limit_mb is None else needed_mb
+    spare_mb = None if limit_mb is None else limit_mb / MARGIN - needed_mb
+    report = Plan(
+        memory_estimate_mb=estimated_mb,
+        memory_limit_mb=limit_mb,
+        computed=str(ways[-1].tile_size),
+        is_smallest=all(index == len(found) - 1 for found, index in zip(options, chosen, strict=True)),
+        warning=_warning(estimated_mb, limit_mb),
+    )
+    return JobPlan(tuple(way.tile_size for way in ways), report, spare_mb)
+
+
+class _Way(NamedTuple):
+    """A way of computing a scale."""
+
+    tile_size: TileSize
+    estimate_mb: int
+
+
+def _options(work: Work) -> list[_Way]:
+    """List the ways of computing a scale, fastest first; each takes less memory than the one before."""
+    found: list[_Way] = []
+    for tile_size in TILE_SIZES:
+        way = _Way(tile_size, estimate_mb(work, tile_size))
+        if not found or way.estimate_mb < found[-1].estimate_mb:
+            found.append(way)
+    return found
+
+
+def _first_within(options: Sequence[_Way], limit_mb: int | None) -> int:
+    """Give the index of the first way that fits; where none does, of the last one, which takes least."""
     if limit_mb is None:
-        return WHOLE
-    least = min(TILE_SIZES, key=lambda rung: estimate_mb(work, rung))
-    return next((rung for rung in TILE_SIZES if _fits(estimate_mb(work, rung), limit_mb)), least)
+        return 0
+    fitting = (index for index, way in enumerate(options) if _fits(way.estimate_mb, limit_mb))
+    return next(fitting, len(options) - 1)
 
 
 def _fits(estimated_mb: int, limit_mb: int) -> bool:
     return MARGIN * estimated_mb <= limit_mb
 
 
-def planned_mb(job: Sequence[Work], limit_mb: int | None) -> int:
-    """Estimate the peak of a job, every size computed as planned; in one piece where nothing limits it.
-
-    What one size took serves the next, so the largest decides.
-    """
-    return max(estimate_mb(work, plan(work, limit_mb)) for work in job)
-
-
-def shortage(estimated_mb: int | None, limit_mb: int | None) -> str:
-    """Say so where an estimate is not safely within a limit; empty where it is, or there is none of either."""
+def _warning(estimated_mb: int | None, limit_mb: int | None) -> str:
+    """Say so where an estimate is not safely within the limit; empty where it is, or where neither is known."""
     if estimated_mb is None or limit_mb is None or _fits(estimated_mb, limit_mb):
         return ""
     figures = f"{estimated_mb} MB estimated, {limit_mb} MB to be had"
@@ -163,51 +185,30 @@ def decoded_mb(pictures: Collection[Size]) -> int:
 
 
 def available_mb(held_mb: int, proc: Path = Path("/proc")) -> int:
-    """Give what a process that holds so much may grow to: what the machine can spare on top."""
-    return kilobytes(proc / "meminfo", "MemAvailable") // 1024 + held_mb
+    """Give the memory a process may grow to: what it holds, and what the machine can spare on top."""
+    return processes.kilobytes(proc / "meminfo", "MemAvailable") // 1024 + held_mb
 
 
-def limit_mb(asked_mb: int | None, device: str, held_mb: int) -> int | None:
-    """Decide what the engine's process may take; None on a GPU, whose memory is not estimated.
-
-    Args:
-        asked_mb: `engine.memory_limit_mb`; None: what the machine has.
-        device: as the engine names it.
-        held_mb: what it has taken by now.
-    """
-    return None if device.startswith("GPU") else asked_mb or available_mb(held_mb)
-
-
-def kilobytes(path: Path, key: str) -> int:
-    """Read a size from one of the kernel's own tables.
-
-    Raises:
-        OSError: there is no such table.
-        StopIteration: it has no such line.
-    """
-    lines = path.read_text(encoding="ascii", errors="replace").splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
-
-
-def estimate_mb(work: Work, rung: TileSize) -> int:
+def estimate_mb(work: Work, tile_size: TileSize) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
-    styles = [_forward_bytes(_piece(size, work.style_layers, rung)) for size in work.styles]
-    turned_mb = _TURNED_MB[work.precision] if work.is_turned else 0
-    return _BASE_MB[work.precision] + turned_mb + round(max(_step_bytes(work, rung), *styles) / _MB)
+    styles = [_forward_bytes(_piece(size, work.style_layers, tile_size)) for size in work.styles]
+    base_mb = (_GPU_BASE_MB if work.is_on_gpu else _BASE_MB)[work.precision]
+    rotated_mb = _ROTATED_MB[work.precision] if work.backward == "convolution" else 0
+    return base_mb + rotated_mb + round(max(_step_bytes(work, tile_size), *styles) / _MB)
 
 
-def _step_bytes(work: Work, rung: TileSize) -> float:
+def _step_bytes(work: Work, tile_size: TileSize) -> float:
     """Count what is held through a step, and the greater of what its two halves take on top of it."""
     height, width = work.size
     pixels = height * width
     layers = {*work.content_layers, *work.style_layers}
-    piece = _piece(work.size, layers, rung)
-    pictures = _pictures(work.optimizer, pixels) * _PICTURE_BYTES * pixels
+    piece = _piece(work.size, layers, tile_size)
+    pictures = _pictures(work.optimizer, pixels) * PICTURE_BYTES * pixels
     kinds = 1 if work.precision == "float32" else 2  # of targets: the network's, and float32's to report
     contents = kinds * _FLOAT_BYTES * _channels(work.content_layers) * pixels
     scattered = _SCATTERED[work.optimizer] * _FLOAT_BYTES * _CHANNELS[1]
     gradient = (_activation_bytes(work, layers) + scattered) * piece
-    update = _UPDATE[work.optimizer] * _PICTURE_BYTES * pixels
+    update = _UPDATE[work.optimizer] * PICTURE_BYTES * pixels
     return pictures + contents + max(gradient, update)
 
 
@@ -220,24 +221,13 @@ def _pictures(optimizer: str, pixels: int) -> int:
     return 4 + (2 if optimizer == "adam" else 1 + 2 * kept_pairs(pixels))
 
 
-def kept_pairs(pixels: int) -> int:
-    """Tell how many pairs L-BFGS keeps."""
-    return HISTORY if pixels <= LARGE_PX else LARGE_HISTORY
-
-
-def state_bytes(optimizer: str, pixels: int) -> int:
-    """Count the bytes of a checkpoint: the picture, the next one, the best one, and the optimiser's own."""
-    own = 2 if optimizer == "adam" else 2 + 2 * kept_pairs(pixels)
-    return (3 + own) * _PICTURE_BYTES * pixels
-
-
-def _piece(size: Size, layers: Collection[str], rung: TileSize) -> int:
+def _piece(size: Size, layers: Collection[str], tile_size: TileSize) -> int:
     """Count the pixels that the network sees at once: those of the picture, or of its largest tile."""
     height, width = size
-    if rung.core_px is None:
+    if tile_size.core_px is None:
         return height * width
     halo = tile_layout.halo_px(layers)
-    rows, columns = (tile_layout.spans(length, rung.core_px, halo) for length in size)
+    rows, columns = (tile_layout.spans(length, tile_size.core_px, halo) for length in size)
     return max(span.stop - span.start for span in rows) * max(span.stop - span.start for span in columns)
 
 
