@@ -16,17 +16,23 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import daemon
+from daemon.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import IO
 
-# So long the rest of a message may take once it has begun; a child that hangs in between is seen to.
+# How long the rest of a message may take once it has begun; then the child counts as hanging.
 HALF_MESSAGE_S: Final = 20
+_TICK_S: Final = 0.1
+_STOP_S: Final = 1.0
+_KILL_S: Final = 20.0  # for the memory of a killed process to be given back
 OOM_SCORE: Final = 500  # of 1000: the kernel counts half of the machine's memory on top of what the child uses
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -34,41 +40,104 @@ _PR_SET_PDEATHSIG: Final = 1
 # In the daemon
 
 
-def spawn(
-    module: str,
-    arguments: Sequence[str] = (),
-    *,
-    environment: Mapping[str, str] | None = None,
-    output: int = subprocess.DEVNULL,
-) -> tuple[subprocess.Popen[bytes], Connection]:
-    """Start a module of ours, which calls `adopt` first.
+class Child:
+    """A child process and our end of its pipe: started with the object, and ended by `end` or `stop`.
 
-    Args:
-        module: its full name.
-        arguments: for the module; it finds them in `sys.argv[3:]`.
-        environment: the child's variables; default: this process's.
-        output: where its stdout and stderr go together, as for `Popen`.
-
-    Returns:
-        The child, and our end of its pipe. A read of it that stalls amid a message raises BlockingIOError.
-
-    Raises:
-        OSError: no process or descriptor is to be had.
+    A read of the pipe that stalls in the middle of a message raises BlockingIOError.
     """
-    ours, theirs = socket.socketpair()
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", HALF_MESSAGE_S, 0))
-    with ours, theirs:
-        command = [sys.executable, "-P", "-m", module, str(os.getpid()), str(theirs.fileno()), *arguments]
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command,
-            env=_with_our_path(os.environ if environment is None else environment),
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C in the terminal is for the daemon alone
-        )
-        return child, Connection(ours.detach())
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str] = (),
+        *,
+        environment: Mapping[str, str] | None = None,
+        output: int = subprocess.DEVNULL,
+    ) -> None:
+        """Start a module of this package, which calls `adopt` first.
+
+        Args:
+            module: its full name.
+            arguments: for the module; it finds them in `sys.argv[3:]`.
+            environment: the child's variables; default: this process's.
+            output: where its stdout and stderr go together, as for `Popen`.
+
+        Raises:
+            OSError: no process or descriptor is to be had.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", HALF_MESSAGE_S, 0))
+        with ours, theirs:
+            command = [sys.executable, "-P", "-m", module, str(os.getpid()), str(theirs.fileno()), *arguments]
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                command,
+                env=_with_our_path(os.environ if environment is None else environment),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C in the terminal is for the daemon alone
+            )
+            self.pipe = Connection(ours.detach())
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    @property
+    def output(self) -> IO[bytes] | None:
+        """What it prints, where that was piped."""
+        return self._process.stdout
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was not ended and has not ended by itself."""
+        return not self.pipe.closed and self._process.poll() is None
+
+    def has_message(self, life: Lifeline) -> bool:
+        """Wait a moment, with a heartbeat; returns whether there is a message, or the end of the pipe."""
+        life.beat()
+        return self.pipe.poll(_TICK_S)
+
+    def await_message(self, life: Lifeline, limit_s: float) -> bool:
+        """Wait for a message, or the end of the pipe; False after the time limit, or once asked to stop."""
+        deadline = time.monotonic() + limit_s
+        while not self.has_message(life):
+            if life.is_stopping or time.monotonic() > deadline:
+                return False
+        return True
+
+    def end(self, life: Lifeline, patience_s: float = 0.0) -> int | None:
+        """Wait for its end, with heartbeats, and kill it where that does not come; close the pipe.
+
+        Args:
+            life: the waiting thread's.
+            patience_s: how long it may take to end by itself.
+
+        Returns:
+            How it ended, as `Popen.returncode`; None where it had to be killed.
+        """
+        code = self._awaited_code(life, patience_s)
+        if code is None:
+            self._process.kill()
+            self._awaited_code(life, _KILL_S)
+        self.pipe.close()
+        return code
+
+    def stop(self) -> None:
+        """Close the pipe, by which it ends by itself; kill it where it does not."""
+        self.pipe.close()
+        self.end(Lifeline(), _STOP_S)
+
+    def _awaited_code(self, life: Lifeline, longest_s: float) -> int | None:
+        deadline = time.monotonic() + longest_s
+        while True:
+            life.beat()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(max(0.0, min(_TICK_S, deadline - time.monotonic())))
+            if time.monotonic() >= deadline:
+                return None
 
 
 def _with_our_path(environment: Mapping[str, str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ def serve(pipe: Connection) -> None:
     """Load the model, then paint request after request until the pipe closes.
 
     After the config, every message is a tuple of its kind and content: up `paint`, `prepare`, `stop`; down
-    `started`, `not_ready`, `step`, `ended`, `job_error`, `engine_error`.
+    `started`, `not_ready`, `step` (also the plan), `ended`, `job_error`, `engine_error`.
     """
     from daemon.engine.local import LocalEngine  # noqa: PLC0415 - TensorFlow's output must be piped first
 
@@ -38,7 +38,7 @@ def serve(pipe: Connection) -> None:
             _paint(engine, content, pipe)
         elif kind == "prepare":
             engine.prepare(content)
-        # a stop that comes here crossed the end of its picture
+        # a stop that arrives here crossed the end of its picture
 
 
 def _paint(engine: Any, request: Request, pipe: Connection) -> None:
@@ -64,7 +64,7 @@ def read_notes(engine: Any, pipe: Connection, stop: threading.Event) -> None:
 
 
 def _next(steps: Iterator[Plan | Step]) -> tuple[str, Any]:
-    """Take one step further, and say how that went; an error of the pipe itself is not caught here."""
+    """Compute the next step, and turn errors into messages; an error of the pipe itself is not caught here."""
     try:
         step = next(steps, None)
     except JobError as error:

@@ -1,4 +1,4 @@
-"""Gram matrices of styles, kept from job to job in memory and from night to night on disk, both bounded."""
+"""Gram matrices of styles, kept from job to job in memory and between runs on disk, both bounded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from daemon import files
-from daemon.engine import sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +23,10 @@ MEMORY_BYTES: Final = 64_000_000  # about 25 styles at one size
 DISK_BYTES: Final = 256_000_000
 
 
-class StyleTargets:
-    """Gives what is kept under a key, or computes and keeps it. Nothing here is ever an error of a job's.
+class GramCache:
+    """Returns what is kept under a key, or computes and keeps it. No error of the disk is ever a job's.
 
-    A file is the SHA-256 of the rest, then a `.npz`; one that is damaged is computed anew.
+    A file is a `.npz`, whose CRC-32 is checked when it is read; a damaged one is computed again.
     """
 
     def __init__(
@@ -36,8 +35,8 @@ class StyleTargets:
         """Begin with an empty memory.
 
         Args:
-            folder: made when it is first needed, in a folder that exists; None: memory alone.
-            memory_bytes: the most that is kept in memory; what was not asked for longest goes first.
+            folder: the place on disk, made when first needed, in a folder that exists; None: memory alone.
+            memory_bytes: the most that is kept in memory; the least recently used goes first.
             disk_bytes: the same on disk.
         """
         self._folder = folder
@@ -47,7 +46,7 @@ class StyleTargets:
         self._lock = threading.Lock()
 
     def get(self, key: str, compute: Callable[[], Grams]) -> Grams:
-        """Give the Gram matrices of a key, layer -> (C, C) float32."""
+        """Return the Gram matrices of a key, layer -> (C, C) float32."""
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
@@ -72,9 +71,9 @@ class StyleTargets:
             return None
         path = self._folder / f"{key}{_SUFFIX}"
         try:
-            with sealed.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 grams = dict(arrays)
-        except Exception:  # noqa: BLE001 - numpy raises nearly anything, and they can be computed
+        except Exception:  # noqa: BLE001 - numpy raises nearly anything, and they can be computed again
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # `_tidy` goes by it
@@ -86,13 +85,13 @@ class StyleTargets:
         with contextlib.suppress(OSError):
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"{key}{_SUFFIX}"
-            sealed.replace(path, lambda file: np.savez(file, **dict[str, Any](grams)), is_durable=False)
-            self._tidy()
+            with files.replaced(path, is_durable=False) as file:
+                np.savez(file, **dict[str, Any](grams))
+            self._tidy(self._folder)
 
-    def _tidy(self) -> None:
-        """Remove what was not asked for longest, beyond the bound, and what a kill left half written."""
-        assert self._folder is not None  # noqa: S101 - asked by `_write`
-        found = sorted(self._folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True)
+    def _tidy(self, folder: Path) -> None:
+        """Remove the least recently used files beyond the bound, and those that a kill left half written."""
+        found = sorted(folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True)
         total = 0
         for path in found:
             is_whole = path.suffix == _SUFFIX

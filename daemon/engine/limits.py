@@ -1,4 +1,4 @@
-"""What an engine's child may use, and what else may have ended it: time, silence, memory, the kernel."""
+"""The limits of an engine's child: time, silence and memory; and whether the kernel killed it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Excess(NamedTuple):
 
 
 class Watch:
-    """Tells when the child has passed a limit; for one picture, or for the load of the model."""
+    """Tells when the child has passed a limit, while it paints one picture or loads the model."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class Watch:
         """Start counting.
 
         Args:
-            pid: the child.
-            timeout_s: `engine.job_timeout_s`.
-            memory_limit_mb: `engine.memory_limit_mb`, where it is this process that shall keep it.
+            pid: the child's process.
+            timeout_s: `engine.job_timeout_s`; None: no limit.
+            memory_limit_mb: `engine.memory_limit_mb`, where it is of the child's resident memory.
             clock: monotonic seconds.
         """
         self._pid = pid
@@ -51,11 +51,11 @@ class Watch:
         self._begun = self._heard = self._next_look = clock()
 
     def hear(self) -> None:
-        """Begin to wait for the next message: what whoever takes the steps does with them is no silence."""
+        """Restart the stall timer; time that the caller spends on a step does not count."""
         self._heard = self._clock()
 
     def excess(self) -> Excess | None:
-        """Give the limit that is passed, if one is. Memory is looked at once a second."""
+        """Return the limit that is passed, if one is. Memory is measured once a second."""
         now = self._clock()
         if self._timeout_s is not None and now - self._begun > self._timeout_s:
             return Excess("time limit", f"engine.job_timeout_s passed: {self._timeout_s:g} s", Reason.TIMED_OUT)
@@ -83,7 +83,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Count what the kernel has killed for want of memory: in our control group if it tells, else anywhere.
+    """Count what the kernel has killed because memory ran out: in our control group, else on the machine.
 
     It counts first and kills then, so a SIGKILL after which the count is higher than before has a likely cause.
     """

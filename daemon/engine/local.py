@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 from daemon import __version__, images
 from daemon.engine import memory
 from daemon.engine.checkpoints import Checkpoints, Found, key
-from daemon.engine.gram_cache import StyleTargets
+from daemon.engine.gram_cache import GramCache
 from daemon.engine.limits import resident_bytes
 from daemon.engine.painter import Painter
-from daemon.engine.prefetch import Preparer
+from daemon.engine.prefetch import Prefetcher
 from daemon.engine.previews import Previews
 from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
@@ -66,10 +66,10 @@ class LocalEngine:
             config: the whole config.
             kept: an existing folder for Gram matrices of styles; None: they are kept in memory alone.
         """
-        self._style_targets = StyleTargets(kept and kept / _STYLE_TARGETS)
+        self._gram_cache = GramCache(kept and kept / _STYLE_TARGETS)
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
-        self._preparer = Preparer(self._make_ready)
+        self._prefetcher = Prefetcher(self._make_ready)
         self._loaded: _Loaded | None = None
         self._spare_mb: float | None = None  # of the memory limit, beside the running job
 
@@ -95,7 +95,7 @@ class LocalEngine:
                 load_s=round(time.perf_counter() - begun, 3),
                 versions=device.versions(),
             )
-            self._loaded = _Loaded(Painter(network, exact, self._style_targets), info)
+            self._loaded = _Loaded(Painter(network, exact, self._gram_cache), info)
         return self._loaded
 
     def _require_room(self, device_name: str) -> None:
@@ -125,7 +125,7 @@ class LocalEngine:
         raise exhausted
 
     def _paint(self, loaded: _Loaded, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
-        ready = self._preparer.take(request) or Ready(_decoded(request, self._max_megapixels))
+        ready = self._prefetcher.take(request) or Ready(_decoded(request, self._max_megapixels))
         planned = self._plan(loaded.info, ready.subject, request.smaller)
         yield planned.report
         kept = self._checkpoints(request, loaded.info)
@@ -154,8 +154,8 @@ class LocalEngine:
 
     def _free(self) -> None:
         """Free everything that is only kept to be faster."""
-        self._style_targets.forget()
-        self._preparer.forget()
+        self._gram_cache.forget()
+        self._prefetcher.forget()
         gc.collect()
         device.trim()
 
@@ -173,7 +173,7 @@ class LocalEngine:
     def prepare(self, request: Request) -> None:
         """Decode the pictures and compute their targets during another painting; see `Engine.prepare`."""
         if self._loaded is not None:
-            self._preparer.begin(request)
+            self._prefetcher.begin(request)
 
     def _make_ready(self, request: Request) -> Ready:
         """Decode a request's pictures, and compute what it begins with, as far as there is room for it.

@@ -9,28 +9,123 @@ import signal
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from daemon import logs, processes
+from daemon.engine import printed
 from daemon.engine.limits import Watch, oom_kills
 from daemon.errors import EngineError, NotReady, Reason
-from daemon.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from multiprocessing.connection import Connection
     from typing import IO
 
     from daemon.config import Config
     from daemon.job import EngineInfo, Plan, Request, Step
+    from daemon.lifeline import Lifeline
 
 log = logs.get(__name__)
 
-_TICK_S: Final = 0.1
-_STOP_S: Final = 20.0  # for a checkpoint to be written, or a killed process's memory to be given back
+_STOP_S: Final = 20.0  # for a checkpoint to be written, or an end to come after the pipe was closed
 _LAST_WORDS_S: Final = 1.0  # for what a dead child printed at the very end to be read
 _KEPT_LINES: Final = 40  # a crash report of faulthandler is about 25
-_CHATTER: Final = {"I": "debug", "W": "info", "E": "info", "F": "error"}  # what fails is an exception
+
+
+class _EngineChild(processes.Child):
+    """A running `daemon.engine.child`: its messages, what it prints, and how it ends."""
+
+    def __init__(self, config: Config) -> None:
+        """Start it and send it the config.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        environment = {"PYTHONFAULTHANDLER": "1", "TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
+        self._oom_kills = oom_kills()
+        super().__init__("daemon.engine.child", environment=environment, output=subprocess.PIPE)
+        self.lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+        self._listener = threading.Thread(target=self._listen, args=(self.output,), daemon=True)
+        self._listener.start()
+        log.info("engine.started", engine_pid=self.pid, device=config.engine.device)
+        self.pipe.send(config)
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        """Bring what TensorFlow, absl and the interpreter print into the one stream of log records."""
+        for raw in stream:
+            line = raw.decode("utf-8", "replace").rstrip()
+            if line:
+                self.lines.append(line)
+                getattr(log, printed.level(line))("engine.printed", line=line)
+        stream.close()
+
+    def ask(self, request: Request, life: Lifeline) -> None:
+        """Send a request.
+
+        Raises:
+            EngineError: the child ended.
+        """
+        self._oom_kills = oom_kills()
+        try:
+            self.pipe.send(("paint", request))
+        except OSError:
+            raise self._died(life) from None
+
+    def receive(self, watch: Watch, life: Lifeline) -> tuple[str, Any]:
+        """Wait for one message; `("stopped", None)` once `life.is_stopping`.
+
+        Raises:
+            EngineError: the child ended, or passed a limit and was killed.
+        """
+        watch.hear()
+        while not life.is_stopping:  # asked before every message: steps may come faster than a tick
+            excess = watch.excess()
+            if excess is not None:
+                raise self._killed(excess.by, excess.message, excess.reason, life)
+            message = self.poll(life)
+            if message is not None:
+                return message
+        return "stopped", None
+
+    def poll(self, life: Lifeline) -> tuple[str, Any] | None:
+        """Wait a moment for a message.
+
+        Raises:
+            EngineError: see `receive`.
+        """
+        try:
+            return self.pipe.recv() if self.has_message(life) else None
+        except BlockingIOError:
+            message = "the engine stopped in the middle of a message"
+            raise self._killed("silence", message, Reason.TIMED_OUT, life) from None
+        except (EOFError, OSError):
+            raise self._died(life) from None
+
+    def _killed(self, by: str, message: str, reason: Reason, life: Lifeline) -> EngineError:
+        """Kill a child that does not end by itself."""
+        self.end(life)
+        log.error("engine.died", ended_by=by, last_lines=list(self.lines)[-5:])
+        return EngineError(message, reason, tuple(self.lines))
+
+    def _died(self, life: Lifeline) -> EngineError:
+        """Find out how the child ended."""
+        code = self.end(life, _STOP_S)
+        how = "closing its pipe" if code is None else processes.ending(code)
+        is_killed = code == -signal.SIGKILL
+        self._listener.join(_LAST_WORDS_S)
+        lines = tuple(self.lines)
+        log.error("engine.died", ended_by=how, last_lines=lines[-5:])
+        if is_killed and oom_kills() > self._oom_kills:
+            message = "the kernel ended the engine's process because memory ran out"
+            return EngineError(message, Reason.OUT_OF_MEMORY, lines)
+        guess = " (perhaps memory ran out)" if is_killed else ""
+        return EngineError(f"the engine's process ended by {how}{guess}", Reason.ENGINE_CRASHED, lines)
+
+
+class _Loaded(NamedTuple):
+    """A child whose model is loaded."""
+
+    child: _EngineChild
+    info: EngineInfo
 
 
 class ProcessEngine:
@@ -42,37 +137,37 @@ class ProcessEngine:
         Args:
             config: the whole config.
         """
-        self._config = config
-        self._life = Lifeline()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
-        self._info: EngineInfo | None = None
-        self._listener = threading.Thread()
-        self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
-        self._oom_kills = 0
+        self.config = config  # may be replaced between two jobs; a child that runs keeps its own
+        self._loaded: _Loaded | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the child's process; None while none runs with a loaded model."""
+        return self._loaded.child.pid if self._loaded is not None and self._loaded.child.is_running else None
 
     def start(self, life: Lifeline) -> EngineInfo:
-        """Start the child and wait for its model; see `Engine.start`. Told to stop, it is not ready either."""
-        if self._info is not None and self._child is not None and self._child.poll() is None:
-            return self._info
-        self.stop()  # what is left of a child that died while it was idle, which is no job's fault
-        self._life = life
+        """Start the child and wait for its model; see `Engine.start`."""
+        return self._load(life).info
+
+    def _load(self, life: Lifeline) -> _Loaded:
+        if self._loaded is None or not self._loaded.child.is_running:
+            self.stop()  # what is left of a child that died while it was idle, which is no job's fault
+            self._loaded = self._started(life)
+        return self._loaded
+
+    def _started(self, life: Lifeline) -> _Loaded:
         try:
-            self._spawn()
+            child = _EngineChild(self.config)
         except OSError as error:
-            self.stop()
             raise NotReady(f"the engine cannot be started: {error}") from error
-        assert self._child is not None  # noqa: S101 - just started
         try:
-            kind, content = self._receive(Watch(self._child.pid))
+            kind, content = child.receive(Watch(child.pid), life)
         except EngineError as error:
-            self.stop()
             raise NotReady(f"the engine ended while it started: {error}") from error
         if kind != "started":
-            self.stop()
+            child.end(life)
             raise NotReady("told to stop" if kind == "stopped" else str(content))
         info: EngineInfo = content
-        self._info = info
         log.info(
             "engine.model_loaded",
             device=info.device,
@@ -82,191 +177,76 @@ class ProcessEngine:
             weights_sha256=info.weights_sha256,
             load_s=info.load_s,
         )
-        return info
-
-    def _spawn(self) -> None:
-        environment = {"PYTHONFAULTHANDLER": "1", "TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
-        self._oom_kills = oom_kills()
-        self._child, self._pipe = processes.spawn(
-            "daemon.engine.child", environment=environment, output=subprocess.PIPE
-        )
-        self._lines.clear()
-        assert self._child.stdout is not None  # noqa: S101 - asked for above
-        self._listener = threading.Thread(target=self._listen, args=(self._child.stdout,), daemon=True)
-        self._listener.start()
-        log.info("engine.started", engine_pid=self._child.pid, device=self._config.engine.device)
-        self._pipe.send(self._config)
-
-    def _listen(self, stream: IO[bytes]) -> None:
-        """Bring what TensorFlow, absl and the interpreter print into the one stream of log records."""
-        for raw in stream:
-            line = raw.decode("utf-8", "replace").rstrip()
-            if line:
-                self._lines.append(line)
-                is_absl = len(line) > 5 and line[0] in _CHATTER and line[1:5].isdigit()  # noqa: PLR2004
-                level = _CHATTER[line[0]] if is_absl else "info"
-                getattr(log, level)("engine.printed", line=line)
-        stream.close()
-
-    def _receive(self, watch: Watch) -> tuple[str, Any]:
-        """Wait for one message; `("stopped", None)` once told to stop.
-
-        Raises:
-            EngineError: the child ended, or passed a limit and was ended.
-        """
-        watch.hear()
-        while True:  # asked before every message: steps may come faster than a tick
-            self._life.beat()
-            if self._life.is_stopping:
-                return "stopped", None
-            excess = watch.excess()
-            if excess is not None:
-                raise self._end(*excess)
-            message = self._poll()
-            if message is not None:
-                return message
-
-    def _poll(self) -> tuple[str, Any] | None:
-        assert self._pipe is not None  # noqa: S101 - only called after _spawn
-        try:
-            return self._pipe.recv() if self._pipe.poll(_TICK_S) else None
-        except BlockingIOError:
-            raise self._end("silence", "the engine stopped amid a message", Reason.TIMED_OUT) from None
-        except (EOFError, OSError):
-            raise self._died() from None
-
-    def _end(self, by: str, message: str, reason: Reason) -> EngineError:
-        """End a child that does not come to an end by itself."""
-        self._kill()
-        log.error("engine.died", ended_by=by, last_lines=list(self._lines)[-5:])
-        return EngineError(message, reason, tuple(self._lines))
-
-    def _died(self) -> EngineError:
-        """Find out how the child ended."""
-        assert self._child is not None  # noqa: S101 - only called after _spawn
-        child, before = self._child, self._oom_kills
-        if not self._await_end():
-            self._kill()  # it closed its pipe and lives on
-        code = child.poll()
-        how = "closing its pipe" if code is None else processes.ending(code)
-        is_killed = code == -signal.SIGKILL
-        self._listener.join(_LAST_WORDS_S)
-        lines = tuple(self._lines)
-        self._forget()
-        log.error("engine.died", ended_by=how, last_lines=lines[-5:])
-        if is_killed and oom_kills() > before:
-            message = "the kernel ended the engine's process for want of memory"
-            return EngineError(message, Reason.OUT_OF_MEMORY, lines)
-        guess = " (perhaps for want of memory)" if is_killed else ""
-        return EngineError(f"the engine's process ended by {how}{guess}", Reason.ENGINE_CRASHED, lines)
-
-    def _await_end(self) -> bool:
-        """Wait for the child's end; False when it does not come."""
-        assert self._child is not None  # noqa: S101 - only called after _spawn
-        deadline = time.monotonic() + _STOP_S
-        while time.monotonic() < deadline:
-            try:
-                self._child.wait(_TICK_S)
-            except subprocess.TimeoutExpired:
-                self._life.beat()
-            else:
-                return True
-        return False
+        return _Loaded(child, info)
 
     def stylize(self, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
         """Paint in the child; see `Engine.stylize`."""
-        watch = self._watch(self.start(life))
-        self._life = life
-        self._oom_kills = oom_kills()
-        assert self._pipe is not None  # noqa: S101 - start() sets it
+        child, info = self._load(life)
+        options = self.config.engine
+        watch = Watch(child.pid, options.job_timeout_s, process_limit_mb(options.memory_limit_mb, info))
+        child.ask(request, life)
         try:
-            self._pipe.send(("paint", request))
-        except OSError:
-            raise self._died() from None
-        try:
-            yield from self._follow(watch)
-        except (GeneratorExit, OSError):  # whoever asked takes no more steps, or fails to say whether it does
-            self._interrupt()
+            yield from _follow(child, watch, life)
+        except (GeneratorExit, OSError):  # the caller takes no more steps, or failed over one
+            collections.deque(_last_steps(child, life), maxlen=0)
             raise
 
     def prepare(self, request: Request) -> None:
         """Hand the hint on to the child, if there is one; see `Engine.prepare`."""
-        if self._pipe is not None:
+        if self._loaded is not None:
             with contextlib.suppress(OSError):  # its death is told where its steps are awaited
-                self._pipe.send(("prepare", request))
-
-    def _watch(self, info: EngineInfo) -> Watch:
-        assert self._child is not None  # noqa: S101 - only called after start()
-        options = self._config.engine
-        is_on_gpu = info.device.startswith("GPU")  # where the limit is TensorFlow's, of the GPU's memory
-        limit_mb = None if is_on_gpu else options.memory_limit_mb
-        return Watch(self._child.pid, options.job_timeout_s, limit_mb)
-
-    def _follow(self, watch: Watch) -> Iterator[Plan | Step]:
-        while True:
-            kind, content = self._receive(watch)
-            if kind == "step":
-                yield content
-            elif kind == "job_error":
-                raise content
-            elif kind == "not_ready":
-                raise NotReady(content)
-            elif kind == "engine_error":
-                message, reason = content
-                raise EngineError(message, reason or Reason.ENGINE_CRASHED, tuple(self._lines))
-            elif kind == "stopped":
-                yield from self._last_steps()
-                return
-            else:
-                return
-
-    def _interrupt(self) -> None:
-        """End the running picture, whose steps nobody takes any more."""
-        collections.deque(self._last_steps(), maxlen=0)
-
-    def _last_steps(self) -> Iterator[Plan | Step]:
-        """End the running picture but keep the model; a child that does not come to its next step is ended.
-
-        Yields:
-            What was on its way: a checkpoint that the child writes now counts on the frames among it.
-        """
-        if self._pipe is None:
-            return  # it was ended meanwhile
-        deadline = time.monotonic() + _STOP_S
-        try:
-            self._pipe.send(("stop", None))
-            while time.monotonic() < deadline:
-                self._life.beat()
-                message = self._poll()
-                if message is not None and message[0] != "step":
-                    return
-                if message is not None:
-                    yield message[1]
-        except EngineError:
-            return
-        except OSError:
-            pass
-        self._kill()
-
-    def _kill(self) -> None:
-        if self._child is not None:
-            self._child.kill()
-            self._await_end()
-        self._forget()
+                self._loaded.child.pipe.send(("prepare", request))
 
     def stop(self) -> None:
         """End the child."""
-        if self._child is None:
-            return
-        if self._pipe is not None:
-            self._pipe.close()
-        try:
-            self._child.wait(timeout=1)  # it ends by itself when the pipe closes
-        except subprocess.TimeoutExpired:
-            self._kill()
-        self._forget()
+        if self._loaded is not None:
+            self._loaded.child.stop()
+        self._loaded = None
 
-    def _forget(self) -> None:
-        if self._pipe is not None:
-            self._pipe.close()
-        self._child, self._pipe, self._info = None, None, None
+
+def process_limit_mb(asked_mb: int | None, info: EngineInfo) -> int | None:
+    """Give the memory that the child may take; on a GPU the limit is TensorFlow's, of the GPU's memory."""
+    return None if info.device.startswith("GPU") else asked_mb
+
+
+def _follow(child: _EngineChild, watch: Watch, life: Lifeline) -> Iterator[Plan | Step]:
+    while True:
+        kind, content = child.receive(watch, life)
+        if kind == "step":
+            yield content
+        elif kind == "job_error":
+            raise content
+        elif kind == "not_ready":
+            raise NotReady(content)
+        elif kind == "engine_error":
+            message, reason = content
+            raise EngineError(message, reason or Reason.ENGINE_CRASHED, tuple(child.lines))
+        elif kind == "stopped":
+            yield from _last_steps(child, life)
+            return
+        else:
+            return
+
+
+def _last_steps(child: _EngineChild, life: Lifeline) -> Iterator[Plan | Step]:
+    """End the running picture but keep the model; a child that does not come to its next step is killed.
+
+    Yields:
+        What was on its way: a checkpoint that the child writes now depends on their frames.
+    """
+    if not child.is_running:
+        return  # it was ended meanwhile
+    deadline = time.monotonic() + _STOP_S
+    try:
+        child.pipe.send(("stop", None))
+        while time.monotonic() < deadline:
+            message = child.poll(life)
+            if message is not None and message[0] != "step":
+                return
+            if message is not None:
+                yield message[1]
+    except EngineError:
+        return
+    except OSError:
+        pass
+    child.end(life)

@@ -1,4 +1,4 @@
-"""Pictures from strangers are decoded in a small process of its own, so that none ends the daemon."""
+"""Pictures from strangers are decoded in a small process of their own, so that none ends the daemon."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
-"""The inspector's own process: `images.read` behind a pipe, under a memory limit. No TensorFlow.
+"""The decoder's own process: `images.read` behind a pipe, under a memory limit. No TensorFlow.
 
-Run as `python -m daemon.sandbox.child PARENT FD MEGAPIXELS BYTES`. It ends by itself when it was idle for a
-while, or has decoded many pictures: the next question gets a new one.
+Run as `python -m daemon.sandbox.child PARENT FD MEGAPIXELS BYTES`. It ends by itself after some idle time, or
+after many pictures; the next question starts a new one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Asks the inspector's process for a picture's size; whatever becomes of that process, the daemon lives on."""
+"""Asks the decoder's process for a picture's size; whatever becomes of that process, the daemon lives on."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import logs, processes
 from daemon.errors import Failure, JobError, NotReady, NotTaken, Reason
+from daemon.lifeline import Lifeline
+from daemon.processes import Child
 from daemon.sandbox import READY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from multiprocessing.connection import Connection
     from pathlib import Path
 
 log = logs.get(__name__)
@@ -24,7 +22,7 @@ log = logs.get(__name__)
 # A lossless WebP of 200 megapixels, the slowest that was measured, takes 21 s on a core of an AMD EPYC.
 TIME_LIMIT_S: Final = 120.0
 _MODULE: Final = "daemon.sandbox.child"
-_TICK_S: Final = 0.1
+_START_S: Final = 120.0
 _END_S: Final = 5.0
 _ANSWER_BYTES: Final = 1 << 16
 _BASE_BYTES: Final = 512 << 20
@@ -53,129 +51,119 @@ class _Ended(Exception):  # noqa: N818 - how a process ended is a fact before it
         self.code = code
 
 
-class Inspector:
+class Decoder:
     """Decodes pictures in a child, which is started when there is a picture, and again after its end.
 
-    One thread asks. The child ends with the thread that started it; another thread's question starts a new one.
+    Used by one thread. The child ends with the thread that started it; another thread's question starts a new
+    one.
     """
 
-    def __init__(
-        self,
-        max_megapixels: float,
-        is_stopping: Callable[[], bool] = lambda: False,
-        time_limit_s: float = TIME_LIMIT_S,
-    ) -> None:
+    def __init__(self, max_megapixels: float, time_limit_s: float = TIME_LIMIT_S) -> None:
         """Remember the limits.
 
         Args:
-            max_megapixels: a larger picture is refused from its header.
-            is_stopping: asked several times a second while a picture is decoded.
-            time_limit_s: so long a picture may take.
+            max_megapixels: the largest picture that is decoded; a larger one is refused from its header.
+            time_limit_s: the time that decoding a picture may take.
         """
         self._arguments = [repr(max_megapixels), str(memory_limit(max_megapixels))]
-        self._is_stopping = is_stopping
         self._time_limit_s = time_limit_s
-        self._child: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
+        self._child: Child | None = None
 
-    def inspect(self, path: Path, name: str) -> tuple[int, int]:
+    @property
+    def pid(self) -> int | None:
+        """The number of the child's process; None while none runs."""
+        return self._child.pid if self._child is not None and self._child.is_running else None
+
+    def size(self, path: Path, name: str, life: Lifeline) -> tuple[int, int]:
         """Decode a picture whole, as `images.read` does.
 
         Args:
             path: the file.
-            name: what errors call it.
+            name: the name of the file in errors.
+            life: the calling thread's.
 
         Returns:
-            Its (height, width) in pixels.
+            The picture's (height, width) in pixels.
 
         Raises:
             JobError: it is not a picture of an allowed format, is damaged or too large, or its decoder crashes,
                 does not come to an end, or takes more memory than pictures need.
             NotReady: the child does not start, which is no picture's fault.
-            NotTaken: told to stop.
+            NotTaken: the thread should stop.
             OSError: the disk it lies on does not give it, or there is no process to be had.
         """
         question = json.dumps([str(path), name]).encode("ascii")
         try:
-            answer = self._ask(question, name)
+            answer = self._ask(question, name, life)
         except _Ended as end:
             if end.code not in {0, -signal.SIGKILL}:
                 raise JobError(_crash(name, end)) from None
-            answer = self._ask_again(question, name)  # it had ended for another reason than this picture
+            answer = self._ask_again(question, name, life)  # it had ended for another reason than this picture
         return _size(answer, path)
 
-    def _ask_again(self, question: bytes, name: str) -> dict[str, Any]:
+    def _ask_again(self, question: bytes, name: str, life: Lifeline) -> dict[str, Any]:
         try:
-            return self._ask(question, name)
+            return self._ask(question, name, life)
         except _Ended as end:
             raise JobError(_crash(name, end)) from None
 
-    def _ask(self, question: bytes, name: str) -> dict[str, Any]:
+    def _ask(self, question: bytes, name: str, life: Lifeline) -> dict[str, Any]:
         """Ask the child, or a new one where it has ended.
 
         Raises:
             _Ended: it ended without an answer.
-            JobError, NotReady, NotTaken: it was ended.
+            JobError, NotReady, NotTaken: it was killed.
         """
-        pipe = self._ready()
+        child = self._ready(life)
         try:
-            pipe.send_bytes(question)
-            if not self._await(pipe):
+            child.pipe.send_bytes(question)
+            if not child.await_message(life, self._time_limit_s):
                 self.stop()
+                _require_going_on(life)
                 log.warning("inspector.died", file=name, ended_by="time limit")
                 raise JobError(_slow(name, self._time_limit_s))
-            answer: dict[str, Any] = json.loads(pipe.recv_bytes(_ANSWER_BYTES))
+            answer: dict[str, Any] = json.loads(child.pipe.recv_bytes(_ANSWER_BYTES))
         except (EOFError, OSError, ValueError):  # it is gone, or talks nonsense, which is no better
-            end = _Ended(self._end())
+            end = _Ended(self._end(child, life))
             if end.code != 0:
                 log.warning("inspector.died", file=name, ended_by=str(end))
             raise end from None
         return answer
 
-    def _ready(self) -> Connection:
-        if self._pipe is not None and self._child is not None and self._child.poll() is None:
-            return self._pipe
+    def _ready(self, life: Lifeline) -> Child:
+        if self._child is not None and self._child.is_running:
+            return self._child
         self.stop()
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves address space
-        self._child, self._pipe = processes.spawn(_MODULE, self._arguments, environment=environment)
+        child = self._child = Child(_MODULE, self._arguments, environment=environment)
         try:
-            if self._await(self._pipe) and self._pipe.recv_bytes(_ANSWER_BYTES) == READY:
-                return self._pipe
+            is_answered = child.await_message(life, _START_S)
+            if is_answered and child.pipe.recv_bytes(_ANSWER_BYTES) == READY:
+                return child
         except (EOFError, OSError):
-            raise NotReady(f"the inspector's process does not start: {processes.ending(self._end())}") from None
+            how = processes.ending(self._end(child, life))
+            raise NotReady(f"the decoder's process does not start: {how}") from None
         self.stop()
-        raise NotReady("the inspector's process does not start")
+        _require_going_on(life)
+        raise NotReady("the decoder's process does not start")
 
-    def _await(self, pipe: Connection) -> bool:
-        """Wait for a message; False when none comes in time."""
-        deadline = time.monotonic() + self._time_limit_s
-        while not pipe.poll(_TICK_S):
-            if self._is_stopping():
-                self.stop()
-                raise NotTaken("told to stop")
-            if time.monotonic() > deadline:
-                return False
-        return True
-
-    def _end(self) -> int:
-        """See a child to its end, and say how it was."""
-        assert self._child is not None  # noqa: S101 - only called once it was asked
-        child = self._child
-        try:
-            code = child.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            code = 1  # it lives on and makes no sense
-        self.stop()
-        return code
+    def _end(self, child: Child, life: Lifeline) -> int:
+        """Wait for a child's end, and return its exit code; 1 for one that lives on and makes no sense."""
+        code = child.end(life, _END_S)
+        self._child = None
+        return 1 if code is None else code
 
     def stop(self) -> None:
-        """End the child, whatever it does; the next picture starts a new one."""
-        if self._pipe is not None:
-            self._pipe.close()
+        """Kill the child, whatever it does; the next picture starts a new one."""
         if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-        self._child, self._pipe = None, None
+            self._child.end(Lifeline())
+        self._child = None
+
+
+def _require_going_on(life: Lifeline) -> None:
+    """Raise NotTaken once the thread should stop."""
+    if life.is_stopping:
+        raise NotTaken("told to stop")
 
 
 def _size(answer: dict[str, Any], path: Path) -> tuple[int, int]:
@@ -189,7 +177,7 @@ def _size(answer: dict[str, Any], path: Path) -> tuple[int, int]:
 
 
 def _crash(name: str, end: _Ended) -> Failure:
-    if end.code == -signal.SIGKILL:  # twice: by the kernel, for want of memory
+    if end.code == -signal.SIGKILL:  # twice: by the kernel, because memory ran out
         return Failure(
             Reason.PICTURE_TOO_LARGE,
             f"{name}: it needs more memory than the machine has free",

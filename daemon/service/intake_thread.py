@@ -12,6 +12,7 @@ from daemon.inbox.intake import Intake
 from daemon.inbox.watcher import Watcher
 from daemon.job import State
 from daemon.service import backoff
+from daemon.worker.attempt import PolledLifeline
 from daemon.worker.outcomes import CANCELLED, versions
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.errors import Failure
     from daemon.job import Drop, Job
-    from daemon.sandbox.client import Inspector
+    from daemon.sandbox.client import Decoder
     from daemon.sentinel import Sentinel
     from daemon.service.backoff import Pauses
     from daemon.service.upkeep import Situation
@@ -39,7 +40,7 @@ class IntakeLoop:
         self,
         config: Callable[[], Config],
         spool: Spool,
-        inspector: Inspector,
+        inspector: Decoder,
         sentinel: Sentinel,
         situation: Situation,
         *,
@@ -164,7 +165,7 @@ class IntakeLoop:
         entry = self._spool.accept(
             drop,
             max_bytes=int(self._config().inbox.max_file_mb * 1e6),
-            inspect=self._inspector.inspect,
+            inspect=lambda path, name: self._inspector.size(path, name, PolledLifeline(self._is_stopping)),
             believes_faults=believes_faults,
             versions=versions(),
             beat=self._beat_or_end,

@@ -13,7 +13,7 @@ from daemon.engine.process import ProcessEngine
 from daemon.errors import ConfigError, NotReady, Reason
 from daemon.lifeline import Pulse
 from daemon.outbox.publish import Outbox
-from daemon.sandbox.client import Inspector
+from daemon.sandbox.client import Decoder
 from daemon.sentinel import Sentinel
 from daemon.service.backoff import Pauses
 from daemon.service.hours import Hours
@@ -48,7 +48,7 @@ class Service:
         drains: bool = False,
         stop_starting_at: str | None = None,
         engine: Engine | None = None,
-        inspector: Inspector | None = None,
+        inspector: Decoder | None = None,
         finisher: Finisher | None = None,
         reload: Callable[[], Config] | None = None,
     ) -> None:
@@ -116,11 +116,11 @@ class Service:
             note_ending=self._housekeeping.note_ending,
         )
 
-    def _make_intake(self, inspector: Inspector | None) -> IntakeLoop:
+    def _make_intake(self, inspector: Decoder | None) -> IntakeLoop:
         return IntakeLoop(
             lambda: self.config,
             self.spool,
-            inspector or Inspector(self.config.inbox.max_megapixels, self._intake_is_stopping),
+            inspector or Decoder(self.config.inbox.max_megapixels),
             self._sentinels["inbox"],
             self.situation,
             pauses=self._pauses,

@@ -184,7 +184,7 @@ class Spool:
         Args:
             drop: the files as the scan saw them.
             max_bytes: the largest file taken.
-            inspect: decodes a picture whole and gives its (height, width); see `Inspector.inspect`.
+            inspect: decodes a picture whole and gives its (height, width); see `Decoder.size`.
             believes_faults: False while the files are young, so that a picture that does not decode is taken
                 for one that is still being written.
             versions: of the programs, for the record.

@@ -14,7 +14,7 @@ from daemon import config as config_module
 from daemon import safe_yaml
 from daemon.errors import Reason
 from daemon.job import State, printable
-from daemon.sandbox.client import Inspector
+from daemon.sandbox.client import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ def _work_off(tree: Tree) -> Stepper:
     """
     tree.drop("good")
     stepper = Stepper(tree.config, FakeEngine())
-    inspector = stepper.service._intake._inspector = Inspector(tree.config.inbox.max_megapixels)
+    inspector = stepper.service._intake._inspector = Decoder(tree.config.inbox.max_megapixels)
     try:
         stepper.until_quiet(DEADLINE_S)
     finally:

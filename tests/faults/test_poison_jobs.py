@@ -96,10 +96,10 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
         stepper = Stepper(config, engine)
         try:
             for kind, seed in SEEDS.items():
-                engine._config = hasty if kind == "loop" else config
-                _work_off(found, stepper, kind, seed)
-                engine._config = config
-                _work_off(found, stepper, f"good-{kind}", 1)
+                engine.config = hasty if kind == "loop" else config
+                _work_off(found, stepper, engine, kind, seed)
+                engine.config = config
+                _work_off(found, stepper, engine, f"good-{kind}", 1)
             yield found
         finally:
             engine.stop()
@@ -115,13 +115,12 @@ def _drop(tree: Tree, name: str, seed: int) -> None:
     tree.note(sidecar, content, style)
 
 
-def _work_off(night: Night, stepper: Stepper, name: str, seed: int) -> None:
+def _work_off(night: Night, stepper: Stepper, engine: ProcessEngine, name: str, seed: int) -> None:
     _drop(night.tree, name, seed)
     with capture_logs() as records:
         night.endings[name] = stepper.until_quiet(deadline_s=200)
     night.children[name] = [r["engine_pid"] for r in records if r["event"] == "engine.started"]
-    child = stepper.service._engine._child  # type: ignore[attr-defined]
-    night.last[name] = child.pid
+    night.last[name] = engine.pid or 0
     night.died[name] = [r["ended_by"] for r in records if r["event"] == "engine.died"]
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,13 @@ import pytest
 from support.trees import wait_for
 
 from daemon import processes
+from daemon.lifeline import Lifeline
+from daemon.processes import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from multiprocessing.connection import Connection
 
-    Spawn = Callable[..., tuple[subprocess.Popen[bytes], Connection]]
+    Spawn = Callable[..., Child]
 
 ANSWER_S = 30
 
@@ -42,33 +44,32 @@ def module(folder: Path, code: str) -> dict[str, str]:
 @pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Spawn]:
     """Run a few lines of code as a child that has been adopted; what is left of it is ended."""
-    made: list[tuple[subprocess.Popen[bytes], Connection]] = []
+    made: list[Child] = []
 
-    def start(code: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Connection]:
-        made.append(processes.spawn("errand", arguments, environment=module(tmp_path, code)))
+    def start(code: str, *arguments: str) -> Child:
+        made.append(Child("errand", arguments, environment=module(tmp_path, code)))
         return made[-1]
 
     yield start
-    for child, pipe in made:
-        child.kill()
-        child.wait()
-        pipe.close()
+    for child in made:
+        child.end(Lifeline())
 
 
-def answer(pipe: Connection) -> object:
+def answer(child: Child) -> object:
     """Wait for one message."""
-    assert pipe.poll(ANSWER_S)
-    return pipe.recv()
+    assert child.await_message(Lifeline(), ANSWER_S)
+    return child.pipe.recv()
 
 
 def test_a_child_has_its_arguments_and_a_pipe_both_ways(spawn: Spawn) -> None:
     """What is sent comes back with the arguments, and a closed pipe is an end of file on either side."""
-    child, pipe = spawn("import sys; pipe.send((pipe.recv(), sys.argv[3:]))", "one", "two words")
-    pipe.send({"a": 1})
-    assert answer(pipe) == ({"a": 1}, ["one", "two words"])
-    assert child.wait(ANSWER_S) == 0
+    child = spawn("import sys; pipe.send((pipe.recv(), sys.argv[3:]))", "one", "two words")
+    child.pipe.send({"a": 1})
+    assert answer(child) == ({"a": 1}, ["one", "two words"])
+    assert child.has_message(Lifeline())
     with pytest.raises(EOFError):
-        pipe.recv()
+        child.pipe.recv()
+    assert child.end(Lifeline(), ANSWER_S) == 0
 
 
 def test_a_child_stands_apart(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -76,15 +77,15 @@ def test_a_child_stands_apart(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, tmp
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "json.py").write_text("raise RuntimeError('the wrong one')")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    _, pipe = spawn("import json, os, sys; pipe.send((os.getsid(0) == os.getpid(), sys.stdin.read()))")
-    assert answer(pipe) == (True, "")
+    child = spawn("import json, os, sys; pipe.send((os.getsid(0) == os.getpid(), sys.stdin.read()))")
+    assert answer(child) == (True, "")
 
 
 def test_the_kernel_takes_the_child_first(spawn: Spawn) -> None:
     """A child raises its own score with the kernel's out-of-memory killer, and leaves the daemon's alone."""
     before = Path("/proc/self/oom_score_adj").read_text()
-    child, pipe = spawn("pipe.send(None); pipe.recv()")
-    answer(pipe)
+    child = spawn("pipe.send(None); pipe.recv()")
+    answer(child)
     assert int(Path(f"/proc/{child.pid}/oom_score_adj").read_text()) == processes.OOM_SCORE
     assert Path("/proc/self/oom_score_adj").read_text() == before
 
@@ -94,44 +95,44 @@ def test_a_child_leaves_no_core(spawn: Spawn) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
     try:
-        _, pipe = spawn("import resource; pipe.send(resource.getrlimit(resource.RLIMIT_CORE))")
+        child = spawn("import resource; pipe.send(resource.getrlimit(resource.RLIMIT_CORE))")
     finally:
         resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
     byte = 0 if hard == 0 else 1
-    assert answer(pipe) == (byte, byte)
+    assert answer(child) == (byte, byte)
 
 
 def test_memory_beyond_the_limit_is_refused_and_the_child_lives_on(spawn: Spawn) -> None:
     """An allocation beyond the limit fails as MemoryError; one below it works, before and after."""
-    _, pipe = spawn("""
+    child = spawn("""
 processes.limit_memory(1 << 30)
 for size in (1 << 28, 1 << 30, 1 << 28):
     try: pipe.send(len(bytearray(size)))
     except MemoryError: pipe.send("refused")
 """)
-    assert [answer(pipe) for _ in range(3)] == [1 << 28, "refused", 1 << 28]
+    assert [answer(child) for _ in range(3)] == [1 << 28, "refused", 1 << 28]
 
 
 def test_a_child_ends_with_the_thread_that_started_it(spawn: Spawn) -> None:
     """A child that hangs is ended by the kernel when its starter's thread ends, though the process lives."""
-    found: list[subprocess.Popen[bytes]] = []
+    found: list[Child] = []
 
     def start() -> None:
-        child, pipe = spawn("import time; pipe.send(None); time.sleep(600)")
-        answer(pipe)
+        child = spawn("import time; pipe.send(None); time.sleep(600)")
+        answer(child)
         found.append(child)
 
     thread = threading.Thread(target=start)
     thread.start()
     thread.join()
-    assert found[0].wait(ANSWER_S) == -signal.SIGKILL
+    assert found[0].end(Lifeline(), ANSWER_S) == -signal.SIGKILL
 
 
 PARENT = """
 import os, time
 from daemon import processes
-child, pipe = processes.spawn("errand", environment=dict(os.environ))
-pipe.recv()
+child = processes.Child("errand", environment=dict(os.environ))
+child.pipe.recv()
 print(child.pid, flush=True)
 time.sleep(600)
 """
@@ -162,10 +163,10 @@ def test_a_message_that_stops_midway_does_not_hold_the_reader(
 ) -> None:
     """A child that stops after the head of a message costs the reader a limited time, and an OSError."""
     monkeypatch.setattr(processes, "HALF_MESSAGE_S", 1)
-    _, pipe = spawn("import os, time; os.write(pipe.fileno(), b'\\0\\0\\1\\0half'); time.sleep(600)")
-    assert pipe.poll(ANSWER_S)
+    child = spawn("import os, time; os.write(pipe.fileno(), b'\\0\\0\\1\\0half'); time.sleep(600)")
+    assert child.await_message(Lifeline(), ANSWER_S)
     with pytest.raises(BlockingIOError):
-        pipe.recv()
+        child.pipe.recv()
 
 
 def test_a_start_that_fails_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,8 +174,67 @@ def test_a_start_that_fails_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(FileNotFoundError):
-        processes.spawn("errand")
+        Child("errand")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Waiting for it, and its end
+
+
+def test_a_wait_for_a_message_ends_with_the_time_or_a_stop(spawn: Spawn) -> None:
+    """A child that says nothing is waited for no longer than that, and not at all once asked to stop."""
+    child, stop = spawn("pipe.recv()"), threading.Event()
+    begun = time.monotonic()
+    assert not child.await_message(Lifeline(), 0.3)
+    assert time.monotonic() - begun >= 0.3
+    stop.set()
+    assert not child.await_message(Lifeline(stop), ANSWER_S)
+    assert time.monotonic() - begun < ANSWER_S
+    assert child.is_running
+
+
+def test_a_wait_has_heartbeats(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several a second, for a message as for the end."""
+    child, life, beats = spawn("import time; time.sleep(600)"), Lifeline(), []
+    monkeypatch.setattr(life, "beat", lambda: beats.append(time.monotonic()))
+    child.await_message(life, 1.0)
+    assert len(beats) >= 4
+    beats.clear()
+    assert child.end(life, 1.0) is None
+    assert len(beats) >= 4
+
+
+def test_a_child_that_does_not_end_is_killed(spawn: Spawn) -> None:
+    """None tells that it was; its pipe is closed, and to end it once more changes nothing."""
+    child = spawn("import time; pipe.send(None); time.sleep(600)")
+    answer(child)
+    assert child.end(Lifeline(), 0.2) is None
+    assert is_gone(child.pid)
+    assert not child.is_running
+    assert child.end(Lifeline()) == -signal.SIGKILL
+
+
+def test_a_child_that_died_is_not_running(spawn: Spawn) -> None:
+    """Its end is noticed without a message, and told as a return code."""
+    child = spawn("pipe.recv()")
+    os.kill(child.pid, signal.SIGTERM)
+    wait_for(lambda: not child.is_running, "the child's end", ANSWER_S)
+    assert child.end(Lifeline()) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "pipe.send(None)\ntry: pipe.recv()\nexcept EOFError: pass",
+        "import time; pipe.send(None); time.sleep(600)",
+    ],
+)
+def test_a_stop_closes_the_pipe_first(spawn: Spawn, code: str) -> None:
+    """A child that listens ends by itself, with its own exit code; one that does not is killed."""
+    child = spawn(code)
+    answer(child)
+    child.stop()
+    assert child.end(Lifeline()) == (-signal.SIGKILL if "sleep" in code else 0)
 
 
 @pytest.mark.parametrize(

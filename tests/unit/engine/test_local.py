@@ -199,7 +199,7 @@ def test_a_right_guess_gives_the_same_picture_without_decoding_again(
     engine.prepare(request)
     assert len(list(others)) == 2
     found = list(steps_of(engine, request))
-    assert reads == [("content.png", "prepare"), ("style.png", "prepare")]
+    assert reads == [("content.png", "prefetch_0"), ("style.png", "prefetch_0")]
     assert _numbers(found) == _numbers(expected)
     assert np.array_equal(found[-1].painting.picture, expected[-1].painting.picture)
 
@@ -264,7 +264,7 @@ def test_huge_pictures_are_not_decoded_beforehand(
     engine.start()
     engine.prepare(request_for())
     assert list(steps_of(engine, request_for()))[-1].painting is not None
-    assert [thread for _, thread in reads] == ["prepare", "MainThread", "MainThread"]
+    assert [thread for _, thread in reads] == ["prefetch_0", "MainThread", "MainThread"]
 
 
 def test_a_hint_to_an_engine_that_is_not_started_is_passed_over(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from support.trees import save, wait_for
 
-from daemon.engine.prefetch import Preparer
+from daemon.engine.prefetch import Prefetcher
 from daemon.job import Request
 from daemon.settings import Settings
 
@@ -27,7 +28,7 @@ class Kitchen:
         self.begun: list[str] = []
         self.most_at_once = 0
         self._at_once = 0
-        self.preparer = Preparer(self._make)
+        self.prefetcher = Prefetcher(self._make)
 
     def _make(self, request: Request) -> str:
         self._at_once += 1
@@ -61,35 +62,35 @@ def ask(tmp_path: Path) -> Callable[[str], Request]:
 def test_what_was_made_is_handed_out_once(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
     """The very request gets it, made in another thread and only once however often it was hinted at."""
     request = ask("a.png")
-    kitchen.preparer.begin(request)
-    kitchen.preparer.begin(replace(request, frames=frozenset({3})))
-    assert kitchen.preparer.take(request) == "a.png in prepare"
+    kitchen.prefetcher.begin(request)
+    kitchen.prefetcher.begin(replace(request, frames=frozenset({3})))
+    assert kitchen.prefetcher.take(request) == "a.png in prefetch_0"
     assert kitchen.begun == ["a.png"]
-    assert kitchen.preparer.take(request) is None
+    assert kitchen.prefetcher.take(request) is None
 
 
 def test_who_comes_early_waits(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
     """Asked for while it is still being made, it is waited for and not made twice."""
     request, found = ask("a.png"), []
     kitchen.gate.clear()
-    kitchen.preparer.begin(request)
+    kitchen.prefetcher.begin(request)
     wait_for(lambda: kitchen.begun, "the work to begin")
-    taker = threading.Thread(target=lambda: found.append(kitchen.preparer.take(request)))
+    taker = threading.Thread(target=lambda: found.append(kitchen.prefetcher.take(request)))
     taker.start()
     taker.join(0.05)
     assert taker.is_alive()
     kitchen.gate.set()
     taker.join(30)
-    assert found == ["a.png in prepare"]
+    assert found == ["a.png in prefetch_0"]
     assert kitchen.begun == ["a.png"]
 
 
 def test_nothing_of_another_request_is_handed_out(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
     """Another request gets nothing, and what was made is dropped."""
     one, other = ask("a.png"), ask("b.png")
-    kitchen.preparer.begin(one)
-    assert kitchen.preparer.take(other) is None
-    assert kitchen.preparer.take(one) is None
+    kitchen.prefetcher.begin(one)
+    assert kitchen.prefetcher.take(other) is None
+    assert kitchen.prefetcher.take(one) is None
 
 
 def test_the_last_hint_counts_and_two_never_work_at_once(
@@ -98,12 +99,12 @@ def test_the_last_hint_counts_and_two_never_work_at_once(
     """Of hints that come while one is being made only the last is made, after it."""
     requests = [ask(name) for name in ("a.png", "b.png", "c.png", "d.png")]
     kitchen.gate.clear()
-    kitchen.preparer.begin(requests[0])
+    kitchen.prefetcher.begin(requests[0])
     wait_for(lambda: kitchen.begun, "the work to begin")
     for request in requests[1:]:
-        kitchen.preparer.begin(request)
+        kitchen.prefetcher.begin(request)
     kitchen.gate.set()
-    assert kitchen.preparer.take(requests[-1]) == "d.png in prepare"
+    assert kitchen.prefetcher.take(requests[-1]) == "d.png in prefetch_0"
     assert kitchen.begun == ["a.png", "d.png"]
     assert kitchen.most_at_once == 1
 
@@ -112,47 +113,64 @@ def test_one_that_is_not_taken_is_waited_for(kitchen: Kitchen, ask: Callable[[st
     """A hint that comes while a dropped one is still being made is made after it, whatever came between."""
     one, other, last = ask("a.png"), ask("b.png"), ask("c.png")
     kitchen.gate.clear()
-    kitchen.preparer.begin(one)
+    kitchen.prefetcher.begin(one)
     wait_for(lambda: kitchen.begun, "the work to begin")
-    assert kitchen.preparer.take(other) is None
-    kitchen.preparer.begin(other)
-    assert kitchen.preparer.take(one) is None
-    kitchen.preparer.begin(last)
+    assert kitchen.prefetcher.take(other) is None
+    kitchen.prefetcher.begin(other)
+    assert kitchen.prefetcher.take(one) is None
+    kitchen.prefetcher.begin(last)
     threading.Timer(0.1, kitchen.gate.set).start()
-    assert kitchen.preparer.take(last) == "c.png in prepare"
+    assert kitchen.prefetcher.take(last) == "c.png in prefetch_0"
     assert kitchen.begun == ["a.png", "c.png"]
     assert kitchen.most_at_once == 1
 
 
-def test_what_was_dropped_amid_its_making_is_not_kept(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
+def test_what_was_dropped_while_it_was_made_is_not_kept(
+    kitchen: Kitchen, ask: Callable[[str], Request]
+) -> None:
     """Nothing holds what nobody will take: it may be as large as a picture's whole memory."""
-    one = ask("a.png")
+    made: list[weakref.ref[Meal]] = []
+
+    class Meal:
+        pass
+
+    begun = threading.Event()
+
+    def cook(_request: Request) -> Meal:
+        begun.set()
+        assert kitchen.gate.wait(30)
+        meal = Meal()
+        made.append(weakref.ref(meal))
+        return meal
+
+    prefetcher = Prefetcher(cook)
     kitchen.gate.clear()
-    kitchen.preparer.begin(one)
-    wait_for(lambda: kitchen.begun, "the work to begin")
-    assert kitchen.preparer.take(ask("b.png")) is None
-    dropped = kitchen.preparer._dropped
+    prefetcher.begin(ask("a.png"))
+    assert begun.wait(30)
+    assert prefetcher.take(ask("b.png")) is None
     kitchen.gate.set()
-    dropped.join(30)
-    assert not dropped.is_alive()
-    assert dropped.made is None
+    last = ask("c.png")
+    prefetcher.begin(last)
+    meal = prefetcher.take(last)
+    assert meal is not None
+    assert [ref() for ref in made] == [None, meal]
 
 
 def test_whatever_goes_wrong_is_forgotten(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
     """An error in making leaves nothing to hand out, and does no harm to the next hint."""
     bad, good = ask("bad.png"), ask("good.png")
-    kitchen.preparer.begin(bad)
-    assert kitchen.preparer.take(bad) is None
-    kitchen.preparer.begin(good)
-    assert kitchen.preparer.take(good) == "good.png in prepare"
+    kitchen.prefetcher.begin(bad)
+    assert kitchen.prefetcher.take(bad) is None
+    kitchen.prefetcher.begin(good)
+    assert kitchen.prefetcher.take(good) == "good.png in prefetch_0"
 
 
 def test_files_that_changed_are_another_request(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
     """A picture written anew under the same name is not the one made ready; one that is gone is none."""
     request = ask("a.png")
-    kitchen.preparer.begin(request)
+    kitchen.prefetcher.begin(request)
     wait_for(lambda: kitchen.begun, "the work to begin")
     request.content.unlink()
-    kitchen.preparer.begin(request)
+    kitchen.prefetcher.begin(request)
     save(request.content, 5, 40, 40)
-    assert kitchen.preparer.take(request) is None
+    assert kitchen.prefetcher.take(request) is None

@@ -92,9 +92,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessEngine]:
 @pytest.fixture
 def engine(shared: ProcessEngine) -> Iterator[ProcessEngine]:
     """The shared engine; a test that lost its child fails, so that it does not pass for alive."""
-    pid = shared._child.pid
+    pid = shared.pid
     yield shared
-    assert shared._child.pid == pid
+    assert shared.pid == pid
     assert not is_gone(pid)
 
 
@@ -152,7 +152,7 @@ def test_child_paints_what_the_local_engine_paints(
 ) -> None:
     """The same request gives the same steps, losses and pictures in both engines, to the bit."""
     request = request_for(size=36, scales=[{"size": 24, "iterations": 2}])
-    local = LocalEngine(engine._config, engine._config.folders.spool)
+    local = LocalEngine(engine.config, engine.config.folders.spool)
     ours, theirs = paint(engine, request), paint(local, request)
     assert len(ours) == 7
     assert facts(ours) == facts(theirs)
@@ -169,10 +169,10 @@ def test_the_model_is_loaded_once_for_several_pictures(
     engine = make_engine()
     with capture_logs() as records:
         info = engine.start(Lifeline())
-        pids = {engine._child.pid}
+        pids = {engine.pid}
         for size in (24, 32, 24):
             assert paint(engine, request_for(size=size))[-1].painting is not None
-            pids.add(engine._child.pid)
+            pids.add(engine.pid)
     assert len(pids) == 1
     (started,) = [record for record in records if record["event"] == "engine.started"]
     (loaded,) = [record for record in records if record["event"] == "engine.model_loaded"]
@@ -244,7 +244,7 @@ def test_steps_may_be_left_after_the_engine_was_stopped(
     engine = make_engine()
     steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
-    pid = engine._child.pid
+    pid = engine.pid
     engine.stop()
     steps.close()
     assert is_gone(pid)
@@ -305,10 +305,10 @@ def test_a_hint_without_a_child_is_passed_over(
     """An engine that is not started, or whose child has died, takes a hint without a word."""
     engine = make_engine()
     engine.prepare(request_for())
-    assert engine._child is None
+    assert engine.pid is None
     engine.start(Lifeline())
-    engine._child.kill()
-    engine._child.wait()
+    os.kill(engine.pid, signal.SIGKILL)
+    wait_for(lambda: engine.pid is None, "the child's end")
     for _ in range(3):
         engine.prepare(request_for())
     assert paint(engine, request_for())[-1].painting is not None
@@ -377,7 +377,7 @@ def test_job_errors_cross_the_pipe_whole(
     words.write_text("no picture")
     for request in (narrow, Request(words, narrow.styles, None, narrow.settings)):
         failures = []
-        for painter in (engine, LocalEngine(engine._config)):
+        for painter in (engine, LocalEngine(engine.config)):
             with pytest.raises(JobError) as caught:
                 paint(painter, request)
             failures.append(caught.value.failure)
@@ -448,7 +448,7 @@ def test_a_killed_child_is_told_and_replaced(
     engine = make_engine()
     steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
-    pid = engine._child.pid
+    pid = engine.pid
     os.kill(pid, signal.SIGKILL)
     with capture_logs() as records, pytest.raises(EngineError) as caught:
         list(steps)
@@ -457,7 +457,7 @@ def test_a_killed_child_is_told_and_replaced(
     (died,) = [record for record in records if record["event"] == "engine.died"]
     assert (died["ended_by"], died["log_level"]) == ("signal SIGKILL", "error")
     assert paint(engine, request_for())[-1].painting is not None
-    assert engine._child.pid != pid
+    assert engine.pid != pid
 
 
 def test_last_words_of_a_child_are_kept(
@@ -470,7 +470,7 @@ def test_last_words_of_a_child_are_kept(
     engine = make_engine()
     steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
-    os.kill(engine._child.pid, signal.SIGABRT)
+    os.kill(engine.pid, signal.SIGABRT)
     with pytest.raises(EngineError) as caught:
         list(steps)
     assert "SIGABRT" in caught.value.message
@@ -485,9 +485,8 @@ def test_a_child_that_died_between_jobs_costs_no_job(
     """A child that died while idle is replaced before the next request, which is painted at once."""
     engine = make_engine()
     engine.start(Lifeline())
-    child = engine._child
-    os.kill(child.pid, signal.SIGTERM)
-    wait_for(lambda: child.poll() is not None, "the child's end")
+    os.kill(engine.pid, signal.SIGTERM)
+    wait_for(lambda: engine.pid is None, "the child's end")
     assert paint(engine, request_for())[-1].painting is not None
 
 
@@ -497,16 +496,16 @@ def test_the_time_limit_ends_a_job(
     """Past `job_timeout_s` the child is ended and the job has timed out; the next one gets a new child."""
     engine = make_engine(job_timeout_s=2.0)
     engine.start(Lifeline())
-    pid, begun = engine._child.pid, time.monotonic()
+    pid, begun = engine.pid, time.monotonic()
     os.kill(pid, signal.SIGSTOP)  # it hangs
     with pytest.raises(EngineError) as caught:
         paint(engine, request_for(iterations=LONG))
     assert caught.value.reason is Reason.TIMED_OUT
     assert 2 <= time.monotonic() - begun < 2 + MOMENT_S
     assert is_gone(pid)
-    engine._config = config_for(engine._config.folders.inbox.parent)
+    engine.config = config_for(engine.config.folders.inbox.parent)
     assert paint(engine, request_for())[-1].painting is not None
-    assert engine._child.pid != pid
+    assert engine.pid != pid
 
 
 def test_the_time_limit_ends_a_job_that_makes_steps(
@@ -515,7 +514,7 @@ def test_the_time_limit_ends_a_job_that_makes_steps(
     """The limit is for the whole job: steps that keep coming do not put it off."""
     engine = make_engine()
     paint(engine, request_for())  # compiled without a limit
-    engine._config = config_for(engine._config.folders.inbox.parent, job_timeout_s=3.0)
+    engine.config = config_for(engine.config.folders.inbox.parent, job_timeout_s=3.0)
     begun, taken = time.monotonic(), []
     with pytest.raises(EngineError) as caught:
         taken.extend(step.iteration for step in steps_of(engine, request_for(iterations=LONG)))
@@ -530,9 +529,9 @@ def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(
     """On a CPU a child larger than `memory_limit_mb` is ended and the job is out of memory; a GPU's is not."""
     engine = make_engine()
     info = engine.start(Lifeline())
-    engine._config = config_for(tmp_path, memory_limit_mb=100)  # with which it would not have started
-    pid = engine._child.pid
-    assert engine._watch(replace(info, device="GPU:0 (imitated)")).excess() is None
+    engine.config = config_for(tmp_path, memory_limit_mb=100)  # with which it would not have started
+    pid = engine.pid
+    assert process.process_limit_mb(100, replace(info, device="GPU:0 (imitated)")) is None
     with capture_logs() as records, pytest.raises(EngineError) as caught:
         paint(engine, request_for(iterations=LONG))
     assert caught.value.reason is Reason.OUT_OF_MEMORY
@@ -557,7 +556,7 @@ def test_a_limit_that_leaves_no_room_beside_the_model_is_not_ready(
         str(caught.value),
     )
     assert 1 < int(found[1]) < 100
-    assert engine._child is None
+    assert engine.pid is None
 
 
 def test_a_child_that_falls_silent_is_ended(
@@ -571,7 +570,7 @@ def test_a_child_that_falls_silent_is_ended(
     """
     engine = make_engine()
     engine.start(Lifeline())
-    pid = engine._child.pid
+    pid = engine.pid
     os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr(limits, "STALL_S", 2.0)
     beats: list[float] = []
@@ -592,7 +591,7 @@ def test_the_wait_for_a_hanging_child_has_heartbeats(
     monkeypatch.setattr(process, "_STOP_S", 2.0)
     engine = make_engine()
     engine.start(Lifeline())
-    pid = engine._child.pid
+    pid = engine.pid
     os.kill(pid, signal.SIGSTOP)
     beats: list[float] = []
     assert list(engine.stylize(request_for(), Beating(beats, is_stopping=True))) == []
@@ -606,18 +605,18 @@ def test_a_child_that_the_kernel_killed_was_out_of_memory(
     request_for: Callable[..., Request],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A SIGKILL after which the kernel counts one more of its own is the job's want of memory."""
+    """A SIGKILL after which the kernel counts one more of its own means that the job ran out of memory."""
     counts = [3]
     monkeypatch.setattr(process, "oom_kills", lambda: counts[0])
     engine = make_engine()
     steps = steps_of(engine, request_for(iterations=LONG))
     next(steps)
     counts[0] += 1
-    os.kill(engine._child.pid, signal.SIGKILL)
+    os.kill(engine.pid, signal.SIGKILL)
     with pytest.raises(EngineError) as caught:
         list(steps)
     assert caught.value.reason is Reason.OUT_OF_MEMORY
-    assert caught.value.message == "the kernel ended the engine's process for want of memory"
+    assert caught.value.message == "the kernel ended the engine's process because memory ran out"
 
 
 PARENT = """
@@ -627,8 +626,7 @@ from daemon import config
 from daemon.engine.process import ProcessEngine
 from daemon.lifeline import Lifeline
 engine = ProcessEngine(config.build({"engine": {"device": "cpu"}}, Path(sys.argv[1]), environment={}))
-engine.start(Lifeline()) if sys.argv[2] == "started" else engine._spawn()
-print("child", engine._child.pid, flush=True)
+engine.start(Lifeline())
 time.sleep(600)
 """
 
@@ -637,12 +635,13 @@ time.sleep(600)
 def test_the_child_dies_with_its_parent(tmp_path: Path, moment: str) -> None:
     """Nothing is left when the daemon is killed with SIGKILL, not even a child that hangs, deaf to its pipe."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, tmp_path, moment], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, tmp_path], stdout=subprocess.PIPE, text=True
     )
     try:
-        line = next(line for line in parent.stdout if line.startswith("child "))
-        pid = int(line.split()[1])
+        started = next(line for line in parent.stdout if "engine.started" in line)
+        pid = int(re.search(r"engine_pid=(\d+)", started)[1])
         if moment == "started":
+            next(line for line in parent.stdout if "engine.model_loaded" in line)
             os.kill(pid, signal.SIGSTOP)
         assert not is_gone(pid)
     finally:
@@ -664,7 +663,7 @@ def test_missing_weights_are_not_ready(make_engine: Callable[..., ProcessEngine]
     engine = make_engine(weights="none.h5")
     with pytest.raises(NotReady, match=r"none\.h5: not a readable weights file \(No such file or directory\)"):
         engine.start(Lifeline())
-    assert engine._child is None
+    assert engine.pid is None
 
 
 def test_a_gpu_that_is_missing_is_not_ready(
@@ -675,7 +674,7 @@ def test_a_gpu_that_is_missing_is_not_ready(
     engine = make_engine(device="gpu")
     with pytest.raises(NotReady, match=r"engine\.device is gpu, but TensorFlow sees no such GPU"):
         engine.start(Lifeline())
-    assert engine._child is None
+    assert engine.pid is None
 
 
 def test_stop_while_the_model_loads_is_obeyed(make_engine: Callable[..., ProcessEngine]) -> None:
@@ -693,8 +692,8 @@ def test_a_child_killed_while_it_loads_is_not_ready(
     make_engine: Callable[..., ProcessEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A child that ends before its model is loaded means not ready, and says how it ended."""
-    engine = make_engine()
-    spawn = engine._spawn
-    monkeypatch.setattr(engine, "_spawn", lambda: (spawn(), engine._child.kill()))
-    with pytest.raises(NotReady, match="SIGKILL"):
-        engine.start(Lifeline())
+    engine, life = make_engine(), Lifeline()
+    with capture_logs() as records:
+        monkeypatch.setattr(life, "beat", lambda: os.kill(records[0]["engine_pid"], signal.SIGKILL))
+        with pytest.raises(NotReady, match="SIGKILL"):
+            engine.start(life)

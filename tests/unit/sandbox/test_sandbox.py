@@ -1,4 +1,4 @@
-"""The inspector: what `images.read` says, from a process that any picture may take down."""
+"""The decoder: what `images.read` says, from a process that any picture may take down."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ import numpy as np
 import pytest
 from PIL import Image
 from structlog.testing import capture_logs
+from support.fakes import AskedLife
 from support.trees import wait_for
 
 from daemon import images
 from daemon.errors import JobError, NotReady, NotTaken, Reason
+from daemon.lifeline import Lifeline
 from daemon.sandbox import child as child_module
 from daemon.sandbox import client
-from daemon.sandbox.client import Inspector
+from daemon.sandbox.client import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Make = Callable[..., Inspector]
+    Make = Callable[..., Decoder]
 
 MEGAPIXELS = 1.0
+LIFE = Lifeline()
 MOMENT_S = 10.0
 HEIGHT = 20
 
@@ -54,55 +57,55 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def peak_bytes(inspector: Inspector) -> int:
+def peak_bytes(decoder: Decoder) -> int:
     """The largest address space that the child has had."""
-    lines = Path(f"/proc/{inspector._child.pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{decoder.pid}/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmPeak:")))
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Make inspectors of a test's own, for pictures of one megapixel."""
-    made: list[Inspector] = []
+    """Make decoders of a test's own, for pictures of one megapixel."""
+    made: list[Decoder] = []
 
-    def build(max_megapixels: float = MEGAPIXELS, **options: Any) -> Inspector:
-        made.append(Inspector(max_megapixels, **options))
+    def build(max_megapixels: float = MEGAPIXELS, **options: Any) -> Decoder:
+        made.append(Decoder(max_megapixels, **options))
         return made[-1]
 
     yield build
-    for inspector in made:
-        inspector.stop()
+    for decoder in made:
+        decoder.stop()
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Inspector]:
-    """One inspector for all tests that leave its child alive."""
-    inspector = Inspector(MEGAPIXELS)
-    yield inspector
-    inspector.stop()
+def shared() -> Iterator[Decoder]:
+    """One decoder for all tests that leave its child alive."""
+    decoder = Decoder(MEGAPIXELS)
+    yield decoder
+    decoder.stop()
 
 
 @pytest.fixture
-def inspector(shared: Inspector, tmp_path: Path) -> Iterator[Inspector]:
-    """The shared inspector; a test that lost its child fails."""
-    shared.inspect(saved(tmp_path / "first.png"), "first")
-    pid = shared._child.pid
+def decoder(shared: Decoder, tmp_path: Path) -> Iterator[Decoder]:
+    """The shared decoder; a test that lost its child fails."""
+    shared.size(saved(tmp_path / "first.png"), "first", LIFE)
+    pid = shared.pid
     yield shared
-    assert shared.inspect(saved(tmp_path / "last.png"), "last") == (HEIGHT, 30)
-    assert shared._child.pid == pid
+    assert shared.size(saved(tmp_path / "last.png"), "last", LIFE) == (HEIGHT, 30)
+    assert shared.pid == pid
 
 
-def failure(inspector: Inspector, path: Path, name: str = "it") -> Any:
+def failure(decoder: Decoder, path: Path, name: str = "it") -> Any:
     """The failure of a picture that is none."""
     with pytest.raises(JobError) as caught:
-        inspector.inspect(path, name)
+        decoder.size(path, name, LIFE)
     return caught.value.failure
 
 
-def verdict(inspector: Inspector, path: Path) -> Any:
+def verdict(decoder: Decoder, path: Path) -> Any:
     """The size of a picture, or the reason why it is none."""
     try:
-        return inspector.inspect(path, "it")
+        return decoder.size(path, "it", LIFE)
     except JobError as error:
         return error.failure.reason
 
@@ -110,7 +113,7 @@ def verdict(inspector: Inspector, path: Path) -> Any:
 # What it says
 
 
-def test_it_says_what_reading_says(inspector: Inspector, tmp_path: Path) -> None:
+def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
     """Sizes, with EXIF orientation applied, and failures, word for word, are those of `images.read`."""
     turned = Image.Exif()
     turned[0x112] = 6
@@ -130,7 +133,7 @@ def test_it_says_what_reading_says(inspector: Inspector, tmp_path: Path) -> None
         except JobError as error:
             expected = error.failure
         try:
-            answers.append(inspector.inspect(path, path.name))
+            answers.append(decoder.size(path, path.name, LIFE))
         except JobError as error:
             answers.append(error.failure)
         assert answers[-1] == expected
@@ -138,20 +141,21 @@ def test_it_says_what_reading_says(inspector: Inspector, tmp_path: Path) -> None
     assert [answer.reason for answer in answers[7:]] == [Reason.PICTURE_TOO_LARGE, *[Reason.NOT_A_PICTURE] * 5]
 
 
-def test_any_name_is_asked_for(inspector: Inspector, tmp_path: Path) -> None:
+def test_any_name_is_asked_for(decoder: Decoder, tmp_path: Path) -> None:
     """Newlines, quotes and bytes that are no UTF-8 in a path reach the child as they are."""
     path = Path(os.fsdecode(os.fsencode(tmp_path / 'a\n"b') + b"\xff\xfe.png"))
     path.write_bytes(saved(tmp_path / "a.png", 31).read_bytes())
-    assert inspector.inspect(path, "a") == (HEIGHT, 31)
+    assert decoder.size(path, "a", LIFE) == (HEIGHT, 31)
 
 
 def test_the_daemon_stays_small(tmp_path: Path) -> None:
-    """Asking the inspector imports neither NumPy nor Pillow nor TensorFlow into the daemon."""
+    """Asking the decoder imports neither NumPy nor Pillow nor TensorFlow into the daemon."""
     code = (
-        "import sys; from pathlib import Path; from daemon.sandbox.client import Inspector\n"
-        "inspector = Inspector(1)\n"
-        "print(inspector.inspect(Path(sys.argv[1]), 'a'))\n"
-        "inspector.stop()\n"
+        "import sys; from pathlib import Path; from daemon.lifeline import Lifeline\n"
+        "from daemon.sandbox.client import Decoder\n"
+        "decoder = Decoder(1)\n"
+        "print(decoder.size(Path(sys.argv[1]), 'a', Lifeline()))\n"
+        "decoder.stop()\n"
         "print([name for name in ('numpy', 'PIL', 'tensorflow') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, saved(tmp_path / "a.png")]
@@ -159,9 +163,9 @@ def test_the_daemon_stays_small(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["(20, 30)", "[]"]
 
 
-def test_the_child_knows_no_tensorflow(inspector: Inspector) -> None:
+def test_the_child_knows_no_tensorflow(decoder: Decoder) -> None:
     """The child maps no library of TensorFlow."""
-    maps = Path(f"/proc/{inspector._child.pid}/maps").read_text()
+    maps = Path(f"/proc/{decoder.pid}/maps").read_text()
     assert "numpy" in maps
     assert "tensorflow" not in maps
 
@@ -171,16 +175,16 @@ def test_the_child_knows_no_tensorflow(inspector: Inspector) -> None:
 
 def test_one_child_serves_many_pictures(make: Make, tmp_path: Path) -> None:
     """The child starts with the first question, not before, and answers the next ones too."""
-    inspector, path = make(), saved(tmp_path / "a.png")
-    assert inspector._child is None
+    decoder, path = make(), saved(tmp_path / "a.png")
+    assert decoder.pid is None
     pids = set()
     for _ in range(5):
-        inspector.inspect(path, "a")
-        pids.add(inspector._child.pid)
+        decoder.size(path, "a", LIFE)
+        pids.add(decoder.pid)
     assert len(pids) == 1
-    inspector.stop()
+    decoder.stop()
     assert is_gone(pids.pop())
-    assert inspector.inspect(path, "a") == (HEIGHT, 30)
+    assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
 
 
 @pytest.mark.parametrize(("constant", "value", "answers"), [("PICTURES", 2, 2), ("IDLE_S", 0.5, 1)])
@@ -203,52 +207,59 @@ def test_a_child_ends_by_itself(
 
 def test_a_child_that_ended_while_idle_is_replaced(make: Make, tmp_path: Path) -> None:
     """A child that ended between two pictures is no picture's fault, and no word is lost about it."""
-    inspector, path = make(), saved(tmp_path / "a.png")
-    inspector.inspect(path, "a")
-    child = inspector._child
-    child.kill()
-    child.wait()
+    decoder, path = make(), saved(tmp_path / "a.png")
+    decoder.size(path, "a", LIFE)
+    pid = decoder.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: decoder.pid is None, "the child's end", MOMENT_S)
     with capture_logs() as records:
-        assert inspector.inspect(path, "a") == (HEIGHT, 30)
-    assert inspector._child.pid != child.pid
+        assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
+    assert decoder.pid != pid
     assert records == []
 
 
 def test_a_child_that_does_not_start_is_no_fault_of_the_picture(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the child cannot even be imported the surroundings are to blame, and no drop fails for it."""
+    """Where the child cannot even be imported the environment is to blame, and no drop fails for it."""
     folder, path = tmp_path / "broken", saved(tmp_path / "a.png")
     folder.mkdir()
     (folder / "numpy.py").write_text("raise ImportError('broken')")
-    inspector = make()
+    decoder = make()
     monkeypatch.setenv("PYTHONPATH", str(folder))
     for _ in range(2):
-        with pytest.raises(NotReady, match="the inspector's process does not start: exit code 1"):
-            inspector.inspect(path, "a")
+        with pytest.raises(NotReady, match="the decoder's process does not start: exit code 1"):
+            decoder.size(path, "a", LIFE)
     monkeypatch.delenv("PYTHONPATH")
-    assert inspector.inspect(path, "a") == (HEIGHT, 30)
+    assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
 
 
 def test_a_child_ends_with_its_thread_and_the_next_thread_gets_another(make: Make, tmp_path: Path) -> None:
     """A thread's child ends with the thread; a question from another thread is answered all the same."""
-    inspector, path = make(), saved(tmp_path / "a.png")
-    thread = threading.Thread(target=inspector.inspect, args=(path, "a"))
+    decoder, path = make(), saved(tmp_path / "a.png")
+    pids = []
+
+    def ask() -> None:
+        decoder.size(path, "a", LIFE)
+        pids.append(decoder.pid)
+
+    thread = threading.Thread(target=ask)
     thread.start()
     thread.join()
-    child = inspector._child
-    wait_for(lambda: is_gone(child.pid), "the child's end", MOMENT_S)
-    assert inspector.inspect(path, "a") == (HEIGHT, 30)
+    wait_for(lambda: decoder.pid is None, "the child's end", MOMENT_S)
+    assert is_gone(pids[0])
+    assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
 
 
 PARENT = """
 import sys, threading, time
 from pathlib import Path
-from daemon.sandbox.client import Inspector
-inspector = Inspector(1)
-inspector.inspect(Path(sys.argv[1]), "a")
-print(inspector._child.pid, flush=True)
-inspector.inspect(Path(sys.argv[2]), "b")
+from daemon.lifeline import Lifeline
+from daemon.sandbox.client import Decoder
+decoder = Decoder(1)
+decoder.size(Path(sys.argv[1]), "a", Lifeline())
+print(decoder.pid, flush=True)
+decoder.size(Path(sys.argv[2]), "b", Lifeline())
 time.sleep(600)
 """
 
@@ -333,12 +344,12 @@ def test_a_deadly_picture_fails_with_its_cause(
     width: int, expected: tuple[Reason, str], make: Make, tmp_path: Path
 ) -> None:
     """Whatever a picture does to its decoder, it fails alone, for its own reason; the next one is decoded."""
-    inspector = make()
-    assert inspector.inspect(saved(tmp_path / "a.png"), "a") == (HEIGHT, 30)
-    found = failure(inspector, saved(tmp_path / "b.png", width))
+    decoder = make()
+    assert decoder.size(saved(tmp_path / "a.png"), "a", LIFE) == (HEIGHT, 30)
+    found = failure(decoder, saved(tmp_path / "b.png", width))
     assert (found.reason, found.message) == expected
     assert found.file == "it"
-    assert inspector.inspect(saved(tmp_path / "a.png"), "a") == (HEIGHT, 30)
+    assert decoder.size(saved(tmp_path / "a.png"), "a", LIFE) == (HEIGHT, 30)
 
 
 def test_a_death_is_logged(make: Make, tmp_path: Path, poison: None) -> None:
@@ -356,7 +367,7 @@ def test_a_death_is_logged(make: Make, tmp_path: Path, poison: None) -> None:
 
 def test_a_child_killed_once_is_no_fault_of_the_picture(make: Make, tmp_path: Path, poison: None) -> None:
     """A picture whose decoder was killed, as by an operator, is decoded by the next one."""
-    assert make().inspect(saved(tmp_path / "b.png", 110), "b") == (HEIGHT, 110)
+    assert make().size(saved(tmp_path / "b.png", 110), "b", LIFE) == (HEIGHT, 110)
     assert (tmp_path / "killed").exists()
 
 
@@ -364,51 +375,53 @@ def test_a_disk_that_fails_is_no_fault_of_the_picture(make: Make, tmp_path: Path
     """An error of the disk reaches the caller as an OSError with number and path, as from `images.read`."""
     path = saved(tmp_path / "b.png", 105)
     with pytest.raises(OSError, match="Input/output error") as caught:
-        make().inspect(path, "b")
+        make().size(path, "b", LIFE)
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
 
 
 def test_a_picture_that_never_ends_is_ended(make: Make, tmp_path: Path, poison: None) -> None:
     """Past the time limit the decoder is ended, and the picture has failed; the next one is decoded."""
-    inspector = make(time_limit_s=1.0)
-    inspector.inspect(saved(tmp_path / "a.png"), "a")
-    pid, begun = inspector._child.pid, time.monotonic()
-    found = failure(inspector, saved(tmp_path / "b.png", 104))
+    decoder = make(time_limit_s=1.0)
+    decoder.size(saved(tmp_path / "a.png"), "a", LIFE)
+    pid, begun = decoder.pid, time.monotonic()
+    found = failure(decoder, saved(tmp_path / "b.png", 104))
     assert 1 <= time.monotonic() - begun < 1 + MOMENT_S
     assert (found.reason, found.message) == (Reason.NOT_A_PICTURE, "it: it takes longer than 1 s to decode")
     assert is_gone(pid)
-    assert inspector.inspect(saved(tmp_path / "a.png"), "a") == (HEIGHT, 30)
+    assert decoder.size(saved(tmp_path / "a.png"), "a", LIFE) == (HEIGHT, 30)
 
 
 def test_a_stop_does_not_wait_for_a_decoder(make: Make, tmp_path: Path, poison: None) -> None:
     """Told to stop amid a picture, it ends the decoder in a moment, and the drop is not taken."""
-    inspector = make(is_stopping=(tmp_path / "hangs").exists)
+    decoder, life = make(), AskedLife((tmp_path / "hangs").exists)
     begun = time.monotonic()
     with pytest.raises(NotTaken, match="told to stop"):
-        inspector.inspect(saved(tmp_path / "b.png", 104), "b")
+        decoder.size(saved(tmp_path / "b.png", 104), "b", life)
     assert time.monotonic() - begun < MOMENT_S
-    assert inspector._child is None
+    assert decoder.pid is None
 
 
-def test_whoever_waits_is_asked_all_the_while(make: Make, tmp_path: Path, poison: None) -> None:
-    """While a picture is decoded the caller is asked several times a second whether it stops."""
-    asked: list[float] = []
-    failure(
-        make(is_stopping=lambda: bool(asked.append(time.monotonic())), time_limit_s=2.0),
-        saved(tmp_path / "b.png", 104),
-    )
-    assert len(asked) >= 4  # in two seconds; 20, on a machine with nothing else to do
+def test_the_wait_for_a_decoder_has_heartbeats(
+    make: Make, tmp_path: Path, poison: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a picture is decoded the thread gives several heartbeats a second."""
+    beats: list[float] = []
+    life = Lifeline()
+    monkeypatch.setattr(life, "beat", lambda: beats.append(time.monotonic()))
+    with pytest.raises(JobError, match="longer than 2 s"):
+        make(time_limit_s=2.0).size(saved(tmp_path / "b.png", 104), "b", life)
+    assert len(beats) >= 4  # in two seconds; 20, on a machine with nothing else to do
 
 
 def test_deaths_leak_nothing(make: Make, tmp_path: Path, poison: None) -> None:
     """After several deaths as many descriptors are open as before, and no child is left behind."""
-    inspector, bad = make(), saved(tmp_path / "b.png", 101)
-    failure(inspector, bad)
+    decoder, bad = make(), saved(tmp_path / "b.png", 101)
+    failure(decoder, bad)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        failure(inspector, bad)
+        failure(decoder, bad)
     assert len(os.listdir("/proc/self/fd")) == before
-    assert inspector._child is None
+    assert decoder.pid is None
 
 
 # Memory
@@ -419,19 +432,19 @@ def test_a_picture_beyond_the_memory_limit_is_too_large(
 ) -> None:
     """A real picture that needs more than the limit fails as too large, and its child lives on."""
     monkeypatch.setattr(client, "memory_limit", lambda _megapixels: 300 << 20)
-    inspector = make(100.0)
+    decoder = make(100.0)
     large = tmp_path / "large.png"
     Image.new("L", (9_000, 9_000)).save(large, compress_level=1)
     small = saved(tmp_path / "a.png")
-    inspector.inspect(small, "a")
-    pid = inspector._child.pid
-    found = failure(inspector, large)
+    decoder.size(small, "a", LIFE)
+    pid = decoder.pid
+    found = failure(decoder, large)
     assert (found.reason, found.message) == (
         Reason.PICTURE_TOO_LARGE,
         "it: it needs more memory than there is",
     )
-    assert inspector.inspect(small, "a") == (HEIGHT, 30)
-    assert inspector._child.pid == pid
+    assert decoder.size(small, "a", LIFE) == (HEIGHT, 30)
+    assert decoder.pid == pid
 
 
 @pytest.mark.parametrize(
@@ -459,11 +472,11 @@ def test_every_good_picture_fits_into_the_memory_limit(
     picture.save(tmp_path / name, **{"exif": turned.tobytes(), **options})
     monkeypatch.setattr(client, "_LEAST_BYTES", 0)
     monkeypatch.setattr(client, "_BASE_BYTES", 160 << 20)  # what Python, NumPy and Pillow take, and little more
-    inspector = make(height * width / 1e6)
-    assert inspector.inspect(tmp_path / name, name) == (width, height)
+    decoder = make(height * width / 1e6)
+    assert decoder.size(tmp_path / name, name, LIFE) == (width, height)
 
 
-def test_a_header_that_is_too_large_is_its_own_reason(inspector: Inspector, tmp_path: Path) -> None:
+def test_a_header_that_is_too_large_is_its_own_reason(decoder: Decoder, tmp_path: Path) -> None:
     """A WebP of 16383 x 16383 px by its header is refused for its size, not for want of memory."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16)).save(buffer, "webp", lossless=True)
@@ -472,7 +485,7 @@ def test_a_header_that_is_too_large_is_its_own_reason(inspector: Inspector, tmp_
     bits = int.from_bytes(data[21:25], "little")
     data[21:25] = ((bits >> 28 << 28) | (16382 << 14) | 16382).to_bytes(4, "little")
     (tmp_path / "a.webp").write_bytes(data)
-    found = failure(inspector, tmp_path / "a.webp")
+    found = failure(decoder, tmp_path / "a.webp")
     assert (found.reason, found.message) == (
         Reason.PICTURE_TOO_LARGE,
         "it: 16383 x 16383 px is more than 1 megapixels",
@@ -527,22 +540,22 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_ends_quickly_and_within_memory(name: str, inspector: Inspector, tmp_path: Path) -> None:
+def test_a_bomb_ends_quickly_and_within_memory(name: str, decoder: Decoder, tmp_path: Path) -> None:
     """A small file that claims or unpacks to gigabytes beside its pixels fails or passes, in the same child."""
     path = tmp_path / name
     path.write_bytes(BOMBS[name]())
     begun = time.monotonic()
-    assert verdict(inspector, path) in {(8, 8), Reason.NOT_A_PICTURE, Reason.PICTURE_TOO_LARGE}
+    assert verdict(decoder, path) in {(8, 8), Reason.NOT_A_PICTURE, Reason.PICTURE_TOO_LARGE}
     assert time.monotonic() - begun < MOMENT_S
-    assert peak_bytes(inspector) < client.memory_limit(MEGAPIXELS)
+    assert peak_bytes(decoder) < client.memory_limit(MEGAPIXELS)
 
 
-def test_the_bombs_would_be_pictures_without_their_load(inspector: Inspector, tmp_path: Path) -> None:
+def test_the_bombs_would_be_pictures_without_their_load(decoder: Decoder, tmp_path: Path) -> None:
     """The shells of the bombs are good pictures, so that it is their load that is looked at."""
     (tmp_path / "a.png").write_bytes(png(chunk(b"zTXt", b"Comment\0\0" + deflated(0))))
     (tmp_path / "a.tif").write_bytes(tiff())
-    assert inspector.inspect(tmp_path / "a.png", "a") == (8, 8)
-    assert inspector.inspect(tmp_path / "a.tif", "a") == (8, 8)
+    assert decoder.size(tmp_path / "a.png", "a", LIFE) == (8, 8)
+    assert decoder.size(tmp_path / "a.tif", "a", LIFE) == (8, 8)
 
 
 def test_the_memory_limit_grows_with_the_largest_picture() -> None:
@@ -553,10 +566,10 @@ def test_the_memory_limit_grows_with_the_largest_picture() -> None:
 
 def test_a_stopped_child_is_ended_all_the_same(make: Make, tmp_path: Path) -> None:
     """`stop` ends a child that is itself stopped, and twice is once."""
-    inspector = make()
-    inspector.inspect(saved(tmp_path / "a.png"), "a")
-    pid = inspector._child.pid
+    decoder = make()
+    decoder.size(saved(tmp_path / "a.png"), "a", LIFE)
+    pid = decoder.pid
     os.kill(pid, signal.SIGSTOP)
-    inspector.stop()
-    inspector.stop()
+    decoder.stop()
+    decoder.stop()
     assert is_gone(pid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +10,7 @@ import tensorflow as tf
 from daemon.transfer.backend import gpu_memory
 
 if TYPE_CHECKING:
+    import ctypes
     from collections.abc import Callable
 
 CALLS = (
@@ -57,7 +57,7 @@ def test_what_is_free_and_what_is_held_may_be_used(ask: Callable[..., tuple[int 
     assert ask() == (6500, list(CALLS))
 
 
-@pytest.mark.parametrize("failing", [name for name in CALLS[:5]])
+@pytest.mark.parametrize("failing", list(CALLS[:5]))
 def test_a_driver_that_does_not_answer_leaves_it_unknown(
     ask: Callable[..., tuple[int | None, list[str]]], failing: str
 ) -> None:
