@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # `status` answers without numpy
 
 CHECKPOINT_SUFFIX: Final = ".ckpt"
 Role = Literal["sidecar", "content", "style", "init"]
+Backward = Literal["gradient", "convolution"]  # through a convolution: by TensorFlow's kernel, or a convolution
 
 
 class State(StrEnum):
@@ -269,9 +270,7 @@ class EngineInfo:
     weights_sha256: str
     load_s: float
     versions: dict[str, str]
-    precision_gain: float | None = None  # how many times as fast bfloat16 was when it was measured
-    is_turned: bool = False  # whether gradients go back by convolutions; see `transfer.convolutions`
-    backward_gain: float | None = None  # how many times as fast that was when it was measured
+    backward: Backward = "gradient"  # how gradients go back; see `transfer.backend.convolutions`
 
 
 def job_id(parts: tuple[Part, ...], generation: int = 0) -> str:

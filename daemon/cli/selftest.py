@@ -28,6 +28,7 @@ def selftest(config: ConfigOption = None) -> None:
     loaded = load_or_default(config)
     with quiet_tensorflow():
         from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
+        from daemon.transfer.backend import timing  # noqa: PLC0415 - the same
 
         engine = LocalEngine(loaded)
         info = engine.start()
@@ -45,8 +46,9 @@ def selftest(config: ConfigOption = None) -> None:
     for name, value in {
         "device": info.device,
         "precision": info.precision,
-        "precision_gain": _gain(info.precision_gain),
-        "backward_gain": _gain(info.backward_gain),
+        "bfloat16_gain": f"{timing.bfloat16_gain():.2f} (times as fast as float32)",
+        "backward": info.backward,
+        "convolution_gain": f"{timing.convolution_gain(info.precision):.2f} (times as fast as gradient)",
         "weights": info.weights_source,
         "weights_sha256": info.weights_sha256,
         "load_s": f"{info.load_s:.1f}",
@@ -55,7 +57,3 @@ def selftest(config: ConfigOption = None) -> None:
         **{f"version_{name}": number for name, number in info.versions.items()},
     }.items():
         typer.echo(f"{name}: {value}")
-
-
-def _gain(measured: float | None) -> str:
-    return "not measured" if measured is None else f"{measured:g}"

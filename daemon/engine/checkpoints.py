@@ -1,34 +1,65 @@
-"""A running job's state on disk: written now and then, read back only where it is whole and of the same job."""
+"""A running job's state on disk: saved now and then, loaded only if it is whole and of the same job."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 
 from daemon import files
-from daemon.engine import sealed
 from daemon.job import CHECKPOINT_SUFFIX
-from daemon.transfer.run import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy.typing as npt
+
 KEPT: Final = 2
 # A checkpoint may take one part in so many of the time between two of them.
 _MAX_SHARE: Final = 200
 _ARRAYS: Final = ("image", "moved", "best_image", "first", "rows")
+UNREADABLE: Final = "an older checkpoint cannot be read; the painting begins anew"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One `Iterate`, with the table of losses so far and the best picture of its scale.
+
+    Its loss is a finite number, so it is also a picture to step back to. Nothing in the loop is random: the
+    seed shapes the start alone.
+    """
+
+    scale: int  # number of the scale
+    iteration: int  # of this scale
+    image: npt.NDArray[np.float32]  # (1, H, W, 3), the picture of that iteration
+    moved: npt.NDArray[np.float32]  # (1, H, W, 3), the next one; the same one after the last of a scale
+    state: tuple[npt.NDArray[np.float32], ...]  # the optimizer's, for the next step
+    best_image: npt.NDArray[np.float32]  # (1, H, W, 3), the best one of this scale
+    best_row: int  # its row in the table
+    scale_row: int  # the first row of this scale
+    target_s: float  # preparing the scales so far
+    steps_back: int
+    first: npt.NDArray[np.float64]  # (3,), the exact losses of the last scale's first picture
+    rows: npt.NDArray[np.float64]  # (n, 6): iteration, size_px, total, style, content, elapsed_s
+
+
+class Found(NamedTuple):
+    """The newest checkpoint that can be used, if there is one."""
+
+    checkpoint: Checkpoint | None
+    trouble: str = ""  # set if there is none because none of the files could be read
 
 
 class Checkpoints:
     """The checkpoints of one job, in a folder of its own.
 
-    A file is the SHA-256 of the rest, then an uncompressed `.npz`. Its name is the number of pictures judged:
-    newer ones sort last and progress can be told without opening any.
+    A file is an uncompressed `.npz`, whose CRC-32 tells if it is whole. Its name is the number of rows: newer
+    ones sort last, and the spool tells a job's progress without opening any.
     """
 
     def __init__(
@@ -37,9 +68,9 @@ class Checkpoints:
         """Look at a folder, which need not exist.
 
         Args:
-            folder: the job's own.
-            key: names everything that shapes the way; a checkpoint of another key is passed over.
-            interval_s: how often one is due, unless writing takes so long that it would cost half a percent.
+            folder: the job's own folder.
+            key: the name of everything that shapes the result; a checkpoint of another key is skipped.
+            interval_s: the time between two checkpoints; more if writing one takes over half a percent of it.
             clock: monotonic seconds.
         """
         self._folder = folder
@@ -64,46 +95,46 @@ class Checkpoints:
             self._folder.mkdir()  # in a job that is there, or nowhere
         path = self._folder / f"{len(checkpoint.rows):07d}{CHECKPOINT_SUFFIX}"
         try:
-            sealed.replace(path, lambda file: _pack(checkpoint, self._key, file))
+            with files.replaced(path) as file:
+                _pack(checkpoint, self._key, file)
         finally:
             self._tidy(path)
         now = self._clock()
         self._due = now + max(self._interval_s, _MAX_SHARE * (now - begun))
 
     def _tidy(self, newest: Path) -> None:
-        """Remove what nobody will go on from.
+        """Remove all but the newest two.
 
-        That is: all but the newest two; later ones that were passed over, whose way is now gone anew; and what
-        a failed write, or a kill in the middle of one, left half done.
+        Later ones go too: they were skipped, and their steps are now taken anew. So does what a failed write,
+        or a kill during one, left half done.
         """
         good = [path for path in kept(self._folder) if path.name <= newest.name][-KEPT:]
         for path in self._folder.iterdir():
             if path not in good:
                 files.remove_tree(path)
 
-    def newest(self, is_usable: Callable[[list[int]], bool] = lambda _: True) -> Checkpoint | None:
-        """Read the newest one that is whole, of this key and usable.
+    def newest(self, is_usable: Callable[[list[int]], bool] = lambda _: True) -> Found:
+        """Load the newest checkpoint that is whole, of this key and usable.
 
         Args:
-            is_usable: asked with the iterations of its rows.
+            is_usable: a test of the iterations in its table.
 
         Raises:
-            MemoryError: there is none for it.
+            MemoryError: there is none to load it into.
         """
-        for path in reversed(kept(self._folder)):
-            found = self._read(path, is_usable)
-            if found is not None:
-                return found
-        return None
-
-    def _read(self, path: Path, is_usable: Callable[[list[int]], bool]) -> Checkpoint | None:
-        try:
-            with sealed.opened(path) as file:
-                return _unpack(file, self._key, is_usable)
-        except MemoryError:
-            raise
-        except Exception:  # noqa: BLE001 - numpy raises nearly anything, and there is an older one, or the start
-            return None
+        unreadable = 0
+        paths = kept(self._folder)
+        for path in reversed(paths):
+            try:
+                found = _unpack(path, self._key, is_usable)
+            except MemoryError:
+                raise
+            except Exception:  # noqa: BLE001 - numpy raises nearly anything, and there is an older one, or the start
+                unreadable += 1
+            else:
+                if found is not None:
+                    return Found(found)
+        return Found(None, UNREADABLE if paths and unreadable == len(paths) else "")
 
 
 def kept(folder: Path) -> list[Path]:
@@ -112,7 +143,7 @@ def kept(folder: Path) -> list[Path]:
 
 
 def key(*facts: Any) -> str:
-    """Name everything that shapes a way, as plain data."""
+    """Name everything that shapes a result, given as plain data."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("ascii")).hexdigest()
 
 
@@ -126,11 +157,19 @@ def _pack(checkpoint: Checkpoint, key_: str, file: BinaryIO) -> None:
     np.savez(file, head=np.frombuffer(head, np.uint8), **arrays)
 
 
-def _unpack(file: BinaryIO, key_: str, is_usable: Callable[[list[int]], bool]) -> Checkpoint | None:
-    with np.load(file, allow_pickle=False) as arrays:
+def _unpack(path: Path, key_: str, is_usable: Callable[[list[int]], bool]) -> Checkpoint | None:
+    """Load a file; None if it is of another key or not usable.
+
+    Raises:
+        Exception: it is no whole checkpoint; one of the format before (with a SHA-256 in front) is none either.
+    """
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
         if head.pop("key") != key_ or not is_usable(arrays["rows"][:, 0].astype(int).tolist()):
             return None
+        # Every byte of every member: reading an array with a damaged header might stop before its end.
+        if damaged := arrays.zip.testzip():
+            raise ValueError(f"{damaged} is damaged")
         parts = range(head.pop("parts"))
         return Checkpoint(
             **head,

@@ -10,32 +10,29 @@ from typing import TYPE_CHECKING, Final
 
 from daemon import __version__, images
 from daemon.engine import memory
-from daemon.engine.checkpoints import Checkpoints, key
+from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.gram_cache import GramCache
 from daemon.engine.limits import resident_bytes
+from daemon.engine.painter import Painter
 from daemon.engine.prefetch import Prefetcher
+from daemon.engine.previews import Previews
 from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
 from daemon.lifeline import Lifeline
 from daemon.transfer import weights
 from daemon.transfer.backend import device, gpu_memory
-from daemon.transfer.painter import Painter
-from daemon.transfer.targets import Subject
+from daemon.transfer.scales import Subject
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
     from pathlib import Path
 
     from daemon.config import Config
     from daemon.engine.memory import JobPlan, Work
+    from daemon.engine.session import Prepared, Session
     from daemon.job import Plan, Request, Step
-    from daemon.settings import Frames
-    from daemon.transfer.painter import Prepared
-    from daemon.transfer.run import Run
 
-# At least so often a picture leaves the engine, so that people see the progress.
-PREVIEW_S = 5.0
 # Nothing larger is decoded, or compared with, beforehand: it would take its memory from what is painted.
 _PREPARED_MEGAPIXELS: Final = 50.0
 _PREPARED_SIDE_PX: Final = 1024
@@ -90,16 +87,13 @@ class LocalEngine:
             options = self._options
             chosen = device.choose(options.device, options.precision, options.memory_limit_mb)
             loaded = weights.load(options.weights)
-            precision = chosen.precision
-            network = Vgg19(loaded, precision.name, is_turned=chosen.backward.is_turned)
-            exact = None if precision.name == "float32" else Vgg19(loaded)
+            network = Vgg19(loaded, chosen.precision, chosen.backward)
+            exact = None if chosen.precision == "float32" else Vgg19(loaded)
             self._require_room(chosen.name)
             info = EngineInfo(
                 device=chosen.name,
-                precision=precision.name,
-                precision_gain=precision.gain,
-                is_turned=chosen.backward.is_turned,
-                backward_gain=chosen.backward.gain,
+                precision=chosen.precision,
+                backward=chosen.backward,
                 weights_source=loaded.source,
                 weights_sha256=loaded.sha256,
                 load_s=round(time.perf_counter() - begun, 3),
@@ -114,7 +108,6 @@ class LocalEngine:
         Raises:
             NotReady: it is not. The figure is rounded, so that the message does not change from try to try.
         """
-        device.trim()  # of what measuring took
         held_mb, limit_mb = _held_mb(), self._options.memory_limit_mb
         if limit_mb is not None and not device_name.startswith("GPU") and held_mb > limit_mb:
             raise NotReady(
@@ -122,9 +115,7 @@ class LocalEngine:
                 f"and the engine holds about {round(held_mb, -2)} MB before it paints"
             )
 
-    def stylize(
-        self, request: Request, life: Lifeline = _NEVER_STOPPED
-    ) -> Generator[Plan | Step, None, None]:
+    def stylize(self, request: Request, life: Lifeline = _NEVER_STOPPED) -> Generator[Plan | Step, None, None]:
         """Plan, decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
         loaded = self._load()
         device.begin_peak()
@@ -137,22 +128,19 @@ class LocalEngine:
         self._free()  # after the error is gone, whose traceback holds the tensors of the picture
         raise exhausted
 
-    def _paint(
-        self, loaded: _Loaded, request: Request, life: Lifeline
-    ) -> Generator[Plan | Step, None, None]:
+    def _paint(self, loaded: _Loaded, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
         ready = self._prefetcher.take(request) or Ready(_decoded(request, self._max_megapixels))
         planned = self._plan(loaded.info, ready.subject, request.smaller)
         yield planned.report
         kept = self._checkpoints(request, loaded.info)
-        run = loaded.painter.begin(
-            ready.subject,
-            prepared=ready.prepared,
-            wants_picture=wants_picture(request.settings.frames),
-            resumed=None if kept is None else kept.newest(request.has_frames),
-            tile_sizes=planned.tile_sizes,
+        checkpoint, trouble = Found(None) if kept is None else kept.newest(request.has_frames)
+        session = loaded.painter.begin(
+            ready.subject, tile_sizes=planned.tile_sizes, prepared=ready.prepared, resumed=checkpoint
         )
-        for step in _steps(run, kept, life):
-            yield _completed(step, request, planned.report.computed)
+        del checkpoint  # the session drops it as well, once it is loaded
+        for step in _steps(session, Previews(request.settings.frames, time.monotonic()), kept, life):
+            yield _completed(step, request, planned.report.computed, step.trouble or trouble)
+            trouble = ""
 
     def _plan(self, info: EngineInfo, subject: Subject, smaller: int) -> JobPlan:
         """Choose how to compute every scale, and note what that leaves to the next job."""
@@ -181,7 +169,7 @@ class LocalEngine:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
-        computed = info.device, info.precision, info.is_turned, info.weights_sha256, self._software
+        computed = info.device, info.precision, info.backward, info.weights_sha256, self._software
         return Checkpoints(request.checkpoints, key(settings, shares, computed), self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:
@@ -209,7 +197,7 @@ class LocalEngine:
             raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
         targets_mb = memory.targets_mb(_works(subject, loaded.info)[0])
-        is_large = subject.legs()[0].longest > _PREPARED_SIDE_PX
+        is_large = subject.scales()[0].longest > _PREPARED_SIDE_PX
         if is_large or (spare_mb is not None and decoded_mb + targets_mb > spare_mb):
             return Ready(subject)
         return Ready(subject, loaded.painter.prepare(subject))
@@ -229,14 +217,16 @@ def _works(subject: Subject, info: EngineInfo) -> list[Work]:
     return memory.works(subject.settings, subject.content.shape[:2], sizes, info)
 
 
-def _steps(run: Run, kept: Checkpoints | None, life: Lifeline) -> Generator[Step, None, None]:
-    """Take the steps of a run, with a checkpoint now and then, until told to stop."""
+def _steps(
+    session: Session, previews: Previews, kept: Checkpoints | None, life: Lifeline
+) -> Generator[Step, None, None]:
+    """Take the steps of a session, with a checkpoint now and then, until told to stop."""
     trouble = ""
-    for step in run.steps():
+    for step in session.steps(previews):
         yield replace(step, trouble=trouble)
         trouble, is_stopping = "", life.is_stopping
         if kept and not step.is_replayed and not step.painting and (is_stopping or kept.is_due()):
-            trouble = _save(kept, run)
+            trouble = _save(kept, session)
         if is_stopping:
             return
 
@@ -251,36 +241,21 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
     )
 
 
-def _completed(step: Step, request: Request, computed: str) -> Step:
-    """Add to the last step what the run does not know."""
+def _completed(step: Step, request: Request, computed: str, trouble: str) -> Step:
+    """Add to a step what the session does not know."""
     painting = step.painting and replace(
         step.painting,
         profile=images.icc_profile(request.content),
         computed=computed,
         memory_peak_mb=device.peak_mb(),
     )
-    return replace(step, painting=painting)
+    return replace(step, painting=painting, trouble=trouble)
 
 
-def _save(kept: Checkpoints, run: Run) -> str:
-    """Keep a run's state; where the disk does not take it the painting goes on, and the reason is returned."""
+def _save(kept: Checkpoints, session: Session) -> str:
+    """Save a session's state; if the disk does not take it the painting goes on, and the reason is returned."""
     try:
-        kept.save(run.checkpoint())
+        kept.save(session.checkpoint())
     except OSError as error:
         return f"checkpoint not written: {error.strerror}"
     return ""
-
-
-def wants_picture(frames: Frames, clock: Callable[[], float] = time.monotonic) -> Callable[[int], bool]:
-    """Ask for frames at their interval, and between them for a preview every few seconds."""
-    last = clock()
-
-    def wants(iteration: int) -> bool:
-        nonlocal last
-        now = clock()
-        if frames.keeps(iteration) or now - last >= PREVIEW_S:
-            last = now
-            return True
-        return False
-
-    return wants

@@ -5,7 +5,7 @@ cannot be counted (the process, what an allocator loses) is measured; each figur
 them are the peak of the resident memory (VmHWM, in MB of 2^20 bytes) of a fresh process on the CPU: TensorFlow
 2.21 with oneDNN, square pictures, content at block4_conv2, style at block1_conv1 to block5_conv1. Without it,
 and with gradients by convolutions, a step at 1024 x 768 px took 2669 in float32 with L-BFGS (estimated: 2971),
-the turned kernels included.
+the rotated kernels included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from daemon.transfer.optimizer_memory import PICTURE_BYTES, kept_pairs
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from daemon.job import EngineInfo
+    from daemon.job import Backward, EngineInfo
     from daemon.settings import Settings
 
     Size = tuple[int, int]  # height, width
@@ -40,8 +40,8 @@ _BASE_MB: Final = {"float32": 860, "bfloat16": 913}
 # On a GPU, whose memory holds no process: the kernels, and 256 MB for workspaces of convolutions. Not measured.
 _GPU_BASE_MB: Final = {"float32": 332, "bfloat16": 370}
 
-# The kernels once more, where gradients go back by them turned: 20,018,880 numbers.
-_TURNED_MB: Final = {"float32": 76, "bfloat16": 38}
+# The kernels once more, rotated, where gradients go back by convolutions: 20,018,880 numbers.
+_ROTATED_MB: Final = {"float32": 76, "bfloat16": 38}
 
 # Gradients on their way through block 1, and what the allocator loses between tensors of unlike sizes, in
 # tensors of the 64 channels of block 1. From whole steps: 3185 and 2430 at 1024 px, 9208 and 7193 at 2048 px
@@ -75,7 +75,7 @@ class Work:
     style_layers: Collection[str]
     precision: str  # float32 or bfloat16, of the convolutions
     optimizer: str  # adam or lbfgs
-    is_turned: bool = False  # how gradients go back; see `convolutions`
+    backward: Backward = "gradient"  # how gradients go back; see `transfer.backend.convolutions`
     is_on_gpu: bool = False
 
 
@@ -104,7 +104,7 @@ def works(settings: Settings, content: Size, styles: Sequence[Size], info: Engin
             style_layers=tuple(settings.style_layers),
             precision=info.precision,
             optimizer=settings.optimizer,
-            is_turned=info.is_turned,
+            backward=info.backward,
             is_on_gpu=info.device.startswith("GPU"),
         )
         for scale in settings.all_scales(*content)
@@ -193,8 +193,8 @@ def estimate_mb(work: Work, tile_size: TileSize) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
     styles = [_forward_bytes(_piece(size, work.style_layers, tile_size)) for size in work.styles]
     base_mb = (_GPU_BASE_MB if work.is_on_gpu else _BASE_MB)[work.precision]
-    turned_mb = _TURNED_MB[work.precision] if work.is_turned else 0
-    return base_mb + turned_mb + round(max(_step_bytes(work, tile_size), *styles) / _MB)
+    rotated_mb = _ROTATED_MB[work.precision] if work.backward == "convolution" else 0
+    return base_mb + rotated_mb + round(max(_step_bytes(work, tile_size), *styles) / _MB)
 
 
 def _step_bytes(work: Work, tile_size: TileSize) -> float:

@@ -1,4 +1,9 @@
-"""The transfer itself: VGG19, losses, optimisers and the loop. The only place for TensorFlow.
+"""The method: VGG19's features, the losses, the optimizers, and the descent from picture to picture.
 
-Nothing here knows files of jobs, logs or the spool: pictures come in as arrays, steps come out as facts.
+Start at `descent`. Nothing here knows jobs, files, logs or the spool: pictures come in as arrays, and every
+picture on the way leaves as an `Iterate`. No other package imports TensorFlow.
 """
+
+from typing import Any, TypeAlias
+
+Tensor: TypeAlias = Any  # TensorFlow ships no types; shapes stand in comments

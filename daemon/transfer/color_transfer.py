@@ -1,4 +1,4 @@
-"""The colours of one picture moved to those of another."""
+"""Move the colors of one picture to those of another."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ if TYPE_CHECKING:
 
     Matrix = npt.NDArray[np.float64]
 
-_FLOOR: Final = 1.0  # grey levels squared: a picture of few colours has directions without any variance
-# Photos of everyday light need at most 4; what a nearly grey one has of colour is noise, which 50 would show.
+_FLOOR: Final = 1.0  # gray levels squared: a picture of few colors has directions without any variance
+# Photos of everyday light need at most 4; what a nearly gray one has of color is noise, which 50 would show.
 _MOST_GAIN: Final = 5.0
 
 
-class Colours(NamedTuple):
-    """What is kept of a picture's colours."""
+class Colors(NamedTuple):
+    """The moments of a picture's colors."""
 
     mean: Matrix  # (3,), RGB, 0..255
     covariance: Matrix  # (3, 3)
 
 
-def colours_of(picture: Picture) -> Colours:
+def colors_of(picture: Picture) -> Colors:
     """Take the mean and the covariance of the pixels of (H, W, 3) uint8 RGB."""
     flat = picture.reshape(-1, 3).astype(np.float64)  # (H, W, 3) -> (H·W, 3)
     mean = flat.mean(axis=0)
     apart = flat - mean
-    return Colours(mean, apart.T @ apart / len(flat))
+    return Colors(mean, apart.T @ apart / len(flat))
 
 
-def blended(parts: Sequence[tuple[Colours, float]]) -> Colours:
-    """Average colours by their shares, which sum to 1."""
-    mean = sum((share * colours.mean for colours, share in parts), np.zeros(3))
-    covariance = sum((share * colours.covariance for colours, share in parts), np.zeros((3, 3)))
-    return Colours(mean, covariance)
+def blended(parts: Sequence[tuple[Colors, float]]) -> Colors:
+    """Average colors by their shares, which sum to 1."""
+    mean = sum((share * colors.mean for colors, share in parts), np.zeros(3))
+    covariance = sum((share * colors.covariance for colors, share in parts), np.zeros((3, 3)))
+    return Colors(mean, covariance)
 
 
-def moved(picture: Picture, wanted: Colours) -> Picture:
-    """Move a picture's colours to a mean and covariance by the Monge-Kantorovich map.
+def moved(picture: Picture, wanted: Colors) -> Picture:
+    """Move a picture's colors to a mean and covariance by the Monge-Kantorovich map.
 
-    Pitié & Kokaram (2007), eq. 12: of all linear maps that give these moments, the one that changes the colours
-    least. In no direction are differences stretched more than fivefold, so colours that hardly differ get fewer
-    than are wanted.
+    Pitié & Kokaram (2007), eq. 12: of all linear maps that give these moments, the one that changes the colors
+    least. In no direction are differences stretched more than fivefold, so colors that hardly differ
+    stay closer together than wanted.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        wanted: the colours it shall have.
+        wanted: the moments it shall have.
     """
-    own = colours_of(picture)
+    own = colors_of(picture)
     root = _power(own.covariance, 0.5)
     inverse = _power(own.covariance, -0.5)
     transport = _capped(inverse @ _power(root @ wanted.covariance @ root, 0.5) @ inverse)

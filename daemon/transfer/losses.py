@@ -1,53 +1,55 @@
-"""One function an equation: what is measured of a picture, and the objectives made of it.
+"""The losses, one function an equation, and the two objectives.
 
-An objective sees a picture through its `Statistics` alone: Gram matrices and mean squared errors, both of which
-are sums over positions. So they can be gathered from a whole picture or from its tiles.
+An objective sees a picture through its `Statistics` only: Gram matrices and mean squared errors. Both are sums
+over positions, so they can be computed from the whole picture or tile by tile.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import tensorflow as tf
 
+from daemon.transfer.backend.gram_product import gram_product
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from daemon.transfer import Tensor
 
 
-_LEAST: Final = 1e-12  # a picture of one colour has features that vanish
+_LEAST: Final = 1e-12  # a picture of one color has features that vanish
 
 
 class Targets(NamedTuple):
-    """What a picture is compared with, and how much each comparison counts. All float32 tensors.
+    """What a picture is compared with, and the weight of each comparison. All float32 tensors.
 
-    The weights travel as tensors, so that another weight needs no other graph.
+    The weights are tensors, so that a change of a weight needs no new graph.
     """
 
-    content: dict[str, Any]  # layer -> (1, H, W, C)
-    style: dict[str, Any]  # layer -> (C, C)
-    content_layers: dict[str, Any]  # layer -> (), shares that sum to 1
-    style_layers: dict[str, Any]  # layer -> (), shares that sum to 1
-    content_weight: Any  # ()
-    style_weight: Any  # ()
-    tv_weight: Any  # ()
+    content: dict[str, Tensor]  # layer -> (1, H, W, C)
+    style: dict[str, Tensor]  # layer -> (C, C)
+    content_layers: dict[str, Tensor]  # layer -> (), shares that sum to 1
+    style_layers: dict[str, Tensor]  # layer -> (), shares that sum to 1
+    content_weight: Tensor  # ()
+    style_weight: Tensor  # ()
+    tv_weight: Tensor  # ()
 
 
 class Statistics(NamedTuple):
     """What the objectives see of a picture. All float32 tensors."""
 
-    grams: dict[str, Any]  # style layer -> (C, C)
-    errors: dict[str, Any]  # content layer -> (), mean squared difference from the target's features
+    grams: dict[str, Tensor]  # style layer -> (C, C)
+    errors: dict[str, Tensor]  # content layer -> (), mean squared difference from the target's features
 
 
 class Loss(NamedTuple):
     """The scalars of one picture, each with its weight applied."""
 
-    total: Any
-    style: Any
-    content: Any
+    total: Tensor
+    style: Tensor
+    content: Tensor
 
 
-def gram_matrix(features: Any) -> Any:
+def gram_matrix(features: Tensor) -> Tensor:
     """Correlate channels: G = FᵀF / (H·W).
 
     Gatys, Ecker & Bethge (2016), eq. 3, divided by the number of positions, so that content and style may
@@ -60,42 +62,21 @@ def gram_matrix(features: Any) -> Any:
         (C, C) float32.
     """
     height, width = tf.unstack(tf.cast(tf.shape(features)[1:3], tf.float32))
-    return correlated(features) / (height * width)
+    return gram_product(features) / (height * width)  # (1, H, W, C) -> (C, C)
 
 
-@tf.custom_gradient  # type: ignore[untyped-decorator]
-def correlated(features: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """Sum FᵀF over positions: a Gram matrix before its division.
-
-    Its gradient is F·(S + Sᵀ) for a slope S: one product as large as F, where differentiating the product by
-    its two factors takes two, and their sum.
-
-    Args:
-        features: (1, H, W, C) float32.
-
-    Returns:
-        (C, C) float32.
-    """
-    flat = tf.reshape(features, [-1, tf.shape(features)[-1]])  # (1, H, W, C) -> (H·W, C)
-
-    def gradient(slope: Any) -> Any:
-        return tf.reshape(tf.matmul(flat, slope + tf.transpose(slope)), tf.shape(features))
-
-    return tf.matmul(flat, flat, transpose_a=True), gradient  # -> (C, C)
-
-
-def content_loss(features: Any, target: Any) -> Any:
+def content_loss(features: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference of features: Gatys et al. (2016), eq. 1, with a mean for the half sum."""
     return tf.reduce_mean(tf.math.squared_difference(features, target))
 
 
-def style_loss(gram: Any, target: Any) -> Any:
+def style_loss(gram: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference of Gram matrices: Gatys et al. (2016), eq. 4, with a mean for its constants."""
     return tf.reduce_mean(tf.math.squared_difference(gram, target))
 
 
-def total_variation(image: Any) -> Any:
-    """Mean squared difference of neighbouring pixels: Mahendran & Vedaldi (2015), beta = 2, as a mean.
+def total_variation(image: Tensor) -> Tensor:
+    """Mean squared difference of neighboring pixels: Mahendran & Vedaldi (2015), beta = 2, as a mean.
 
     Args:
         image: (1, H, W, 3) float32.
@@ -105,12 +86,12 @@ def total_variation(image: Any) -> Any:
     return tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(right))
 
 
-def statistics(features: dict[str, Any], targets: Targets) -> Statistics:
-    """Measure a picture by its features.
+def statistics(features: dict[str, Tensor], targets: Targets) -> Statistics:
+    """Compute what the objectives see of a picture.
 
     Args:
         features: layer -> (1, H, W, C) float32, for every layer of the targets.
-        targets: what to compare with.
+        targets: the Gram matrices and features to compare with.
     """
     return Statistics(
         {layer: gram_matrix(features[layer]) for layer in targets.style},
@@ -140,24 +121,21 @@ def balanced_objective(found: Statistics, targets: Targets) -> Loss:
     return _weighed(style, content, targets)
 
 
-def _mean_square(target: Any) -> Any:
+def _mean_square(target: Tensor) -> Tensor:
     return tf.maximum(tf.reduce_mean(tf.square(target)), _LEAST)
 
 
-def _weighed(style: list[Any], content: list[Any], targets: Targets) -> Loss:
-    """Blend each list by its layers' shares, in the order of the targets, and weigh the sums."""
+def _weighed(style: list[Tensor], content: list[Tensor], targets: Targets) -> Loss:
+    """Average each list by the layers' shares, in the order of the targets, and weigh the averages."""
     style_shares = [targets.style_layers[layer] for layer in targets.style]
     content_shares = [targets.content_layers[layer] for layer in targets.content]
-    style_sum = targets.style_weight * _blend(style, style_shares)
-    content_sum = targets.content_weight * _blend(content, content_shares)
+    style_sum = targets.style_weight * _average(style, style_shares)
+    content_sum = targets.content_weight * _average(content, content_shares)
     return Loss(style_sum + content_sum, style_sum, content_sum)
 
 
-def _blend(values: list[Any], shares: list[Any]) -> Any:
+def _average(values: list[Tensor], shares: list[Tensor]) -> Tensor:
     return tf.add_n([share * value for value, share in zip(values, shares, strict=True)])
 
 
-OBJECTIVES: Final[dict[str, Callable[[Statistics, Targets], Loss]]] = {
-    "paper": paper_objective,
-    "balanced": balanced_objective,
-}
+OBJECTIVES: Final = {"paper": paper_objective, "balanced": balanced_objective}

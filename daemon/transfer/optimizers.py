@@ -1,13 +1,13 @@
-"""How a picture is moved downhill: pure functions of tensors, so that they live inside the compiled step.
+"""The two optimizers: pure functions of tensors, so that they live inside the compiled step.
 
-An optimiser is a `signature` (the specs of its state), a `start` and an `update`; `damped` alone, which is for
-numbers that ran away, is computed outside. Its state is a nest of tensors that leaves the step and goes into
-the next one; everything that may differ from job to job is in it.
+An optimizer is a `signature` (the specs of its state), a `start` and an `update`; `damped`, the answer to a
+loss that is not finite, runs outside the compiled step. Its state is a nest of tensors that leaves the step and
+goes into the next one; everything that may differ from job to job is in it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -15,44 +15,57 @@ import tensorflow as tf
 from daemon.transfer import optimizer_memory
 from daemon.transfer.backend.compile import PICTURE, SCALAR
 
+if TYPE_CHECKING:
+    from daemon.transfer import Tensor
+
 DAMPING: Final = 0.1
 
 
 class Optimizer(Protocol):
-    """What the step needs of an optimiser."""
+    """What the step needs of an optimizer."""
 
     def signature(self) -> Any:
         """Give the specs of the state's tensors, the same for every picture size."""
 
-    def start(self, image: Any, learning_rate: float) -> Any:
+    def start(self, image: Tensor, learning_rate: float) -> Any:
         """Make the state before the first update."""
 
-    def update(self, image: Any, gradient: Any, loss: Any, state: Any) -> tuple[Any, Any]:
-        """Return the moved image and the new state, given the gradient and the loss of the image."""
-
-    def damped(self, image: Any, state: Any) -> tuple[Any, Any]:
-        """Take a smaller step, and smaller ones from then on, in place of an update that led nowhere.
+    def update(self, image: Tensor, gradient: Tensor, loss: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Make one update.
 
         Args:
-            image: which the update moved. What the state holds may be of an earlier one, where the update took
-                a step back itself; then that is gone on from.
-            state: which it left.
+            image: (1, H, W, 3), the current picture.
+            gradient: (1, H, W, 3), the loss' gradient at that picture.
+            loss: (), the loss of that picture.
+            state: the state after the update before.
 
         Returns:
-            As `update`.
+            The next picture and the new state.
+        """
+
+    def damped(self, image: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Replace the last update by a smaller one; later updates are smaller as well.
+
+        Args:
+            image: (1, H, W, 3), the picture before that update. L-BFGS starts from the picture in its state,
+                which is an earlier one if the update itself was a step back.
+            state: the state after that update.
+
+        Returns:
+            The next picture and the new state.
         """
 
     def restart(self, state: Any) -> str:
-        """Say why the update that led to this state began afresh; empty where it did not."""
+        """Name the reason why the update that led to this state restarted; empty if it did not."""
 
 
 class AdamState(NamedTuple):
-    """Adam's memory."""
+    """Adam's moments."""
 
-    learning_rate: Any  # ()
-    count: Any  # (), updates made
-    mean: Any  # (1, H, W, 3), first moment
-    square: Any  # (1, H, W, 3), second moment
+    learning_rate: Tensor  # ()
+    count: Tensor  # (), updates made
+    mean: Tensor  # (1, H, W, 3), first moment
+    square: Tensor  # (1, H, W, 3), second moment
 
 
 class Adam:
@@ -70,30 +83,36 @@ class Adam:
         """Give the specs of the state's tensors."""
         return AdamState(SCALAR, SCALAR, PICTURE, PICTURE)
 
-    def start(self, image: Any, learning_rate: float) -> AdamState:
+    def start(self, image: Tensor, learning_rate: float) -> AdamState:
         """Make the state before the first update."""
         rate = tf.constant(learning_rate, tf.float32)
         zeros = tf.zeros_like(image)
         return AdamState(rate, tf.constant(0.0), zeros, zeros)
 
-    def update(self, image: Any, gradient: Any, loss: Any, state: AdamState) -> tuple[Any, AdamState]:  # noqa: ARG002
+    def update(
+        self,
+        image: Tensor,
+        gradient: Tensor,
+        loss: Tensor,  # noqa: ARG002 - of the protocol
+        state: AdamState,
+    ) -> tuple[Tensor, AdamState]:
         """Move the image one step, of about the learning rate in every pixel."""
         count = state.count + 1
-        mean = self.beta_1 * state.mean + (1 - self.beta_1) * gradient
-        square = self.beta_2 * state.square + (1 - self.beta_2) * tf.square(gradient)
+        mean = self.beta_1 * state.mean + (1 - self.beta_1) * gradient  # (1, H, W, 3)
+        square = self.beta_2 * state.square + (1 - self.beta_2) * tf.square(gradient)  # (1, H, W, 3)
         return self._move(image, AdamState(state.learning_rate, count, mean, square))
 
-    def _move(self, image: Any, state: AdamState) -> tuple[Any, AdamState]:
-        correction = tf.sqrt(1 - self.beta_2**state.count) / (1 - self.beta_1**state.count)
+    def _move(self, image: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
+        correction = tf.sqrt(1 - self.beta_2**state.count) / (1 - self.beta_1**state.count)  # ()
         step = state.learning_rate * correction * state.mean / (tf.sqrt(state.square) + self.epsilon)
-        return image - step, state
+        return image - step, state  # (1, H, W, 3)
 
-    def damped(self, image: Any, state: AdamState) -> tuple[Any, AdamState]:
-        """Take the step again with a tenth of the learning rate, which stays so."""
+    def damped(self, image: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
+        """Repeat the update with a tenth of the learning rate, which stays so."""
         return self._move(image, state._replace(learning_rate=state.learning_rate * DAMPING))
 
-    def restart(self, state: AdamState) -> str:  # noqa: ARG002
-        """Say nothing: it never begins afresh."""
+    def restart(self, state: AdamState) -> str:  # noqa: ARG002 - of the protocol
+        """Name no reason: Adam never restarts."""
         return ""
 
 
@@ -104,19 +123,19 @@ _INFINITE: Final = np.float32(np.inf)
 
 
 class LbfgsState(NamedTuple):
-    """The memory of L-BFGS: the newest pair first. What is not known yet is one pixel.
+    """The memory of L-BFGS, the newest pair first. A pair that is not known yet is one pixel of zeros.
 
-    A pair is a tensor of its own, so that a new one moves the others along without a copy.
+    Each picture of a pair is a tensor of its own, so that a new pair shifts the others without copying them.
     """
 
-    image: Any  # (1, H, W, 3), of the update before
-    gradient: Any  # (1, H, W, 3), at that image
-    loss: Any  # (), of that image
-    moves: tuple[Any, ...]  # s: (1, H, W, 3) each
-    turns: tuple[Any, ...]  # y, the gradient's change along s: (1, H, W, 3) each
-    curvatures: tuple[Any, ...]  # s·y: () each, 0 of a pair that is not known
-    first_px: Any  # (), grey levels that the first step moves the pixel that moves most
-    cause: Any  # (), why this update began afresh, an index into `RESTARTS`
+    image: Tensor  # (1, H, W, 3), x of the update before
+    gradient: Tensor  # (1, H, W, 3), at that image
+    loss: Tensor  # (), of that image
+    s: tuple[Tensor, ...]  # (1, H, W, 3) each, the change of the image
+    y: tuple[Tensor, ...]  # (1, H, W, 3) each, the change of the gradient along s
+    sy: tuple[Tensor, ...]  # () each, the curvature s·y = 1 / rho; 0 of a pair that is not known
+    first_px: Tensor  # (), gray levels by which the first step moves the pixel that moves most
+    cause: Tensor  # (), why this update restarted, an index into `RESTARTS`
 
 
 RESTARTS: Final = ("", "the loss doubled", "the direction led uphill", "the loss has no slope")
@@ -125,10 +144,10 @@ RESTARTS: Final = ("", "the loss doubled", "the direction led uphill", "the loss
 class Lbfgs:
     """Limited-memory BFGS without a line search: Nocedal & Wright (2006), algorithms 7.4 and 7.5.
 
-    A step of length 1 is nearly always a good one here, and an evaluation costs as much as a step, so there is
-    nothing for a line search to win; under bfloat16's noise its conditions often cannot be met at all. What
-    takes its place: a pair whose curvature is not clearly positive is passed over, and a step that doubled the
-    loss is taken back and the memory begun afresh.
+    A step of length 1 is nearly always a good one here, and an evaluation costs as much as a step, so a line
+    search cannot gain anything; under bfloat16's noise its conditions often cannot be met at all. Two rules
+    replace it: a pair whose curvature is not clearly positive is skipped, and a step that doubled the loss is
+    taken back and the memory cleared.
     """
 
     history: Final = optimizer_memory.HISTORY
@@ -143,16 +162,20 @@ class Lbfgs:
         pictures, scalars = (PICTURE,) * self.history, (SCALAR,) * self.history
         return LbfgsState(PICTURE, PICTURE, SCALAR, pictures, pictures, scalars, SCALAR, SCALAR)
 
-    def start(self, image: Any, learning_rate: float) -> LbfgsState:  # noqa: ARG002
+    def start(self, image: Tensor, learning_rate: float) -> LbfgsState:  # noqa: ARG002 - of the protocol
         """Make the state before the first update."""
         return self._empty(_UNKNOWN, _UNKNOWN, _INFINITE, np.float32(self.first_px), _NONE)
 
-    def _empty(self, image: Any, gradient: Any, loss: Any, first_px: Any, cause: Any) -> LbfgsState:
+    def _empty(
+        self, image: Tensor, gradient: Tensor, loss: Tensor, first_px: Tensor, cause: Tensor
+    ) -> LbfgsState:
         unknown, none = (_UNKNOWN,) * self.history, (_NONE,) * self.history
         state = LbfgsState(image, gradient, loss, unknown, unknown, none, first_px, cause)
         return tf.nest.map_structure(tf.convert_to_tensor, state)  # type: ignore[no-any-return]
 
-    def update(self, image: Any, gradient: Any, loss: Any, state: LbfgsState) -> tuple[Any, LbfgsState]:
+    def update(
+        self, image: Tensor, gradient: Tensor, loss: Tensor, state: LbfgsState
+    ) -> tuple[Tensor, LbfgsState]:
         """Move the image one step; a step that doubled the loss is taken back instead."""
         return tf.cond(  # type: ignore[no-any-return]
             loss > self.rise * state.loss,
@@ -160,101 +183,101 @@ class Lbfgs:
             lambda: self._onward(image, gradient, loss, state),
         )
 
-    def _back(self, state: LbfgsState, cause: Any) -> tuple[Any, LbfgsState]:
-        """Take a short step down the slope from the image before, and begin the memory afresh."""
+    def _back(self, state: LbfgsState, cause: Tensor) -> tuple[Tensor, LbfgsState]:
+        """Take a short step down the slope from the image before, with a cleared memory."""
         first_px = DAMPING * state.first_px
         moved = state.image + _steepest(state.gradient, first_px)
         return moved, self._empty(state.image, state.gradient, state.loss, first_px, cause)
 
-    def _onward(self, image: Any, gradient: Any, loss: Any, state: LbfgsState) -> tuple[Any, LbfgsState]:
+    def _onward(
+        self, image: Tensor, gradient: Tensor, loss: Tensor, state: LbfgsState
+    ) -> tuple[Tensor, LbfgsState]:
         state = self._remembering(image, gradient, loss, state)
-        direction = self._direction(state)
+        direction = self._direction(state)  # (1, H, W, 3)
         return tf.cond(  # type: ignore[no-any-return]
             _dot(direction, gradient) < 0,
             lambda: (image + direction, state),
             lambda: self._afresh(image, gradient, loss, state.first_px),
         )
 
-    def _afresh(self, image: Any, gradient: Any, loss: Any, first_px: Any) -> tuple[Any, LbfgsState]:
-        """Go straight down from where it is; nowhere, where nothing slopes."""
+    def _afresh(
+        self, image: Tensor, gradient: Tensor, loss: Tensor, first_px: Tensor
+    ) -> tuple[Tensor, LbfgsState]:
+        """Step down the slope from this image with a cleared memory; without a slope, stay."""
         cause = tf.where(tf.reduce_all(gradient == 0), np.float32(3), np.float32(2))
         return image + _steepest(gradient, first_px), self._empty(image, gradient, loss, first_px, cause)
 
-    def _remembering(self, image: Any, gradient: Any, loss: Any, state: LbfgsState) -> LbfgsState:
-        """Take in the pair of the last step, if its curvature is positive."""
-        move, turn = image - state.image, gradient - state.gradient
-        curvature = _dot(move, turn)
-        least = self.least_curvature * tf.sqrt(_dot(move, move)) * tf.sqrt(_dot(turn, turn))
-        is_good = tf.logical_and(tf.math.is_finite(state.loss), curvature > least)
-        moves, turns, curvatures = tf.cond(
+    def _remembering(self, image: Tensor, gradient: Tensor, loss: Tensor, state: LbfgsState) -> LbfgsState:
+        """Add the pair of the last step (eq. 7.18), if its curvature is positive."""
+        s, y = image - state.image, gradient - state.gradient  # (1, H, W, 3) each
+        sy = _dot(s, y)  # ()
+        least = self.least_curvature * tf.sqrt(_dot(s, s)) * tf.sqrt(_dot(y, y))
+        is_good = tf.logical_and(tf.math.is_finite(state.loss), sy > least)
+        all_s, all_y, all_sy = tf.cond(
             is_good,
-            lambda: self._cut(
-                image,
-                (move, *state.moves[:-1]),
-                (turn, *state.turns[:-1]),
-                (curvature, *state.curvatures[:-1]),
-            ),
-            lambda: (state.moves, state.turns, state.curvatures),
+            lambda: self._cut(image, (s, *state.s[:-1]), (y, *state.y[:-1]), (sy, *state.sy[:-1])),
+            lambda: (state.s, state.y, state.sy),
         )
-        return LbfgsState(image, gradient, loss, moves, turns, curvatures, state.first_px, tf.constant(_NONE))
+        return LbfgsState(image, gradient, loss, all_s, all_y, all_sy, state.first_px, tf.constant(_NONE))
 
-    def _cut(self, image: Any, moves: Any, turns: Any, curvatures: Any) -> tuple[Any, Any, Any]:
+    def _cut(
+        self, image: Tensor, s: tuple[Tensor, ...], y: tuple[Tensor, ...], sy: tuple[Tensor, ...]
+    ) -> tuple[Any, Any, Any]:
         """Keep fewer pairs of a large picture."""
         kept, lost = self.large_history, self.history - self.large_history
         unknown, none = (tf.constant(_UNKNOWN),) * lost, (tf.constant(_NONE),) * lost
         return tf.cond(  # type: ignore[no-any-return]
             tf.size(image) > 3 * self.large_px,
-            lambda: (
-                (*moves[:kept], *unknown),
-                (*turns[:kept], *unknown),
-                (*curvatures[:kept], *none),
-            ),
-            lambda: (moves, turns, curvatures),
+            lambda: ((*s[:kept], *unknown), (*y[:kept], *unknown), (*sy[:kept], *none)),
+            lambda: (s, y, sy),
         )
 
-    def _direction(self, state: LbfgsState) -> Any:
-        """Multiply the gradient by the approximate inverse Hessian: the two-loop recursion."""
-        pairs = list(zip(state.moves, state.turns, map(_inverse, state.curvatures), strict=True))
-        rest = state.gradient
-        shares = []
-        for move, turn, inverse in pairs:
-            share = inverse * _dot(move, rest)
-            shares.append(share)
-            rest = rest - share * turn
-        found = rest * self._scale(state)
-        for (move, turn, inverse), share in zip(reversed(pairs), reversed(shares), strict=True):
-            found = found + (share - inverse * _dot(turn, found)) * move
-        return -found
+    def _direction(self, state: LbfgsState) -> Tensor:
+        """Multiply the gradient by the approximate inverse Hessian: algorithm 7.4, the two-loop recursion.
 
-    def _scale(self, state: LbfgsState) -> Any:
-        """Guess the inverse Hessian by the newest pair (Nocedal & Wright, eq. 7.20), else by the first step."""
-        newest = state.curvatures[0]
-        known = newest / tf.maximum(_dot(state.turns[0], state.turns[0]), _LEAST)
-        return tf.where(newest > 0, known, state.first_px / _largest(state.gradient))
+        A pair that is not known has rho = 0, so it changes nothing.
 
-    def damped(self, image: Any, state: LbfgsState) -> tuple[Any, LbfgsState]:  # noqa: ARG002
-        """Forget every pair, and begin with a tenth of the first step, where the state has it."""
+        Returns:
+            (1, H, W, 3), the step of length 1.
+        """
+        rhos = [tf.math.divide_no_nan(1.0, sy) for sy in state.sy]  # eq. 7.17
+        pairs = list(zip(state.s, state.y, rhos, strict=True))  # newest first; (1, H, W, 3), (1, H, W, 3), ()
+        q, alphas = state.gradient, []
+        for s, y, rho in pairs:
+            alpha = rho * _dot(s, q)  # ()
+            alphas.append(alpha)
+            q = q - alpha * y  # (1, H, W, 3)
+        r = q * self._gamma(state)
+        for (s, y, rho), alpha in zip(reversed(pairs), reversed(alphas), strict=True):
+            beta = rho * _dot(y, r)  # ()
+            r = r + (alpha - beta) * s  # (1, H, W, 3)
+        return -r
+
+    def _gamma(self, state: LbfgsState) -> Tensor:
+        """Scale the initial inverse Hessian by the newest pair (eq. 7.20); without one, by the first step."""
+        sy, y = state.sy[0], state.y[0]
+        gamma = sy / tf.maximum(_dot(y, y), _LEAST)
+        return tf.where(sy > 0, gamma, state.first_px / _largest(state.gradient))
+
+    def damped(self, image: Tensor, state: LbfgsState) -> tuple[Tensor, LbfgsState]:  # noqa: ARG002 - protocol
+        """Clear the memory and begin with a tenth of the first step, from the image in the state."""
         return self._back(state, state.cause)
 
     def restart(self, state: LbfgsState) -> str:
-        """Say why the update that led to this state began afresh; empty where it did not."""
+        """Name the reason why the update that led to this state restarted; empty if it did not."""
         return RESTARTS[int(state.cause)]
 
 
-def _dot(one: Any, other: Any) -> Any:
-    return tf.reduce_sum(one * other)
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return tf.reduce_sum(a * b)  # (1, H, W, 3), (1, H, W, 3) -> ()
 
 
-def _inverse(curvature: Any) -> Any:
-    return tf.math.divide_no_nan(1.0, curvature)
+def _largest(gradient: Tensor) -> Tensor:
+    return tf.maximum(tf.reduce_max(tf.abs(gradient)), _LEAST)  # (1, H, W, 3) -> ()
 
 
-def _largest(gradient: Any) -> Any:
-    return tf.maximum(tf.reduce_max(tf.abs(gradient)), _LEAST)
-
-
-def _steepest(gradient: Any, first_px: Any) -> Any:
-    """Go down the slope so that the pixel that moves most moves by `first_px`."""
+def _steepest(gradient: Tensor, first_px: Tensor) -> Tensor:
+    """Step down the slope so that the pixel that moves most moves by `first_px`."""
     return gradient * (-first_px / _largest(gradient))
 
 

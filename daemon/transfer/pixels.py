@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import tensorflow as tf
 
 if TYPE_CHECKING:
     from daemon.job import Picture
+    from daemon.transfer import Tensor
 
 # Mean of ImageNet's training pictures in the order of the Caffe model that Simonyan & Zisserman (2014)
 # published: blue, green, red. Keras' preprocess_input(mode="caffe") subtracts the same.
@@ -17,8 +18,8 @@ LOWEST: Final = -MEAN_BGR  # black
 HIGHEST: Final = np.float32(255) - MEAN_BGR  # white
 
 
-def to_vgg(picture: Picture) -> Any:
-    """Make a picture VGG19's input.
+def to_vgg(picture: Picture) -> Tensor:
+    """Turn a picture into VGG19's input.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
@@ -27,11 +28,11 @@ def to_vgg(picture: Picture) -> Any:
         (1, H, W, 3) float32 BGR minus the mean.
     """
     bgr = picture[:, :, ::-1].astype(np.float32) - MEAN_BGR
-    return tf.constant(bgr[np.newaxis])
+    return tf.constant(bgr[np.newaxis])  # (H, W, 3) -> (1, H, W, 3)
 
 
-def from_vgg(image: Any) -> Picture:
-    """Make VGG19's input a picture again, rounding to the nearest grey level (never truncating).
+def from_vgg(image: Tensor) -> Picture:
+    """Turn VGG19's input into a picture, rounding to the nearest gray level (never truncating).
 
     Args:
         image: (1, H, W, 3) float32 BGR minus the mean.
@@ -43,6 +44,6 @@ def from_vgg(image: Any) -> Picture:
     return np.ascontiguousarray(np.clip(np.rint(bgr[:, :, ::-1]), 0, 255).astype(np.uint8))
 
 
-def clip(image: Any) -> Any:
+def clip(image: Tensor) -> Tensor:
     """Keep every channel of (1, H, W, 3) within what a picture can show: [-mean, 255 - mean]."""
     return tf.clip_by_value(image, LOWEST, HIGHEST)

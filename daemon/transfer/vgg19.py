@@ -6,7 +6,7 @@ Simonyan & Zisserman (2014), configuration E: 16 convolutions of 3 x 3 in five b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
@@ -16,6 +16,8 @@ from daemon.transfer.backend import convolutions
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from daemon.job import Backward
+    from daemon.transfer import Tensor
     from daemon.transfer.weights import Weights
 
 
@@ -25,24 +27,24 @@ class Vgg19:
     A step at 512 x 384 px is 2 x 146 GFLOP: nearly all of it is the convolutions here, forward and backward.
     """
 
-    def __init__(self, weights: Weights, precision: str = "float32", *, is_turned: bool = False) -> None:
+    def __init__(self, weights: Weights, precision: str = "float32", backward: Backward = "gradient") -> None:
         """Put the weights on the device.
 
         Args:
             weights: every layer's kernel and bias.
             precision: float32, or bfloat16 for the convolutions; features leave in float32 in both.
-            is_turned: how gradients go back; see `convolutions`. It takes the kernels' room once more.
+            backward: how gradients go back; see `convolutions`. "convolution" holds every kernel twice.
         """
         self.precision = precision
-        self.is_turned = is_turned
-        self.sha256 = weights.sha256  # of what they were read from
-        self._layers: dict[str, tuple[Any, Any, Any]] = {}
+        self.backward = backward
+        self.sha256 = weights.sha256  # of the file
+        self._layers: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
         for name, (weight, bias) in weights.layers.items():
             kernel = tf.constant(weight, self.precision)
-            turned_kernel = convolutions.turned(kernel) if is_turned else None
-            self._layers[name] = kernel, tf.constant(bias, self.precision), turned_kernel
+            rotated = convolutions.rotated(kernel) if backward == "convolution" else None
+            self._layers[name] = kernel, tf.constant(bias, self.precision), rotated
 
-    def features(self, image: Any, layers: Collection[str], pooling: str = "max") -> dict[str, Any]:
+    def features(self, image: Tensor, layers: Collection[str], pooling: str = "max") -> dict[str, Tensor]:
         """Run the network as far as needed.
 
         Args:
@@ -55,7 +57,7 @@ class Vgg19:
         """
         pool = tf.nn.max_pool2d if pooling == "max" else tf.nn.avg_pool2d
         last = max(LAYERS.index(layer) for layer in layers)
-        found: dict[str, Any] = {}
+        found: dict[str, Tensor] = {}
         x = tf.cast(image, self.precision)
         for block, count in enumerate(CONVOLUTIONS_PER_BLOCK, start=1):
             if block > 1:

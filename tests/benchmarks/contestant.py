@@ -73,7 +73,7 @@ def facts(loaded: LocalEngine) -> dict[str, Any]:
     return {
         "device": info.device,
         "precision": info.precision,
-        "is_turned": info.is_turned,
+        "backward": info.backward,
         "load_s": info.load_s,
         "versions": info.versions,
     }

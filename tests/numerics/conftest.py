@@ -1,19 +1,22 @@
-"""What the numeric tests share: the bundled weights, a network and a painter on them, and small pictures."""
+"""What the numeric tests share: the narrow network and the real one, a painter on each, and small pictures."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from reference import network as keras_network
+from support.narrow_vgg import narrow_vgg
 
-from daemon.settings import PRESETS, Settings
+from daemon.engine.painter import Painter
+from daemon.engine.previews import Previews
+from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import weights as weights_module
 from daemon.transfer.backend import convolutions
-from daemon.transfer.painter import Painter
-from daemon.transfer.targets import Subject
+from daemon.transfer.scales import Subject
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -34,15 +37,9 @@ def weights() -> Weights:
 
 
 @pytest.fixture(scope="session")
-def is_turned() -> bool:
-    """How gradients go back, chosen as the engine does; `test_backward` compares both ways."""
-    return convolutions.choose(None, "float32").is_turned
-
-
-@pytest.fixture(scope="session")
-def network(weights: Weights, *, is_turned: bool) -> Vgg19:
-    """The product's VGG19 in float32."""
-    return Vgg19(weights, is_turned=is_turned)
+def network(weights: Weights) -> Vgg19:
+    """The product's VGG19 in float32, computed as on this machine."""
+    return Vgg19(weights, backward=convolutions.choose(None))
 
 
 @pytest.fixture(scope="session")
@@ -52,14 +49,26 @@ def keras_vgg19() -> keras.Model:
 
 
 @pytest.fixture(scope="session")
-def painter(network: Vgg19) -> Painter:
-    """One painter for all tests: what is compiled once stays compiled."""
+def real_painter(network: Vgg19) -> Painter:
+    """A painter on the real weights: what is compiled once stays compiled."""
     return Painter(network)
 
 
 @pytest.fixture(scope="session")
+def narrow() -> Vgg19:
+    """The narrow network."""
+    return narrow_vgg()
+
+
+@pytest.fixture(scope="session")
+def painter(narrow: Vgg19) -> Painter:
+    """A painter on the narrow network: what is compiled once stays compiled."""
+    return Painter(narrow)
+
+
+@pytest.fixture(scope="session")
 def picture() -> Callable[..., np.ndarray]:
-    """Make a smooth colourful picture of (height, width, seed)."""
+    """Make a smooth colorful picture of (height, width, seed)."""
 
     def make(height: int, width: int, seed: int = 0) -> np.ndarray:
         small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
@@ -69,8 +78,14 @@ def picture() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def paint(painter: Painter, picture: Callable[..., np.ndarray]) -> Paint:
-    """Paint with few settings and give every step, its picture included.
+def every_picture() -> Callable[[], Previews]:
+    """Choose the picture of every iteration."""
+    return lambda: Previews(Frames(every=1), time.monotonic())
+
+
+@pytest.fixture(scope="session")
+def paint(painter: Painter, picture: Callable[..., np.ndarray], every_picture: Callable[[], Previews]) -> Paint:
+    """Paint with few settings on the narrow network and give every step, its picture included.
 
     Keywords are settings over the paper's, except `content`, `styles` (weighted pictures) and `start` (an init
     picture).
@@ -86,6 +101,6 @@ def paint(painter: Painter, picture: Callable[..., np.ndarray]) -> Paint:
         styles = [(picture(36, 28, 1), 1.0)] if styles is None else styles
         chosen = Settings.model_validate({**PRESETS["paper"], "size": 32, "iterations": 3, **settings})
         subject = Subject(content, styles, chosen, start)
-        return list(painter.begin(subject, wants_picture=lambda _iteration: True).steps())
+        return list(painter.begin(subject).steps(every_picture()))
 
     return run

@@ -1,56 +1,78 @@
-"""Gradients that go back by convolutions: those of the library, whatever is asked of the network."""
+"""Gradients that go back by convolutions: the library's, and chosen where the library has no good kernel."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.narrow_vgg import narrow_weights
 
-from daemon.transfer.backend import convolutions
-from daemon.transfer.backend.convolutions import Backward
+from daemon.transfer.backend import convolutions, processor, timing
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
-    from daemon.transfer.weights import Weights
+    from daemon.job import Backward
 
 LAYERS = ("block1_conv1", "block3_conv1", "block5_conv1", "block4_conv2")
 
 
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 @pytest.mark.parametrize(("height", "width"), [(48, 67), (33, 64)])
-def test_both_ways_back_give_one_gradient(weights: Weights, pooling: str, *, height: int, width: int) -> None:
+def test_both_ways_back_give_one_gradient(pooling: str, *, height: int, width: int) -> None:
     """Values are equal, gradients to rounding."""
     image = tf.constant(np.random.default_rng(0).uniform(-100, 100, (1, height, width, 3)).astype(np.float32))
+    ways: tuple[Backward, ...] = ("gradient", "convolution")
     found = []
-    for is_turned in (False, True):
-        network = Vgg19(weights, is_turned=is_turned)
+    for backward in ways:
+        network = Vgg19(narrow_weights(), backward=backward)
         with tf.GradientTape() as tape:
             tape.watch(image)
             features = network.features(image, LAYERS, pooling)
             loss = tf.add_n([tf.reduce_mean(tf.square(value)) for value in features.values()])
         found.append((loss.numpy(), tape.gradient(loss, image).numpy()))
-    (loss, gradient), (turned_loss, turned) = found
-    assert turned_loss == loss
-    assert np.linalg.norm(turned - gradient) <= 1e-5 * np.linalg.norm(gradient)
+    (loss, gradient), (other_loss, other) = found
+    assert other_loss == loss
+    assert np.linalg.norm(other - gradient) <= 1e-5 * np.linalg.norm(gradient)
 
 
-@pytest.mark.parametrize(("gain", "chosen"), [(0.9, False), (1.29, False), (1.3, True), (2.8, True)])
-def test_it_is_chosen_where_it_is_clearly_faster(
-    monkeypatch: pytest.MonkeyPatch, *, gain: float, chosen: bool
+@pytest.mark.parametrize(
+    ("gpu", "has_onednn", "chosen"),
+    [(None, True, "gradient"), (None, False, "convolution"), ("gpu-0", False, "gradient")],
+)
+def test_it_is_chosen_where_tensorflow_runs_without_onednn(
+    monkeypatch: pytest.MonkeyPatch, gpu: str | None, chosen: str, *, has_onednn: bool
 ) -> None:
-    """A measurement decides, with room for its noise."""
-    monkeypatch.setattr(convolutions, "measured_gain", lambda precision: gain if precision == "float32" else 0)
-    assert convolutions.choose(None, "float32") == Backward(is_turned=chosen, gain=gain)
+    """On a CPU whose TensorFlow computes by Eigen; a GPU's library has good kernels of its own."""
+    monkeypatch.setattr(processor, "uses_onednn", lambda: has_onednn)
+    assert convolutions.choose(gpu) == chosen
 
 
-def test_a_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its library chooses for itself."""
-    monkeypatch.setattr(convolutions, "measured_gain", pytest.fail)
-    assert convolutions.choose("gpu-0", "float32") == Backward()
+@pytest.mark.parametrize("is_on", [False, True])
+def test_tensorflow_says_whether_it_uses_onednn(*, is_on: bool) -> None:
+    """TF_ENABLE_ONEDNN_OPTS overrides what the processor would have, and the answer follows it.
+
+    With it off the library's gradient is clearly slower than the convolution; with it on it is about as fast.
+    """
+    asked = "print(processor.uses_onednn(), timing.convolution_gain('bfloat16') > 2)"
+    told = subprocess.run(
+        [sys.executable, "-c", f"from daemon.transfer.backend import processor, timing; {asked}"],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": str(int(is_on))},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    if is_on:
+        assert told.startswith("True")
+    else:
+        assert told == "False True\n"
 
 
-def test_the_measurement_is_of_both_ways() -> None:
-    """Run for real, it gives a ratio."""
-    assert convolutions.measured_gain("float32") > 0
+def test_what_selftest_prints_is_measured_for_real() -> None:
+    """Both gains are plausible ratios on whatever machine this is."""
+    assert 0.01 < timing.bfloat16_gain() < 100
+    assert 0.01 < timing.convolution_gain("float32") < 100

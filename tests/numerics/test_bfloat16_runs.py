@@ -10,9 +10,10 @@ import tensorflow as tf
 from PIL import Image
 from skimage import data
 
+from daemon.engine.painter import Painter
 from daemon.settings import PRESETS, Settings
-from daemon.transfer.painter import Painter
-from daemon.transfer.targets import Forgetful, Subject, targets
+from daemon.transfer.scales import Subject
+from daemon.transfer.targets import NoStore, targets
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from daemon.engine.checkpoints import Checkpoint
     from daemon.job import Losses, Painting, Step
-    from daemon.transfer.run import Checkpoint
     from daemon.transfer.weights import Weights
 
-ROAD: dict[str, Any] = {
+SCALES: dict[str, Any] = {
     **PRESETS["default"],
     "size": 48,
     "iterations": 4,
@@ -54,21 +55,21 @@ class Way(NamedTuple):
 
 @pytest.fixture(scope="module")
 def way(coarse: Painter, picture: Callable[..., np.ndarray]) -> Way:
-    """A road of two sizes in bfloat16."""
-    subject = Subject(picture(36, 48), [(picture(36, 28, 1), 1.0)], Settings.model_validate(ROAD))
-    run = coarse.begin(subject)
+    """A job of two sizes in bfloat16."""
+    subject = Subject(picture(36, 48), [(picture(36, 28, 1), 1.0)], Settings.model_validate(SCALES))
+    session = coarse.begin(subject)
     made = Way(subject, [], [])
-    for step in run.steps():
+    for step in session.steps():
         made.steps.append(step)
-        made.states.append(run.checkpoint())
+        made.states.append(session.checkpoint())
     return made
 
 
-def exact(painter: Painter, subject: Subject, image: Any) -> Any:
+def exact(real_painter: Painter, subject: Subject, image: Any) -> Any:
     """Give the losses of a picture of the final size by the painter that has nothing but float32."""
-    program = painter.program(subject.settings)
-    compared = targets(program, subject, subject.legs()[-1], Forgetful())
-    return [float(value) for value in program.loss(tf.constant(image), compared)]
+    compiled = real_painter.step(subject.settings)
+    compared = targets(compiled, subject, subject.scales()[-1], NoStore())
+    return [float(value) for value in compiled.loss(tf.constant(image), compared)]
 
 
 def numbers(losses: Losses) -> list[float]:
@@ -76,29 +77,31 @@ def numbers(losses: Losses) -> list[float]:
     return list(vars(losses).values())
 
 
-def test_first_best_and_last_losses_are_float32s_of_the_actual_pictures(painter: Painter, way: Way) -> None:
+def test_first_best_and_last_losses_are_float32s_of_the_actual_pictures(
+    real_painter: Painter, way: Way
+) -> None:
     """What a painting reports of its final size is what float32 says of those very pictures."""
     final = [number for number, step in enumerate(way.steps) if step.size_px == 48]
     first, last = way.states[final[0]], way.states[-1]
     painting = way.painting
-    assert numbers(painting.first) == pytest.approx(exact(painter, way.subject, first.image), rel=1e-6)
-    assert numbers(painting.best) == pytest.approx(exact(painter, way.subject, last.best_image), rel=1e-6)
-    assert numbers(painting.last) == pytest.approx(exact(painter, way.subject, last.image), rel=1e-6)
+    assert numbers(painting.first) == pytest.approx(exact(real_painter, way.subject, first.image), rel=1e-6)
+    assert numbers(painting.best) == pytest.approx(exact(real_painter, way.subject, last.best_image), rel=1e-6)
+    assert numbers(painting.last) == pytest.approx(exact(real_painter, way.subject, last.image), rel=1e-6)
 
 
 def test_the_last_losses_are_not_the_bests(
-    painter: Painter, coarse: Painter, picture: Callable[..., np.ndarray]
+    real_painter: Painter, coarse: Painter, picture: Callable[..., np.ndarray]
 ) -> None:
     """Where every step made it worse, best is the first picture's losses and last those of the last picture."""
     settings = Settings.model_validate({**PRESETS["paper"], "size": 32, "iterations": 3, "learning_rate": 100})
-    run = coarse.begin(Subject(picture(24, 32), [(picture(36, 28, 1), 1.0)], settings))
-    *_, last = run.steps()
+    session = coarse.begin(Subject(picture(24, 32), [(picture(36, 28, 1), 1.0)], settings))
+    *_, last = session.steps()
     painting = last.painting
     assert painting is not None
     assert painting.best_iteration == 0
     assert painting.best == painting.first
     assert numbers(painting.last) == pytest.approx(
-        exact(painter, run._subject, run.checkpoint().image), rel=1e-6
+        exact(real_painter, session._subject, session.checkpoint().image), rel=1e-6
     )
     assert painting.last.total > 1.01 * painting.best.total
 
@@ -106,9 +109,9 @@ def test_the_last_losses_are_not_the_bests(
 def test_rows_are_those_of_the_iterations(coarse: Painter, way: Way) -> None:
     """The losses of the way are bfloat16's, near float32's and not the same; the best is theirs."""
     final = [step for step in way.steps if step.size_px == 48]
-    program = coarse.program(way.subject.settings)
-    compared = targets(program, way.subject, way.subject.legs()[-1], Forgetful())
-    found = program.loss(tf.constant(way.states[-1].image), compared)
+    compiled = coarse.step(way.subject.settings)
+    compared = targets(compiled, way.subject, way.subject.scales()[-1], NoStore())
+    found = compiled.loss(tf.constant(way.states[-1].image), compared)
     assert numbers(final[-1].losses) == pytest.approx([float(value) for value in found], rel=0.01)
     assert final[0].losses.total == pytest.approx(way.painting.first.total, rel=0.05)
     assert final[0].losses != way.painting.first
@@ -126,9 +129,9 @@ def test_the_first_losses_outlive_a_break(coarse: Painter, way: Way) -> None:
             assert getattr(steps[-1].painting, name) == getattr(way.painting, name), name
 
 
-def test_in_float32_a_painting_reports_its_rows(painter: Painter, way: Way) -> None:
+def test_in_float32_a_painting_reports_its_rows(real_painter: Painter, way: Way) -> None:
     """Where nothing is rounded, first, best and last are rows of the way to the bit."""
-    steps = list(painter.begin(way.subject).steps())
+    steps = list(real_painter.begin(way.subject).steps())
     final = [step for step in steps if step.size_px == 48]
     assert steps[-1].painting is not None
     assert steps[-1].painting.first == final[0].losses
@@ -139,12 +142,14 @@ def test_in_float32_a_painting_reports_its_rows(painter: Painter, way: Way) -> N
 @pytest.mark.parametrize(
     "names", [("coffee", "chelsea"), pytest.param(("chelsea", "astronaut"), marks=pytest.mark.slow)]
 )
-def test_the_papers_loss_is_reached_as_well(painter: Painter, coarse: Painter, names: tuple[str, str]) -> None:
+def test_the_papers_loss_is_reached_as_well(
+    real_painter: Painter, coarse: Painter, names: tuple[str, str]
+) -> None:
     """On photographs at 48 px the paper's first 25 iterations come to float32's loss within 1 %."""
     content, style = (reference.scaled(Image.fromarray(getattr(data, name)()), 96) for name in names)
     settings = Settings.model_validate({**PRESETS["paper"], "size": 48, "iterations": 25})
     subject = Subject(content, [(style, 1.0)], settings)
-    fine, rough = (list(one.begin(subject).steps())[-1].painting for one in (painter, coarse))
+    fine, rough = (list(one.begin(subject).steps())[-1].painting for one in (real_painter, coarse))
     assert fine is not None
     assert rough is not None
     assert fine.best.total < 0.5 * fine.first.total

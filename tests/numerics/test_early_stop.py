@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.engine.session import has_settled
 from daemon.settings import EarlyStop, Settings
-from daemon.transfer.run import _is_settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Paint = Callable[..., list[Step]]
 
 RULE: dict[str, Any] = {"improvement": 0.2, "iterations": 3}
+NARROW: dict[str, Any] = {"improvement": 0.1, "iterations": 3}  # which the narrow network's losses meet
 LBFGS: dict[str, Any] = {"optimizer": "lbfgs", "objective": "balanced", "content_layers": ["block4_conv2"]}
 
 
@@ -46,7 +47,7 @@ def test_a_size_has_settled_where_a_plain_loop_says_so(
 ) -> None:
     """For any losses, shares and spans, the first settled picture is the plain loop's."""
     rule = EarlyStop(improvement=improvement, iterations=iterations)
-    settled = [number for number in range(len(totals)) if _is_settled(totals[: number + 1], rule)]
+    settled = [number for number in range(len(totals)) if has_settled(totals[: number + 1], rule)]
     assert next(iter(settled), None) == stop(totals, improvement, iterations)
 
 
@@ -66,7 +67,7 @@ def test_a_size_has_settled_where_a_plain_loop_says_so(
 )
 def test_examples(totals: list[float], *, is_settled: bool) -> None:
     """A fifth of the best loss within three iterations keeps a size going, and less ends it."""
-    assert _is_settled(totals, EarlyStop(**RULE)) == is_settled
+    assert has_settled(totals, EarlyStop(**RULE)) == is_settled
 
 
 def test_it_is_off_by_default(paint: Paint) -> None:
@@ -80,10 +81,10 @@ def test_it_is_off_by_default(paint: Paint) -> None:
 def test_a_run_ends_once_it_has_settled(paint: Paint, picture: Callable[..., np.ndarray]) -> None:
     """The last step is the first settled one, has the painting, and is what the long run has at that place."""
     whole = paint(iterations=30, **LBFGS)
-    expected = stop([step.losses.total for step in whole], **RULE)
+    expected = stop([step.losses.total for step in whole], **NARROW)
     assert expected is not None
     assert 3 < expected < 29
-    steps = paint(iterations=30, early_stop=RULE, **LBFGS)
+    steps = paint(iterations=30, early_stop=NARROW, **LBFGS)
     assert [step.losses for step in steps] == [step.losses for step in whole[: expected + 1]]
     assert [step.painting is not None for step in steps] == [False] * expected + [True]
     assert {step.iterations for step in steps} == {30}
@@ -97,11 +98,11 @@ def test_a_run_ends_once_it_has_settled(paint: Paint, picture: Callable[..., np.
 
 def test_each_size_is_left_by_its_own_losses(paint: Paint) -> None:
     """A coarse size is left when it has settled, and the final one begins from it and counts afresh."""
-    road: dict[str, Any] = {**LBFGS, "size": 40, "iterations": 25, "scales": [{"size": 28, "iterations": 30}]}
-    steps = paint(**road, early_stop=RULE)
+    scales: dict[str, Any] = {**LBFGS, "size": 40, "iterations": 25, "scales": [{"size": 28, "iterations": 30}]}
+    steps = paint(**scales, early_stop=NARROW)
     for size_px, planned in ((28, 30), (40, 25)):
         totals = [step.losses.total for step in steps if step.size_px == size_px]
-        assert stop(totals, **RULE) == len(totals) - 1 < planned
+        assert stop(totals, **NARROW) == len(totals) - 1 < planned
     assert [step.painting is not None for step in steps] == [False] * (len(steps) - 1) + [True]
     assert steps[-1].painting.picture.shape == (30, 40, 3)
     numbers = [step.iteration for step in steps]

@@ -12,13 +12,14 @@ import tensorflow as tf
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import pixels
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
-from daemon.transfer.targets import Forgetful, Leg, Subject, targets
+from daemon.transfer.scales import Scale, Subject
+from daemon.transfer.targets import NoStore, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from daemon.engine.painter import Painter
     from daemon.transfer.optimizers import LbfgsState
-    from daemon.transfer.painter import Painter
 
     Slope = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
@@ -38,33 +39,33 @@ class Textbook:
     def update(self, image: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """Return the next image."""
         if self._before is not None:
-            move, turn = image - self._before[0], gradient - self._before[1]
-            if np.vdot(move, turn) > 1e-8 * np.linalg.norm(move) * np.linalg.norm(turn):
-                self.pairs = [*self.pairs, (move, turn)][-self._history :]
+            s, y = image - self._before[0], gradient - self._before[1]
+            if np.vdot(s, y) > 1e-8 * np.linalg.norm(s) * np.linalg.norm(y):
+                self.pairs = [*self.pairs, (s, y)][-self._history :]
         self._before = image, gradient
         return image - self._two_loops(gradient)
 
     def _two_loops(self, gradient: np.ndarray) -> np.ndarray:
-        rest, shares = gradient.copy(), []
-        for move, turn in self.pairs[::-1]:
-            shares.append(np.vdot(move, rest) / np.vdot(move, turn))
-            rest = rest - shares[-1] * turn
+        q, alphas = gradient.copy(), []
+        for s, y in self.pairs[::-1]:
+            alphas.append(np.vdot(s, q) / np.vdot(s, y))
+            q = q - alphas[-1] * y
         if self.pairs:
-            move, turn = self.pairs[-1]
-            found = rest * np.vdot(move, turn) / np.vdot(turn, turn)
+            s, y = self.pairs[-1]
+            r = q * np.vdot(s, y) / np.vdot(y, y)
         else:
-            found = rest * FIRST_PX / np.abs(gradient).max()
-        for (move, turn), share in zip(self.pairs, shares[::-1], strict=True):
-            found = found + move * (share - np.vdot(turn, found) / np.vdot(move, turn))
-        return found
+            r = q * FIRST_PX / np.abs(gradient).max()
+        for (s, y), alpha in zip(self.pairs, alphas[::-1], strict=True):
+            r = r + s * (alpha - np.vdot(y, r) / np.vdot(s, y))
+        return r
 
 
 @pytest.fixture
 def bowl() -> Slope:
     """A quadratic with a dense Hessian of eigenvalues from 0.1 to 1, far from black and white."""
     random = np.random.default_rng(4)
-    turned, _ = np.linalg.qr(random.normal(size=(48, 48)))
-    hessian = turned * np.geomspace(0.1, 1, 48) @ turned.T
+    axes, _ = np.linalg.qr(random.normal(size=(48, 48)))
+    hessian = axes * np.geomspace(0.1, 1, 48) @ axes.T
     deepest = random.uniform(-20, 20, 48)
 
     def slope(image: np.ndarray) -> tuple[float, np.ndarray]:
@@ -76,7 +77,7 @@ def bowl() -> Slope:
 
 @pytest.fixture
 def lbfgs() -> Lbfgs:
-    """The product's optimiser."""
+    """The product's optimizer."""
     return Lbfgs()
 
 
@@ -94,10 +95,10 @@ def along(*values: float) -> np.ndarray:
 
 def pairs_of(state: LbfgsState) -> int:
     """Count the pairs that are known; they come before all that are not."""
-    is_known = [float(value) != 0 for value in state.curvatures]
+    is_known = [float(value) != 0 for value in state.sy]
     assert is_known == sorted(is_known, reverse=True)
-    assert [part.shape == SHAPE for part in state.moves] == is_known
-    assert [part.shape == SHAPE for part in state.turns] == is_known
+    assert [part.shape == SHAPE for part in state.s] == is_known
+    assert [part.shape == SHAPE for part in state.y] == is_known
     return sum(is_known)
 
 
@@ -120,9 +121,9 @@ def assert_textbook(lbfgs: Lbfgs, bowl: Slope, history: int) -> None:
         assert np.linalg.norm(found - image) < 1e-3 * np.linalg.norm(image - before)
         assert lbfgs.restart(state) == ""
         assert pairs_of(state) == len(textbook.pairs)
-        for move, turn, (s, y) in zip(state.moves, state.turns, textbook.pairs[::-1], strict=False):
-            assert np.linalg.norm(move - s) < 1e-2 * np.linalg.norm(s)
-            assert np.linalg.norm(turn - y) < 1e-2 * np.linalg.norm(y)
+        for found_s, found_y, (s, y) in zip(state.s, state.y, textbook.pairs[::-1], strict=False):
+            assert np.linalg.norm(found_s - s) < 1e-2 * np.linalg.norm(s)
+            assert np.linalg.norm(found_y - y) < 1e-2 * np.linalg.norm(y)
     assert len(textbook.pairs) == history
 
 
@@ -155,9 +156,9 @@ def test_pairs_move_along_by_one(lbfgs: Lbfgs, bowl: Slope) -> None:
     for number, (_, state) in enumerate(descended(lbfgs, bowl, UPDATES)):
         assert pairs_of(state) == min(number, 10)
         if before is not None:
-            for now, then in ((state.moves, before.moves), (state.turns, before.turns)):
+            for now, then in ((state.s, before.s), (state.y, before.y)):
                 assert all(np.array_equal(a, b) for a, b in zip(now[1:], then[:-1], strict=True))
-            assert state.curvatures[1:] == before.curvatures[:-1]
+            assert state.sy[1:] == before.sy[:-1]
         before = state
 
 
@@ -168,7 +169,7 @@ def test_it_gets_to_the_bottom(lbfgs: Lbfgs, bowl: Slope) -> None:
 
 
 def test_the_first_step_moves_the_steepest_pixel_by_two_levels(lbfgs: Lbfgs, bowl: Slope) -> None:
-    """The first update goes straight down, its largest entry being 2 grey levels, whatever the loss' scale."""
+    """The first update goes straight down, its largest entry being 2 gray levels, whatever the loss' scale."""
     for scale in (1e-9, 1.0, 1e9):
         ((image, _),) = descended(lbfgs, lambda x, scale=scale: tuple(scale * part for part in bowl(x)), 1)
         gradient = bowl(np.zeros(SHAPE))[1]
@@ -177,31 +178,31 @@ def test_the_first_step_moves_the_steepest_pixel_by_two_levels(lbfgs: Lbfgs, bow
 
 @pytest.mark.parametrize("preset", ["paper", "default"])
 def test_updates_on_the_real_objective_are_those_of_the_textbook(
-    painter: Painter, picture: Callable[..., np.ndarray], preset: str
+    real_painter: Painter, picture: Callable[..., np.ndarray], preset: str
 ) -> None:
-    """At 48 px the first six pictures are those of NumPy's updates, clipped, to a fiftieth of a grey level."""
+    """At 48 px the first six pictures are those of NumPy's updates, clipped, to a fiftieth of a gray level."""
     settings = Settings.model_validate({**PRESETS[preset], "optimizer": "lbfgs", "size": 48})
-    program = painter.program(settings)
+    step = real_painter.step(settings)
     subject = Subject(picture(36, 48), [(picture(36, 28, 1), 1.0)], settings)
-    leg = Leg(36, 48, 6)
-    compared = targets(program, subject, leg, Forgetful())
+    scale = Scale(36, 48, 6)
+    compared = targets(step, subject, scale, NoStore())
 
     def slope(image: np.ndarray) -> np.ndarray:
         with tf.GradientTape() as tape:
             given = single(image)
             tape.watch(given)
-            loss = program.loss(given, compared)
+            loss = step.loss(given, compared)
         return tape.gradient(loss.total, given).numpy().astype(np.float64)
 
-    image = pixels.to_vgg(subject.start(leg))
-    state, textbook = program.optimizer.start(image, 1.0), Textbook(10)
+    image = pixels.to_vgg(subject.start(scale))
+    state, textbook = step.optimizer.start(image, 1.0), Textbook(10)
     expected = image.numpy().astype(np.float64)
     low, high = -reference.MEAN_BGR, 255 - reference.MEAN_BGR
     totals = []
     for _ in range(6):
-        loss, image, state = program.step(image, compared, state)
+        loss, image, state = step.step(image, compared, state)
         before, expected = expected, np.clip(textbook.update(expected, slope(expected)), low, high)
-        assert program.optimizer.restart(state) == ""
+        assert step.optimizer.restart(state) == ""
         assert np.abs(expected - before).max() > 1
         assert np.abs(image.numpy() - expected).max() < 0.02
         totals.append(float(loss.total))
@@ -237,10 +238,10 @@ def test_pairs_without_positive_curvature_are_passed_over(
     moved, state = lbfgs.update(single(image), single(slope), single(7), known)
 
     assert pairs_of(state) == 1 + is_taken
-    assert np.array_equal(state.moves[is_taken], known.moves[0])
+    assert np.array_equal(state.s[is_taken], known.s[0])
     if is_taken:
-        assert np.array_equal(state.moves[0], along(1))
-        assert np.asarray(state.turns[0]) == pytest.approx(turn, rel=1e-5, abs=1e-6)
+        assert np.array_equal(state.s[0], along(1))
+        assert np.asarray(state.y[0]) == pytest.approx(turn, rel=1e-5, abs=1e-6)
     else:  # and the step is the one of the memory as it was: s = y / 2 = e3, so the inverse Hessian is 1/2
         assert np.asarray(moved) == pytest.approx(image - slope / 2, rel=1e-5)
     assert np.array_equal(state.image, image)
@@ -306,7 +307,7 @@ def test_it_goes_on_after_a_step_was_taken_back(lbfgs: Lbfgs, bowl: Slope) -> No
         assert pairs_of(state) == min(number + 1, 10)
         assert lbfgs.restart(state) == ""
         if number == 0:
-            assert np.array_equal(state.moves[0], before - back)
+            assert np.array_equal(state.s[0], before - back)
     assert bowl(image.numpy())[0] < 1e-4 * bowl(back)[0]
 
 
@@ -318,9 +319,9 @@ def test_a_direction_that_leads_uphill_begins_afresh(lbfgs: Lbfgs, curvature: fl
         image=single(along()),
         gradient=single(along(1)),
         loss=single(5),
-        moves=(single(along(1)), *planted.moves[1:]),
-        turns=(single(along()), *planted.turns[1:]),
-        curvatures=(single(curvature), *planted.curvatures[1:]),
+        s=(single(along(1)), *planted.s[1:]),
+        y=(single(along()), *planted.y[1:]),
+        sy=(single(curvature), *planted.sy[1:]),
     )
     image, gradient = along(0, 0, 1), along(1, 2)
 
@@ -377,13 +378,13 @@ def test_it_leaves_a_flat_place_once_there_is_a_slope(lbfgs: Lbfgs, bowl: Slope)
 # What it is for
 
 
-def test_it_takes_a_fraction_of_the_papers_iterations(painter: Painter) -> None:
+def test_it_takes_a_fraction_of_the_papers_iterations(real_painter: Painter) -> None:
     """At 64 px, L-BFGS comes below the loss of the paper's 100 Adam iterations in at most 20; seen: 13."""
     content, style = (np.asarray(reference.demo_picture(name)) for name in ("photo.jpg", "painting.jpg"))
 
     def totals(**settings: Any) -> list[float]:
         chosen = Settings.model_validate({**PRESETS["paper"], "size": 64, **settings})
-        steps = painter.begin(Subject(content, [(style, 1.0)], chosen)).steps()
+        steps = real_painter.begin(Subject(content, [(style, 1.0)], chosen)).steps()
         return [step.losses.total for step in steps]
 
     goal = min(totals())

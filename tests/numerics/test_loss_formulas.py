@@ -12,14 +12,15 @@ import tensorflow as tf
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import losses, pixels
 from daemon.transfer.losses import Targets
-from daemon.transfer.targets import Forgetful, Leg, Subject
+from daemon.transfer.scales import Scale, Subject
+from daemon.transfer.targets import NoStore
 from daemon.transfer.targets import targets as targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daemon.transfer.painter import Painter
-    from daemon.transfer.program import Program
+    from daemon.engine.painter import Painter
+    from daemon.transfer.step import Step
 
 # Sums of up to some thousand float32 products, against float64: a few units in the last of 24 bits.
 ROUNDING = 1e-5
@@ -72,15 +73,15 @@ def test_style_loss_is_the_mean_squared_difference(random: np.random.Generator) 
     assert float(losses.style_loss(one, other)) == pytest.approx(np.mean((one - other) ** 2.0), rel=ROUNDING)
 
 
-def test_total_variation_is_the_mean_squared_difference_of_neighbours(random: np.random.Generator) -> None:
+def test_total_variation_is_the_mean_squared_difference_of_neighbors(random: np.random.Generator) -> None:
     """Total variation is the mean square of NumPy's differences down, plus that of those to the right."""
     image = random.normal(size=(1, 5, 9, 3)).astype(np.float32)
     expected = np.mean(np.diff(image, axis=1) ** 2.0) + np.mean(np.diff(image, axis=2) ** 2.0)
     assert float(losses.total_variation(tf.constant(image))) == pytest.approx(expected, rel=ROUNDING)
 
 
-def test_total_variation_of_one_colour_is_zero() -> None:
-    """A picture without neighbours that differ has no variation."""
+def test_total_variation_of_one_color_is_zero() -> None:
+    """A picture without neighbors that differ has no variation."""
     assert float(losses.total_variation(tf.fill([1, 4, 4, 3], 17.5))) == 0
 
 
@@ -167,7 +168,7 @@ def test_balanced_objective_does_not_feel_the_scale_of_a_layer(terms: Terms, lay
 
 
 def test_balanced_objective_of_nothing_is_a_number(terms: Terms) -> None:
-    """Against features that vanish, as those of a picture of one colour may, losses and slopes are finite."""
+    """Against features that vanish, as those of a picture of one color may, losses and slopes are finite."""
     nothing = terms.targets._replace(
         style={name: tf.zeros([4, 4]) for name in "ab"}, content={name: tf.zeros([1, 6, 6, 4]) for name in "cd"}
     )
@@ -185,7 +186,7 @@ def test_strength_is_the_weight_of_style_on_a_log_scale(
 ) -> None:
     """Balanced, strength 0, 0.5 and 1 weigh style 1, 10 and 100 times content; other weights do not count."""
     settings = Settings.model_validate({"strength": strength, "style_weight": 77, "content_weight": 99})
-    found = prepared(painter.program(settings), picture, settings, (picture(24, 24, 1), 1.0))
+    found = prepared(painter.step(settings), picture, settings, (picture(24, 24, 1), 1.0))
     assert float(found.style_weight) == pytest.approx(weight, rel=1e-6)
     assert float(found.content_weight) == 1
 
@@ -193,22 +194,22 @@ def test_strength_is_the_weight_of_style_on_a_log_scale(
 def test_the_papers_weights_are_its_own(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
     """With the paper's objective the two weights count, and strength does not."""
     settings = Settings.model_validate({"objective": "paper", "strength": 1, "style_weight": 7, "tv_weight": 3})
-    found = prepared(painter.program(settings), picture, settings, (picture(24, 24, 1), 1.0))
+    found = prepared(painter.step(settings), picture, settings, (picture(24, 24, 1), 1.0))
     weights = [float(value) for value in (found.content_weight, found.style_weight, found.tv_weight)]
     assert weights == [1000, 7, 3]
 
 
 def prepared(
-    program: Program, picture: Callable[..., np.ndarray], settings: Settings, *styles: tuple[np.ndarray, float]
+    step: Step, picture: Callable[..., np.ndarray], settings: Settings, *styles: tuple[np.ndarray, float]
 ) -> Targets:
     """Targets of a content of 24 x 32 px and some styles."""
-    return targets_of(program, Subject(picture(24, 32), styles, settings), Leg(24, 32, 1), Forgetful())
+    return targets_of(step, Subject(picture(24, 32), styles, settings), Scale(24, 32, 1), NoStore())
 
 
 def test_layer_weights_of_a_job_are_shares(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
     """Layer weights of 1 and 3 weigh a quarter and three quarters, whatever their sum."""
     settings = Settings.model_validate({"style_layers": {"block1_conv1": 1, "block2_conv1": 3}})
-    targets = prepared(painter.program(settings), picture, settings, (picture(24, 24, 1), 1.0))
+    targets = prepared(painter.step(settings), picture, settings, (picture(24, 24, 1), 1.0))
     assert {name: float(share) for name, share in targets.style_layers.items()} == {
         "block1_conv1": 0.25,
         "block2_conv1": 0.75,
@@ -220,32 +221,32 @@ def test_styles_are_blended_as_the_weighted_mean_of_their_grams(
 ) -> None:
     """Two styles weighing 2 and 1 give two thirds of one's Gram matrix plus a third of the other's."""
     settings = Settings()
-    program = painter.program(settings)
+    step = painter.step(settings)
     one, other = picture(24, 32, 1), picture(32, 20, 2)
-    blended = prepared(program, picture, settings, (one, 2.0), (other, 1.0)).style
-    alone = prepared(program, picture, settings, (one, 1.0)).style
-    second = prepared(program, picture, settings, (other, 1.0)).style
+    blended = prepared(step, picture, settings, (one, 2.0), (other, 1.0)).style
+    alone = prepared(step, picture, settings, (one, 1.0)).style
+    second = prepared(step, picture, settings, (other, 1.0)).style
     for layer, gram in blended.items():
         expected = (2 * np.asarray(alone[layer], np.float64) + np.asarray(second[layer], np.float64)) / 3
         assert np.asarray(gram) == pytest.approx(expected, rel=ROUNDING, abs=1e-3), layer
 
 
 def test_gradient_equals_finite_differences_in_float64(
-    painter: Painter, picture: Callable[..., np.ndarray], random: np.random.Generator
+    real_painter: Painter, picture: Callable[..., np.ndarray], random: np.random.Generator
 ) -> None:
     """Along any direction the gradient is the slope of the same objective in float64 by Keras' own network.
 
-    Float64 allows a difference of a ten-thousandth of a grey level, small enough to cross no kink of ReLU or
+    Float64 allows a difference of a ten-thousandth of a gray level, small enough to cross no kink of ReLU or
     pooling that matters. What is left is the float32 gradient's own rounding through 13 convolutions.
     """
     content, style = picture(32, 32), picture(32, 32, 1)
     image = pixels.to_vgg(picture(32, 32, 2))
     settings = Settings.model_validate(PRESETS["paper"])
-    program = painter.program(settings)
-    targets = targets_of(program, Subject(content, [(style, 1.0)], settings), Leg(32, 32, 1), Forgetful())
+    compiled = real_painter.step(settings)
+    targets = targets_of(compiled, Subject(content, [(style, 1.0)], settings), Scale(32, 32, 1), NoStore())
     with tf.GradientTape() as tape:
         tape.watch(image)
-        loss = program.loss(image, targets)
+        loss = compiled.loss(image, targets)
     gradient = np.asarray(tape.gradient(loss.total, image), np.float64)
 
     paper = reference.Paper(reference.network("float64"), content, style)

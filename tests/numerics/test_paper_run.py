@@ -13,26 +13,26 @@ from skimage import data
 
 from daemon import sidecar
 from daemon.settings import PRESETS, Settings
-from daemon.transfer.targets import Subject
+from daemon.transfer.scales import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import keras
 
+    from daemon.engine.painter import Painter
     from daemon.job import Step
-    from daemon.transfer.painter import Painter
 
 EVERY = 0.01
 FIRST = 0.001
 
 
 def paper_steps(
-    painter: Painter, content: np.ndarray, style: np.ndarray, size: int, iterations: int
+    real_painter: Painter, content: np.ndarray, style: np.ndarray, size: int, iterations: int
 ) -> list[Step]:
     """Paint with the preset `paper`."""
     settings = Settings.model_validate({**PRESETS["paper"], "size": size, "iterations": iterations})
-    return list(painter.begin(Subject(content, [(style, 1.0)], settings)).steps())
+    return list(real_painter.begin(Subject(content, [(style, 1.0)], settings)).steps())
 
 
 def assert_agree(steps: list[Step], rows: Sequence[Sequence[float]]) -> None:
@@ -47,21 +47,21 @@ def assert_agree(steps: list[Step], rows: Sequence[Sequence[float]]) -> None:
 
 @pytest.mark.parametrize("names", [("coffee", "chelsea"), ("chelsea", "coffee")])
 def test_paper_run_agrees_with_an_independent_one(
-    painter: Painter, keras_vgg19: keras.Model, names: tuple[str, str]
+    real_painter: Painter, keras_vgg19: keras.Model, names: tuple[str, str]
 ) -> None:
     """On photographs at 96 px, twelve iterations give the losses of Keras' eager network and Adam."""
     content, style = (Image.fromarray(getattr(data, name)()) for name in names)
     start = reference.scaled(content, 96)
     rows = reference.descend(reference.Paper(keras_vgg19, start, reference.scaled(style, 96)), start, 12)
     assert rows[-1][0] < 0.8 * rows[0][0]  # it is on its way down, so the updates matter
-    assert_agree(paper_steps(painter, np.asarray(content), np.asarray(style), 96, 12), rows)
+    assert_agree(paper_steps(real_painter, np.asarray(content), np.asarray(style), 96, 12), rows)
 
 
-def test_demo_pair_gives_the_recorded_losses(painter: Painter) -> None:
+def test_demo_pair_gives_the_recorded_losses(real_painter: Painter) -> None:
     """The bundled pair at 128 px gives the 31 losses that the independent run recorded."""
     recorded = json.loads(reference.LOSSES.read_text())
     content, style = (np.asarray(reference.demo_picture(name)) for name in ("photo.jpg", "painting.jpg"))
-    steps = paper_steps(painter, content, style, recorded["size_px"], len(recorded["losses"]) - 1)
+    steps = paper_steps(real_painter, content, style, recorded["size_px"], len(recorded["losses"]) - 1)
     assert len(steps) == 31
     assert_agree(steps, recorded["losses"])
 

@@ -41,7 +41,7 @@ def test_input_equals_keras_preprocessing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "grey"),
+    ("value", "gray"),
     [
         (99.4, 99),
         (99.6, 100),
@@ -54,10 +54,10 @@ def test_input_equals_keras_preprocessing() -> None:
         (900, 255),
     ],
 )
-def test_values_between_grey_levels_are_rounded(value: float, grey: int) -> None:
-    """A value goes to the nearest grey level, never down to the one below, and stays within 0 to 255."""
+def test_values_between_gray_levels_are_rounded(value: float, gray: int) -> None:
+    """A value goes to the nearest gray level, never down to the one below, and stays within 0 to 255."""
     image = np.full((1, 1, 1, 3), value, np.float32) - np.array(MEAN, np.float32)
-    assert pixels.from_vgg(tf.constant(image)).tolist() == [[[grey] * 3]]
+    assert pixels.from_vgg(tf.constant(image)).tolist() == [[[gray] * 3]]
 
 
 def test_clip_keeps_each_channel_between_black_and_white() -> None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from daemon.engine.painter import Painter
+from daemon.engine.previews import Previews
 from daemon.errors import JobError
-from daemon.settings import PRESETS, Settings
-from daemon.transfer.painter import Painter
-from daemon.transfer.targets import Leg, Subject
+from daemon.settings import PRESETS, Frames, Settings
+from daemon.transfer.scales import Scale, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from daemon.engine.session import Prepared
     from daemon.job import Step
-    from daemon.transfer.painter import Prepared
     from daemon.transfer.vgg19 import Vgg19
 
     Order = Callable[..., Subject]
@@ -47,7 +48,7 @@ def order(picture: Callable[..., np.ndarray]) -> Order:
 
 def painted(painter: Painter, subject: Subject, prepared: Prepared | None = None) -> list[Step]:
     """Paint, every picture wanted."""
-    return list(painter.begin(subject, prepared=prepared, wants_picture=lambda _iteration: True).steps())
+    return list(painter.begin(subject, prepared=prepared).steps(Previews(Frames(every=1), time.monotonic())))
 
 
 def assert_equal(found: list[Step], expected: list[Step]) -> None:
@@ -65,11 +66,11 @@ def test_a_prepared_job_is_the_same_to_the_bit(
     expected = painted(painter, subject)
     prepared = painter.prepare(subject)
     asked: list[tuple[int, ...]] = []
-    program = painter.program(subject.settings)
-    inner = program.content_features
-    monkeypatch.setattr(program, "content_features", lambda image: asked.append(image.shape) or inner(image))
+    step = painter.step(subject.settings)
+    inner = step.content_features
+    monkeypatch.setattr(step, "content_features", lambda image: asked.append(image.shape) or inner(image))
     assert_equal(painted(painter, subject, prepared), expected)
-    assert [shape[1:3] for shape in asked] == [(leg.height, leg.width) for leg in subject.legs()[1:]]
+    assert [shape[1:3] for shape in asked] == [(scale.height, scale.width) for scale in subject.scales()[1:]]
 
 
 def test_preparing_amid_a_painting_disturbs_neither(painter: Painter, order: Order) -> None:
@@ -77,7 +78,7 @@ def test_preparing_amid_a_painting_disturbs_neither(painter: Painter, order: Ord
     one, other = order("default"), order("default", content=3, strength=0.9)
     alone = painted(painter, one), painted(painter, other)
     made: list[Prepared] = []
-    run = painter.begin(one, wants_picture=lambda _iteration: True).steps()
+    run = painter.begin(one).steps(Previews(Frames(every=1), time.monotonic()))
     steps = [next(run)]
     thread = threading.Thread(target=lambda: made.append(painter.prepare(other)))
     thread.start()
@@ -87,14 +88,14 @@ def test_preparing_amid_a_painting_disturbs_neither(painter: Painter, order: Ord
     assert_equal(painted(painter, other, made[0]), alone[1])
 
 
-def test_two_threads_that_are_the_first_compile_once(network: Vgg19, order: Order) -> None:
+def test_two_threads_that_are_the_first_compile_once(narrow: Vgg19, order: Order) -> None:
     """Where preparing and painting meet a new plan at one time they get one program."""
-    painter = Painter(network)
+    painter = Painter(narrow)
     gate, found = threading.Barrier(2), []
 
     def ask() -> None:
         gate.wait(60)
-        found.append(painter.program(order("paper").settings))
+        found.append(painter.step(order("paper").settings))
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
@@ -110,16 +111,8 @@ def test_what_is_prepared_for_another_size_is_not_taken(painter: Painter, order:
     small, large = order("paper"), order("paper", size=40)
     expected = painted(painter, large)
     prepared = painter.prepare(small)
-    assert prepared.leg == Leg(24, 32, 3)
+    assert prepared.scale == Scale(24, 32, 3)
     assert_equal(painted(painter, large, prepared), expected)
-
-
-@pytest.mark.parametrize("is_turned", [False, True])
-def test_the_work_of_a_job_is_of_the_network_that_paints(order: Order, *, is_turned: bool) -> None:
-    """Precision and the way back are the network's own."""
-    network: Any = SimpleNamespace(precision="bfloat16", is_turned=is_turned)
-    works = Painter(network).works(order("default"))
-    assert {(work.precision, work.is_turned) for work in works} == {("bfloat16", is_turned)}
 
 
 def test_what_cannot_be_painted_cannot_be_prepared(

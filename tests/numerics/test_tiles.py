@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from daemon.settings import LAYERS, Settings
+from daemon.settings import LAYERS
 from daemon.transfer import losses, pixels
-from daemon.transfer.backend import device, precision, tile_layout, tiles
+from daemon.transfer.backend import device, processor, tile_layout, tiles
 from daemon.transfer.backend.tile_layout import GRID_PX, Span
-from daemon.transfer.backend.tiles import Tiled
 from daemon.transfer.losses import Loss, Targets
-from daemon.transfer.program import Plan, TiledProgram
+from daemon.transfer.step import Method, TiledStep
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -58,9 +57,17 @@ def by_tiles(
     objective: str = "balanced",
     pooling: str = "max",
     core_px: int = 64,
-) -> Tiled:
-    """Make the tiled program under test."""
-    return Tiled(network, content, STYLE, pooling, losses.OBJECTIVES[objective], core_px=core_px)
+) -> TiledStep:
+    """Make the tiled step under test."""
+    return TiledStep(network, Method(tuple(content), STYLE, pooling, objective, "adam"), core_px)
+
+
+def gradient_of(step: TiledStep, image: Any, targets: Targets) -> tuple[Loss, np.ndarray]:
+    """Give the loss and the gradient that the optimizer gets."""
+    found: list[Any] = []
+    step._update = lambda image, gradient, _loss, state: (found.append(gradient), (image, state))[1]
+    loss, _, _ = step.step(image, targets, None)
+    return loss, np.asarray(found[0])
 
 
 def scalar(value: float) -> Any:
@@ -69,7 +76,7 @@ def scalar(value: float) -> Any:
 
 
 @pytest.fixture(scope="module")
-def targets_of(network: Vgg19, picture: Callable[..., np.ndarray]) -> Callable[..., Targets]:
+def targets_of(narrow: Vgg19, picture: Callable[..., np.ndarray]) -> Callable[..., Targets]:
     """Make targets for a picture of (height, width), computed in one piece."""
 
     def make(
@@ -79,7 +86,7 @@ def targets_of(network: Vgg19, picture: Callable[..., np.ndarray]) -> Callable[.
         *,
         pooling: str = "max",
         tv_weight: float = 0,
-        at: Vgg19 = network,
+        at: Vgg19 = narrow,
     ) -> Targets:
         features = at.features(pixels.to_vgg(picture(height, width, 1)), content, pooling)
         style = at.features(pixels.to_vgg(picture(150, 131, 2)), STYLE, pooling)
@@ -117,7 +124,7 @@ def distance(one: Any, other: Any) -> float:
     ],
 )
 def test_loss_and_gradient_are_those_of_the_whole_picture(
-    network: Vgg19,
+    narrow: Vgg19,
     picture: Callable[..., np.ndarray],
     targets_of: Callable[..., Targets],
     *,
@@ -131,10 +138,10 @@ def test_loss_and_gradient_are_those_of_the_whole_picture(
     """By tiles, the losses and the gradient in the 2-norm equal those of one piece, at odd sizes too."""
     image = pixels.to_vgg(picture(height, width))
     targets = targets_of(height, width, content, pooling=pooling)
-    tiled = by_tiles(network, content, objective, pooling, core_px)
-    expected, gradient = whole(network, image, targets, objective, pooling)
+    tiled = by_tiles(narrow, content, objective, pooling, core_px)
+    expected, gradient = whole(narrow, image, targets, objective, pooling)
 
-    found, by_parts = tiled.loss_and_gradient(image, targets)
+    found, by_parts = gradient_of(tiled, image, targets)
 
     assert distance(by_parts, gradient) < ROUNDING
     assert np.asarray(found) == pytest.approx(np.asarray(expected), rel=ROUNDING)
@@ -143,31 +150,31 @@ def test_loss_and_gradient_are_those_of_the_whole_picture(
 
 @pytest.mark.parametrize("deepest", ["block5_conv1", "block4_conv2", "block3_conv1", "block1_conv1"])
 def test_a_halo_smaller_by_one_cell_is_too_small(
-    network: Vgg19, picture: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch, deepest: str
+    narrow: Vgg19, picture: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch, deepest: str
 ) -> None:
     """The halo computed for a layer makes its features exact, and 16 px less does not."""
     image = pixels.to_vgg(picture(208, 176))
-    expected = network.features(image, [deepest])[deepest]
+    expected = narrow.features(image, [deepest])[deepest]
     needed = tile_layout.halo_px([deepest])
-    assert distance(by_tiles(network, [deepest]).content_features(image)[deepest], expected) < ROUNDING
+    assert distance(by_tiles(narrow, [deepest]).content_features(image)[deepest], expected) < ROUNDING
 
     monkeypatch.setattr(tiles, "halo_px", lambda layers: needed - GRID_PX)
 
-    assert distance(by_tiles(network, [deepest]).content_features(image)[deepest], expected) > 10 * ROUNDING
+    assert distance(by_tiles(narrow, [deepest]).content_features(image)[deepest], expected) > 10 * ROUNDING
 
 
 def test_total_variation_is_of_the_whole_picture(
-    network: Vgg19, picture: Callable[..., np.ndarray], targets_of: Callable[..., Targets]
+    narrow: Vgg19, picture: Callable[..., np.ndarray], targets_of: Callable[..., Targets]
 ) -> None:
     """Total variation counts in loss and gradient as in one piece, also across the borders of cores."""
     image = pixels.to_vgg(picture(99, 84))
-    _, without = whole(network, image, targets_of(99, 84), "balanced")
+    _, without = whole(narrow, image, targets_of(99, 84), "balanced")
     targets = targets_of(99, 84, tv_weight=0.01)
-    expected, gradient = whole(network, image, targets, "balanced")
+    expected, gradient = whole(narrow, image, targets, "balanced")
     assert distance(without, gradient) > 1000 * ROUNDING  # there is something to count
 
-    tiled = by_tiles(network, core_px=32)
-    found, by_parts = tiled.loss_and_gradient(image, targets)
+    tiled = by_tiles(narrow, core_px=32)
+    found, by_parts = gradient_of(tiled, image, targets)
 
     assert distance(by_parts, gradient) < ROUNDING
     assert float(found.total) == pytest.approx(float(expected.total), rel=ROUNDING)
@@ -177,13 +184,13 @@ def test_total_variation_is_of_the_whole_picture(
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 @pytest.mark.parametrize(("height", "width"), [(208, 176), (203, 157), (16, 217)])
 def test_targets_are_those_of_the_whole_picture(
-    network: Vgg19, picture: Callable[..., np.ndarray], height: int, width: int, pooling: str
+    narrow: Vgg19, picture: Callable[..., np.ndarray], height: int, width: int, pooling: str
 ) -> None:
     """Gram matrices and content features by tiles equal those of one piece; the features' shapes do too."""
     image = pixels.to_vgg(picture(height, width))
     content = ("block2_conv2", "block4_conv2", "block5_conv2")
-    tiled = by_tiles(network, content, pooling=pooling)
-    features = network.features(image, {*content, *STYLE}, pooling)
+    tiled = by_tiles(narrow, content, pooling=pooling)
+    features = narrow.features(image, {*content, *STYLE}, pooling)
 
     found, grams = tiled.content_features(image), tiled.style_grams(image)
 
@@ -203,30 +210,30 @@ def test_bfloat16_by_tiles_is_bfloat16_of_the_whole_picture(
     expected, gradient = whole(network, image, targets, "balanced")
     _, exact = whole(Vgg19(weights), image, targets, "balanced")
 
-    found, by_parts = by_tiles(network).loss_and_gradient(image, targets)
+    found, by_parts = gradient_of(by_tiles(network), image, targets)
 
     assert by_parts.dtype == found.total.dtype == tf.float32
     assert float(found.total) == pytest.approx(float(expected.total), rel=1e-4)
     assert distance(by_parts, gradient) < 0.5 * distance(exact, gradient)
     # Where the processor does not multiply bfloat16 Eigen computes, and rounds otherwise: 0.0115 on AVX2.
-    assert distance(by_parts, gradient) < (0.01 if precision._cpu_multiplies_bfloat16() else 0.02)
+    assert distance(by_parts, gradient) < (0.01 if processor.multiplies_bfloat16() else 0.02)
 
 
 def test_no_size_of_picture_or_tile_compiles_anything_again(
-    network: Vgg19, picture: Callable[..., np.ndarray], targets_of: Callable[..., Targets]
+    narrow: Vgg19, picture: Callable[..., np.ndarray], targets_of: Callable[..., Targets]
 ) -> None:
     """Pictures of three sizes, whose tiles have many shapes, trace each function once."""
-    tiled = by_tiles(network, core_px=48)
+    tiled = by_tiles(narrow, core_px=48)
     for height, width in ((16, 20), (99, 84), (130, 61)):
         image = pixels.to_vgg(picture(height, width))
         targets = targets_of(height, width)
         tiled.content_features(image)
         tiled.style_grams(image)
         tiled.loss(image, targets)
-        tiled.loss_and_gradient(image, targets)
+        gradient_of(tiled, image, targets)
     compiled = [
         value.experimental_get_tracing_count()
-        for value in vars(tiled).values()
+        for value in vars(tiled._tiles).values()
         if hasattr(value, "experimental_get_tracing_count")
     ]
     assert compiled == [1] * 4
@@ -291,16 +298,13 @@ def test_reach_is_counted_from_the_networks_structure() -> None:
 
 
 def test_what_the_tiles_left_is_given_back_before_the_update(
-    network: Vgg19, monkeypatch: pytest.MonkeyPatch
+    narrow: Vgg19, targets_of: Callable[..., Targets], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The update, which makes tensors of the whole picture, comes after the memory of the tiles is free."""
-    program, done = TiledProgram(network, Plan.of(Settings()), 64), []
-    image = tf.zeros((1, 16, 16, 3))
-    loss = Loss(scalar(3), scalar(2), scalar(1))
-    monkeypatch.setattr(
-        program._tiled, "loss_and_gradient", lambda *_: (done.append("tiles"), (loss, image))[1]
-    )
+    step, done = by_tiles(narrow), []
+    gradient = step._tiles.gradient
+    monkeypatch.setattr(step._tiles, "gradient", lambda *more: (done.append("tiles"), gradient(*more))[1])
     monkeypatch.setattr(device, "trim", lambda: done.append("trim"))
-    monkeypatch.setattr(program, "_update", lambda *_: (done.append("update"), (image, None))[1])
-    program.step(image, None, None)
+    monkeypatch.setattr(step, "_update", lambda *_: (done.append("update"), (None, None))[1])
+    step.step(tf.zeros((1, 16, 16, 3)), targets_of(16, 16), None)
     assert done == ["tiles", "trim", "update"]

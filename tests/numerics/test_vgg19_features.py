@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from support.narrow_vgg import narrow_weights
 
 from daemon.settings import LAYERS, PRESETS, Settings
 from daemon.transfer import pixels
-from daemon.transfer.painter import Painter
+from daemon.transfer.step import Method, WholeStep
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # 9 x 512 terms, and 16 such layers follow each other: 1e-5 of a layer's largest value is some 80 units in the
 # last place, while one wrong weight, bias or pixel order is off by whole percents.
 ROUNDING = 1e-5
+PAPER = Method.of(Settings.model_validate(PRESETS["paper"]))
 
 
 def error(ours: Any, theirs: Any) -> float:
@@ -90,28 +92,28 @@ def operations(function: Any, kind: str) -> int:
     return list(needed.values()).count(kind)
 
 
-def test_nothing_past_the_last_layer_is_computed(weights: Weights) -> None:
+def test_nothing_past_the_last_layer_is_computed(narrow: Vgg19) -> None:
     """The paper's content costs 14 convolutions, its style 13; a step 14 back, and no weight's gradient."""
-    program = Painter(Vgg19(weights)).program(Settings.model_validate(PRESETS["paper"]))
-    assert operations(program.content_features, "Conv2D") == 14
-    assert operations(program.style_grams, "Conv2D") == 13
-    assert operations(program.step, "Conv2D") == 14
-    assert operations(program.step, "Conv2DBackpropInput") == 14
-    assert operations(program.step, "Conv2DBackpropFilter") == 0
+    step = WholeStep(narrow, PAPER)
+    assert operations(step.content_features, "Conv2D") == 14
+    assert operations(step.style_grams, "Conv2D") == 13
+    assert operations(step.step, "Conv2D") == 14
+    assert operations(step.step, "Conv2DBackpropInput") == 14
+    assert operations(step.step, "Conv2DBackpropFilter") == 0
 
 
-def test_turned_kernels_are_turned_once(weights: Weights) -> None:
-    """A step that goes back by convolutions runs 14 forward and 14 back, and turns no kernel."""
-    program = Painter(Vgg19(weights, is_turned=True)).program(Settings.model_validate(PRESETS["paper"]))
-    assert operations(program.step, "Conv2D") == 28
-    assert operations(program.step, "ReverseV2") == 0
+def test_kernels_are_rotated_once() -> None:
+    """A step that goes back by convolutions runs 14 forward and 14 back, and rotates no kernel."""
+    step = WholeStep(Vgg19(narrow_weights(), backward="convolution"), PAPER)
+    assert operations(step.step, "Conv2D") == 28
+    assert operations(step.step, "ReverseV2") == 0
 
 
-def test_a_shallow_job_runs_a_shallow_network(weights: Weights) -> None:
+def test_a_shallow_job_runs_a_shallow_network(narrow: Vgg19) -> None:
     """A job whose deepest layer is block2_conv1 runs three convolutions."""
     settings = Settings.model_validate({"content_layers": ["block2_conv1"], "style_layers": ["block1_conv1"]})
-    program = Painter(Vgg19(weights)).program(settings)
-    assert operations(program.step, "Conv2D") == 3
+    step = WholeStep(narrow, Method.of(settings))
+    assert operations(step.step, "Conv2D") == 3
 
 
 def test_layers_past_the_last_are_not_even_needed(

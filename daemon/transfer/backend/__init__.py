@@ -1,1 +1,1 @@
-"""How the hardware is made to compute the method: device, precision, convolutions, graphs, tiles."""
+"""How the hardware is made to compute the method: device, precision, convolutions, compilation, tiles."""

@@ -1,4 +1,4 @@
-"""Where and how precisely the network runs: chosen once, before TensorFlow touches a device."""
+"""The device and how it computes: chosen once, by facts and not by a clock, before TensorFlow touches it."""
 
 from __future__ import annotations
 
@@ -14,51 +14,41 @@ import tensorflow as tf
 
 from daemon import processes
 from daemon.errors import EngineError, NotReady, Reason
-from daemon.transfer.backend import timing
-from daemon.transfer.backend.convolutions import Backward
-from daemon.transfer.backend.convolutions import choose as choose_backward
-from daemon.transfer.backend.precision import Precision
-from daemon.transfer.backend.precision import choose as choose_precision
+from daemon.transfer.backend import convolutions, precision, processor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from daemon.transfer.backend.timing import Recall
+    from daemon.job import Backward
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A device, and how it convolves."""
+    """A device, and how it computes."""
 
     name: str
-    precision: Precision
+    precision: str  # float32 or bfloat16, of the convolutions
     backward: Backward
 
 
-def choose(
-    wanted: str, precision: str, memory_limit_mb: int | None, recall: Recall = timing.measured_anew
-) -> Chosen:
+def choose(wanted: str, wanted_precision: str, memory_limit_mb: int | None) -> Chosen:
     """Choose the device and set it up.
 
-    A GPU takes memory as it needs it, or at most `memory_limit_mb`.
+    float32 always means float32: TF32, which keeps 10 of its 23 bits, is switched off. A GPU takes memory as it
+    needs it, or at most `memory_limit_mb`.
 
     Args:
         wanted: auto, cpu, gpu or gpu:N. A GPU that is asked for by name is never replaced by the CPU.
-        precision: auto, float32 or bfloat16.
+        wanted_precision: auto, float32 or bfloat16.
         memory_limit_mb: for a GPU only.
-        recall: gives gains that were measured before; see `timing`.
 
     Raises:
         NotReady: the GPU that is asked for is not there, or cannot be set up.
     """
     try:
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003 - positional in TensorFlow
         name, gpu = _prepare(wanted, memory_limit_mb)
-
-        def on_device(what: str, measure: Callable[[], float]) -> float:
-            return recall(f"{what} on {name}", measure)
-
-        chosen = choose_precision(precision, gpu, on_device)
-        return Chosen(name, chosen, choose_backward(gpu, chosen.name, on_device))
+        return Chosen(name, precision.choose(wanted_precision, gpu), convolutions.choose(gpu))
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise NotReady(f"engine.device {wanted}: {error}") from error
 
@@ -75,7 +65,7 @@ def _prepare(wanted: str, memory_limit_mb: int | None) -> tuple[str, Any | None]
         )
     if not gpus:
         tf.config.set_visible_devices([], "GPU")
-        return f"CPU ({_processor()})", None
+        return f"CPU ({processor.name()})", None
     return _set_up(gpus[number], number, memory_limit_mb), gpus[number]
 
 
@@ -88,14 +78,6 @@ def _set_up(gpu: Any, number: int, memory_limit_mb: int | None) -> str:
         tf.config.set_logical_device_configuration(gpu, [limit])
     details = tf.config.experimental.get_device_details(gpu)
     return f"GPU:{number} ({details.get('device_name', 'unknown')})"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Loss and gradient of a picture too large for memory: by tiles, with the statistics of the whole picture.
+"""Sums over a picture too large for memory, and their gradient: tile by tile, equal to the whole picture's.
 
 A tile is a core and a halo around it. The cores partition the picture, and so do their features at every layer;
-the halo is what a core's features look at beyond the core. So the features of every core are those of the whole
-picture, and what objectives see, sums over positions, is the sum over the cores. Every tile runs twice: forward
-for the sums, and again for the gradient, once the whole picture's sums are known.
+the halo is what a core's features depend on beyond the core. So the features of every core are those of the
+whole picture, and a sum over positions is the sum over the cores. Every tile runs twice a step: forward for the
+sums, and again for the gradient, once the loss of the whole picture's sums is known.
 """
 
 from __future__ import annotations
@@ -12,72 +12,59 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import tensorflow as tf
 
-from daemon.transfer import losses
-from daemon.transfer.backend.compile import PICTURE, SCALAR, compiled
+from daemon.transfer.backend.compile import FEATURES, GRAM, PICTURE, SCALAR, compiled
+from daemon.transfer.backend.gram_product import gram_product
 from daemon.transfer.backend.tile_layout import Tile, borders, feature_px, halo_px, spans
-from daemon.transfer.losses import Loss, Statistics, Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
-    from daemon.transfer.vgg19 import Vgg19
+    from daemon.transfer import Tensor
 
-_FEATURES: Final = tf.TensorSpec([1, None, None, None], tf.float32)
-_GRAM: Final = tf.TensorSpec([None, None], tf.float32)
 _BORDERS: Final = tf.TensorSpec([4], tf.int32)
 
 
 class Sums(NamedTuple):
-    """What is summed over the cores of a picture."""
+    """What is summed over positions; as means, each is divided by the number of its terms."""
 
-    statistics: Statistics  # before they are divided by the number of features
-    down: Any  # (), squared differences of vertical neighbours
-    right: Any  # (), squared differences of horizontal neighbours
+    grams: dict[str, Tensor]  # style layer -> (C, C), FᵀF
+    errors: dict[str, Tensor]  # content layer -> (), squared differences from the target's features
+    down: Tensor  # (), squared differences of vertical neighbors
+    right: Tensor  # (), squared differences of horizontal neighbors
 
 
-class Tiled:
-    """What a program computes of a picture, in the memory of one tile; the picture's own tensors come on top.
+class Tiles:
+    """Computes the sums of a picture in the memory of one tile; the picture's own tensors come on top.
 
     Each function of a tile is compiled once for all sizes. The convolutions of a step are three passes over all
     tiles instead of two over the picture.
     """
 
     def __init__(
-        self,
-        network: Vgg19,
-        content_layers: Sequence[str],
-        style_layers: Sequence[str],
-        pooling: str,
-        objective: Callable[[Statistics, Targets], Loss],
-        *,
-        core_px: int,
+        self, features: Any, content_layers: Sequence[str], style_layers: Sequence[str], core_px: int
     ) -> None:
         """Compile lazily: the first call of each function traces it, no later one does.
 
         Args:
-            network: in any precision.
-            content_layers: where the content is compared.
-            style_layers: where the style is compared.
-            pooling: max or avg.
-            objective: out of `losses.OBJECTIVES`.
+            features: the network: image, layers -> layer -> features, as `Vgg19.features`.
+            content_layers: the layers at which the content is compared.
+            style_layers: the layers at which the style is compared.
             core_px: the longest side of a core, a multiple of `GRID_PX`.
         """
-        self._network = network
+        self._features = features
         self._content_layers, self._style_layers = tuple(content_layers), tuple(style_layers)
-        self._pooling = pooling
-        self._objective = objective
         self._core_px = core_px
-        contents = dict.fromkeys(self._content_layers, _FEATURES)
-        grams, errors = dict.fromkeys(self._style_layers, _GRAM), dict.fromkeys(self._content_layers, SCALAR)
-        slopes = Sums(Statistics(grams, errors), SCALAR, SCALAR)
+        contents = dict.fromkeys(self._content_layers, FEATURES)
+        grams, errors = dict.fromkeys(self._style_layers, GRAM), dict.fromkeys(self._content_layers, SCALAR)
         tile = [PICTURE, _BORDERS]
         self._core_features = compiled(self._features_of_core, tile)
         self._core_grams = compiled(self._grams_of_core, tile)
         self._core_sums = compiled(self._sums_of_core, [*tile, contents])
-        self._tile_gradient = compiled(self._gradient_of_tile, [*tile, contents, slopes])
+        upstream = Sums(grams, errors, SCALAR, SCALAR)
+        self._tile_gradient = compiled(self._gradient_of_tile, [*tile, contents, upstream])
 
-    def content_features(self, image: Any) -> dict[str, Any]:
-        """Compute what contents are compared with.
+    def content_features(self, image: Tensor) -> dict[str, Tensor]:
+        """Compute the features of the content layers.
 
         Args:
             image: (1, H, W, 3) float32 BGR minus the mean, each side 16 px or more.
@@ -91,111 +78,97 @@ class Tiled:
         ]
         return _joined(bands, axis=1)
 
-    def style_grams(self, image: Any) -> dict[str, Any]:
-        """Compute the Gram matrices of (1, H, W, 3): layer -> (C, C) float32."""
+    def style_grams(self, image: Tensor) -> dict[str, Tensor]:
+        """Compute the Gram matrices of the style layers: (1, H, W, 3) -> layer -> (C, C) float32."""
         found = (
             self._core_grams(_cut(image, tile), borders(tile))
             for tile in self._tiles(image, self._style_layers)
         )
-        sums = _added(found)
-        return {layer: value / _positions(image, layer) for layer, value in sums.items()}
+        return {layer: value / _positions(image, layer) for layer, value in _added(found).items()}
 
-    def loss(self, image: Any, targets: Targets) -> Loss:
-        """Compute the loss of (1, H, W, 3)."""
-        found = self._measured(image, targets)
-        return self._judged(found, targets)
+    def means(self, image: Tensor, contents: dict[str, Tensor]) -> Sums:
+        """Compute the means over the whole picture.
 
-    def loss_and_gradient(self, image: Any, targets: Targets) -> tuple[Loss, Any]:
-        """Compute the loss of (1, H, W, 3) and the total's gradient, of the same shape."""
-        found = self._measured(image, targets)
-        with tf.GradientTape() as tape:
-            tape.watch(found)
-            loss = self._judged(found, targets)
-        slopes = self._divided(image, targets, tape.gradient(loss.total, found))
-        whole = tf.Variable(tf.zeros_like(image))
+        Args:
+            image: (1, H, W, 3).
+            contents: content layer -> (1, H', W', C), the target's features.
+        """
+        found = (
+            self._core_sums(_cut(image, tile), borders(tile), _cut_contents(contents, tile))
+            for tile in self._tiles(image, self._layers)
+        )
+        return _divided(image, contents, _added(found))
+
+    def gradient(self, image: Tensor, contents: dict[str, Tensor], upstream: Sums) -> Tensor:
+        """Compute the gradient of a loss of the means with respect to the picture.
+
+        Args:
+            image: (1, H, W, 3).
+            contents: content layer -> (1, H', W', C), the target's features.
+            upstream: the gradient of the loss with respect to each mean.
+
+        Returns:
+            (1, H, W, 3).
+        """
+        of_sums = _divided(image, contents, upstream)  # the chain rule divides as the means do
+        whole = tf.Variable(tf.zeros_like(image))  # (1, H, W, 3)
         for tile in self._tiles(image, self._layers):
-            contents = _cut_contents(targets, tile)
-            part = self._tile_gradient(_cut(image, tile), borders(tile), contents, slopes)
+            part = self._tile_gradient(  # (1, h, w, 3), core and halo
+                _cut(image, tile), borders(tile), _cut_contents(contents, tile), of_sums
+            )
             region = whole[:, tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
             region.assign(region + part)  # in place: halos overlap
-        return loss, whole.read_value()
+        return whole.read_value()
 
     @property
     def _layers(self) -> tuple[str, ...]:
         return (*self._content_layers, *self._style_layers)
 
-    def _bands(self, image: Any, layers: Collection[str]) -> list[list[Tile]]:
+    def _bands(self, image: Tensor, layers: Collection[str]) -> list[list[Tile]]:
         """Cover a picture: the tiles of every band from left to right, the bands from top to bottom."""
         _, height, width, _ = image.shape
         halo = halo_px(layers)
         columns = spans(width, self._core_px, halo)
         return [[Tile(rows, span) for span in columns] for rows in spans(height, self._core_px, halo)]
 
-    def _tiles(self, image: Any, layers: Collection[str]) -> list[Tile]:
+    def _tiles(self, image: Tensor, layers: Collection[str]) -> list[Tile]:
         return [tile for band in self._bands(image, layers) for tile in band]
 
-    def _judged(self, found: Sums, targets: Targets) -> Loss:
-        """Weigh and sum what was measured of the whole picture."""
-        loss = self._objective(found.statistics, targets)
-        return loss._replace(total=loss.total + targets.tv_weight * (found.down + found.right))
-
-    def _measured(self, image: Any, targets: Targets) -> Sums:
-        """Measure the whole picture: means over all cores."""
-        found = (
-            self._core_sums(_cut(image, tile), borders(tile), _cut_contents(targets, tile))
-            for tile in self._tiles(image, self._layers)
-        )
-        return self._divided(image, targets, _added(found))
-
-    def _divided(self, image: Any, targets: Targets, sums: Sums) -> Sums:
-        """Divide every sum by what it is summed over; so do its slopes, by the chain rule."""
-        _, height, width, channels = image.shape
-        (grams, errors), down, right = sums
-        return Sums(
-            Statistics(
-                {layer: value / _positions(image, layer) for layer, value in grams.items()},
-                {layer: value / tf.size(targets.content[layer], tf.float32) for layer, value in errors.items()},
-            ),
-            down / ((height - 1) * width * channels),
-            right / (height * (width - 1) * channels),
-        )
-
-    def _features_of_core(self, tile: Any, edges: Any) -> dict[str, Any]:
+    def _features_of_core(self, tile: Tensor, edges: Tensor) -> dict[str, Tensor]:
         return self._run(tile, edges, self._content_layers)
 
-    def _grams_of_core(self, tile: Any, edges: Any) -> dict[str, Any]:
+    def _grams_of_core(self, tile: Tensor, edges: Tensor) -> dict[str, Tensor]:
         features = self._run(tile, edges, self._style_layers)
-        return {layer: losses.correlated(value) for layer, value in features.items()}
+        return {layer: gram_product(value) for layer, value in features.items()}  # (1, h, w, C) -> (C, C)
 
-    def _sums_of_core(self, tile: Any, edges: Any, contents: dict[str, Any]) -> Sums:
-        """Measure a core."""
+    def _sums_of_core(self, tile: Tensor, edges: Tensor, contents: dict[str, Tensor]) -> Sums:
+        """Sum over a core: (1, h, w, 3), core and halo, and content layer -> (1, h', w', C) of the core."""
         features = self._run(tile, edges, self._layers)
-        found = Statistics(
-            {layer: losses.correlated(features[layer]) for layer in self._style_layers},
-            {
-                layer: tf.reduce_sum(tf.math.squared_difference(features[layer], wanted))
-                for layer, wanted in contents.items()
-            },
-        )
-        return Sums(found, *_variation(tile, edges))
+        grams = {layer: gram_product(features[layer]) for layer in self._style_layers}
+        errors = {
+            layer: tf.reduce_sum(tf.math.squared_difference(features[layer], wanted))
+            for layer, wanted in contents.items()
+        }
+        return Sums(grams, errors, *_variation(tile, edges))
 
-    def _gradient_of_tile(self, tile: Any, edges: Any, contents: dict[str, Any], slopes: Sums) -> Any:
-        """Compute what a core adds to the whole gradient, within its tile; slopes are those of the total."""
+    def _gradient_of_tile(
+        self, tile: Tensor, edges: Tensor, contents: dict[str, Tensor], upstream: Sums
+    ) -> Tensor:
+        """Compute a core's part of the whole gradient: (1, h, w, 3), core and halo."""
         with tf.GradientTape() as tape:
             tape.watch(tile)
             sums = self._sums_of_core(tile, edges, contents)
-        return tape.gradient(sums, tile, output_gradients=slopes)
+        return tape.gradient(sums, tile, output_gradients=upstream)
 
-    def _run(self, tile: Any, edges: Any, layers: Collection[str]) -> dict[str, Any]:
+    def _run(self, tile: Tensor, edges: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
         """Run the network on a tile and keep the core's features."""
-        features = self._network.features(tile, layers, self._pooling)
-        return {layer: _core(value, layer, edges) for layer, value in features.items()}
+        return {layer: _core(value, layer, edges) for layer, value in self._features(tile, layers).items()}
 
 
-def _variation(tile: Any, edges: Any) -> tuple[Any, Any]:
-    """Sum the squared differences of a core's pixels and their neighbours: `losses.total_variation`.
+def _variation(tile: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the squared differences of a core's pixels from the neighbors below and to the right.
 
-    The neighbours below and to the right of the core lie in the halo; at the picture's border there are none.
+    Those of the last row and column lie in the halo; at the picture's border there are none.
     """
     top, bottom, left, right = tf.unstack(edges)
     tall, wide = tile[:, top : bottom + 1, left:right], tile[:, top:bottom, left : right + 1]
@@ -205,29 +178,40 @@ def _variation(tile: Any, edges: Any) -> tuple[Any, Any]:
     )
 
 
-def _core(features: Any, layer: str, edges: Any) -> Any:
-    """Cut the core out of a tile's features."""
+def _divided(image: Tensor, contents: dict[str, Tensor], sums: Sums) -> Sums:
+    """Divide every sum by the number of its terms in the whole picture."""
+    _, height, width, channels = image.shape
+    return Sums(
+        {layer: value / _positions(image, layer) for layer, value in sums.grams.items()},
+        {layer: value / tf.size(contents[layer], tf.float32) for layer, value in sums.errors.items()},
+        sums.down / ((height - 1) * width * channels),
+        sums.right / (height * (width - 1) * channels),
+    )
+
+
+def _core(features: Tensor, layer: str, edges: Tensor) -> Tensor:
+    """Cut the core out of a tile's features: (1, h', w', C)."""
     top, bottom, left, right = tf.unstack(edges // feature_px(layer))
     return features[:, top:bottom, left:right]
 
 
-def _cut(image: Any, tile: Tile) -> Any:
+def _cut(image: Tensor, tile: Tile) -> Tensor:
     rows, columns = tile
-    return image[:, rows.start : rows.stop, columns.start : columns.stop]
+    return image[:, rows.start : rows.stop, columns.start : columns.stop]  # (1, H, W, 3) -> (1, h, w, 3)
 
 
-def _cut_contents(targets: Targets, tile: Tile) -> dict[str, Any]:
-    """Cut the core out of every content layer's whole features."""
+def _cut_contents(contents: dict[str, Tensor], tile: Tile) -> dict[str, Tensor]:
+    """Cut the core out of every content layer's features of the whole picture."""
     (_, top, bottom, _), (_, left, right, _) = tile
     cut = {}
-    for layer, features in targets.content.items():
+    for layer, features in contents.items():
         px = feature_px(layer)
-        cut[layer] = features[:, top // px : bottom // px, left // px : right // px]
+        cut[layer] = features[:, top // px : bottom // px, left // px : right // px]  # (1, h', w', C)
     return cut
 
 
-def _positions(image: Any, layer: str) -> int:
-    """Count the features of a whole picture, (1, H, W, 3), at a layer."""
+def _positions(image: Tensor, layer: str) -> int:
+    """Count the positions of a layer's features over the whole picture, (1, H, W, 3)."""
     _, height, width, _ = image.shape
     return int(height // feature_px(layer) * (width // feature_px(layer)))
 
@@ -240,6 +224,6 @@ def _added(found: Iterable[Any]) -> Any:
     return total
 
 
-def _joined(found: Sequence[dict[str, Any]], axis: int) -> dict[str, Any]:
-    """Put the features of neighbours beside each other."""
+def _joined(found: Sequence[dict[str, Tensor]], axis: int) -> dict[str, Tensor]:
+    """Put the features of adjacent cores side by side: (1, h', w', C) each."""
     return {layer: tf.concat([one[layer] for one in found], axis) for layer in found[0]}

@@ -14,11 +14,11 @@ from support.fakes import AskedLife, steps_of
 from support.trees import wait_for
 
 from daemon.engine import local
-from daemon.engine.local import PREVIEW_S, LocalEngine, wants_picture
+from daemon.engine.local import LocalEngine
+from daemon.engine.painter import Painter
 from daemon.errors import EngineError, JobError, NotReady, Reason
 from daemon.job import Request
-from daemon.settings import Frames, Settings
-from daemon.transfer.painter import Painter
+from daemon.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,6 +152,19 @@ def test_memory_that_runs_out_under_a_job_is_an_engine_error(
     assert caught.value.reason is Reason.OUT_OF_MEMORY
 
 
+def test_nothing_is_computed_before_the_device_is_set_up(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TF32 is off, and the device chosen, before the network makes the first tensor."""
+    done: list[Any] = []
+    visible, network = tf.config.set_visible_devices, local.Vgg19
+    monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", done.append)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *more: (done.append("device"), visible(*more)))
+    monkeypatch.setattr(local, "Vgg19", lambda *more: (done.append("network"), network(*more))[1])
+    engine.start()
+    assert done == [False, "device", "network"]
+
+
 # Made ready beforehand
 
 
@@ -261,46 +274,3 @@ def test_a_hint_to_an_engine_that_is_not_started_is_passed_over(
     engine.prepare(request_for())
     assert engine._loaded is None
     assert reads == []
-
-
-# Which pictures leave the engine
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        """Tell the time."""
-        return self.now
-
-
-def test_frames_are_wanted_at_their_interval() -> None:
-    """Every tenth picture is asked for, the start included, and none in between while time stands still."""
-    wants = wants_picture(Frames(every=10), Clock())
-    assert [iteration for iteration in range(31) if wants(iteration)] == [0, 10, 20, 30]
-
-
-def test_a_preview_is_wanted_every_few_seconds() -> None:
-    """Between frames, or without any, a picture is asked for when none has left for PREVIEW_S."""
-    clock = Clock()
-    wants = wants_picture(Frames(every=0), clock)
-    asked = []
-    for iteration in range(12):
-        clock.now += PREVIEW_S / 4
-        if wants(iteration):
-            asked.append(iteration)
-    assert asked == [3, 7, 11]
-
-
-def test_a_frame_puts_the_next_preview_off() -> None:
-    """A frame is a preview as well: the next one is due PREVIEW_S after it."""
-    clock = Clock()
-    wants = wants_picture(Frames(every=10), clock)
-    clock.now += PREVIEW_S - 1
-    assert wants(10)
-    clock.now += PREVIEW_S - 1
-    assert not wants(11)
-    clock.now += 1
-    assert wants(12)

@@ -103,7 +103,7 @@ def test_kernels_that_are_turned_take_their_room_once_more(precision: str, item_
     channels = (3, 64, 64, 128, 128, *(256,) * 4, *(512,) * 8)
     numbers = sum(9 * below * above for below, above in itertools.pairwise(channels))
     usual = work(512, 384, precision=precision)
-    more_mb = estimate_mb(dataclasses.replace(usual, is_turned=True), WHOLE) - estimate_mb(usual, WHOLE)
+    more_mb = estimate_mb(dataclasses.replace(usual, backward="convolution"), WHOLE) - estimate_mb(usual, WHOLE)
     assert more_mb == round(numbers * item_bytes / (1 << 20))
 
 
@@ -223,8 +223,8 @@ def test_a_job_that_is_not_safely_within_its_limit_warns() -> None:
 def test_turned_kernels_are_in_the_estimate_of_a_job() -> None:
     """What the engine says of itself reaches the estimate: with turned kernels it is 76 MB more."""
     settings, found = Settings.model_validate({"size": 64}), []
-    for is_turned in (False, True):
-        info = dataclasses.replace(INFO, is_turned=is_turned)
+    for backward in ("gradient", "convolution"):
+        info = dataclasses.replace(INFO, backward=backward)
         job = memory.works(settings, (48, 64), [(48, 64)], info)
         found.append(plan(job, 100_000).report.memory_estimate_mb)
     assert found[1] - found[0] == 76

@@ -15,12 +15,12 @@ from support.fakes import AskedLife, steps_of
 from support.trees import save
 
 from daemon import config
-from daemon.engine import local, memory
+from daemon.engine import local, memory, session
 from daemon.engine.local import LocalEngine
+from daemon.engine.session import Session
 from daemon.errors import EngineError, Reason
 from daemon.job import Plan, Request
 from daemon.settings import Settings
-from daemon.transfer.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,14 +123,14 @@ def test_memory_that_runs_out_ends_the_attempt_and_frees_what_it_held(
     engine: LocalEngine, ask: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error has its own reason, nothing is tried again, and the picture's tensors are gone with it."""
-    held, begin = [], Run.steps
+    held, begin = [], Session.steps
 
-    def steps(self: Run) -> Any:
+    def steps(self: Session, *more: Any) -> Any:
         held.append(weakref.ref(self))
-        return begin(self)
+        return begin(self, *more)
 
-    monkeypatch.setattr(Run, "steps", steps)
-    monkeypatch.setattr(Run, "_step", exhausted)
+    monkeypatch.setattr(Session, "steps", steps)
+    monkeypatch.setattr(session, "descend", exhausted)
     attempt = engine.stylize(ask())
     assert isinstance(next(attempt), Plan)
     with pytest.raises(EngineError, match="memory ran out: no memory") as caught:
@@ -152,7 +152,7 @@ def test_the_next_attempt_goes_on_from_the_checkpoint_by_smaller_tiles(
     answers = iter([False] * 5)
     done = list(steps_of(engine, request, AskedLife(lambda: next(answers, True))))
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_step", exhausted)
+        patch.setattr(session, "descend", exhausted)
         with pytest.raises(EngineError):
             list(steps_of(engine, request))
     steps = list(steps_of(engine, replace(request, smaller=1)))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,13 @@ import tensorflow as tf
 
 from daemon.engine.limits import resident_bytes
 from daemon.errors import EngineError, NotReady, Reason
-from daemon.transfer.backend import device, precision
+from daemon.transfer.backend import device, precision, processor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+TF32_OFF = ("tf32", False)
 
 
 class Machine:
@@ -43,6 +48,10 @@ class Machine:
         """Divide a GPU."""
         self.done.append(("limit", gpu, [part.memory_limit for part in parts]))
 
+    def enable_tensor_float_32_execution(self, enabled: bool) -> None:  # noqa: FBT001 - as TensorFlow has it
+        """Compute float32 with 10 bits or with 23."""
+        self.done.append(("tf32", enabled))
+
     def get_device_details(self, gpu: str) -> dict[str, str]:
         """Describe a GPU."""
         return {"device_name": f"Model of {gpu}"}
@@ -54,7 +63,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     made = Machine(getattr(request, "param", 2))
     for name in ("list_physical_devices", "set_visible_devices", "set_logical_device_configuration"):
         monkeypatch.setattr(tf.config, name, getattr(made, name))
-    for name in ("set_memory_growth", "get_device_details"):
+    for name in ("set_memory_growth", "get_device_details", "enable_tensor_float_32_execution"):
         monkeypatch.setattr(tf.config.experimental, name, getattr(made, name))
     return made
 
@@ -93,13 +102,13 @@ def test_a_gpu_that_is_missing_is_never_replaced(machine: Machine, wanted: str, 
         device.choose(wanted, "auto", None)
     assert f"engine.device is {wanted}" in str(caught.value)
     assert found in str(caught.value)
-    assert machine.done == [("looked",)]
+    assert machine.done == [TF32_OFF, ("looked",)]
 
 
 def test_cpu_does_not_look_for_gpus(machine: Machine) -> None:
     """`cpu` never asks TensorFlow for GPUs, which would wake their driver."""
     device.choose("cpu", "auto", None)
-    assert machine.done == [("visible", (), "GPU")]
+    assert machine.done == [TF32_OFF, ("visible", (), "GPU")]
 
 
 def test_memory_limit_makes_one_logical_device(machine: Machine) -> None:
@@ -113,37 +122,59 @@ def test_memory_limit_makes_one_logical_device(machine: Machine) -> None:
 def test_memory_limit_is_for_gpus_only(machine: Machine) -> None:
     """On a CPU a memory limit sets nothing."""
     device.choose("auto", "auto", 4096)
-    assert machine.done == [("looked",), ("visible", (), "GPU")]
+    assert machine.done == [TF32_OFF, ("looked",), ("visible", (), "GPU")]
+
+
+@pytest.mark.parametrize("wanted", ["cpu", "gpu", "auto"])
+@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16"])
+def test_float32_means_float32(machine: Machine, wanted: str, asked: str) -> None:
+    """TF32, which would give a GPU's float32 ten bits, is switched off before anything else is done."""
+    device.choose(wanted, asked, None)
+    assert machine.done[0] == TF32_OFF
+    assert [done for done in machine.done if done[0] == "tf32"] == [TF32_OFF]
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16"])
 @pytest.mark.parametrize("wanted", ["cpu", "gpu"])
-def test_a_precision_that_is_asked_for_is_not_measured(
-    machine: Machine, wanted: str, asked: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """float32 and bfloat16 are taken as asked, on every device, without a look at what it can do."""
-    monkeypatch.setattr(precision, "measured_gain", pytest.fail)
-    assert device.choose(wanted, asked, None).precision == (asked, None)
+def test_a_precision_that_is_asked_for_is_taken(machine: Machine, wanted: str, asked: str) -> None:
+    """float32 and bfloat16 are taken as asked, on every device, whatever it can do."""
+    assert device.choose(wanted, asked, None).precision == asked
+
+
+@pytest.fixture
+def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the kernel says of the processor."""
+    path = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor, "_CPUINFO", path)
+    return path
 
 
 @pytest.mark.parametrize(
-    ("flags", "gain", "chosen"),
+    ("flags", "has_onednn", "chosen"),
     [
-        ("fpu avx512f avx512_bf16 sse", 1.9, ("bfloat16", 1.9)),
-        ("fpu amx_bf16", 1.2, ("bfloat16", 1.2)),
-        ("fpu avx512_bf16", 1.19, ("float32", 1.19)),
-        ("fpu avx512_bf16", 0.6, ("float32", 0.6)),
-        ("fpu avx512f avx512_bf16x", None, ("float32", None)),
+        ("fpu avx512f avx512_bf16 sse", True, "bfloat16"),
+        ("fpu amx_bf16", True, "bfloat16"),
+        ("fpu avx512f avx512_bf16x", True, "float32"),
+        ("fpu avx2", False, "float32"),
+        ("fpu avx512_bf16", False, "float32"),
     ],
 )
 def test_auto_precision_on_a_cpu(
-    flags: str, gain: float | None, chosen: tuple[str, float | None], monkeypatch: pytest.MonkeyPatch
+    flags: str, chosen: str, cpuinfo: Path, monkeypatch: pytest.MonkeyPatch, *, has_onednn: bool
 ) -> None:
-    """`auto` is bfloat16 where the CPU multiplies it and is measured to gain a fifth; else nothing is timed."""
-    cpuinfo = io.StringIO(f"processor: 0\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(precision, "open", lambda *_, **__: cpuinfo, raising=False)
-    monkeypatch.setattr(precision, "measured_gain", pytest.fail if gain is None else lambda _: gain)
+    """`auto` is bfloat16 where the processor multiplies it and TensorFlow has oneDNN do so."""
+    cpuinfo.write_text(
+        f"processor\t: 0\nmodel name\t: One\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: fpu\n"
+    )
+    monkeypatch.setattr(processor, "uses_onednn", lambda: has_onednn)
     assert precision.choose("auto", None) == chosen
+    assert processor.name() == "One"
+
+
+def test_without_cpuinfo_it_is_float32(cpuinfo: Path) -> None:
+    """Where the kernel does not describe the processor, nothing is assumed of it, and it still has a name."""
+    assert precision.choose("auto", None) == "float32"
+    assert processor.name()
 
 
 @pytest.mark.parametrize(
@@ -156,15 +187,9 @@ def test_auto_precision_on_a_cpu(
     ],
 )
 def test_auto_precision_on_a_gpu(details: dict[str, Any], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU of compute capability 8 or more multiplies bfloat16, and is measured; others are not."""
+    """`auto` is bfloat16 on a GPU of compute capability 8 or more, which multiplies it."""
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
-    monkeypatch.setattr(precision, "measured_gain", lambda _: 2.0)
-    assert precision.choose("auto", "gpu-0").name == chosen
-
-
-def test_the_gain_is_measured_on_real_convolutions() -> None:
-    """The measurement gives a plausible ratio on whatever machine this is."""
-    assert 0.01 < precision.measured_gain(None) < 100
+    assert precision.choose("auto", "gpu-0") == chosen
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu", "gpu", "gpu:1"])

@@ -1,4 +1,4 @@
-"""The road of a job: sizes from coarse to fine, where it starts, and how styles are mixed."""
+"""The scales of a job: sizes from coarse to fine, where each starts, and how styles are mixed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from PIL import Image
 
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import color_transfer, losses, pixels
-from daemon.transfer.targets import Forgetful, Leg, Subject, targets
+from daemon.transfer.scales import Scale, Subject
+from daemon.transfer.targets import NoStore, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from daemon.engine.painter import Painter
     from daemon.job import Step
-    from daemon.transfer.painter import Painter
 
     Paint = Callable[..., list[Step]]
     Draw = Callable[..., np.ndarray]
@@ -37,7 +38,7 @@ def scaled(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 # Sizes
 
 
-def test_road_of_three_sizes_grows_and_counts_on(paint: Paint) -> None:
+def test_three_scales_grow_and_count_on(paint: Paint) -> None:
     """Each size gives its iterations and one more; sizes grow, iterations go on, the last has the painting."""
     steps = paint(size=40, iterations=2, scales=COARSE)
     assert [(step.iteration, step.size_px) for step in steps] == [
@@ -61,9 +62,9 @@ def enlarged(values: np.ndarray, height: int, width: int) -> np.ndarray:
     ("init", "init_colors", "learning_rate", "content_weight", "is_amid"),
     [
         ("content", "content", 30, 1000, True),
-        ("content", "style", 20, 1000, False),
+        ("content", "style", 10, 1000, False),
         ("noise", "style", 60, 1000, True),
-        ("style", "style", 10, 1e6, True),
+        ("style", "style", 20, 1000, True),
         ("start.png", "style", 20, 1000, False),
     ],
 )
@@ -80,7 +81,7 @@ def test_each_size_starts_from_the_best_of_the_one_before(
     """A size starts from its own content and, enlarged, what the best picture of the size before changed.
 
     The content then has the edges of its new size. Another start has nothing to add a change to, and is
-    enlarged itself. Pictures are uint8 here: a grey level of rounding, which LANCZOS may overshoot a little.
+    enlarged itself. Pictures are uint8 here: a gray level of rounding, which LANCZOS may overshoot a little.
     """
     content, style, own = picture(60, 80), picture(60, 80, 1), picture(30, 40, 5)
     start = own if init == "start.png" else None
@@ -102,7 +103,7 @@ def test_each_size_starts_from_the_best_of_the_one_before(
     before, after = np.float32(0), np.float32(0)
     if init == "content":
         subject = Subject(content, [(style, 1.0)], Settings.model_validate(chosen))
-        before, after = (subject.start(Leg(*size, 1)).astype(np.float32) for size in ((21, 28), (30, 40)))
+        before, after = (subject.start(Scale(*size, 1)).astype(np.float32) for size in ((21, 28), (30, 40)))
     expected = np.clip(after + enlarged(best.picture - before, 30, 40), 0, 255)
     assert np.abs(found - expected).max() < 2
     assert np.abs(found - expected).mean() < 0.5
@@ -119,10 +120,10 @@ def test_an_unchanged_start_becomes_the_larger_start(
     subject = Subject(
         picture(60, 80), [(picture(50, 40, 1), 1.0)], Settings.model_validate({"init_colors": init_colors})
     )
-    before, leg = (Leg(*size, 1) for size in sizes)
-    large = pixels.to_vgg(subject.start(leg))
-    carried = subject.enlarged(pixels.to_vgg(subject.start(before)), before, leg)
-    assert carried.shape == (1, leg.height, leg.width, 3)
+    before, scale = (Scale(*size, 1) for size in sizes)
+    large = pixels.to_vgg(subject.start(scale))
+    carried = subject.enlarged(pixels.to_vgg(subject.start(before)), before, scale)
+    assert carried.shape == (1, scale.height, scale.width, 3)
     assert np.array_equal(carried, pixels.clip(large))
 
 
@@ -131,7 +132,7 @@ def test_what_is_carried_up_stays_within_black_and_white(picture: Draw, init: st
     """LANCZOS overshoots at hard edges, and a change may add to what is white already: both are clipped."""
     subject = Subject(picture(60, 80), [(picture(50, 40, 1), 1.0)], Settings.model_validate({"init": init}))
     hard = np.random.default_rng(3).choice(np.uint8([0, 255]), (21, 28, 3))
-    carried = subject.enlarged(pixels.to_vgg(hard), Leg(21, 28, 1), Leg(30, 40, 1)).numpy()
+    carried = subject.enlarged(pixels.to_vgg(hard), Scale(21, 28, 1), Scale(30, 40, 1)).numpy()
     assert np.all(carried >= pixels.LOWEST)
     assert np.all(carried <= pixels.HIGHEST)
     assert np.any(carried == pixels.LOWEST)
@@ -152,17 +153,17 @@ def test_what_is_carried_up_stays_within_black_and_white(picture: Draw, init: st
         ((1, 1), 512, [(128, 128), (256, 256), (512, 512)]),
     ],
 )
-def test_the_automatic_road_in_pixels(
+def test_the_automatic_scales_in_pixels(
     shape: tuple[int, int], size: int | str, expected: list[tuple[int, int]]
 ) -> None:
     """Sizes halve from the final one, longest side not below 128 px and short side not below 32 px."""
     content = np.zeros((*shape, 3), np.uint8)
-    legs = Subject(content, [(content, 1.0)], Settings.model_validate({"size": size})).legs()
-    assert [(leg.height, leg.width) for leg in legs] == expected
-    assert [leg.iterations for leg in legs] == [60, 30, 20][-len(legs) :]
+    scales = Subject(content, [(content, 1.0)], Settings.model_validate({"size": size})).scales()
+    assert [(scale.height, scale.width) for scale in scales] == expected
+    assert [scale.iterations for scale in scales] == [60, 30, 20][-len(scales) :]
 
 
-def test_the_automatic_road_is_painted(paint: Paint, picture: Draw) -> None:
+def test_automatic_scales_are_painted(paint: Paint, picture: Draw) -> None:
     """A job of 256 px with automatic sizes goes over 128 px with one and a half times its iterations."""
     steps = paint(picture(40, 160), size=256, scales="auto", iterations=2)
     assert [(step.iteration, step.size_px) for step in steps] == [
@@ -173,8 +174,8 @@ def test_the_automatic_road_is_painted(paint: Paint, picture: Draw) -> None:
     assert painted(steps).shape == (64, 256, 3)
 
 
-def test_best_of_a_road_is_of_the_final_size(paint: Paint) -> None:
-    """Losses of coarse sizes do not compete: the best iteration is counted over the road, at the final size."""
+def test_the_best_is_of_the_final_size(paint: Paint) -> None:
+    """Losses of coarse sizes do not compete; the best iteration is counted over all sizes."""
     steps = paint(size=40, iterations=2, scales=COARSE)
     final = [step for step in steps if step.size_px == 40]
     painting = steps[-1].painting
@@ -213,22 +214,22 @@ def test_result_has_the_asked_size_and_the_contents_aspect(
 # Starts
 
 
-def test_start_has_the_blends_colours(paint: Paint, picture: Draw) -> None:
-    """`init_colors: style` starts from the content in the colours of the styles, as they are at that size."""
+def test_start_has_the_blends_colors(paint: Paint, picture: Draw) -> None:
+    """`init_colors: style` starts from the content in the colors of the styles, as they are at that size."""
     content, one, other = picture(60, 80), picture(36, 28, 1), picture(30, 40, 2)
     start = paint(content, [(one, 3.0), (other, 1.0)], init_colors="style", iterations=1)[0].picture
     seen = [
-        (color_transfer.colours_of(scaled(style, *size)), share)
+        (color_transfer.colors_of(scaled(style, *size)), share)
         for style, size, share in ((one, (32, 25), 0.75), (other, (24, 32), 0.25))
     ]
     wanted = color_transfer.blended(seen)
     assert np.array_equal(start, color_transfer.moved(scaled(content, 24, 32), wanted))
-    found = color_transfer.colours_of(start)
+    found = color_transfer.colors_of(start)
     assert found.mean == pytest.approx(wanted.mean, abs=3)  # but for what is clipped
     assert np.corrcoef(start.ravel(), scaled(content, 24, 32).ravel())[0, 1] > 0.5
 
 
-def test_own_colours_start_from_the_content_itself(paint: Paint, picture: Draw) -> None:
+def test_own_colors_start_from_the_content_itself(paint: Paint, picture: Draw) -> None:
     """`init_colors: content` starts from the content as it is, to the bit, at the coarse size too."""
     content = picture(60, 80)
     steps = paint(content, init_colors="content", size=40, scales=[{"size": 28, "iterations": 1}], iterations=1)
@@ -236,8 +237,8 @@ def test_own_colours_start_from_the_content_itself(paint: Paint, picture: Draw) 
 
 
 @pytest.mark.parametrize("init", ["noise", "style", "start.png"])
-def test_colours_are_moved_of_a_start_from_the_content_alone(paint: Paint, picture: Draw, init: str) -> None:
-    """Noise, a style and a picture of one's own are taken with the colours they have."""
+def test_colors_are_moved_of_a_start_from_the_content_alone(paint: Paint, picture: Draw, init: str) -> None:
+    """Noise, a style and a picture of one's own are taken with the colors they have."""
     start = picture(30, 40, 5) if init == "start.png" else None
     one, other = (
         paint(start=start, init=init, init_colors=value, iterations=1)[0].picture
@@ -249,7 +250,7 @@ def test_colours_are_moved_of_a_start_from_the_content_alone(paint: Paint, pictu
 def test_start_of_style_is_the_first_style_filling_the_frame(paint: Paint, picture: Draw) -> None:
     """`init: style` starts from the style, cropped to the content's shape and not stretched."""
     rows = np.arange(96, dtype=np.uint8)[:, np.newaxis, np.newaxis] * np.uint8(2)
-    style = np.broadcast_to(rows, (96, 48, 3)).copy()  # 48 x 96 px, grey from dark above to light below
+    style = np.broadcast_to(rows, (96, 48, 3)).copy()  # 48 x 96 px, gray from dark above to light below
     start = paint(picture(24, 32), [(style, 1.0)], init="style", iterations=1)[0].picture.astype(int)
     assert start.shape == (24, 32, 3)
     assert start[0].mean() == pytest.approx(2 * 30, abs=3)  # the middle 36 of 96 rows, at 2 / 3 as the columns
@@ -257,7 +258,7 @@ def test_start_of_style_is_the_first_style_filling_the_frame(paint: Paint, pictu
 
 
 def test_start_of_noise_depends_on_the_seed_alone(paint: Paint) -> None:
-    """The same seed gives the same noise and painting, another seed other noise of all grey levels."""
+    """The same seed gives the same noise and painting, another seed other noise of all gray levels."""
     one, same, other = (paint(init="noise", seed=seed, iterations=1) for seed in (5, 5, 6))
     assert np.array_equal(one[0].picture, same[0].picture)
     assert np.array_equal(painted(one), painted(same))
@@ -276,8 +277,8 @@ def test_start_of_a_file_is_that_picture(paint: Paint, picture: Draw) -> None:
     assert np.abs(small - start).mean() < 4
 
 
-def test_start_decides_the_first_picture_only_of_the_road(paint: Paint) -> None:
-    """On a road of two sizes the noise is drawn at the coarse size, and the second size goes on from there."""
+def test_start_decides_the_first_picture_only(paint: Paint) -> None:
+    """With two sizes the noise is drawn at the coarse size, and the second size goes on from there."""
     steps = paint(init="noise", size=40, scales=[{"size": 24, "iterations": 1}], iterations=1)
     assert steps[0].picture.shape == (18, 24, 3)
     assert steps[2].size_px == 40
@@ -328,7 +329,7 @@ def test_a_style_is_never_stretched_to_the_contents_shape(
         "style_layers": ["block1_conv1"],
         "style_weight": 1,
     }
-    program = painter.program(Settings.model_validate(settings))
+    program = painter.step(Settings.model_validate(settings))
 
     def gram(image: np.ndarray) -> Any:
         return program.style_grams(pixels.to_vgg(image))["block1_conv1"]
@@ -344,7 +345,7 @@ def kept_narrow(style: np.ndarray, longest: int) -> np.ndarray:
     """Scale a style as a job does whose content is square and so large."""
     settings = Settings.model_validate({"size": longest})
     content = np.zeros((longest, longest, 3), np.uint8)
-    (found,) = Subject(content, [(style, 1.0)], settings).scaled_styles(Leg(longest, longest, 1))
+    (found,) = Subject(content, [(style, 1.0)], settings).scaled_styles(Scale(longest, longest, 1))
     return found
 
 
@@ -374,8 +375,8 @@ def test_a_narrow_style_is_painted(painter: Painter, paint: Paint, picture: Draw
     content, style = picture(48, 64), picture(20, 200, 1)
     steps = paint(content, [(style, 1.0)], size=64, iterations=1)
     settings = Settings.model_validate({**PRESETS["paper"], "size": 64})
-    program = painter.program(settings)
-    compared = targets(program, Subject(content, [(style, 1.0)], settings), Leg(48, 64, 1), Forgetful())
+    program = painter.step(settings)
+    compared = targets(program, Subject(content, [(style, 1.0)], settings), Scale(48, 64, 1), NoStore())
     grams = program.style_grams(pixels.to_vgg(scaled(style, 16, 160)))
     assert all(np.array_equal(compared.style[layer], gram) for layer, gram in grams.items())
     assert steps[0].losses.total == float(program.loss(pixels.to_vgg(scaled(content, 48, 64)), compared).total)

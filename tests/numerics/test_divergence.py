@@ -1,4 +1,4 @@
-"""Numbers that run away: back to the last good picture with a smaller step; if again, the job fails with it."""
+"""A loss that is not finite: back to the last good picture with a smaller step; the second time, failure."""
 
 from __future__ import annotations
 
@@ -12,36 +12,43 @@ import pytest
 import tensorflow as tf
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
+from support.struck import Struck, kill
 from support.trees import Stepper, Tree, save, wait_for
 
 from daemon import config as config_module
 from daemon import images, safe_yaml
+from daemon.engine import local
 from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
+from daemon.engine.painter import Painter
+from daemon.engine.previews import Previews
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import State
-from daemon.settings import PRESETS, Settings
+from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import pixels
 from daemon.transfer.losses import Loss
 from daemon.transfer.optimizers import DAMPING
-from daemon.transfer.painter import Painter
-from daemon.transfer.program import _guarded
-from daemon.transfer.targets import Subject
+from daemon.transfer.scales import Subject
+from daemon.transfer.step import _guarded
+from daemon.transfer.targets import NoStore
+from daemon.transfer.targets import targets as targets_of
 from daemon.worker.worker import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from daemon.engine.checkpoints import Checkpoint
+    from daemon.engine.session import Session
     from daemon.job import Plan, Request, Step
     from daemon.lifeline import Lifeline
-    from daemon.transfer.run import Checkpoint, Run
     from daemon.transfer.vgg19 import Vgg19
 
     Draw = Callable[..., np.ndarray]
 
 PAPER: dict[str, Any] = PRESETS["paper"]
 SIZES: dict[str, Any] = {"size": 32, "iterations": 5, "scales": [{"size": 24, "iterations": 4}]}
+EVERY_PICTURE = Previews(Frames(every=1), 0)
 ENDS = {"one size": {"size": 32, "iterations": 6}, "two sizes": SIZES}
 
 
@@ -50,7 +57,7 @@ class Weak:
 
     def __init__(self, network: Vgg19, draw: Draw) -> None:
         self.painter = Painter(network)
-        self.program = self.painter.program(Settings.model_validate(PAPER))
+        self.program = self.painter.step(Settings.model_validate(PAPER))
         self.bad: set[bytes] = set()  # pictures whose loss is no number
         self.poison: dict[bytes, float] = {}  # pictures whose update goes to NaN or infinity, in one pixel
         self.rates: list[float] = []  # the learning rate of every update
@@ -89,21 +96,21 @@ class Weak:
     def _spoiled(self, image: Any, loss: Loss) -> Loss:
         return loss._replace(total=tf.constant(np.nan)) if name_of(image) in self.bad else loss
 
-    def begin(self, settings: dict[str, Any], resumed: Checkpoint | None = None) -> Run:
-        """Prepare a run, every picture wanted."""
+    def subject(self, settings: dict[str, Any]) -> Subject:
+        """Make a job."""
         chosen = Settings.model_validate({**PAPER, **settings})
-        return self.painter.begin(
-            Subject(self._draw(30, 40), [(self._draw(36, 28, 1), 1.0)], chosen),
-            wants_picture=lambda _iteration: True,
-            resumed=resumed,
-        )
+        return Subject(self._draw(30, 40), [(self._draw(36, 28, 1), 1.0)], chosen)
+
+    def begin(self, settings: dict[str, Any], resumed: Checkpoint | None = None) -> Session:
+        """Prepare a job."""
+        return self.painter.begin(self.subject(settings), resumed=resumed)
 
     def way(self, settings: dict[str, Any]) -> tuple[list[Step], list[bytes]]:
         """Paint in one go; gives the steps and the names of their pictures."""
-        run, steps, names = self.begin(settings), [], []
-        for step in run.steps():
+        session, steps, names = self.begin(settings), [], []
+        for step in session.steps(EVERY_PICTURE):
             steps.append(step)
-            names.append(name_of(run.checkpoint().image) if step.painting is None else b"")
+            names.append(name_of(session.checkpoint().image) if step.painting is None else b"")
         return steps, names
 
 
@@ -113,9 +120,9 @@ def name_of(image: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def compiled(network: Vgg19, picture: Draw) -> Weak:
+def compiled(narrow: Vgg19, picture: Draw) -> Weak:
     """One for all tests, so that each function is compiled once."""
-    return Weak(network, picture)
+    return Weak(narrow, picture)
 
 
 @pytest.fixture
@@ -130,16 +137,17 @@ def facts(steps: list[Step]) -> list[Any]:
     return [(step.iteration, step.size_px, step.losses) for step in steps]
 
 
-def first_targets(run: Run) -> Any:
-    """Compute what the first size is compared with."""
-    return run._targets_of(0)
+def targets_of_first_scale(weak: Weak) -> Any:
+    """Compute the targets of a job of one scale."""
+    subject = weak.subject({"size": 32, "iterations": 2})
+    return targets_of(weak.program, subject, subject.scales()[0], NoStore())
 
 
-def failed(run: Run) -> tuple[list[Step], JobError]:
+def failed(session: Session) -> tuple[list[Step], JobError]:
     """Paint what must fail; gives the steps before, and the error."""
     steps: list[Step] = []
     with pytest.raises(JobError) as caught:
-        steps.extend(run.steps())  # keeps what came before the error
+        steps.extend(session.steps(EVERY_PICTURE))  # keeps what came before the error
     return steps, caught.value
 
 
@@ -169,8 +177,8 @@ def test_step_and_loss_are_guarded(weak: Weak, picture: Draw, monkeypatch: pytes
         total = tf.reduce_sum(tf.where(tf.math.is_finite(image), image, 0.0))
         return Loss(total, tf.constant(2.0), tf.constant(1.0))
 
-    targets = first_targets(weak.begin({"size": 32, "iterations": 2}))
-    monkeypatch.setattr(weak.program, "_objective_of", unfeeling)
+    targets = targets_of_first_scale(weak)
+    monkeypatch.setattr(weak.program, "_loss_of", unfeeling)
     for value in (7.0, np.nan):
         image = pixels.to_vgg(picture(24, 32)).numpy()
         image[0, 5, 5, 0] = value
@@ -183,8 +191,7 @@ def test_step_and_loss_are_guarded(weak: Weak, picture: Draw, monkeypatch: pytes
 
 def test_the_step_as_it_is_gives_nan_for_a_picture_that_holds_it(weak: Weak, picture: Draw) -> None:
     """The real step and loss of a picture with one NaN are NaN; of the same picture without it they are not."""
-    run = weak.begin({"size": 32, "iterations": 2})
-    targets = first_targets(run)
+    targets = targets_of_first_scale(weak)
     clean = pixels.to_vgg(picture(24, 32))
     spoilt = clean.numpy()
     spoilt[0, 5, 5, 0] = np.nan
@@ -212,7 +219,7 @@ def test_a_bad_picture_is_gone_around(name: str, weak: Weak) -> None:
     for number in sorted(set(range(len(steps) - 1)) - starts):
         weak.heal()
         weak.bad = {names[number]}
-        found = list(weak.begin(settings).steps())
+        found = list(weak.begin(settings).steps(EVERY_PICTURE))
         assert facts(found[:number]) == facts(steps[:number])
         assert [(s.iteration, s.size_px) for s in found] == [(s.iteration, s.size_px) for s in steps]
         assert found[number].losses != steps[number].losses
@@ -233,9 +240,9 @@ def test_the_last_picture_may_be_the_bad_one(weak: Weak) -> None:
     seen: list[bytes] = []
     inner, weak._loss = weak._loss, lambda image, targets: seen.append(name_of(image)) or inner(image, targets)
     try:
-        steps = list(weak.begin(settings).steps())
+        steps = list(weak.begin(settings).steps(EVERY_PICTURE))
         weak.bad = set(seen)
-        found = list(weak.begin(settings).steps())
+        found = list(weak.begin(settings).steps(EVERY_PICTURE))
     finally:
         weak._loss = inner
     assert facts(found[:-1]) == facts(steps[:-1])
@@ -254,7 +261,7 @@ def test_an_update_that_leaves_the_numbers_is_gone_around(weak: Weak, value: flo
     # The second try is a good one.
     weak._damped = lambda image, state: weak.poison.clear() or inner(image, state)
     try:
-        found = list(weak.begin(settings).steps())
+        found = list(weak.begin(settings).steps(EVERY_PICTURE))
     finally:
         weak._damped = inner
     assert facts(found[:3]) == facts(steps[:3])
@@ -265,37 +272,16 @@ def test_an_update_that_leaves_the_numbers_is_gone_around(weak: Weak, value: flo
 def test_a_smaller_step_is_a_tenth_of_the_way(weak: Weak) -> None:
     """From the last good picture the second try moves every pixel a tenth as far as the first did."""
     settings = {"size": 32, "iterations": 4}
-    run = weak.begin(settings)
-    images_ = [np.asarray(run.checkpoint().image) for step in run.steps() if step.iteration < 4]
+    session = weak.begin(settings)
+    images_ = [np.asarray(session.checkpoint().image) for step in session.steps() if step.iteration < 4]
     weak.bad = {name_of(images_[3])}
-    run = weak.begin(settings)
-    again = [np.asarray(run.checkpoint().image) for step in run.steps() if step.iteration < 4]
+    session = weak.begin(settings)
+    again = [np.asarray(session.checkpoint().image) for step in session.steps() if step.iteration < 4]
     assert np.array_equal(again[2], images_[2])
     inside = (np.abs(images_[3] - pixels.LOWEST) > 1) & (np.abs(images_[3] - pixels.HIGHEST) > 1)
     first, second = (images_[3] - images_[2])[inside], (again[3] - images_[2])[inside]
     assert np.abs(first).max() > 0.5
     assert np.allclose(second, first * DAMPING, atol=2e-5)
-
-
-def test_memory_that_runs_out_over_the_smaller_step_costs_none(weak: Weak) -> None:
-    """What is gone on from then has not stepped back yet, and does."""
-    settings = {"size": 32, "iterations": 4}
-    _, names = weak.way(settings)
-    weak.bad = {names[2]}
-    inner = weak._damped
-
-    def exhausted(*_: Any) -> Any:
-        raise MemoryError
-
-    run = weak.begin(settings)
-    weak._damped = exhausted
-    try:
-        with pytest.raises(MemoryError):
-            list(run.steps())
-    finally:
-        weak._damped = inner
-    found = list(weak.begin(settings, run.checkpoint()).steps())
-    assert (found[-1].iteration, found[-1].steps_back) == (4, 1)
 
 
 # Twice, and from the start
@@ -366,15 +352,15 @@ def test_going_on_around_a_bad_picture_is_as_if_unbroken(bad: int, weak: Weak, t
     """From every state before and after the bad picture the rest is equal to the bit, with one step back."""
     _, names = weak.way(SIZES)
     weak.bad = {names[bad]}
-    run, steps, states = weak.begin(SIZES), [], []
-    for step in run.steps():
+    session, steps, states = weak.begin(SIZES), [], []
+    for step in session.steps(EVERY_PICTURE):
         steps.append(step)
         if step.painting is None:
-            states.append(run.checkpoint())
+            states.append(session.checkpoint())
     for done, state in enumerate(states, start=1):
         store = Checkpoints(tmp_path / str(done), "key", 30)
         store.save(state)
-        found = list(weak.begin(SIZES, store.newest()).steps())
+        found = list(weak.begin(SIZES, store.newest().checkpoint).steps(EVERY_PICTURE))
         assert facts(found) == facts(steps)
         assert [step.steps_back for step in found[done:]] == [step.steps_back for step in steps[done:]]
         assert found[-1].painting is not None
@@ -387,11 +373,11 @@ def test_the_count_of_steps_back_outlives_a_break(weak: Weak) -> None:
     """A job that stepped back before the break fails at the next bad number after it."""
     _, names = weak.way(SIZES)
     weak.bad = {names[2]}
-    run = weak.begin(SIZES)
-    for step in run.steps():
+    session = weak.begin(SIZES)
+    for step in session.steps(EVERY_PICTURE):
         if step.iteration == 3:
             break
-    state = run.checkpoint()
+    state = session.checkpoint()
     _, others = weak.way(SIZES)
     weak.bad |= {others[7]}
     steps, error = failed(weak.begin(SIZES, state))
@@ -407,8 +393,9 @@ def loaded(compiled: Weak, tmp_path_factory: pytest.TempPathFactory) -> LocalEng
     """One engine for all tests, on the painter whose numbers can be spoilt."""
     raw = {"engine": {"device": "cpu", "precision": "float32"}}
     made = LocalEngine(config_module.build(raw, tmp_path_factory.mktemp("engine"), environment={}))
-    made.start()
-    made._painter = compiled.painter
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "Painter", lambda *_: compiled.painter)
+        made.start()
     return made
 
 
@@ -486,31 +473,24 @@ def test_the_picture_crosses_the_engines_pipe(picture: Draw) -> None:
     assert np.array_equal(come.picture, sent.picture)
 
 
-def own_names(weak: Weak, loaded: LocalEngine, tree: Tree, keys: dict[str, Any]) -> list[bytes]:
+def own_names(weak: Weak, tree: Tree, keys: dict[str, Any]) -> list[bytes]:
     """Name the pictures that the drop `sea` goes through."""
     place = tree.inbox.parent
     content, style = save(place / "look.jpg", 4), save(place / "look.png", 5)
-    assert loaded._painter is not None
     chosen = Settings.model_validate({**PAPER, **keys})
-    run = loaded._painter.begin(Subject(images.read(content, 1), [(images.read(style, 1), 1.0)], chosen))
-    return [name_of(run.checkpoint().image) for step in run.steps() if step.painting is None]
+    session = weak.painter.begin(Subject(images.read(content, 1), [(images.read(style, 1), 1.0)], chosen))
+    return [name_of(session.checkpoint().image) for step in session.steps() if step.painting is None]
 
 
 def test_a_step_back_is_logged_once_and_is_in_the_record(weak: Weak, loaded: LocalEngine, tree: Tree) -> None:
     """One warning says where; result.yaml counts it, also where the job is broken off and goes on after it."""
     keys = {"size": 32, "iterations": 6}
-    names = own_names(weak, loaded, tree, keys)
+    names = own_names(weak, tree, keys)
     weak.bad = {names[3]}
     tree.drop("sea", seed=4, preset="paper", **keys)
-    stepper = Stepper(tree.config, loaded)
-    show = stepper.service._worker._show
-
-    def stop_later(progress: Any) -> None:
-        show(progress)
-        if progress.iteration == 4:
-            stepper.service.ask_stop()
-
-    stepper.service._worker._show = stop_later  # type: ignore[method-assign]
+    struck = Struck(loaded, 5, kill)
+    stepper = Stepper(tree.config, struck)
+    struck.strike = stepper.service.ask_stop
     with capture_logs() as records:
         assert wait_for(stepper.turn, "the stop") is Ending.INTERRUPTED
         assert Stepper(tree.config, loaded).until_quiet(30) == [Ending.COMPLETED]
@@ -527,7 +507,7 @@ def test_an_engine_whose_numbers_run_away_twice_fails_the_job(
 ) -> None:
     """The real engine's last good picture, and no later one, is in the failure entry."""
     keys = {"size": 32, "iterations": 6, "frames": {"every": 1}}
-    names = own_names(weak, loaded, tree, keys)
+    names = own_names(weak, tree, keys)
     weak.poison = {names[3]: np.nan}
     tree.drop("sea", seed=4, preset="paper", **keys)
     stepper = Stepper(tree.config, loaded)

@@ -1,0 +1,92 @@
+"""What is kept from job to job: the loaded network, and the steps compiled on it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from daemon.engine.session import Prepared, Session
+from daemon.transfer import step
+from daemon.transfer.backend.tile_layout import WHOLE
+from daemon.transfer.step import Method
+from daemon.transfer.targets import GramStore, NoStore, targets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daemon.engine.checkpoints import Checkpoint
+    from daemon.settings import Settings
+    from daemon.transfer.backend.tile_layout import TileSize
+    from daemon.transfer.scales import Subject
+    from daemon.transfer.step import Step
+    from daemon.transfer.vgg19 import Vgg19
+
+
+class Painter:
+    """A loaded network and the steps compiled on it so far."""
+
+    def __init__(self, network: Vgg19, exact: Vgg19 | None = None, gram_store: GramStore | None = None) -> None:
+        """Start with nothing compiled.
+
+        Args:
+            network: the network that iterates.
+            exact: the same in float32, for the losses that are reported; None if `network` is that.
+            gram_store: the store of the styles' Gram matrices; default: none.
+        """
+        self._network = network
+        self._exact = exact
+        self._gram_store = gram_store or NoStore()
+        self._steps: dict[tuple[str, Method, TileSize], Step] = {}
+        self._lock = threading.Lock()
+
+    def step(self, settings: Settings, tile_size: TileSize = WHOLE) -> Step:
+        """Get the step for some settings, compiled at most once."""
+        return self._step(self._network, Method.of(settings), tile_size)
+
+    def _step(self, network: Vgg19, method: Method, tile_size: TileSize) -> Step:
+        key = (network.precision, method, tile_size)
+        with self._lock:
+            if key not in self._steps:
+                self._steps[key] = step.make(network, method, tile_size)
+            return self._steps[key]
+
+    def prepare(self, subject: Subject) -> Prepared:
+        """Compute the targets of a job's first scale ahead; another thread may be painting.
+
+        Raises:
+            JobError: a side would be too short for VGG19.
+        """
+        scale = subject.scales()[0]
+        return Prepared(scale, targets(self.step(subject.settings), subject, scale, self._gram_store))
+
+    def begin(
+        self,
+        subject: Subject,
+        *,
+        tile_sizes: Sequence[TileSize] | None = None,
+        prepared: Prepared | None = None,
+        resumed: Checkpoint | None = None,
+    ) -> Session:
+        """Prepare to paint the content in the blended styles, coarse to fine.
+
+        Args:
+            subject: the job's pictures and settings.
+            tile_sizes: how each scale is computed, coarse to fine; default: in one piece.
+            prepared: the targets that were computed ahead for this very job.
+            resumed: the state that an earlier run of the same job saved.
+
+        Raises:
+            JobError: a side would be too short for VGG19.
+        """
+        chosen = list(tile_sizes or [WHOLE] * len(subject.scales()))
+        exact = None
+        if self._exact is not None:
+            exact = self._step(self._exact, Method.of(subject.settings), chosen[-1])
+        return Session(
+            subject,
+            [self.step(subject.settings, tile_size) for tile_size in chosen],
+            self._gram_store,
+            exact=exact,
+            prepared=prepared if chosen[0] == WHOLE else None,
+            resumed=resumed,
+        )

@@ -1,0 +1,325 @@
+"""One job being painted: everything beside the method itself that happens on the way down.
+
+The descent yields an `Iterate`; from it follow the table of losses, the best picture so far, the early stop,
+the step back from a loss that is not finite, the clocks, and the checkpoint to go on from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from daemon.engine.checkpoints import Checkpoint
+from daemon.errors import Failure, JobError, Reason
+from daemon.job import Losses, Painting, Step
+from daemon.transfer import pixels
+from daemon.transfer.backend.arrays import arrays_of, nest_of
+from daemon.transfer.backend.compile import PICTURE
+from daemon.transfer.descent import Iterate, descend
+from daemon.transfer.losses import Loss
+from daemon.transfer.targets import targets
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from daemon.engine.previews import Previews
+    from daemon.settings import EarlyStop
+    from daemon.transfer import Tensor
+    from daemon.transfer import step as transfer
+    from daemon.transfer.losses import Targets
+    from daemon.transfer.scales import Scale, Subject
+    from daemon.transfer.targets import GramStore
+
+MAX_STEPS_BACK: Final = 1
+
+
+class Prepared(NamedTuple):
+    """The targets of a job's first scale, computed ahead."""
+
+    scale: Scale
+    targets: Targets
+
+
+class Session:
+    """One job being painted: an iterator of steps, whose whole state can be taken between two of them."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        steps: Sequence[transfer.Step],
+        gram_store: GramStore,
+        *,
+        exact: transfer.Step | None = None,
+        prepared: Prepared | None = None,
+        resumed: Checkpoint | None = None,
+    ) -> None:
+        """See `Painter.begin`.
+
+        Args:
+            subject: the job's pictures and settings.
+            steps: the compiled step of every scale, coarse to fine.
+            gram_store: the store of the styles' Gram matrices.
+            exact: the last scale's step in float32 for the reported losses, if it iterates in bfloat16.
+            prepared: the first scale's targets, computed ahead.
+            resumed: the state to go on from.
+        """
+        self._begun = time.perf_counter()
+        self._subject = subject
+        self._compiled = steps
+        self._gram_store = gram_store
+        self._exact = exact
+        self._exact_targets: Targets | None = None
+        self._prepared = prepared
+        self._resumed = resumed
+        self._scales = subject.scales()
+        self._total = sum(scale.iterations for scale in self._scales)
+        self._number = -1  # of the current scale
+        # The newest picture whose loss is finite. Nothing older is held: L-BFGS' memory is two dozen pictures.
+        self._iterate: Iterate | None = None
+        self._best_image: Tensor | None = None  # (1, H, W, 3), of this scale
+        self._best_row = self._scale_row = 0  # in the table: the best picture, the first one of this scale
+        self._steps_back = 0
+        self._first = Losses(0.0, 0.0, 0.0)  # of the last scale's first picture, in float32
+        self._target_s = 0.0
+        self._table: list[Step] = []
+
+    def steps(self, previews: Previews | None = None) -> Iterator[Step]:
+        """Yield every step of the way; those that a checkpoint has come again from its table.
+
+        Args:
+            previews: chooses the steps that carry their picture; default: none does.
+
+        Yields:
+            Steps 0 to n of each scale, picture and losses paired; the last one carries the painting.
+
+        Raises:
+            JobError: the loss was not finite twice.
+        """
+        if self._resumed is not None:
+            self._load()
+            yield from self._table.copy()
+            if not self._is_scale_done:
+                yield from self._descend(previews)
+        while not self._is_last_scale:
+            with self._preparing():
+                self._enter(self._number + 1)
+            yield from self._descend(previews)
+
+    def checkpoint(self) -> Checkpoint:
+        """Take the state at the step that was yielded last."""
+        iteration, image, _, moved, state = self._current
+        image, moved, best_image, *parts = arrays_of((image, moved, self._best_image, state))
+        rows = [(row.iteration, row.size_px, *vars(row.losses).values(), row.elapsed_s) for row in self._table]
+        return Checkpoint(
+            scale=self._number,
+            iteration=iteration,
+            image=image,
+            moved=moved,
+            state=tuple(parts),
+            best_image=best_image,
+            best_row=self._best_row,
+            scale_row=self._scale_row,
+            target_s=self._target_s,
+            steps_back=self._steps_back,
+            first=np.array([self._first.total, self._first.style, self._first.content]),
+            rows=np.asarray(rows, np.float64),
+        )
+
+    @property
+    def _current(self) -> Iterate:
+        if self._iterate is None:
+            raise RuntimeError("no step was taken yet")
+        return self._iterate
+
+    @property
+    def _step(self) -> transfer.Step:
+        return self._compiled[self._number]
+
+    @property
+    def _scale(self) -> Scale:
+        return self._scales[self._number]
+
+    @property
+    def _is_last_scale(self) -> bool:
+        return self._number + 1 == len(self._scales)
+
+    @property
+    def _is_scale_done(self) -> bool:
+        """Whether the current picture is the last one of this scale."""
+        rule = self._subject.settings.early_stop
+        totals = [row.losses.total for row in self._table[self._scale_row :]]
+        is_settled = rule is not False and has_settled(totals, rule)
+        return self._current.iteration == self._scale.iterations or is_settled
+
+    @contextlib.contextmanager
+    def _preparing(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self._target_s += time.perf_counter() - begun
+
+    def _load(self) -> None:
+        """Load the checkpoint and drop it, so that its arrays are not held twice."""
+        known, self._resumed = self._resumed, None
+        if known is None:
+            return
+        self._number, self._best_row, self._scale_row = known.scale, known.best_row, known.scale_row
+        self._steps_back, self._target_s = known.steps_back, known.target_s
+        self._first = Losses(*known.first.tolist())
+        for iteration, size_px, total, style, content, elapsed_s in known.rows.tolist():
+            row = Step(
+                iteration=int(iteration),
+                iterations=self._total,
+                size_px=int(size_px),
+                losses=Losses(total, style, content),
+                elapsed_s=elapsed_s,
+                is_replayed=True,
+                steps_back=known.steps_back,
+            )
+            self._table.append(row)
+        self._begun = time.perf_counter() - self._table[-1].elapsed_s
+        iteration, arrays = known.iteration, [known.image, known.moved, known.best_image, *known.state]
+        del known
+        signature = self._step.optimizer.signature()
+        image, moved, self._best_image, state = nest_of((PICTURE, PICTURE, PICTURE, signature), arrays)
+        self._iterate = Iterate(iteration, image, Loss(*vars(self._table[-1].losses).values()), moved, state)
+
+    def _enter(self, number: int) -> None:
+        """Begin a scale: with the first picture, or the best one of the scale before, enlarged."""
+        scale = self._scales[number]
+        if self._best_image is None:
+            image = pixels.to_vgg(self._subject.start(scale))  # (1, H, W, 3)
+        else:
+            image = self._subject.enlarged(self._best_image, self._scale, scale)  # (1, H, W, 3)
+        self._number, self._best_image, self._scale_row = number, None, len(self._table)
+        state = self._step.optimizer.start(image, self._subject.settings.learning_rate)
+        self._iterate = Iterate(-1, image, Loss(math.nan, math.nan, math.nan), image, state)
+        if self._is_last_scale and self._exact is not None:
+            self._first = self._exact_losses(self._exact, image)
+
+    def _targets(self) -> Targets:
+        if self._prepared is not None and self._prepared.scale == self._scale:
+            return self._prepared.targets
+        return targets(self._step, self._subject, self._scale, self._gram_store)
+
+    def _descend(self, previews: Previews | None) -> Iterator[Step]:
+        """Descend at one scale to its last iteration, or until it has settled."""
+        with self._preparing():
+            compared = self._targets()
+        descent = self._resumed_descent(compared)
+        while True:
+            begun = time.perf_counter()
+            found = next(descent, None)
+            if found is None:
+                return
+            losses = _floats(found.loss)  # waits for the device
+            step_s = time.perf_counter() - begun
+            if not math.isfinite(losses.total):
+                del found  # with all that the descent holds, before memory is needed again
+                descent.close()
+                self._step_back(losses)
+                descent = self._resumed_descent(compared)
+                continue
+            restart = self._step.optimizer.restart(self._current.state)
+            self._iterate = found
+            del found
+            row = self._recorded(losses, step_s, restart)
+            yield self._shown(row, previews)
+            if self._is_scale_done:
+                return
+
+    def _resumed_descent(self, compared: Targets) -> Generator[Iterate, None, None]:
+        """Descend from the picture after the current one."""
+        iteration, _, _, moved, state = self._current
+        return descend(self._step, compared, moved, state, self._scale.iterations, first=iteration + 1)
+
+    def _step_back(self, losses: Losses) -> None:
+        """Replace the update from the last good picture by a smaller one.
+
+        Raises:
+            JobError: there is no good picture, or it is the second time.
+        """
+        current = self._current
+        if current.iteration < 0 or self._steps_back == MAX_STEPS_BACK:
+            raise JobError(
+                Failure(
+                    Reason.DIVERGED,
+                    f"the loss is {losses.total} at iteration {self._before + current.iteration + 1}",
+                    hint="lower learning_rate or the weights",
+                ),
+                pixels.from_vgg(current.image),
+            )
+        self._steps_back += 1
+        moved, state = self._step.damped(current.image, current.state)
+        self._iterate = current._replace(moved=moved, state=state)
+
+    @property
+    def _before(self) -> int:
+        """The iterations of the scales before this one."""
+        return sum(scale.iterations for scale in self._scales[: self._number])
+
+    def _recorded(self, losses: Losses, step_s: float, restart: str) -> Step:
+        """Enter the current picture in the table, and remember it if it is the best of its scale."""
+        current = self._current
+        if self._best_image is None or losses.total < self._table[self._best_row].losses.total:
+            self._best_image, self._best_row = current.image, len(self._table)
+        row = Step(
+            iteration=self._before + current.iteration,
+            iterations=self._total,
+            size_px=self._scale.longest,
+            losses=losses,
+            elapsed_s=time.perf_counter() - self._begun,
+            steps_back=self._steps_back,
+            restart=restart,
+            step_s=step_s,
+        )
+        self._table.append(row)
+        return row
+
+    def _shown(self, row: Step, previews: Previews | None) -> Step:
+        """Add to the current row what leaves the engine with it: its picture if chosen, and the painting."""
+        has_picture = previews is not None and previews.choose(row.iteration, time.monotonic())
+        return replace(
+            row,
+            picture=pixels.from_vgg(self._current.image) if has_picture else None,
+            painting=self._painting() if self._is_last_scale and self._is_scale_done else None,
+        )
+
+    def _painting(self) -> Painting:
+        best, last = self._table[self._best_row], self._table[-1]
+        first_losses, best_losses, last_losses = self._table[self._scale_row].losses, best.losses, last.losses
+        if self._exact is not None:
+            first_losses = self._first
+            best_losses = last_losses = self._exact_losses(self._exact, self._best_image)
+            if best is not last:
+                last_losses = self._exact_losses(self._exact, self._current.image)
+        return Painting(
+            picture=pixels.from_vgg(self._best_image),
+            best_iteration=best.iteration,
+            first=first_losses,
+            best=best_losses,
+            last=last_losses,
+            target_s=self._target_s,
+            loop_s=last.elapsed_s - self._target_s,
+            steps_back=self._steps_back,
+        )
+
+    def _exact_losses(self, exact: transfer.Step, image: Tensor) -> Losses:
+        """Compute the losses of a picture of the last scale, (1, H, W, 3), in float32."""
+        compared = self._exact_targets or targets(exact, self._subject, self._scales[-1], self._gram_store)
+        self._exact_targets = compared if exact.core_px is None else None  # not kept where memory is short
+        return _floats(exact.loss(image, compared))
+
+
+def has_settled(totals: list[float], rule: EarlyStop) -> bool:
+    """Tell whether the best loss fell by less than the rule's share within its iterations."""
+    before, now = totals[: -rule.iterations], totals[-rule.iterations :]
+    return bool(before) and min(now) > (1 - rule.improvement) * min(before)
+
+
+def _floats(loss: Loss) -> Losses:
+    return Losses(float(loss.total), float(loss.style), float(loss.content))

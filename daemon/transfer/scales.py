@@ -1,0 +1,113 @@
+"""Coarse to fine: the sizes of a job, and the picture that each of them starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from daemon import images
+from daemon.transfer import color_transfer, pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daemon.job import Picture
+    from daemon.settings import Settings
+    from daemon.transfer import Tensor
+
+
+class Scale(NamedTuple):
+    """One size of a job, in pixels, and the iterations at it."""
+
+    height: int
+    width: int
+    iterations: int
+
+    @property
+    def longest(self) -> int:
+        """The longest side."""
+        return max(self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The decoded pictures and the settings of one job."""
+
+    content: Picture
+    styles: Sequence[tuple[Picture, float]]  # with their weights, one at least above 0
+    settings: Settings
+    init: Picture | None = None  # the start picture where settings.init names a file
+
+    def scales(self) -> list[Scale]:
+        """Turn the settings' scales into sizes in pixels, coarse to fine.
+
+        Raises:
+            JobError: a side would be too short for VGG19.
+        """
+        height, width = self.content.shape[:2]
+        scales = self.settings.all_scales(height, width)
+        return [Scale(*images.fit(height, width, scale.size), scale.iterations) for scale in scales]
+
+    def shares(self) -> list[float]:
+        """Scale the styles' weights to sum to 1."""
+        total = sum(weight for _, weight in self.styles)
+        return [weight / total for _, weight in self.styles]
+
+    def scaled_styles(self, scale: Scale) -> list[Picture]:
+        """Scale every style to the content's longest side, each with its own aspect.
+
+        Gram matrices of any two sizes compare, so no style is stretched. A style that would become too narrow
+        stays larger.
+
+        Raises:
+            JobError: one is too narrow for VGG19 at its own size and at the final one.
+        """
+        final = self.scales()[-1].longest
+        return [_no_narrower(style, scale.longest, final) for style, _ in self.styles]
+
+    def start(self, scale: Scale) -> Picture:
+        """Make the first picture of a job that begins at this size: (H, W, 3) uint8 RGB."""
+        if self.init is not None:
+            return images.cover(self.init, scale.height, scale.width)
+        if self.settings.init == "style":
+            return images.cover(self.styles[0][0], scale.height, scale.width)
+        if self.settings.init == "noise":
+            random = np.random.default_rng(self.settings.seed)
+            return random.integers(0, 256, (scale.height, scale.width, 3), np.uint8)
+        content = images.resize(self.content, scale.height, scale.width)
+        if self.settings.init_colors == "content":
+            return content
+        found = [color_transfer.colors_of(style) for style in self.scaled_styles(scale)]
+        wanted = color_transfer.blended(list(zip(found, self.shares(), strict=True)))
+        return color_transfer.moved(content, wanted)
+
+    def enlarged(self, image: Tensor, before: Scale, scale: Scale) -> Tensor:
+        """Enlarge a picture to the next size.
+
+        If the start is made from the content, only the change is enlarged (Lanczos), and added to the start as
+        it is at the larger size: so the content's edges are as sharp there as they can be.
+
+        Args:
+            image: (1, H, W, 3) float32, of the size before.
+            before: the size before.
+            scale: the larger size.
+
+        Returns:
+            (1, H', W', 3) float32.
+        """
+        size = (scale.height, scale.width)
+        if self.init is not None or self.settings.init in {"style", "noise"}:
+            return pixels.clip(tf.image.resize(image, size, "lanczos3"))
+        change = image - pixels.to_vgg(self.start(before))  # (1, H, W, 3)
+        return pixels.clip(pixels.to_vgg(self.start(scale)) + tf.image.resize(change, size, "lanczos3"))
+
+
+def _no_narrower(style: Picture, longest: int, final: int) -> Picture:
+    """Scale a style, no further down than VGG19 can take, and no further up than itself or the final size."""
+    height, width = style.shape[:2]
+    least = -(-images.MIN_SIDE_PX * max(height, width) // min(height, width))
+    height, width = images.fit(height, width, max(longest, min(least, max(final, height, width))))
+    return images.resize(style, height, width)

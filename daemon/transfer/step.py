@@ -1,0 +1,168 @@
+"""One step of the descent, compiled once for all sizes: features, losses, gradient, update, clip."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from daemon.transfer import losses, pixels
+from daemon.transfer.backend import device
+from daemon.transfer.backend.compile import FEATURES, GRAM, PICTURE, SCALAR, compiled
+from daemon.transfer.backend.tiles import Sums, Tiles
+from daemon.transfer.losses import Loss, Statistics, Targets
+from daemon.transfer.optimizers import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from daemon.settings import Settings
+    from daemon.transfer import Tensor
+    from daemon.transfer.backend.tile_layout import TileSize
+    from daemon.transfer.optimizers import Optimizer
+    from daemon.transfer.vgg19 import Vgg19
+
+
+@dataclass(frozen=True)
+class Method:
+    """The settings that shape the compiled graph; all other values go in as tensors."""
+
+    content_layers: tuple[str, ...]
+    style_layers: tuple[str, ...]
+    pooling: str
+    objective: str
+    optimizer: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Method:
+        """Pick them from a job's settings."""
+        return cls(
+            tuple(settings.content_layers),
+            tuple(settings.style_layers),
+            settings.pooling,
+            settings.objective,
+            settings.optimizer,
+        )
+
+
+class _Step:
+    """The parts that do not depend on how a picture is computed."""
+
+    core_px: int | None = None  # of the tiles; None: in one piece
+
+    def __init__(self, network: Vgg19, method: Method) -> None:
+        self.network = network
+        self.method = method
+        self.optimizer: Optimizer = OPTIMIZERS[method.optimizer]
+        self._objective = losses.OBJECTIVES[method.objective]
+
+    def damped(self, image: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Replace the last update from an image by a smaller one; see `Optimizer.damped`."""
+        moved, state = self.optimizer.damped(image, state)
+        return pixels.clip(moved), state
+
+
+class WholeStep(_Step):
+    """A step of a picture in one piece. The first call of each function traces it, no later one does."""
+
+    def __init__(self, network: Vgg19, method: Method) -> None:
+        """Compile lazily."""
+        super().__init__(network, method)
+        specs = [PICTURE, _target_specs(method)]
+        self.content_features = compiled(self._content_features, [PICTURE])
+        self.style_grams = compiled(self._style_grams, [PICTURE])
+        self.loss = compiled(self._loss, specs)
+        self.step = compiled(self._step, [*specs, self.optimizer.signature()])
+
+    def _step(self, image: Tensor, targets: Targets, state: Any) -> tuple[Loss, Tensor, Any]:
+        """Return the loss of the image, the moved image, and the optimizer's new state."""
+        with tf.GradientTape() as tape:
+            tape.watch(image)  # (1, H, W, 3)
+            loss = self._loss_of(image, targets)  # () each
+        gradient = tape.gradient(loss.total, image)  # (1, H, W, 3)
+        moved, state = self.optimizer.update(image, gradient, loss.total, state)  # (1, H, W, 3)
+        return _guarded(image, loss), pixels.clip(moved), state
+
+    def _loss(self, image: Tensor, targets: Targets) -> Loss:
+        return _guarded(image, self._loss_of(image, targets))
+
+    def _loss_of(self, image: Tensor, targets: Targets) -> Loss:
+        layers = {*self.method.content_layers, *self.method.style_layers}
+        features = self.network.features(image, layers, self.method.pooling)  # layer -> (1, H', W', C)
+        found = losses.statistics(features, targets)  # style layer -> (C, C), content layer -> ()
+        loss = self._objective(found, targets)
+        return loss._replace(total=loss.total + targets.tv_weight * losses.total_variation(image))
+
+    def _content_features(self, image: Tensor) -> dict[str, Tensor]:  # layer -> (1, H', W', C)
+        return self.network.features(image, self.method.content_layers, self.method.pooling)
+
+    def _style_grams(self, image: Tensor) -> dict[str, Tensor]:  # layer -> (C, C)
+        features = self.network.features(image, self.method.style_layers, self.method.pooling)
+        return {layer: losses.gram_matrix(value) for layer, value in features.items()}
+
+
+class TiledStep(_Step):
+    """The same step in the memory of one tile: the same picture, in more time."""
+
+    def __init__(self, network: Vgg19, method: Method, core_px: int) -> None:
+        """Compile lazily; see `Tiles`."""
+        super().__init__(network, method)
+        self.core_px = core_px
+        features = functools.partial(network.features, pooling=method.pooling)
+        self._tiles = Tiles(features, method.content_layers, method.style_layers, core_px)
+        self.content_features = self._tiles.content_features
+        self.style_grams = self._tiles.style_grams
+        self._update = compiled(self._moved, [PICTURE, PICTURE, SCALAR, self.optimizer.signature()])
+
+    def step(self, image: Tensor, targets: Targets, state: Any) -> tuple[Loss, Tensor, Any]:
+        """Return the loss of the image, the moved image, and the optimizer's new state."""
+        means = self._tiles.means(image, targets.content)  # forward, tile by tile
+        with tf.GradientTape() as tape:
+            tape.watch(means)
+            loss = self._loss_of(means, targets)  # () each
+        upstream = tape.gradient(loss.total, means)
+        gradient = self._tiles.gradient(image, targets.content, upstream)  # (1, H, W, 3); forward and backward
+        device.trim()  # the update needs the room that the tiles took
+        moved, state = self._update(image, gradient, loss.total, state)  # (1, H, W, 3)
+        return _guarded(image, loss), moved, state
+
+    def loss(self, image: Tensor, targets: Targets) -> Loss:
+        """Compute the loss of (1, H, W, 3)."""
+        return _guarded(image, self._loss_of(self._tiles.means(image, targets.content), targets))
+
+    def _loss_of(self, means: Sums, targets: Targets) -> Loss:
+        loss = self._objective(Statistics(means.grams, means.errors), targets)
+        return loss._replace(total=loss.total + targets.tv_weight * (means.down + means.right))
+
+    def _moved(self, image: Tensor, gradient: Tensor, loss: Tensor, state: Any) -> tuple[Tensor, Any]:
+        moved, state = self.optimizer.update(image, gradient, loss, state)
+        return pixels.clip(moved), state  # (1, H, W, 3)
+
+
+Step = WholeStep | TiledStep
+
+
+def make(network: Vgg19, method: Method, tile_size: TileSize) -> Step:
+    """Make the step that computes a picture in one piece or by tiles."""
+    if tile_size.core_px is None:
+        return WholeStep(network, method)
+    return TiledStep(network, method, tile_size.core_px)
+
+
+def _target_specs(method: Method) -> Targets:
+    return Targets(
+        content=dict.fromkeys(method.content_layers, FEATURES),
+        style=dict.fromkeys(method.style_layers, GRAM),
+        content_layers=dict.fromkeys(method.content_layers, SCALAR),
+        style_layers=dict.fromkeys(method.style_layers, SCALAR),
+        content_weight=SCALAR,
+        style_weight=SCALAR,
+        tv_weight=SCALAR,
+    )
+
+
+def _guarded(image: Tensor, loss: Loss) -> Loss:
+    """Make the total NaN if the image holds NaN or infinity, which a ReLU or a clip may hide."""
+    is_finite = tf.reduce_all(tf.math.is_finite(image))  # (1, H, W, 3) -> ()
+    return loss._replace(total=tf.where(is_finite, loss.total, math.nan))
