@@ -252,6 +252,7 @@ class Request:
         None  # the iterations whose frames are on disk already; None: nobody keeps any
     )
     memory_limit_mb: int | None = None  # of the engine's process; None: what the machine has
+    smaller: int = 0  # how many tile sizes below the planned one to compute with
 
     def has_frames(self, iterations: Iterable[int]) -> bool:
         """Tell whether every frame that is wanted of some iterations is on disk: no film has a gap."""

@@ -5,35 +5,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
-    from daemon.job import EngineInfo, Request, Step
+    from daemon.job import EngineInfo, Plan, Request, Step
+    from daemon.lifeline import Lifeline
 
 
 class Engine(Protocol):
     """What the worker needs of an engine."""
 
-    def start(self) -> EngineInfo:
+    def start(self, life: Lifeline) -> EngineInfo:
         """Load the model, or say what is loaded.
+
+        Args:
+            life: the calling thread's; once it is stopping, the engine is not ready.
 
         Raises:
             NotReady: the device, the weights or the memory are not what the config asks for.
         """
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Generator[Step, None, None]:
-        """Paint one picture. Once `is_stopping()` is true the steps end early, without a painting.
+    def stylize(self, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
+        """Compute one picture.
+
+        Args:
+            request: the job's pictures and settings.
+            life: the attempt's. Once it is stopping the steps end early, with a checkpoint and no painting.
+
+        Yields:
+            How the picture will be computed, once and first; then each step.
 
         Raises:
             NotReady: see `start`.
-            JobError: this picture cannot be painted.
-            EngineError: the engine ended.
+            JobError: this picture cannot be computed.
+            EngineError: the engine ended, or ran out of memory.
         """
 
     def prepare(self, request: Request) -> None:
-        """Take a hint: this will be asked for next. It may come amid a picture, and its errors are no one's."""
-
-    def held_mb(self) -> int:
-        """Give the resident memory of the process that paints, in MB of 2^20 bytes."""
+        """Prefetch: this request is likely next. It may come during a painting; errors are dropped."""
 
     def stop(self) -> None:
         """Free everything."""

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from daemon import logs, processes
 from daemon.engine.limits import Watch, oom_kills, resident_bytes
 from daemon.errors import EngineError, NotReady, Reason
+from daemon.job import Plan
+from daemon.lifeline import Lifeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
     from multiprocessing.connection import Connection
     from typing import IO
 
@@ -35,17 +37,14 @@ _CHATTER: Final = {"I": "debug", "W": "info", "E": "info", "F": "error"}  # what
 class ProcessEngine:
     """Speaks with `daemon.engine.child`. Start it from the main thread: the child dies with its starter."""
 
-    def __init__(self, config: Config, is_stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, config: Config) -> None:
         """Remember what to start.
 
         Args:
             config: the whole config.
-            is_stopping: asked at least twice a second while the model loads, as the one that `stylize` is
-                given is while a picture is painted and while it is ended: who asks is alive.
         """
         self._config = config
-        self._is_stopping = is_stopping
-        self._is_told = is_stopping  # asked now: that one, or the one of the picture that is painted
+        self._life = Lifeline()  # of the call that waits for the child
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._info: EngineInfo | None = None
@@ -53,12 +52,12 @@ class ProcessEngine:
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._oom_kills = 0
 
-    def start(self) -> EngineInfo:
-        """Start the child and wait for its model; see `Engine.start`. Told to stop, it is not ready either."""
+    def start(self, life: Lifeline) -> EngineInfo:
+        """Start the child and wait for its model; see `Engine.start`."""
+        self._life = life
         if self._info is not None and self._child is not None and self._child.poll() is None:
             return self._info
         self.stop()  # what is left of a child that died while it was idle, which is no job's fault
-        self._is_told = self._is_stopping
         try:
             self._spawn()
         except OSError as error:
@@ -119,7 +118,8 @@ class ProcessEngine:
         """
         watch.hear()
         while True:  # asked before every message: steps may come faster than a tick
-            if self._is_told():
+            self._life.beat()
+            if self._life.is_stopping:
                 return "stopped", None
             excess = watch.excess()
             if excess is not None:
@@ -170,15 +170,14 @@ class ProcessEngine:
             try:
                 self._child.wait(_TICK_S)
             except subprocess.TimeoutExpired:
-                self._is_told()  # for the asking's sake
+                self._life.beat()
             else:
                 return True
         return False
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Generator[Step, None, None]:
+    def stylize(self, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
         """Paint in the child; see `Engine.stylize`."""
-        watch = self._watch(self.start())
-        self._is_told = is_stopping
+        watch = self._watch(self.start(life))
         self._oom_kills = oom_kills()
         assert self._pipe is not None  # noqa: S101 - start() sets it
         try:
@@ -186,12 +185,11 @@ class ProcessEngine:
         except OSError:
             raise self._died() from None
         try:
+            yield Plan(None, None, "whole", is_smallest=True)
             yield from self._follow(watch)
-        except (GeneratorExit, OSError):  # whoever asked takes no more steps, or fails to say whether it does
+        except GeneratorExit:  # the caller takes no more steps
             self._interrupt()
             raise
-        finally:
-            self._is_told = self._is_stopping  # what it was told by may hold a whole painting
 
     def prepare(self, request: Request) -> None:
         """Hand the hint on to the child, if there is one; see `Engine.prepare`."""
@@ -244,7 +242,7 @@ class ProcessEngine:
         try:
             self._pipe.send(("stop", None))
             while time.monotonic() < deadline:
-                self._is_told()  # for the asking's sake
+                self._life.beat()
                 message = self._poll()
                 if message is not None and message[0] != "step":
                     return

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.job import Job, Part
+    from daemon.lifeline import Lifeline
 
 MANIFEST: Final = "manifest.json"
 RUNNING: Final = "_running"
@@ -26,19 +27,15 @@ _SHARES_REFUSE: Final = frozenset('<>:"|?*\\')
 class Outbox:
     """The folder where results appear."""
 
-    def __init__(
-        self, root: Path, check: Callable[[], None] = lambda: None, beat: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, root: Path, check: Callable[[], None] = lambda: None) -> None:
         """Name the folder.
 
         Args:
             root: the outbox.
             check: raises NotReady while it is away.
-            beat: called now and then, to show that a long copy is alive.
         """
         self.root = root
         self.check = check
-        self._beat = beat
 
     def live(self, job: Job) -> Path:
         """Give the folder of a job's progress while it runs."""
@@ -73,12 +70,13 @@ class Outbox:
             self._withdraw(job, ".failed")
             self._end_live(self.live(job))
 
-    def publish(self, job: Job, out: Path) -> Path:
+    def publish(self, job: Job, out: Path, life: Lifeline) -> Path:
         """Show a result; an older failure of the same job goes, and its progress. After an error, try again.
 
         Args:
             job: whose result it is.
             out: a folder with everything but the manifest.
+            life: the calling thread's, for a long copy.
 
         Returns:
             The entry.
@@ -90,14 +88,16 @@ class Outbox:
         self.check()
         entry = self._find(job, "")
         if entry is None:
-            entry = self._show(job, "", {path: path.relative_to(out) for path in _files(out)}, {})
+            entry = self._show(job, "", {path: path.relative_to(out) for path in _files(out)}, {}, life)
         else:
             files.fsync_folder(self.root)
         self._withdraw(job, ".failed")
         self._end_live(self.live(job))
         return entry
 
-    def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path) -> Path:
+    def publish_failure(
+        self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline
+    ) -> Path:
         """Show a failure: error.yaml, and the files as they were dropped, to be mended and dropped again.
 
         Args:
@@ -105,6 +105,7 @@ class Outbox:
             error: error.yaml.
             inputs: the accepted files.
             last_good: the last good picture; need not be there.
+            life: the calling thread's, for a long copy.
 
         Raises:
             NotReady: the outbox is away.
@@ -116,9 +117,11 @@ class Outbox:
         sources = {inputs / part.stored: f"drop/{name}" for name, part in _drop_names(job).items()}
         sources[last_good] = last_good.name
         present = {source: name for source, name in sources.items() if source.exists()}
-        return self._show(job, ".failed", present, {"error.yaml": error})
+        return self._show(job, ".failed", present, {"error.yaml": error}, life)
 
-    def _show(self, job: Job, suffix: str, sources: dict[Any, Any], texts: dict[str, bytes]) -> Path:
+    def _show(
+        self, job: Job, suffix: str, sources: dict[Any, Any], texts: dict[str, bytes], life: Lifeline
+    ) -> Path:
         draft = self.root / f".tmp-{job.id}"
         files.remove_tree(draft)
         draft.mkdir()
@@ -126,7 +129,7 @@ class Outbox:
         for source, name in sources.items():
             target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            digest = _copy(source, target, self._beat)
+            digest = _copy(source, target, life)
             manifest[str(name)] = {"sha256": digest, "size": target.stat().st_size}
         for name, data in texts.items():
             files.write(draft / name, data)
@@ -168,10 +171,10 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
-def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
+def _copy(source: Path, target: Path, life: Lifeline) -> str:
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return files.copy_hashed(fd, target, max_bytes=1 << 40, beat=beat)
+        return files.copy_hashed(fd, target, max_bytes=1 << 40, beat=life.beat)
     finally:
         os.close(fd)
 

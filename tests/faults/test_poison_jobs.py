@@ -22,7 +22,7 @@ from support.trees import Stepper, Tree, save, wait_for
 from daemon import config as config_module
 from daemon import safe_yaml
 from daemon.engine.process import ProcessEngine
-from daemon.worker.worker import Ending
+from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +103,6 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
             yield found
         finally:
             engine.stop()
-            stepper.service._intake._inspector.stop()
 
 
 def _drop(tree: Tree, name: str, seed: int) -> None:
@@ -120,7 +119,7 @@ def _work_off(night: Night, stepper: Stepper, name: str, seed: int) -> None:
     with capture_logs() as records:
         night.endings[name] = stepper.until_quiet(deadline_s=200)
     night.children[name] = [r["engine_pid"] for r in records if r["event"] == "engine.started"]
-    child = stepper.service._engine._child  # type: ignore[attr-defined]
+    child = stepper.service.engine._child  # type: ignore[attr-defined]
     night.last[name] = child.pid
     night.died[name] = [r["ended_by"] for r in records if r["event"] == "engine.died"]
 

@@ -19,7 +19,7 @@ from daemon import images, safe_yaml
 from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
 from daemon.errors import Failure, JobError, Reason
-from daemon.job import State
+from daemon.job import State, Step
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import pixels
 from daemon.transfer.losses import Loss
@@ -27,13 +27,14 @@ from daemon.transfer.optimizers import DAMPING
 from daemon.transfer.painter import Painter
 from daemon.transfer.program import _guarded
 from daemon.transfer.targets import Subject
-from daemon.worker.worker import Ending
+from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from daemon.job import Request, Step
+    from daemon.job import Plan, Request
+    from daemon.lifeline import Lifeline
     from daemon.transfer.run import Checkpoint, Run
     from daemon.transfer.vgg19 import Vgg19
 
@@ -427,13 +428,14 @@ class Runaway(FakeEngine):
         super().__init__()
         self._picture, self._times = picture, times
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Give one step, then fail."""
-        steps = super().stylize(request, is_stopping)
+        steps = super().stylize(request, life)
         if not self._times:
             yield from steps
             return
         self._times -= 1
+        yield next(steps)  # the plan
         yield next(steps)
         raise JobError(
             Failure(Reason.DIVERGED, "the loss is nan at iteration 1", hint="lower it"), self._picture
@@ -494,23 +496,27 @@ def own_names(weak: Weak, loaded: LocalEngine, tree: Tree, keys: dict[str, Any])
     return [name_of(run.checkpoint().image) for step in run.steps() if step.painting is None]
 
 
-def test_a_step_back_is_logged_once_and_is_in_the_record(weak: Weak, loaded: LocalEngine, tree: Tree) -> None:
+def test_a_step_back_is_logged_once_and_is_in_the_record(
+    weak: Weak, loaded: LocalEngine, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One warning says where; result.yaml counts it, also where the job is broken off and goes on after it."""
     keys = {"size": 32, "iterations": 6}
     names = own_names(weak, loaded, tree, keys)
     weak.bad = {names[3]}
     tree.drop("sea", seed=4, preset="paper", **keys)
-    stepper = Stepper(tree.config, loaded)
-    show = stepper.service._worker._show
+    paint = loaded.stylize
 
-    def stop_later(progress: Any) -> None:
-        show(progress)
-        if progress.iteration == 4:
-            stepper.service.ask_stop()
+    def stylize(request: Request, life: Lifeline) -> Iterator[Plan | Step]:
+        for item in paint(request, life):
+            if isinstance(item, Step) and item.iteration == 4:
+                stepper.service.ask_stop()
+            yield item
 
-    stepper.service._worker._show = stop_later  # type: ignore[method-assign]
-    with capture_logs() as records:
+    with monkeypatch.context() as patch, capture_logs() as records:
+        patch.setattr(loaded, "stylize", stylize)
+        stepper = Stepper(tree.config, loaded)
         assert wait_for(stepper.turn, "the stop") is Ending.INTERRUPTED
+        patch.undo()
         assert Stepper(tree.config, loaded).until_quiet(30) == [Ending.COMPLETED]
     damped = [record["iteration"] for record in records if record["event"] == "job.damped"]
     assert damped == [3]

@@ -23,21 +23,22 @@ from daemon import config as config_module
 from daemon import images, safe_yaml
 from daemon.engine.checkpoints import Checkpoints, kept
 from daemon.engine.local import LocalEngine
-from daemon.job import Request, State
+from daemon.job import Request, State, Step
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import run
 from daemon.transfer.backend import device
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
 from daemon.transfer.painter import Painter
 from daemon.transfer.targets import Subject
-from daemon.worker.worker import Ending
+from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.job import Step
+    from daemon.job import Plan
+    from daemon.lifeline import Lifeline
     from daemon.transfer.run import Checkpoint, Run
     from daemon.transfer.vgg19 import Vgg19
 
@@ -555,22 +556,23 @@ def tree(make_config: Callable[..., Config]) -> Tree:
 
 
 class Struck(LocalEngine):
-    """Calls something after so many computed steps of its first picture."""
+    """Calls something after so many computed steps, counted over all its pictures."""
 
     def __init__(self, inner: LocalEngine, after: int, strike: Callable[[], None]) -> None:
         self._inner, self._left, self._strike = inner, after, strike
 
-    def start(self) -> Any:
+    def start(self, life: Lifeline) -> Any:
         """Say what is loaded."""
-        return self._inner.start()
+        return self._inner.start(life)
 
-    def stylize(self, request: Request, is_stopping: Callable[[], bool] = lambda: False) -> Iterator[Step]:
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Paint; the strike comes before the step reaches the daemon's hands."""
-        for step in self._inner.stylize(request, is_stopping):
-            self._left -= not step.is_replayed
-            if not self._left:
-                self._strike()
-            yield step
+        for item in self._inner.stylize(request, life):
+            if isinstance(item, Step) and not item.is_replayed:
+                self._left -= 1
+                if not self._left:
+                    self._strike()
+            yield item
 
     def stop(self) -> None:
         """Keep the model."""
@@ -613,10 +615,7 @@ def test_a_stopped_job_is_published_as_if_unbroken(
 ) -> None:
     """Stopped after whichever step and started again: the same entry, no attempt used, no step twice."""
     tree.drop("sea", **SEA)
-    stepper = Stepper(tree.config, engine)
-    stepper.service._work._engine = stepper.service._worker._engine = Struck(
-        engine, after, stepper.service.ask_stop
-    )
+    stepper = Stepper(tree.config, Struck(engine, after, lambda: stepper.service.ask_stop()))
     assert wait_for(stepper.turn, "the job to be stopped") is Ending.INTERRUPTED
     (entry,) = tree.spool.entries(State.QUEUED)
     assert (entry.attempts_used, entry.progress) == (0, after)
@@ -641,9 +640,7 @@ def test_a_job_that_left_a_size_early_goes_on_from_where_it_was(tree: Tree, engi
     sizes = [record["size_px"] for record in records if record["event"] == "job.progressed"]
     assert sizes.count(24) < 14
     after = sizes.count(24) + 2
-    stepper.service._work._engine = stepper.service._worker._engine = Struck(
-        engine, after, stepper.service.ask_stop
-    )
+    stepper = Stepper(tree.config, Struck(engine, after, lambda: stepper.service.ask_stop()))
     assert wait_for(stepper.turn, "the job to be stopped") is Ending.INTERRUPTED
     with capture_logs() as records:
         assert Stepper(tree.config, engine).until_quiet(60) == [Ending.COMPLETED]

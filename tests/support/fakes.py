@@ -20,12 +20,13 @@ from unittest import mock
 
 from daemon import files, images
 from daemon.errors import EngineError, Failure, JobError, Reason
-from daemon.job import CHECKPOINT_SUFFIX, EngineInfo, Losses, Painting, Step
+from daemon.job import CHECKPOINT_SUFFIX, EngineInfo, Losses, Painting, Plan, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from daemon.job import Picture, Request
+    from daemon.lifeline import Lifeline
 
 INFO = EngineInfo(
     device="fake",
@@ -35,14 +36,15 @@ INFO = EngineInfo(
     load_s=0.0,
     versions={"fake": "1"},
 )
+PLAN = Plan(memory_estimate_mb=512, memory_limit_mb=None, computed="whole", is_smallest=True)
 
 
 class FakeEngine:
     """Paints the content itself, quickly; `script` says what each call does, and every further call paints.
 
-    Words: `paint`, `crash` and `job_error` (after the first step), `hang` (until it is told to stop). It keeps
-    a checkpoint after each step (after a tenth of a long way) where the job has a place for them, and goes on
-    from the newest whole one.
+    Words: `paint`; `crash`, `exhaust` and `job_error` (after the first step); `hang` (until it is told to
+    stop). It keeps a checkpoint after each step (after a tenth of a long way) where the job has a place for
+    them, and goes on from the newest whole one.
     """
 
     def __init__(self, *script: str, on_step: Callable[[Step], None] = lambda _step: None) -> None:
@@ -51,48 +53,51 @@ class FakeEngine:
         self.steps: list[str] = []  # the job of each iteration that was painted, not replayed
         self.hints: list[Request] = []  # what it was told would come next
         self.is_started = False
+        self.plan = PLAN  # what it says before each painting
         self._on_step = on_step
 
-    def start(self) -> EngineInfo:
+    def start(self, life: Lifeline) -> EngineInfo:
         """Say what is loaded."""
+        life.beat()
         self.is_started = True
         return INFO
 
-    def held_mb(self) -> int:
-        """Take no memory."""
-        return 0
-
-    def stylize(self, request: Request, is_stopping: Callable[[], bool]) -> Iterator[Step]:
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Do what the script says next."""
         act = self.script.popleft() if self.script else "paint"
         job = request.content.parent.parent.name
         self.calls.append(job)
+        yield self.plan
         done = _resumed(request)
         for step in _steps(images.read(request.content, 100), request.settings.iterations):
             if step.iteration <= done:
                 yield replace(step, is_replayed=True, picture=None)
                 continue
             if step.iteration == 1:
-                self._act(act, is_stopping)
+                self._act(act, life)
             if step.iteration:
                 self.steps.append(job)
             self._on_step(step)
             yield step
             if not step.painting and step.iteration and step.iteration % _interval(request) == 0:
                 _keep(request, step.iteration)
-            if is_stopping():
+            life.beat()
+            if life.is_stopping:
                 return
 
     def prepare(self, request: Request) -> None:
         """Remember the hint."""
         self.hints.append(request)
 
-    def _act(self, act: str, is_stopping: Callable[[], bool]) -> None:
+    def _act(self, act: str, life: Lifeline) -> None:
         if act == "crash":
             raise EngineError("the fake engine crashed", last_lines=("the last words",))
         if act == "job_error":
             raise JobError(Failure(Reason.DIVERGED, "the fake numbers ran away"))
-        while act == "hang" and not is_stopping():
+        if act == "exhaust":
+            raise EngineError("memory ran out", Reason.OUT_OF_MEMORY)
+        while act == "hang" and not life.is_stopping:
+            life.beat()
             time.sleep(0.005)
 
     def stop(self) -> None:

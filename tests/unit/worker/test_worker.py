@@ -16,7 +16,7 @@ from daemon import images, safe_yaml
 from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
 from daemon.job import State
 from daemon.service import backoff
-from daemon.worker.worker import Ending
+from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
