@@ -12,6 +12,7 @@ import pytest
 from support.kills import Sweep
 
 from daemon import files
+from daemon.lifeline import Lifeline
 from daemon.outbox.publish import Outbox
 from daemon.spool import Spool
 from daemon.spool.stored_job import Recovery
@@ -90,7 +91,7 @@ def _end_before_publishing(patch: pytest.MonkeyPatch) -> None:
     publish, complete = Outbox.publish, Spool.complete
     held: dict[str, tuple[Outbox, Job]] = {}
 
-    def kept(outbox: Outbox, job: Job, _out: Path) -> Path:
+    def kept(outbox: Outbox, job: Job, _out: Path, _life: Lifeline) -> Path:
         held[job.id] = (outbox, job)
         return outbox.root
 
@@ -99,7 +100,7 @@ def _end_before_publishing(patch: pytest.MonkeyPatch) -> None:
         if claim.job.id in held:
             outbox, job = held.pop(claim.job.id)
             claim.entry.folder.rename(done)
-            publish(outbox, job, done / "out")
+            publish(outbox, job, done / "out", Lifeline())
         return complete(spool, claim)
 
     patch.setattr(Outbox, "publish", kept)
