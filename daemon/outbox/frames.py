@@ -14,10 +14,11 @@ from daemon import files, images, logs
 from daemon.errors import NotReady
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from daemon.job import Picture
+    from daemon.job import Job, Picture
+    from daemon.lifeline import Lifeline
+    from daemon.outbox.publish import Outbox
 
 log = logs.get(__name__)
 
@@ -34,17 +35,17 @@ class FrameWriter:
     A frame that cannot be kept is an error of the job's own folder, raised by `put` and `require_all`.
     """
 
-    def __init__(self, folder: Path, live: Path, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, folder: Path, outbox: Outbox, job: Job) -> None:
         """Start the thread.
 
         Args:
-            folder: where frames are kept.
-            live: where the progress is shown; its parent's parent exists.
-            check: raises NotReady while the outbox is away, so that nothing is written under its mount point.
+            folder: path where frames are kept.
+            outbox: where the progress is shown.
+            job: that runs.
         """
-        self._check = check
+        self._check = outbox.check
         self._folder = folder
-        self._live = live
+        self._live = outbox.live(job)
         self._queue: queue.Queue[tuple[int | None, Picture | None, dict[str, Any]] | None] = queue.Queue(_QUEUE)
         self._error: Exception | None = None
         self._is_live = True
@@ -72,16 +73,12 @@ class FrameWriter:
             with contextlib.suppress(queue.Full):
                 self._queue.put_nowait((frame, picture, status))
 
-    def close(self, breathe: Callable[[], object] = lambda: None) -> None:
-        """Wait until everything is written, and take the live folder away, if the outbox lets us.
-
-        Args:
-            breathe: called while it waits; what it raises leaves the rest unwritten.
-        """
+    def close(self, life: Lifeline) -> None:
+        """Wait until everything is written, with heartbeats, and remove the preview if the outbox lets us."""
         self._queue.put(None)
         try:
             while self._thread.is_alive():
-                breathe()
+                life.beat()
                 self._thread.join(_TICK_S)
         finally:
             self._is_left = True  # and not written into a folder that may be moved by then

@@ -74,14 +74,14 @@ class Attempt:
         start = self._ahead.begin(entry.id)
         _clear(entry.out, keeps_frames=entry.progress > 0)
         request = request_for(entry, job)
-        writer = FrameWriter(entry.out / FRAMES, self._outbox.live(job), self._outbox.check)
+        writer = FrameWriter(entry.out / FRAMES, self._outbox, job)
         painting = None
         try:
             with contextlib.closing(engine.stylize(request, self.life)) as items:
                 painting = self._follow(items, info, writer)
         finally:
             if painting is None:
-                writer.close(self.life.beat)
+                writer.close(self.life)
         if painting is None:
             writer.require_all()
             if not self.life.is_stopping:

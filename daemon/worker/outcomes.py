@@ -6,7 +6,7 @@ import contextlib
 import functools
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from daemon import clock, files, images, logs
 from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
@@ -75,6 +75,7 @@ class Crashed:
 
 
 Outcome = Painted | Stored | Failed | Interrupted | Crashed
+_Some = TypeVar("_Some", bound=Outcome)
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,7 @@ class Outcomes:
             NotReady: the environment interrupted the job; it is queued again, for the service to pause.
         """
         if isinstance(outcome, Painted):
-            outcome = self._store(claim, outcome, life)
-        if isinstance(outcome, Interrupted | Crashed) and self._is_surely_cancelled(claim):
-            outcome = Failed(CANCELLED)
+            outcome = self.decide(claim, self._store(claim, outcome, life))
         ended = self._publish(claim, life) if isinstance(outcome, Stored) else outcome
         if isinstance(ended, _Published):
             return self._complete(claim, ended, life)
@@ -173,6 +172,14 @@ class Outcomes:
         ended = [self.fail_now(entry, CANCELLED) for entry in self._spool.take_cancelled()]
         return all(ended)
 
+    def decide(self, claim: Claim, outcome: _Some) -> _Some | Failed:
+        """Let a cancel take effect on what would be queued again; what would be published is up to `settle`."""
+        if isinstance(outcome, Interrupted | Crashed):
+            with contextlib.suppress(NotReady, OSError):  # in the queue it is looked for again
+                if self._is_cancelled(claim):
+                    return Failed(CANCELLED)
+        return outcome
+
     def _is_cancelled(self, claim: Claim) -> bool:
         """Whether a cancel takes effect: an operator asked for it, and no result is published.
 
@@ -183,13 +190,6 @@ class Outcomes:
             return False
         self._outbox.check()  # one that is away would seem to hold nothing
         return not self._outbox.is_published(claim.job)
-
-    def _is_surely_cancelled(self, claim: Claim) -> bool:
-        """Whether a cancel takes effect on a job that else is queued again, and looked for there."""
-        try:
-            return self._is_cancelled(claim)
-        except (NotReady, OSError):
-            return False
 
     # A result
 

@@ -1,7 +1,8 @@
 """One background thread that brings jobs to their end while the next ones are painted.
 
 Jobs end in the order in which they are submitted, one after the other. One may wait beside the one that is
-being published; then the worker waits too, since a job that waits holds a whole painting.
+being published; then the worker waits too, since a job that waits holds a whole painting. What goes back to the
+queue does so at once, or a stop would have to wait for the publications before it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from daemon.errors import NotReady
 from daemon.processes import yield_to_others
+from daemon.worker.outcomes import Crashed, Interrupted
 
 if TYPE_CHECKING:
     from daemon.lifeline import Lifeline
@@ -61,12 +63,19 @@ class Publisher:
             claim: the job.
             outcome: what its attempt came to.
             life: the calling thread's.
+
+        Raises:
+            NotReady: the environment interrupted the job; it is queued again, for the service to pause.
         """
+        outcome = self._outcomes.decide(claim, outcome)
+        if isinstance(outcome, Interrupted | Crashed):
+            self._settle(claim, outcome, life)
+            return
         while len(unfinished := self._unfinished()) >= _UNDER_WAY:
             life.beat()
             wait(unfinished, _TICK_S, FIRST_COMPLETED)
         context = contextvars.copy_context()  # so that its log lines carry the job's id
-        future = self._executor.submit(context.run, self._settle, claim, outcome)
+        future = self._executor.submit(context.run, self._publish, claim, outcome)
         with self._lock:
             self._futures.append(future)
 
@@ -102,18 +111,23 @@ class Publisher:
         with self._lock:
             return [future for future in self._futures if not future.done()]
 
-    def _settle(self, claim: Claim, outcome: Outcome) -> Ending:
+    def _publish(self, claim: Claim, outcome: Outcome) -> Ending:
         self._life.beat()
         try:
-            return self._outcomes.settle(claim, outcome, self._life)
+            return self._settle(claim, outcome, self._life)
         except (NotReady, OSError):
             raise
         except Exception:
             self._life.ask_stop()  # a defect ends the whole service, before the worker's next turn raises it
             raise
         finally:
-            self.room.release(claim.entry.id)
             self._life.rest()
+
+    def _settle(self, claim: Claim, outcome: Outcome, life: Lifeline) -> Ending:
+        try:
+            return self._outcomes.settle(claim, outcome, life)
+        finally:
+            self.room.release(claim.entry.id)
 
 
 def _is_of_the_environment(error: BaseException) -> bool:

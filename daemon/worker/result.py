@@ -53,8 +53,7 @@ def write(claim: Claim, painted: Painted, life: Lifeline) -> tuple[bytes, dict[s
         OutOfTime: the thread should have ended by now.
         OSError: the spool does not take the files.
     """
-    go_on = functools.partial(_go_on, life)
-    painted.frames.close(go_on)
+    painted.frames.close(life)
     painted.frames.require_all()
     _write_pieces(claim, painted, life)
     document = record.result(

@@ -91,9 +91,8 @@ class Worker:
             self.publisher.await_idle(self._life)
         outcome = self._outcome(claim)
         self.publisher.submit(claim, outcome, self._life)
-        if is_retried or isinstance(outcome, Interrupted | Crashed):  # which the next claim may be again
+        if is_retried:
             self.publisher.await_idle(self._life)
-            self.publisher.raise_error()
         return outcome
 
     def _outcome(self, claim: Claim) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from daemon.service.service import Service
@@ -65,7 +66,7 @@ class Running:
         return self.wait()
 
 
-class Runs:
+class Runs(AbstractContextManager["Runs"]):
     """Starts services; leaving the context ends those that still run."""
 
     def __init__(self) -> None:
@@ -75,10 +76,6 @@ class Runs:
         """Start one; options are those of `Service`."""
         self._made.append(Running(config, engine, **options))
         return self._made[-1]
-
-    def __enter__(self) -> Runs:
-        """Begin with none."""
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -21,7 +21,7 @@ from daemon.sandbox.client import Inspector
 from daemon.service import backoff, intake_thread, service, work_thread
 from daemon.service.service import Service
 from daemon.spool import Spool
-from daemon.worker.outcomes import Ending
+from daemon.worker.outcomes import Crashed, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -203,8 +203,9 @@ class Stepper:
         """Turn every part once; gives what became of the job, and `interrupted` where none could be taken."""
         self._executor.results.clear()
         outcome = self.service.step(time.monotonic())
-        endings = [*self._executor.results, *([Ending.INTERRUPTED] if outcome else [])]
-        return endings[0] if endings else None
+        if self._executor.results or outcome is None:
+            return next(iter(self._executor.results), None)
+        return Ending.CRASHED if isinstance(outcome, Crashed) else Ending.INTERRUPTED
 
     @property
     def waiting(self) -> dict[str, str]:
