@@ -12,6 +12,7 @@ Any other exception is a defect and ends the process with one log line.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -137,8 +138,51 @@ class ConfigError(DaemonError):
         return "\n".join(fault.in_full() if self.is_verbose else str(fault) for fault in self.faults)
 
 
+class PauseKind(StrEnum):
+    """What the environment lacks, in one word: a label for metrics, where the message would be too many."""
+
+    UNAVAILABLE = "unavailable"
+    NO_SPACE = "no_space"
+    READ_ONLY = "read_only"
+    IO_ERROR = "io_error"
+    OTHER = "other"
+
+    @classmethod
+    def of(cls, error: BaseException | None) -> PauseKind:
+        """Classify what holds the daemon up."""
+        if isinstance(error, NotReady):
+            return error.kind
+        number = error.errno if isinstance(error, OSError) else None
+        return next((kind for kind, numbers in _ERRNOS.items() if number in numbers), cls.OTHER)
+
+
+_ERRNOS: Final = {
+    PauseKind.UNAVAILABLE: {
+        *(errno.ENOENT, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV),
+    },
+    PauseKind.NO_SPACE: {errno.ENOSPC, errno.EDQUOT},
+    PauseKind.READ_ONLY: {errno.EROFS, errno.EACCES, errno.EPERM},
+    PauseKind.IO_ERROR: {errno.EIO},
+}
+
+
 class NotReady(DaemonError):  # noqa: N818 - a state to wait for, not a mistake
     """The environment does not allow work now; the message says what is missing."""
+
+    def __init__(self, message: str, kind: PauseKind | None = None) -> None:
+        """Say what is missing.
+
+        Args:
+            message: one line for people.
+            kind: the same in one word; default: that of the error it is raised from.
+        """
+        super().__init__(message)
+        self._kind = kind
+
+    @property
+    def kind(self) -> PauseKind:
+        """What is missing, in one word."""
+        return self._kind or PauseKind.of(self.__cause__)
 
 
 class NotTaken(DaemonError):  # noqa: N818 - an answer, not a mistake

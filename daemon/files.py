@@ -16,7 +16,7 @@ import shutil
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from daemon.errors import NotReady
+from daemon.errors import NotReady, PauseKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -265,9 +265,10 @@ def require_room(folder: Path, size: int, entries: int) -> None:
     """Raise NotReady where a file system has no room for so many bytes and so many files."""
     free = room(folder)
     if free.size < size + SPARE_BYTES:
-        raise NotReady(f"{folder}: {free.size / 1e6:.1f} MB free, {(size + SPARE_BYTES) / 1e6:.1f} MB needed")
+        found = f"{free.size / 1e6:.1f} MB free, {(size + SPARE_BYTES) / 1e6:.1f} MB needed"
+        raise NotReady(f"{folder}: {found}", PauseKind.NO_SPACE)
     if free.entries is not None and free.entries < entries:
-        raise NotReady(f"{folder}: {free.entries} inodes free, {entries} needed")
+        raise NotReady(f"{folder}: {free.entries} inodes free, {entries} needed", PauseKind.NO_SPACE)
 
 
 class Room(NamedTuple):

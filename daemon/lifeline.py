@@ -1,8 +1,7 @@
-"""Which loops of the service turn: it feeds the service manager's watchdog, which hears of none that hangs."""
+"""What links a thread to the service: a flag that asks it to stop, and its heartbeat."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -10,39 +9,63 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEFAULT_LIMIT_S: Final = 150.0
 _TICK_S: Final = 0.5  # the longest wait without a heartbeat
 
 
 class Lifeline:
-    """What links one thread to the service: a flag that asks it to stop, and its heartbeat."""
+    """One thread's stop flag and heartbeat; a nested one also ends by itself, before the thread does."""
 
     def __init__(
-        self, stop: threading.Event | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        stop: threading.Event | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        parent: Lifeline | None = None,
     ) -> None:
         """Expect no heartbeat before the first one.
 
         Args:
             stop: set once the thread should end; default: never.
             clock: monotonic seconds.
+            parent: the thread's own lifeline, which takes the heartbeats and whose stop counts as well.
         """
         self._stop = stop or threading.Event()
         self._clock = clock
+        self._parent = parent
         self._beat_at: float | None = None
+        self._stop_noticed_at: float | None = None
+
+    def nested(self) -> Lifeline:
+        """Make a lifeline for one piece of the thread's work, which can be stopped alone."""
+        return Lifeline(clock=self._clock, parent=self)
+
+    def ask_stop(self) -> None:
+        """Ask everything that shares this stop flag to end; returns at once."""
+        self._stop.set()
 
     @property
     def is_stopping(self) -> bool:
         """Whether the thread should end."""
-        return self._stop.is_set()
+        return self._stop.is_set() or (self._parent is not None and self._parent.is_stopping)
 
     @property
     def silence_s(self) -> float:
         """The seconds since the last heartbeat; 0 while none is expected."""
-        return 0.0 if self._beat_at is None else self._clock() - self._beat_at
+        beat_at = self._beat_at  # another thread may write it
+        return 0.0 if beat_at is None else self._clock() - beat_at
+
+    @property
+    def overtime_s(self) -> float:
+        """The seconds since the first heartbeat after the stop; 0 before it."""
+        return 0.0 if self._stop_noticed_at is None else self._clock() - self._stop_noticed_at
 
     def beat(self) -> None:
         """Show that the thread makes progress, or waits for something that does."""
+        if self._parent is not None:
+            self._parent.beat()
         self._beat_at = self._clock()
+        if self._stop_noticed_at is None and self.is_stopping:
+            self._stop_noticed_at = self._beat_at
 
     def rest(self) -> None:
         """Expect no heartbeat until the next one."""
@@ -59,42 +82,9 @@ class Lifeline:
             Whether the thread should end.
         """
         end = time.monotonic() + duration_s
+        self.beat()
         while not self.is_stopping and (left := end - time.monotonic()) > 0:
-            self.beat()
             if (wake or self._stop).wait(min(left, _TICK_S)):
                 break
+            self.beat()
         return self.is_stopping
-
-
-class Pulse:
-    """Remembers when each loop gave its last sign of life; loops beat from threads of their own."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know no loop yet.
-
-        Args:
-            clock: monotonic seconds.
-        """
-        self._clock = clock
-        self._beats: dict[str, float] = {}
-
-    def beat(self, loop: str) -> None:
-        """Show that a loop turns, or that what it waits for moves."""
-        self._beats[loop] = self._clock()
-
-    def end(self, loop: str) -> None:
-        """Expect nothing of a loop any more."""
-        self._beats.pop(loop, None)
-
-    def silent(self, limit_s: float) -> list[str]:
-        """Name the loops that gave no sign for so long."""
-        now = self._clock()
-        return sorted(loop for loop, at in list(self._beats.items()) if now - at > limit_s)
-
-
-def limit_s() -> float:
-    """Give the silence after which the service manager is told nothing more: half of its patience."""
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    has_patience = microseconds.isdecimal() and int(microseconds) > 0
-    return int(microseconds) / 2e6 if has_patience and is_ours else DEFAULT_LIMIT_S

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from daemon import files
-from daemon.errors import NotReady
+from daemon.errors import NotReady, PauseKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,9 @@ class Sentinel:
         except FileNotFoundError:
             raise NotReady(
                 f"{self.kind} unavailable: {self.path} is missing; mount the share, or, if the folder was made "
-                f"anew on purpose, run: touch '{self.path}'"
+                f"anew on purpose, run: touch '{self.path}'",
+                PauseKind.UNAVAILABLE,
             ) from None
         except OSError as error:
-            raise NotReady(f"{self.kind} unavailable: {self.folder}: {error.strerror}") from error
+            message = f"{self.kind} unavailable: {self.folder}: {error.strerror}"
+            raise NotReady(message, PauseKind.UNAVAILABLE) from error

@@ -1,16 +1,17 @@
-"""Waiting for the surroundings: said once, and what they did not allow is done again until they do."""
+"""Retry an action until the environment (a disk, a share, a device) allows it; log each reason once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from daemon import files, logs
-from daemon.errors import NotReady
+from daemon.errors import NotReady, PauseKind
 from daemon.service.systemd import notify
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
+
+    from daemon.lifeline import Lifeline
 
 log = logs.get(__name__)
 
@@ -18,47 +19,61 @@ PAUSE_S: Final = 2.0
 _TRIES: Final = 3  # of what another try does not mend
 
 
-class Pauses:
-    """The parts of the service that wait for their surroundings; called from all of its threads."""
+class Pause(NamedTuple):
+    """Why a part of the service waits."""
 
-    def __init__(self, paused: dict[str, str], stop: threading.Event, beat: Callable[[], None]) -> None:
+    reason: str
+    kind: PauseKind
+
+
+class Backoff:
+    """The parts of the service that wait for the environment; called from all of its threads."""
+
+    def __init__(self, pauses: dict[str, Pause]) -> None:
         """Know no obstacle yet.
 
         Args:
-            paused: is kept up to date: part of the service -> why it waits.
-            stop: set once the service stops.
-            beat: gives a sign of life for the calling thread.
+            pauses: the parts that wait, kept up to date.
         """
-        self._paused = paused
-        self._stop = stop
-        self._beat = beat
+        self._pauses = pauses
 
     def begin(self, part: str, error: Exception) -> None:
-        """Say what a part waits for, once for each reason."""
+        """Say what a part waits for, once for each reason.
+
+        Args:
+            part: the part of the service, such as `outbox`.
+            error: the NotReady or OSError that holds it up.
+        """
         reason = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             reason = f"{error.strerror}: {error.filename}"
-        if self._paused.get(part) != reason:
-            self._paused[part] = reason
+        before = self._pauses.get(part)
+        self._pauses[part] = Pause(reason, PauseKind.of(error))
+        if before is None or before.reason != reason:
             log.warning("service.paused", part=part, reason=reason)
             notify(STATUS=f"paused: {reason}")
 
     def end(self, part: str) -> None:
         """Say that a part goes on, if it waited."""
-        if self._paused.pop(part, None) is not None:
+        if self._pauses.pop(part, None) is not None:
             log.info("service.resumed", part=part)
 
-    def sleep(self, duration_s: float) -> bool:
-        """Let the calling loop wait; True once the service stops."""
-        is_stopping = self._stop.wait(duration_s)
-        self._beat()
-        return is_stopping
+    def retry(
+        self, part: str, action: Callable[[], object], life: Lifeline, *, gives_up: bool = False
+    ) -> bool:
+        """Run an action until it succeeds.
 
-    def hold_out(self, part: str, action: Callable[[], object]) -> bool:
-        """Run an action as often as it takes; False once the service stops.
+        Args:
+            part: the part of the service that waits meanwhile.
+            action: raises NotReady or OSError while the environment does not allow it.
+            life: the calling thread's.
+            gives_up: raise at the third try what waiting does not mend, such as a name that a share refuses.
+
+        Returns:
+            Whether it succeeded; False once the thread should end.
 
         Raises:
-            OSError: an outbox will never take it, such as a name it does not know how to write.
+            OSError: see `gives_up`.
         """
         tries = 0
         while True:
@@ -66,11 +81,11 @@ class Pauses:
                 action()
             except (NotReady, OSError) as error:
                 tries += 1
-                if part == "outbox" and tries >= _TRIES and files.is_of_the_file(error):
+                if gives_up and tries >= _TRIES and files.is_of_the_file(error):
                     self.end(part)
                     raise
                 self.begin(part, error)
-                if self.sleep(PAUSE_S):
+                if life.wait(PAUSE_S):
                     return False
             else:
                 self.end(part)

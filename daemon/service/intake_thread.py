@@ -12,25 +12,22 @@ from daemon.inbox.intake import Intake
 from daemon.inbox.watcher import Watcher
 from daemon.job import State
 from daemon.service import backoff
-from daemon.worker.attempt import PolledLifeline
-from daemon.worker.outcomes import CANCELLED, versions
+from daemon.worker.versions import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from daemon.config import Config
-    from daemon.errors import Failure
     from daemon.job import Drop, Job
+    from daemon.lifeline import Lifeline
     from daemon.sandbox.client import Decoder
     from daemon.sentinel import Sentinel
-    from daemon.service.backoff import Pauses
-    from daemon.service.upkeep import Situation
-    from daemon.spool import Spool, StoredJob
+    from daemon.service.backoff import Backoff
+    from daemon.service.upkeep import Upkeep
+    from daemon.spool import Spool
+    from daemon.worker.outcomes import Outcomes
 
 log = logs.get(__name__)
 
 _LEAST_S: Final = 0.1
-_BEAT_S: Final = 1.0  # the longest wait without a sign of life, or a look at what operators asked
+_BEAT_S: Final = 1.0  # the longest wait without a heartbeat, or a look at what operators asked
 
 
 class IntakeLoop:
@@ -38,76 +35,74 @@ class IntakeLoop:
 
     def __init__(
         self,
-        config: Callable[[], Config],
         spool: Spool,
         inspector: Decoder,
         sentinel: Sentinel,
-        situation: Situation,
+        upkeep: Upkeep,
         *,
-        pauses: Pauses,
-        has_work: threading.Event,
-        is_stopping: Callable[[], bool],
-        fail_now: Callable[[StoredJob, Failure], bool],
-        note_accepted: Callable[[], None],
+        backoff: Backoff,
+        outcomes: Outcomes,
+        life: Lifeline,
     ) -> None:
         """Put the parts together.
 
         Args:
-            config: gives the config of the moment.
             spool: where drops are committed.
-            inspector: what decodes what was dropped.
+            inspector: decodes what was dropped.
             sentinel: tells whether the inbox is there.
-            situation: what the service is doing.
-            pauses: what is told of obstacles.
-            has_work: is set when something is queued.
-            is_stopping: gives this loop's sign of life, and tells whether it shall end.
-            fail_now: see `Endings.fail_now`.
-            note_accepted: told of every job that was not known before.
+            upkeep: is told of every job that was not known before.
+            backoff: is told of obstacles.
+            outcomes: ends faulty drops, and what was cancelled.
+            life: this thread's.
         """
-        self._config = config
         self._spool = spool
         self._inspector = inspector
         self._sentinel = sentinel
-        self._situation = situation
-        self._pauses = pauses
-        self._has_work = has_work
-        self._is_stopping = is_stopping
-        self._fail_now = fail_now
-        self._note_accepted = note_accepted
+        self._upkeep = upkeep
+        self._situation = upkeep.situation
+        self._backoff = backoff
+        self._outcomes = outcomes
+        self._life = life
         self.wake = threading.Event()  # look again
+        self.has_work = threading.Event()  # for the worker: something is queued
         self.at_rest = threading.Event()  # the inbox holds nothing that is about to become a job
         self.first_scan = threading.Event()
-        self._unretired: list[Job] = []  # accepted before this start; their originals may still be there
         self._announced: set[str] = set()  # ids of accepted jobs that were counted and logged
+        self._intake = self._make_intake([])
 
-    def remember(self, unretired: list[Job]) -> None:
-        """Know, before the first turn, what was accepted before this start and may still lie in the inbox."""
-        self._unretired = unretired
-        self._announced.update(job.id for job in unretired)
-
-    def run(self) -> None:
-        """Turn until the service stops."""
-        intake = Intake(
-            self._config(),
+    def _make_intake(self, unretired: list[Job]) -> Intake:
+        return Intake(
+            self._situation.config,
             self.take,
-            self._unretired,
+            unretired,
             self._spool.set_retired,
             is_stopping=self._is_stopping,
             check=self._sentinel.check_in,
         )
-        watcher = Watcher(self._config().folders.inbox, self.wake)
+
+    def _is_stopping(self) -> bool:
+        self._life.beat()
+        return self._life.is_stopping
+
+    def remember(self, unretired: list[Job]) -> None:
+        """Know, before the first turn, what was accepted before this start and may still lie in the inbox."""
+        self._announced.update(job.id for job in unretired)
+        self._intake = self._make_intake(unretired)
+
+    def run(self) -> None:
+        """Turn until the service stops."""
+        watcher = Watcher(self._situation.config.folders.inbox, self.wake)
         while not self._is_stopping():
-            intake.config = self._config()
             self._watch(watcher)
-            wait_s = self.turn(intake)
-            self._pauses.sleep(_LEAST_S)  # a copy sends thousands of events; one look for many is enough
+            wait_s = self.turn(time.monotonic())
+            self._life.wait(_LEAST_S)  # a copy sends thousands of events; one look for many is enough
             self._wait_for_news(wait_s)
         watcher.stop()
         self._inspector.stop()
 
     def _watch(self, watcher: Watcher) -> None:
         """Watch the inbox, or do not: the config may change that."""
-        if self._config().inbox.observer != "off":
+        if self._situation.config.inbox.observer != "off":
             watcher.ensure()
             self._situation.is_watcher_up = watcher.is_up
         else:
@@ -118,7 +113,7 @@ class IntakeLoop:
         """Wait for a file event, a reload or the end of the time; answer operators meanwhile."""
         end = time.monotonic() + longest_s
         while not self._is_stopping():
-            self._answer_operators()
+            self.answer_operators()
             left = end - time.monotonic()
             if left <= 0 or self.wake.wait(min(left, _BEAT_S)):
                 break
@@ -126,19 +121,23 @@ class IntakeLoop:
 
     # The inbox
 
-    def turn(self, intake: Intake) -> float:
-        """Turn the intake once; returns how long to wait for the next turn at most."""
-        begun = time.monotonic()
+    def turn(self, now: float) -> float:
+        """Turn the intake once; returns how long to wait for the next turn at most.
+
+        Args:
+            now: monotonic seconds.
+        """
+        self._intake.config = self._situation.config
         try:
             self._sentinel.check()
-            report = intake.turn(begun)
+            report = self._intake.turn(now)
         except (NotReady, OSError) as error:
-            self._pauses.begin("inbox", error)
+            self._backoff.begin("inbox", error)
             return backoff.PAUSE_S
         if report.obstacle is None:
-            self._pauses.end("inbox")
+            self._backoff.end("inbox")
         else:
-            self._pauses.begin("inbox", report.obstacle)
+            self._backoff.begin("inbox", report.obstacle)
         self._situation.report, self._situation.last_scan = report, time.time()
         if report.is_at_rest and not report.accepted:
             self.at_rest.set()
@@ -150,9 +149,9 @@ class IntakeLoop:
             files=report.files,
             accepted=len(report.accepted),
             waiting=len(report.waiting),
-            elapsed_s=round(time.monotonic() - begun, 4),
+            elapsed_s=round(time.monotonic() - now, 4),
         )
-        rescan_s = self._config().inbox.rescan_s
+        rescan_s = self._situation.config.inbox.rescan_s
         return rescan_s if report.due_s is None else min(rescan_s, report.due_s + 0.01)
 
     def take(self, drop: Drop, *, believes_faults: bool) -> Job:
@@ -164,8 +163,8 @@ class IntakeLoop:
         """
         entry = self._spool.accept(
             drop,
-            max_bytes=int(self._config().inbox.max_file_mb * 1e6),
-            inspect=lambda path, name: self._inspector.size(path, name, PolledLifeline(self._is_stopping)),
+            max_bytes=int(self._situation.config.inbox.max_file_mb * 1e6),
+            inspect=lambda path, name: self._inspector.size(path, name, self._life),
             believes_faults=believes_faults,
             versions=versions(),
             beat=self._beat_or_end,
@@ -177,14 +176,14 @@ class IntakeLoop:
         # Else it is the very drop again: after an error at the end of its acceptance, or moved by somebody.
         if job.id not in self._announced and not entry.was_moved:
             self._announce(job)
-        self._has_work.set()
         if job.failure is not None and entry.state is State.RUNNING:
-            self._end_failed(entry, job.failure)
+            self._outcomes.fail_now(entry, job.failure)
+        self.has_work.set()
         return job
 
     def _announce(self, job: Job) -> None:
         self._announced.add(job.id)
-        self._note_accepted()
+        self._situation.note_accepted()
         if job.failure is None:
             log.info(
                 "inbox.accepted", job_id=job.id, name=job.label, files=len(job.parts), sequence=job.sequence
@@ -203,23 +202,12 @@ class IntakeLoop:
 
     # Operators
 
-    def _answer_operators(self) -> None:
+    def answer_operators(self) -> None:
+        """End what was cancelled; what the spool does not allow now is done the next time."""
         try:
-            self.end_cancelled()
+            if not self._outcomes.end_cancelled():
+                self.has_work.set()
         except OSError as error:
-            self._pauses.begin("operators", error)
+            self._backoff.begin("operators", error)
         else:
-            self._pauses.end("operators")
-
-    def end_cancelled(self) -> None:
-        """End what was cancelled.
-
-        Raises:
-            OSError: the spool does not allow it.
-        """
-        for entry in self._spool.take_cancelled():
-            self._end_failed(entry, CANCELLED)
-
-    def _end_failed(self, entry: StoredJob, failure: Failure) -> None:
-        if not self._fail_now(entry, failure):
-            self._has_work.set()
+            self._backoff.end("operators")

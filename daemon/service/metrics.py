@@ -16,17 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from daemon.errors import PauseKind
+
     Sample = tuple[dict[str, str], float | None]  # labels, value
 
 _PREFIX: Final = "styletransferd_"
 _READABLE_BY_ALL: Final = 0o644  # node_exporter is another user
-# A pause's own words name paths and sizes: as labels, each would be a series of its own, for ever.
-_KINDS: Final = {
-    "unavailable": ("unavailable", "not connected", "stale file handle", "no such file", "timed out"),
-    "no_space": ("no space", "quota exceeded", "mb free", "inodes free"),
-    "read_only": ("read-only", "denied", "not permitted"),
-    "io_error": ("input/output error", "i/o error"),
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Facts:
     oldest_queued_s: float | None = None
     last_scan: float | None = None  # Unix time, seconds
     is_watcher_up: bool | None = None
-    paused: Mapping[str, str] = field(default_factory=dict)  # part of the service -> why
+    paused: Mapping[str, PauseKind] = field(default_factory=dict)  # part of the service -> what it lacks
     attempts: Mapping[str, int] = field(default_factory=dict)  # by outcome, since the start
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # by folder
     free_inodes: Mapping[str, int] = field(default_factory=dict)  # by folder
@@ -50,16 +45,10 @@ class Facts:
     progress: float | None = None  # of the current job, 0..1
 
 
-def kind(reason: str) -> str:
-    """Sort a pause's reason into one of few: unavailable, no_space, read_only, io_error, other."""
-    text = reason.casefold()
-    return next((name for name, words in _KINDS.items() if any(word in text for word in words)), "other")
-
-
 def render(facts: Facts) -> bytes:
     """Write every known figure, in a fixed order."""
     about = {"version": facts.version, "device": facts.device, "precision": facts.precision}
-    pauses = [{"part": part, "kind": kind(reason)} for part, reason in sorted(facts.paused.items())]
+    pauses = [{"part": part, "kind": kind.value} for part, kind in sorted(facts.paused.items())]
     families = (
         ("info", "Version, device and precision of the running service.", _set([about])),
         ("start_time_seconds", "Unix time of the start.", _one(facts.started)),
@@ -68,7 +57,7 @@ def render(facts: Facts) -> bytes:
         ("last_scan_timestamp_seconds", "Unix time of the last look at the inbox.", _one(facts.last_scan)),
         ("watcher_up", "Whether file events arrive.", _one(facts.is_watcher_up)),
         ("window_open", "Whether jobs may be started now.", _one(facts.is_window_open)),
-        ("paused", "Parts that wait for their surroundings.", _set(pauses)),
+        ("paused", "Parts that wait for the environment.", _set(pauses)),
         ("attempts_total", "Attempts that ended since the start.", _by("outcome", facts.attempts)),
         ("free_bytes", "Free space.", _by("folder", facts.free_bytes)),
         ("free_inodes", "Free inodes.", _by("folder", facts.free_inodes)),

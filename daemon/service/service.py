@@ -1,7 +1,8 @@
-"""Builds every part from the config, runs their loops in threads, and brings them to an end together."""
+"""One run of the daemon: its parts, its threads, their start, and their end together."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -11,27 +12,32 @@ from typing import TYPE_CHECKING, Final
 from daemon import __version__, clock, config, logs
 from daemon.engine.process import ProcessEngine
 from daemon.errors import ConfigError, NotReady, Reason
-from daemon.lifeline import Pulse
+from daemon.lifeline import Lifeline
 from daemon.outbox.publish import Outbox
 from daemon.sandbox.client import Decoder
 from daemon.sentinel import Sentinel
-from daemon.service.backoff import Pauses
+from daemon.service.backoff import Backoff
 from daemon.service.hours import Hours
 from daemon.service.intake_thread import IntakeLoop
+from daemon.service.status import Counts, Situation, Status
 from daemon.service.systemd import notify
-from daemon.service.upkeep import Housekeeping, Situation
+from daemon.service.upkeep import Upkeep
 from daemon.service.work_thread import WorkLoop
 from daemon.spool import Spool
-from daemon.worker.outcomes import Ending
-from daemon.worker.publisher import BackgroundFinisher
+from daemon.worker.outcomes import Ending, Outcomes
+from daemon.worker.progress import Attempts
+from daemon.worker.publisher import Publisher
+from daemon.worker.room import Room
 from daemon.worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
 
     from daemon.config import Config
     from daemon.engine import Engine
-    from daemon.worker.publisher import Finisher
+    from daemon.spool.stored_job import Recovery
+    from daemon.worker.outcomes import Outcome
 
 log = logs.get(__name__)
 
@@ -49,8 +55,7 @@ class Service:
         stop_starting_at: str | None = None,
         engine: Engine | None = None,
         inspector: Decoder | None = None,
-        finisher: Finisher | None = None,
-        reload: Callable[[], Config] | None = None,
+        executor: Executor | None = None,
     ) -> None:
         """Build the parts.
 
@@ -58,94 +63,61 @@ class Service:
             settings: the whole config.
             drains: work off what is there, then end.
             stop_starting_at: "HH:MM": from its next occurrence on no job is started.
-            engine: what paints; default: a child process.
-            inspector: what decodes what was dropped; default: a child process.
-            finisher: who ends what was painted; default: a thread, while the next job is painted.
-            reload: reads the config anew; raises ConfigError.
+            engine: computes the pictures; default: a child process.
+            inspector: decodes what was dropped; default: a child process.
+            executor: publishes what was painted; default: a thread, while the next job is painted.
         """
-        self.config = settings
+        folders = settings.folders
         self.stop = threading.Event()
-        self.situation = Situation()
-        self.counts = self.situation.counts
-        self.reloads = reload is not None
-        self._read_config = reload
-        self._drains = drains
-        self._has_work = threading.Event()  # for the worker: something is queued
         self._is_over = threading.Event()  # for the status thread: all others have ended
         self._defect: Exception | None = None
-        self._heart = Pulse()
-        self._pauses = Pauses(self.situation.paused, self.stop, self._beat)
-        folders = settings.folders
+        self.lives = {name: Lifeline(self.stop) for name in ("intake", "worker", "publisher")}
+        self.situation = Situation(settings, drains)
+        self.backoff = Backoff(self.situation.pauses)
         self.spool = Spool(folders.spool, clock.utc)
         self._sentinels = {
             "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
             "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
         }
         self.outbox = Outbox(folders.outbox, self._sentinels["outbox"])
-        self._engine = engine or ProcessEngine(settings)
-        self._finisher = finisher or self._make_finisher()
-        self._housekeeping = self._make_housekeeping()
-        self._worker = self._make_worker()
-        self._intake = self._make_intake(inspector)
-        self._work = self._make_work(Hours(settings.schedule.window, stop_starting_at, clock.local()))
-
-    # The parts
-
-    def _make_finisher(self) -> Finisher:
-        return BackgroundFinisher(self.stop.is_set, self._beat, lambda: self._heart.end("finisher"))
-
-    def _make_housekeeping(self) -> Housekeeping:
-        return Housekeeping(
-            lambda: self.config,
-            self.spool,
+        self.engine = engine or ProcessEngine(settings)
+        self.attempts = Attempts()
+        self.status = Status(self.spool, self.situation, self.attempts, self.lives)
+        self.upkeep = Upkeep(self.spool, self.outbox, self.situation, self.attempts, self.status)
+        self.outcomes = Outcomes(self.spool, self.outbox, self.backoff, self.situation, self.attempts)
+        self.room = Room(self.spool, self.outbox)
+        self.publisher = Publisher(self.outcomes, self.room, self.lives["publisher"], executor)
+        self._worker = Worker(
+            self.engine,
             self.outbox,
-            self.situation,
-            progress=lambda: self._worker.progress,
-            heart=self._heart,
+            self.publisher,
+            self.attempts,
+            self.lives["worker"],
+            max_attempts=settings.engine.max_attempts,
         )
-
-    def _make_worker(self) -> Worker:
-        return Worker(
-            self.config,
+        self.intake = IntakeLoop(
             self.spool,
-            self._engine,
-            self.outbox,
-            self._finisher,
-            is_stopping=self._worker_is_stopping,
-            hold_out=self._pauses.hold_out,
-            note_ending=self._housekeeping.note_ending,
-        )
-
-    def _make_intake(self, inspector: Decoder | None) -> IntakeLoop:
-        return IntakeLoop(
-            lambda: self.config,
-            self.spool,
-            inspector or Decoder(self.config.inbox.max_megapixels),
+            inspector or Decoder(settings.inbox.max_megapixels),
             self._sentinels["inbox"],
-            self.situation,
-            pauses=self._pauses,
-            has_work=self._has_work,
-            is_stopping=self._intake_is_stopping,
-            fail_now=self._worker.fail_now,
-            note_accepted=self._housekeeping.note_accepted,
+            self.upkeep,
+            backoff=self.backoff,
+            outcomes=self.outcomes,
+            life=self.lives["intake"],
+        )
+        hours = Hours(settings.schedule.window, stop_starting_at, clock.local())
+        self.work = WorkLoop(
+            self._worker, self.intake, hours, self.upkeep, backoff=self.backoff, life=self.lives["worker"]
         )
 
-    def _make_work(self, hours: Hours) -> WorkLoop:
-        return WorkLoop(
-            self._worker,
-            self._engine,
-            self._finisher,
-            hours,
-            self._housekeeping,
-            situation=self.situation,
-            pauses=self._pauses,
-            drains=self._drains,
-            has_work=self._has_work,
-            first_scan=self._intake.first_scan,
-            at_rest=self._intake.at_rest,
-            is_stopping=self._worker_is_stopping,
-            check_outbox=self.outbox.check,
-        )
+    @property
+    def config(self) -> Config:
+        """The config of the moment."""
+        return self.situation.config
+
+    @property
+    def counts(self) -> Counts:
+        """What this run has done so far."""
+        return self.situation.counts
 
     # The run
 
@@ -156,44 +128,59 @@ class Service:
             The exit code: 0, or 1 when draining and some jobs failed.
 
         Raises:
-            NotReady: the surroundings do not allow a start.
+            NotReady: the environment does not allow a start.
         """
+        drains = self.situation.drains
         self.spool.prepare()
         with self.spool.locked():
             log.info(
                 "service.started",
                 version=__version__,
                 pid=os.getpid(),
-                mode="drain" if self._drains else "watch",
+                mode="drain" if drains else "watch",
                 **{name: str(path) for name, path in self.config.folders if path},
             )
             for key in config.without_effect(self.config):
                 log.warning("service.key_ignored", key=key, reason="it has no effect in this version")
-            self._recover()
-            self._run_loops()
+            self.recover()
+            self._run_threads()
         if self._defect is not None:
             raise self._defect
-        return 1 if self._drains and self.counts.failed else 0
+        with contextlib.suppress(NotReady, OSError):  # those jobs are queued again
+            self.publisher.raise_error()
+        return 1 if drains and self.counts.failed else 0
 
-    def _run_loops(self) -> None:
+    def step(self, now: float) -> Outcome | None:
+        """Turn every part once in the calling thread, after `recover`: inbox, operators, worker.
+
+        Args:
+            now: monotonic seconds.
+
+        Returns:
+            What the worker's turn came to; None when nothing was queued.
+        """
+        self.intake.turn(now)
+        self.intake.answer_operators()
+        return self.work.turn()
+
+    def _run_threads(self) -> None:
         """Run the worker here and every other loop in a thread of its own, until all of them have ended."""
-        loops = [self._thread("intake", self._intake.run), self._thread("finisher", self._finisher.run)]
-        status = self._thread("status", self._run_status)
-        for thread in (*loops, status):
-            thread.start()
+        intake, status = (
+            threading.Thread(target=self.guarded, args=(name, run), name=name)
+            for name, run in (("intake", self.intake.run), ("status", self._run_status))
+        )
+        intake.start()
+        status.start()
         try:
-            self._work.run()
+            self.work.run()
         finally:
-            self._shut_down(loops, status)
-
-    def _thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
-        return threading.Thread(target=self.guarded, args=(name, run), name=name)
+            self._shut_down(intake, status)
 
     def ask_stop(self) -> None:
-        """Have every loop end; returns at once."""
+        """Have every thread end; returns at once."""
         self.stop.set()
-        self._intake.wake.set()
-        self._has_work.set()
+        self.intake.wake.set()
+        self.intake.has_work.set()
 
     def guarded(self, name: str, run: Callable[[], None]) -> None:
         """Run a thread's loop; a defect in it ends the whole service, which then starts anew, recovered."""
@@ -203,18 +190,27 @@ class Service:
             self._defect = error
             self.ask_stop()
         finally:
-            self._heart.end(name)
+            if name in self.lives:
+                self.lives[name].rest()
 
-    def _recover(self) -> None:
+    def recover(self) -> None:
+        """Bring the folders to rest after any end of the last run.
+
+        Raises:
+            NotReady: the environment does not allow it.
+        """
         try:
             for sentinel in self._sentinels.values():
                 sentinel.establish()
             self.outbox.clean(self.spool.ids())
-            self._housekeeping.report.begin()
+            self.upkeep.report.begin()
             found = self.spool.recover(self.outbox.is_published)
-            self._intake.remember([entry.job for entry in self.spool.unretired() if entry.job is not None])
+            self.intake.remember([entry.job for entry in self.spool.unretired() if entry.job is not None])
         except OSError as error:
             raise NotReady(f"recovery: {error}") from error
+        self._report_recovery(found)
+
+    def _report_recovery(self, found: Recovery) -> None:
         for entry in found.requeued:
             log.warning(
                 "spool.requeued",
@@ -228,48 +224,32 @@ class Service:
             log.info("job.completed", job_id=entry.id, name=entry.label, **entry.facts)
             if entry.job is not None:
                 self.outbox.tidy(entry.job)
-            self._housekeeping.note_ending(Ending.COMPLETED, entry.label, 0.0, None)
+            self.situation.note_ending(Ending.COMPLETED, None)
         for entry in found.corrupt:
             log.error("job.failed", job_id=entry.id, name=entry.label, reason=Reason.CORRUPT.value)
-            self._housekeeping.note_ending(Ending.FAILED, entry.label, 0.0, entry.failure)
+            self.situation.note_ending(Ending.FAILED, entry.failure)
         counts = {name: len(entries) for name, entries in vars(found).items()}
-        log.info("spool.recovered", **counts, queued=self._housekeeping.queued())
+        log.info("spool.recovered", **counts, queued=self.upkeep.queued())
 
-    def _shut_down(self, loops: list[threading.Thread], status: threading.Thread) -> None:
-        """Await the loops' ends; the status is kept meanwhile, for what is painted is brought to its end."""
+    def _shut_down(self, intake: threading.Thread, status: threading.Thread) -> None:
+        """Await the threads' ends; the status is kept meanwhile, for what is painted is brought to its end."""
         self.situation.state = "stopping"
         notify(STOPPING="1", STATUS="stopping")
         self.ask_stop()
-        self._engine.stop()
-        self._heart.end("worker")  # not before: the engine beats while it waits for its child
-        self._finisher.close()
-        for thread in loops:
-            thread.join()
+        self.engine.stop()
+        self.lives["worker"].rest()
+        self.publisher.close()
+        intake.join()
         self._is_over.set()
         status.join()
         self.situation.state = "stopped"
-        self._housekeeping.end()
+        self.upkeep.end()
         log.info(
             "service.stopped",
             **asdict(self.counts),
-            queued=self._housekeeping.queued(),
+            queued=self.upkeep.queued(),
             uptime_s=round(time.monotonic() - self.situation.started, 1),
         )
-
-    # Signs of life
-
-    def _beat(self) -> None:
-        """Beat for the loop whose thread this is: all of them publish."""
-        name = threading.current_thread().name
-        self._heart.beat(name if name in {"intake", "finisher"} else "worker")
-
-    def _intake_is_stopping(self) -> bool:
-        self._heart.beat("intake")
-        return self.stop.is_set()
-
-    def _worker_is_stopping(self) -> bool:
-        self._heart.beat("worker")
-        return self.stop.is_set()
 
     # The status thread
 
@@ -277,27 +257,30 @@ class Service:
         """Keep house every second; nothing slow happens in this thread, which feeds the watchdog."""
         while not self._is_over.is_set():
             try:
-                self._housekeeping.turn(time.monotonic())
+                self.upkeep.turn(time.monotonic())
             except OSError as error:
-                self._pauses.begin("status", error)
+                self.backoff.begin("status", error)
             else:
-                self._pauses.end("status")
+                self.backoff.end("status")
             self._is_over.wait(_STATUS_S)
 
     # Reloading
 
-    def reload(self) -> None:
-        """Take over what may change while the service runs; a config with faults changes nothing."""
-        assert self._read_config is not None  # noqa: S101 - asked only where `reloads`
+    def reload(self, read: Callable[[], Config]) -> None:
+        """Take over what may change while the service runs; a config with faults changes nothing.
+
+        Args:
+            read: reads the config anew; raises ConfigError.
+        """
         is_ready = self.situation.state == "running"  # else READY would say what is not so
         if is_ready:
             notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
-            read = self._read_config()
+            settings = read()
         except ConfigError as error:
             log.error("service.reload_refused", faults=[str(fault) for fault in error.faults])  # noqa: TRY400
         else:
-            self._adopt(read)
+            self._adopt(settings)
         if is_ready:
             notify(READY="1")
 
@@ -306,10 +289,11 @@ class Service:
         for key in ignored:
             log.warning("service.key_ignored", key=key, reason="it needs a restart")
         changed = config.differences(self.config, merged)
-        self.config = self._worker.config = merged
-        self._work.hours.window = merged.schedule.window
+        self.situation.config = merged
+        self._worker.max_attempts = merged.engine.max_attempts
+        self.work.hours.window = merged.schedule.window
         logs.configure(merged.log.level, merged.log.format)
         log.info("service.reloaded", changed=changed)
-        self._housekeeping.hasten()
-        self._intake.wake.set()
-        self._has_work.set()
+        self.upkeep.hasten()
+        self.intake.wake.set()
+        self.intake.has_work.set()

@@ -28,30 +28,39 @@ def run(
     stop_starting_at: str | None = None,
     reload: Callable[[], Config] | None = None,
 ) -> int:
-    """Run the service with SIGTERM and SIGINT turned into its stop flag, SIGHUP into a reload; see `Service`.
+    """Run the service with SIGTERM and SIGINT turned into its stop flag, SIGHUP into a reload.
+
+    Args:
+        settings: the whole config.
+        drains: see `Service`.
+        stop_starting_at: see `Service`.
+        reload: reads the config anew; raises ConfigError. None: SIGHUP ends the service.
+
+    Returns:
+        The exit code.
 
     The interpreter writes each signal's number into a pipe, and a thread reads it there: a handler that sets
     an Event can deadlock with the very wait it interrupts, and blocked signals would still end the process by
     way of the threads that NumPy's libraries start before anything here runs.
     """
-    service = Service(settings, drains=drains, stop_starting_at=stop_starting_at, reload=reload)
+    service = Service(settings, drains=drains, stop_starting_at=stop_starting_at)
     told, tells = os.pipe()
     os.set_blocking(tells, False)
     signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: None)
-    listen = functools.partial(_await_signals, service, told)
+    listen = functools.partial(_await_signals, service, told, reload)
     threading.Thread(target=service.guarded, args=("signals", listen), name="signals", daemon=True).start()
     return service.run()
 
 
-def _await_signals(service: Service, told: int) -> None:
+def _await_signals(service: Service, told: int, reload: Callable[[], Config] | None) -> None:
     stops: list[int] = []
     while not stops:
         numbers = os.read(told, _PIPE_BYTES)  # all that came: a storm of reloads is one
-        stops = [number for number in numbers if number != signal.SIGHUP or not service.reloads]
-        if not stops:
-            service.reload()
+        stops = [number for number in numbers if number != signal.SIGHUP or reload is None]
+        if not stops and reload is not None:
+            service.reload(reload)
     log.info("service.stop_requested", reason=signal.Signals(stops[0]).name)
     service.ask_stop()
     while len(stops) == 1:

@@ -1,9 +1,12 @@
-"""systemd's words: READY, STATUS, STOPPING over the socket that systemd names; silence without one."""
+"""systemd's words: READY, STATUS, STOPPING over the socket that systemd names, and its watchdog's patience."""
 
 from __future__ import annotations
 
 import os
 import socket
+from typing import Final
+
+DEFAULT_LIMIT_S: Final = 150.0
 
 
 def notify(**facts: str) -> bool:
@@ -24,3 +27,11 @@ def notify(**facts: str) -> bool:
     except OSError:
         return False  # a service manager that is gone is no reason to stop painting
     return True
+
+
+def limit_s() -> float:
+    """Give the silence of a thread after which the watchdog is not fed any more: half of its period."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    has_period = microseconds.isdecimal() and int(microseconds) > 0
+    return int(microseconds) / 2e6 if has_period and is_ours else DEFAULT_LIMIT_S

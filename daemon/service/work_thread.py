@@ -1,7 +1,8 @@
-"""The main thread's loop: loads the model, says READY, and turns the worker while jobs may be started."""
+"""The main thread: loads the model, says READY, and turns the worker while jobs may be started."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -9,18 +10,15 @@ from daemon import clock, logs
 from daemon.errors import NotReady
 from daemon.service import backoff
 from daemon.service.systemd import notify
-from daemon.worker.attempt import PolledLifeline
-from daemon.worker.outcomes import Ending
+from daemon.worker.outcomes import Interrupted
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
-
-    from daemon.engine import Engine
-    from daemon.service.backoff import Pauses
+    from daemon.lifeline import Lifeline
+    from daemon.service.backoff import Backoff
     from daemon.service.hours import Hours
-    from daemon.service.upkeep import Housekeeping, Situation
-    from daemon.worker.publisher import Finisher
+    from daemon.service.intake_thread import IntakeLoop
+    from daemon.service.upkeep import Upkeep
+    from daemon.worker.outcomes import Outcome
     from daemon.worker.worker import Worker
 
 log = logs.get(__name__)
@@ -35,50 +33,31 @@ class WorkLoop:
     def __init__(
         self,
         worker: Worker,
-        engine: Engine,
-        finisher: Finisher,
+        intake: IntakeLoop,
         hours: Hours,
-        housekeeping: Housekeeping,
+        upkeep: Upkeep,
         *,
-        situation: Situation,
-        pauses: Pauses,
-        drains: bool,
-        has_work: threading.Event,
-        first_scan: threading.Event,
-        at_rest: threading.Event,
-        is_stopping: Callable[[], bool],
-        check_outbox: Callable[[], None],
+        backoff: Backoff,
+        life: Lifeline,
     ) -> None:
         """Put the parts together.
 
         Args:
             worker: takes one job after the other.
-            engine: what the worker paints with.
-            finisher: who ends what was painted.
+            intake: tells when something is queued, and whether more is about to come.
             hours: when jobs may be started.
-            housekeeping: who closes the report of a night.
-            situation: what the service is doing.
-            pauses: what is told of obstacles.
-            drains: work off what is there, then end.
-            has_work: is set when something is queued.
-            first_scan: is set once the inbox was looked at.
-            at_rest: set while the inbox holds nothing that is about to become a job.
-            is_stopping: gives this loop's sign of life, and tells whether it shall end.
-            check_outbox: raises NotReady while the outbox is away.
+            upkeep: closes the report of a night.
+            backoff: is told of obstacles.
+            life: this thread's.
         """
         self._worker = worker
-        self._engine = engine
-        self._finisher = finisher
+        self._publisher = worker.publisher
+        self._intake = intake
         self.hours = hours
-        self._housekeeping = housekeeping
-        self._situation = situation
-        self._pauses = pauses
-        self._drains = drains
-        self._has_work = has_work
-        self._first_scan = first_scan
-        self._at_rest = at_rest
-        self._is_stopping = is_stopping
-        self._check_outbox = check_outbox
+        self._upkeep = upkeep
+        self._situation = upkeep.situation
+        self._backoff = backoff
+        self._life = life
         self._is_open: bool | None = None  # whether jobs may be started now; not known yet
 
     def run(self) -> None:
@@ -89,69 +68,77 @@ class WorkLoop:
         """
         if not self._get_ready():
             return
-        while not self._is_stopping():
-            may_start = self._may_start()
-            if self._drains and self.hours.are_over(clock.local()):
-                self._finisher.await_idle()
+        drains = self._situation.drains
+        while not self._life.is_stopping:
+            self._life.beat()
+            is_open = self._look_at_clock()
+            if drains and self.hours.are_over(clock.local()):
+                self._publisher.await_idle(self._life)
                 return
-            if not may_start:
-                self._worker.rest()
-                self._pauses.end("worker")  # what it paused for is no obstacle before the window opens
-                self._pauses.sleep(_IDLE_S)
+            if not is_open:
+                self._stay_closed()
                 continue
-            self._has_work.clear()
+            self._intake.has_work.clear()
             # Read before the queue, so that no late drop is missed, nor a job that comes back into it.
-            is_last_look = self._finisher.is_idle and self._at_rest.is_set()
+            is_last_look = self._publisher.is_idle and self._intake.at_rest.is_set()
             if self.turn() is None:
-                if self._drains and is_last_look:
+                if drains and is_last_look:
                     return
-                self._has_work.wait(_TICK_S if self._drains else _IDLE_S)
+                self._life.wait(_TICK_S if drains else _IDLE_S, self._intake.has_work)
+
+    def turn(self) -> Outcome | None:
+        """Turn the worker once, or pause it; None when nothing is queued."""
+        try:
+            outcome = self._worker.turn()
+        except (NotReady, OSError) as error:
+            self._worker.rest()
+            self._backoff.begin("worker", error)
+            self._life.wait(backoff.PAUSE_S)
+            return Interrupted()
+        self._backoff.end("worker")
+        return outcome
 
     def _get_ready(self) -> bool:
         """Load the model, await the first look at the inbox, and say READY; False once the service stops."""
         try:
-            self._situation.info = self._engine.start(PolledLifeline(self._is_stopping))
+            self._situation.info = self._worker.start()
         except NotReady:
-            if self._is_stopping():
+            if self._life.is_stopping:
                 return False
             raise
-        while not self._first_scan.wait(_TICK_S) and not self._is_stopping():
-            pass
-        if self._is_stopping():
+        while not (self._intake.first_scan.is_set() or self._life.is_stopping):
+            self._life.wait(_TICK_S, self._intake.first_scan)
+        if self._life.is_stopping:
             return False
         self._situation.state = "running"
         notify(READY="1", STATUS="watching the inbox")
         log.info("service.ready", startup_s=round(time.monotonic() - self._situation.started, 3))
         return True
 
-    def _may_start(self) -> bool:
-        """Tell whether this is a time at which jobs are started, and say so when that changes."""
-        now = clock.local()
-        opens_at = self.hours.opens_at(now)
+    def _look_at_clock(self) -> bool:
+        """Find out whether jobs may be started now, and say so when that changes.
+
+        Returns:
+            Whether they may.
+        """
+        opens_at = self.hours.opens_at(clock.local())
         text = None if opens_at is None else clock.stamp(opens_at)
         was_open, self._is_open = self._is_open, text is None
         if text is not None and was_open is not False:
-            log.info("service.window_closed", queued=self._housekeeping.queued(), opens_at=text)
-        if text is not None and was_open and not self._drains:  # whose end is its night's
-            self._finisher.await_idle()  # what was painted at night is of its report
-            self._housekeeping.end_night()
+            log.info("service.window_closed", queued=self._upkeep.queued(), opens_at=text)
+        if text is not None and was_open and not self._situation.drains:  # whose end is its night's
+            self._publisher.await_idle(self._life)  # what was painted at night is of its report
+            self._upkeep.end_night()
         if text is None and was_open is False:
-            log.info("service.window_opened", queued=self._housekeeping.queued())
-            self._housekeeping.end_night()  # and the day's: what comes belongs to the night
+            log.info("service.window_opened", queued=self._upkeep.queued())
+            self._upkeep.end_night()  # and the day's: what comes belongs to the night
         self._situation.opens_at = text
         return text is None
 
-    def turn(self) -> Ending | None:
-        """Turn the worker once, or pause it; None when nothing is queued."""
-        try:
-            self._check_outbox()
-            # Anew, where it died idle: before a job is claimed for one that cannot start.
-            self._engine.start(PolledLifeline(self._is_stopping))
-            ending = self._worker.turn()
-        except (NotReady, OSError) as error:
-            self._worker.rest()
-            self._pauses.begin("worker", error)
-            self._pauses.sleep(backoff.PAUSE_S)
-            return Ending.INTERRUPTED
-        self._pauses.end("worker")
-        return ending
+    def _stay_closed(self) -> None:
+        """Wait for a moment outside of the hours, in which no obstacle counts but a defect does."""
+        self._worker.rest()
+        with contextlib.suppress(NotReady, OSError):
+            self._publisher.raise_error()
+        self._backoff.end("worker")
+        self._life.wait(_IDLE_S)

@@ -98,17 +98,18 @@ class StoredJob:
 
     @property
     def attempts_used(self) -> int:
-        """Attempts that count: started since the last retry or progress, and not ended by a stop or the disk.
+        """The number of attempts that count: started since the last retry or progress, and ended by a crash.
 
-        Of two starts in a row the first never left the queue, and an end recorded twice is one end. A start
-        from a later checkpoint than the one before shows progress.
+        A stop, a disk that did not allow it, and memory that ran out while less could be tried use none. Of two
+        starts in a row the first never left the queue, and an end recorded twice is one end. A start from a
+        later checkpoint than the one before shows progress.
         """
         used, progress, is_open = 0, 0, False
         for record in self.attempts:
             event, reached = record["event"], record.get("progress", 0)
             if event == "retried" or (event == "started" and reached > progress):
                 used, progress = 0, reached
-            elif is_open and event not in {"started", "interrupted", "held", "released"}:
+            elif is_open and event not in {"started", "interrupted", "exhausted", "held", "released"}:
                 used += 1
             is_open = event == "started" or (is_open and event in {"held", "released"})
         return used + is_open

@@ -1,111 +1,248 @@
-"""How a claimed job ends: shown and done, shown and failed, or queued again."""
+"""What an attempt comes to, as values, and the one place that ends a job for it: in spool, outbox and log."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from daemon import clock, files, images, logs
-from daemon.errors import SEE_LOG, EngineError, Failure, JobError, NotReady, Reason
+from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
 from daemon.lifeline import Lifeline
 from daemon.outbox import record
+from daemon.worker import result
+from daemon.worker.result import OutOfTime
+from daemon.worker.versions import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-    from daemon.job import Picture
+    from daemon.job import EngineInfo, Painting, Picture
+    from daemon.outbox.frames import FrameWriter
+    from daemon.outbox.loss_table import Row
     from daemon.outbox.publish import Outbox
+    from daemon.settings import Settings
     from daemon.spool import Claim, Spool, StoredJob
+    from daemon.worker.progress import Attempts
 
 log = logs.get(__name__)
 
 CANCELLED: Final = Failure(Reason.CANCELLED, "cancelled by an operator")
 
 
+@dataclass(frozen=True)
+class Painted:
+    """There is a painting; nothing of it is on disk but its frames."""
+
+    painting: Painting
+    rows: tuple[Row, ...]
+    settings: Settings
+    info: EngineInfo
+    facts: Mapping[str, Any]  # of the attempt, for `job.completed`
+    frames: FrameWriter  # may still be writing
+
+
+@dataclass(frozen=True)
+class Stored:
+    """All of the result lies in the job's `out/`; it is not published yet."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job cannot be done."""
+
+    failure: Failure
+    picture: Picture | None = None  # the last good one of a job whose numbers diverged
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The attempt ended early, by no fault of the job: by a stop, a cancel, or the environment."""
+
+    error: NotReady | OSError | None = None  # what the environment did not allow
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The engine ended during the attempt, and the job is tried again."""
+
+    error: EngineError
+    max_attempts: int
+    is_exhausted: bool = False  # memory ran out, and there is a way to compute it with less
+
+
+Outcome = Painted | Stored | Failed | Interrupted | Crashed
+_Some = TypeVar("_Some", bound=Outcome)
+
+
+@dataclass(frozen=True)
+class _Published:
+    """The result is in the outbox."""
+
+    path: Path
+
+
 class Ending(StrEnum):
-    """How one turn of the worker can end."""
+    """What became of a claimed job, as metrics count it."""
 
     COMPLETED = "completed"
     FAILED = "failed"
-    INTERRUPTED = "interrupted"  # by a stop; no attempt used
-    CRASHED = "crashed"  # the engine ended; queued again
-    PAINTED = "painted"  # or failed: another thread brings it to its end
+    INTERRUPTED = "interrupted"  # queued again; no attempt used
+    CRASHED = "crashed"  # queued again
 
 
-class Endings:
-    """Every way out of `running/`, for the worker, the finisher and the intake, each in a thread of its own."""
+class Retry(Protocol):
+    """What waits for the environment; see `service.backoff.Backoff.retry`."""
+
+    def retry(self, part: str, action: Callable[[], object], life: Lifeline, *, gives_up: bool = False) -> bool:
+        """Run an action until it succeeds; False once the thread should end."""
+
+
+class Journal(Protocol):
+    """What counts how jobs end."""
+
+    def note_ending(self, ending: Ending, failure: Failure | None) -> None:
+        """Count one; `failure` is the reason, where it failed."""
+
+
+class Outcomes:
+    """Every way out of `running/`, for all threads; each call says whose thread it is."""
 
     def __init__(
-        self,
-        spool: Spool,
-        outbox: Outbox,
-        hold_out: Callable[[str, Callable[[], object]], bool],
-        note: Callable[[Ending, str, float, Failure | None], None],
+        self, spool: Spool, outbox: Outbox, backoff: Retry, journal: Journal, attempts: Attempts
     ) -> None:
         """Put the parts together.
 
         Args:
             spool: where jobs are ended.
-            outbox: where endings are shown.
-            hold_out: runs an action upon a part of the surroundings, and again while they do not allow it;
-                False once told to stop. It raises the OSError of an outbox that will never take it.
-            note: told of every ending: which, of what, the seconds it took, and why it failed.
+            outbox: where endings are published.
+            backoff: waits where the environment does not allow an ending.
+            journal: is told of every ending.
+            attempts: the running ones, which a cancel stops.
         """
         self._spool = spool
         self._outbox = outbox
-        self._hold_out = hold_out
-        self._note = note
+        self._backoff = backoff
+        self._journal = journal
+        self._attempts = attempts
 
-    def publish(self, claim: Claim) -> Ending:
-        """Show the result and end the job, as often as it takes.
-
-        A cancel after the last step comes too late, unless the outbox keeps the result waiting.
-        """
-        facts, paths, has_waited = claim.entry.facts, [], False
-
-        def publish() -> None:
-            nonlocal has_waited
-            is_late, has_waited = has_waited, True
-            if is_late and claim.entry.is_cancelled and not self._outbox.is_published(claim.job):
-                raise JobError(CANCELLED)
-            paths.append(str(self._outbox.publish(claim.job, claim.entry.out, Lifeline())))
-
-        try:
-            is_shown = self._hold_out("outbox", publish)
-        except JobError as error:
-            return self.fail(claim.entry, error.failure)
-        except OSError as error:
-            return self.fail(claim.entry, _refusal(error))
-        if not is_shown:
-            return self.interrupt(claim)
-        log.info("outbox.published", path=paths[-1])
-        if not self._hold_out("spool", lambda: self._spool.complete(claim)):
-            return Ending.INTERRUPTED  # recovery finds it published
-        log.info("job.completed", **facts, path=paths[-1])
-        self._note(Ending.COMPLETED, claim.job.label, facts.get("elapsed_s", 0.0), None)
-        return Ending.COMPLETED
-
-    def fail(self, entry: StoredJob, failure: Failure, picture: Picture | None = None) -> Ending:
-        """Show a failure and end the job, as often as it takes; what cannot be shown at all is ended unseen.
+    def settle(self, claim: Claim, outcome: Outcome, life: Lifeline) -> Ending:
+        """Bring a claimed job to its end, with retries while the environment does not allow it.
 
         Args:
-            entry: the job, in `running/`.
-            failure: why.
-            picture: the last good one of a job whose numbers ran away, to be shown with the failure.
+            claim: the job, in `running/`.
+            outcome: what its attempt came to.
+            life: the calling thread's. Once it is stopping nothing is waited for: what cannot be ended at the
+                first try is left to the next start.
+
+        Raises:
+            NotReady: the environment interrupted the job; it is queued again, for the service to pause.
         """
-        if picture is not None:
-            data = images.encode(picture, "png")
-            self._hold_out("spool", lambda: files.replace(entry.last_good, data))
+        if isinstance(outcome, Painted):
+            outcome = self.decide(claim, self._store(claim, outcome, life))
+        ended = self._publish(claim, life) if isinstance(outcome, Stored) else outcome
+        if isinstance(ended, _Published):
+            return self._complete(claim, ended, life)
+        if isinstance(ended, Failed):
+            return self._fail(claim.entry, ended, life)
+        return self._put_back(claim, ended, life)
+
+    # Cancelling
+
+    def end_cancelled(self) -> bool:
+        """End what operators cancelled: queued and held jobs now, running ones by stopping their attempt.
+
+        Returns:
+            Whether all of them have ended that were not running; if not, the worker ends the rest.
+
+        Raises:
+            OSError: the spool cannot be read.
+        """
+        self._attempts.stop_cancelled()
+        ended = [self.fail_now(entry, CANCELLED) for entry in self._spool.take_cancelled()]
+        return all(ended)
+
+    def decide(self, claim: Claim, outcome: _Some) -> _Some | Failed:
+        """Let a cancel take effect on what would be queued again; what would be published is up to `settle`."""
+        if isinstance(outcome, Interrupted | Crashed):
+            with contextlib.suppress(NotReady, OSError):  # in the queue it is looked for again
+                if self._is_cancelled(claim):
+                    return Failed(CANCELLED)
+        return outcome
+
+    def _is_cancelled(self, claim: Claim) -> bool:
+        """Whether a cancel takes effect: an operator asked for it, and no result is published.
+
+        Raises:
+            NotReady, OSError: it cannot be told now.
+        """
+        if not claim.entry.is_cancelled:
+            return False
+        return not self._outbox.is_published(claim.job)
+
+    # A result
+
+    def _store(self, claim: Claim, painted: Painted, life: Lifeline) -> Stored | Failed | Interrupted:
+        """Write what is to be published; result.yaml comes last and says that the rest is there."""
+        entry = claim.entry
         try:
-            is_ended = self._hold_out("outbox", lambda: self._end_failed(entry, failure))
+            document, facts = result.write(claim, painted, life)
+            self._spool.keep_facts(entry, facts)
+            files.replace(entry.out / result.RECORD, document)
+        except JobError as error:
+            return Failed(error.failure)
+        except OutOfTime:
+            return Interrupted()
+        except (NotReady, OSError) as error:
+            return Interrupted(error)
+        return Stored()
+
+    def _publish(self, claim: Claim, life: Lifeline) -> _Published | Failed | Interrupted:
+        paths: list[Path] = []
+
+        def publish() -> None:
+            if self._is_cancelled(claim):
+                raise JobError(CANCELLED)
+            paths.append(self._outbox.publish(claim.job, claim.entry.out, life))
+
+        try:
+            is_published = self._backoff.retry("outbox", publish, life, gives_up=True)
+        except JobError as error:
+            return Failed(error.failure)
+        except OSError as error:
+            return Failed(_refusal(error))
+        if not is_published:
+            return Interrupted()
+        log.info("outbox.published", path=str(paths[-1]))
+        return _Published(paths[-1])
+
+    def _complete(self, claim: Claim, published: _Published, life: Lifeline) -> Ending:
+        facts = claim.entry.facts
+        if not self._backoff.retry("spool", functools.partial(self._spool.complete, claim), life):
+            return Ending.INTERRUPTED  # recovery finds it published
+        log.info("job.completed", **facts, path=str(published.path))
+        self._journal.note_ending(Ending.COMPLETED, None)
+        return Ending.COMPLETED
+
+    # A failure
+
+    def _fail(self, entry: StoredJob, failed: Failed, life: Lifeline) -> Ending:
+        """Publish the failure and end the job; one that the outbox can never take is ended unpublished."""
+        if failed.picture is not None:
+            data = images.encode(failed.picture, "png")
+            self._backoff.retry("spool", functools.partial(files.replace, entry.last_good, data), life)
+        end = functools.partial(self._end_failed, entry, failed.failure, life)
+        try:
+            is_ended = self._backoff.retry("outbox", end, life, gives_up=True)
         except OSError as error:
             log.warning("outbox.refused", message=str(error))
             with contextlib.suppress(OSError, NotReady):
                 self._outbox.clean([entry.id])
-            is_ended = self._hold_out("spool", lambda: self._end_failed(entry, failure, is_shown=False))
+            end = functools.partial(self._end_failed, entry, failed.failure, life, is_published=False)
+            is_ended = self._backoff.retry("spool", end, life)
         # Interrupted, recovery ends it: its failure is on record.
         return Ending.FAILED if is_ended else Ending.INTERRUPTED
 
@@ -116,20 +253,22 @@ class Endings:
             Whether it ended; if not, the worker ends it when its turn comes.
         """
         try:
-            self._end_failed(entry, failure)
+            self._end_failed(entry, failure, Lifeline())
         except (NotReady, OSError) as error:
             self._spool.requeue(entry, "interrupted", str(error))
             return False
         return True
 
-    def _end_failed(self, entry: StoredJob, failure: Failure, *, is_shown: bool = True) -> None:
+    def _end_failed(
+        self, entry: StoredJob, failure: Failure, life: Lifeline, *, is_published: bool = True
+    ) -> None:
         job, attempt = entry.job, entry.attempts_used
         assert job is not None  # noqa: S101 - an unreadable job is never claimed
-        if entry.folder.exists():  # else it was shown and moved before, and only the end of that failed
+        if entry.folder.exists():  # else it was published and moved before, and only the end of that failed
             self._spool.note_failure(entry, failure)
-            if is_shown:
+            if is_published:
                 document = record.error(job, failure, attempt, clock.stamp(clock.utc()), versions())
-                self._outbox.publish_failure(job, document, entry.inputs, entry.last_good, Lifeline())
+                self._outbox.publish_failure(job, document, entry.inputs, entry.last_good, life)
         self._spool.fail(entry, failure)
         log.error(
             "job.failed",
@@ -140,50 +279,50 @@ class Endings:
             hint=failure.hint,
             attempt=attempt,
         )
-        self._note(Ending.FAILED, entry.label, 0.0, failure)
+        self._journal.note_ending(Ending.FAILED, failure)
 
-    def interrupt(self, claim: Claim) -> Ending:
-        """Queue a job again that a stop cut short, at no cost; a cancelled one that is not shown yet fails."""
-        with contextlib.suppress(OSError, NotReady):  # who cannot ask the outbox leaves it to the next attempt
-            if claim.entry.is_cancelled and not self._outbox.is_published(claim.job):
-                return self.fail(claim.entry, CANCELLED)
-        self._requeue(claim, "interrupted", "the service was stopped")
+    # Back to the queue
+
+    def _put_back(self, claim: Claim, outcome: Interrupted | Crashed, life: Lifeline) -> Ending:
+        """Queue a job again, with retries, or nobody would work on it before the next start.
+
+        Raises:
+            NotReady: the environment interrupted it.
+        """
+        if isinstance(outcome, Crashed):
+            error = outcome.error
+            self._requeue(claim, "exhausted" if outcome.is_exhausted else "crashed", error.message, life)
+            log.warning(
+                "spool.requeued",
+                attempt=claim.attempt,
+                max_attempts=outcome.max_attempts,
+                reason=error.reason.value,
+                message=error.message,
+            )
+            self._journal.note_ending(Ending.CRASHED, None)
+            return Ending.CRASHED
+        if outcome.error is not None:
+            message = str(outcome.error)
+            self._requeue(claim, "interrupted", message, life)
+            log.warning("spool.requeued", attempt=claim.attempt, reason="not_ready", message=message)
+            raise NotReady(message) from outcome.error
+        self._requeue(claim, "interrupted", "the service was stopped", life)
         log.info("job.interrupted", attempt=claim.attempt, reason="stop")
-        self._note(Ending.INTERRUPTED, claim.job.label, 0.0, None)
+        self._journal.note_ending(Ending.INTERRUPTED, None)
         return Ending.INTERRUPTED
 
-    def put_off(self, claim: Claim, error: Exception) -> Ending:
-        """Queue a job again that the surroundings did not allow, for the service to wait until they might."""
-        self._requeue(claim, "interrupted", str(error))
-        log.warning("spool.requeued", attempt=claim.attempt, reason="not_ready", message=str(error))
-        raise NotReady(str(error)) from error
-
-    def crash(self, claim: Claim, error: EngineError, max_attempts: int) -> Ending:
-        """Queue a job again under which the engine ended; the attempt counts."""
-        event = "exhausted" if error.reason is Reason.OUT_OF_MEMORY else "crashed"
-        self._requeue(claim, event, error.message)
-        log.warning(
-            "spool.requeued",
-            attempt=claim.attempt,
-            max_attempts=max_attempts,
-            reason=error.reason.value,
-            message=error.message,
-        )
-        self._note(Ending.CRASHED, claim.job.label, 0.0, None)
-        return Ending.CRASHED
-
-    def _requeue(self, claim: Claim, event: str, reason: str) -> None:
-        """Give a claim back, as often as it takes, or no one would work on it before the next start."""
-        self._hold_out("spool", lambda: self._spool.requeue(claim.entry, event, reason))
+    def _requeue(self, claim: Claim, event: str, reason: str, life: Lifeline) -> None:
+        requeue = functools.partial(self._spool.requeue, claim.entry, event, reason)
+        self._backoff.retry("spool", requeue, life)
 
 
 def crash_failure(error: EngineError, attempt: int) -> Failure:
-    """Say why a job failed under which the engine ended too often."""
+    """Say why a job failed whose attempts ended the engine too often."""
     hints = {
         Reason.OUT_OF_MEMORY: "use a smaller size, or raise engine.memory_limit_mb if it is set",
         Reason.TIMED_OUT: "use fewer iterations or a smaller size, or raise engine.job_timeout_s",
     }
-    hint = hints.get(error.reason, SEE_LOG)
+    hint = hints.get(error.reason, "see the log; retry once the cause is gone")
     message = f"{error.message} (attempt {attempt})"
     return Failure(error.reason, message, hint=hint, last_lines=error.last_lines)
 
@@ -194,15 +333,3 @@ def _refusal(error: OSError) -> Failure:
         f"the outbox does not take the result: {error.strerror}",
         hint="another file system or share for folders.outbox may; then retry",
     )
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Name the installed programs without importing them."""
-    found = {}
-    for name in ("styletransferd", "tensorflow", "keras", "numpy", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

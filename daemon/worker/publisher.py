@@ -1,198 +1,134 @@
-"""The end of a job beside the painting of the next one: files are encoded, shown and put on record elsewhere.
+"""One background thread that brings jobs to their end while the next ones are painted.
 
-The worker hands each job over once its last step is taken. What was handed over is done in that order, one job
-after the other, and never more than one waits: then the worker waits too.
+Jobs end in the order in which they are submitted, one after the other. One may wait beside the one that is
+being published; then the worker waits too, since a job that waits holds a whole painting. What goes back to the
+queue does so at once, or a stop would have to wait for the publications before it.
 """
 
 from __future__ import annotations
 
-import collections
 import contextvars
+import functools
 import threading
-import time
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final
 
 from daemon.errors import NotReady
 from daemon.processes import yield_to_others
-from daemon.worker.outcomes import Ending
+from daemon.worker.outcomes import Crashed, Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from daemon.lifeline import Lifeline
+    from daemon.spool import Claim
+    from daemon.worker.outcomes import Ending, Outcome, Outcomes
+    from daemon.worker.room import Room
 
-    Task = Callable[[], Ending]
-
-# After a stop, looked at between pieces: what is not begun by then is left to a checkpoint.
-GRACE_S: Final = 20.0
-_WAITING: Final = 1  # jobs, besides the one that is being finished
+_UNDER_WAY: Final = 2  # the one that is published, and one that waits
 _TICK_S: Final = 0.2
 _NICE: Final = 5  # the painting goes first, but nobody shall wait long for a result
 
 
-class OutOfTime(Exception):  # noqa: N818 - an answer, not an error
-    """The service stops, and what is left to do takes too long."""
-
-
-class Finisher:
-    """Ends each job in the thread that hands it over: for whoever works step by step."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether everything that was handed over has come to its end."""
-        return True
-
-    def take(self, task: Task) -> Ending:
-        """End one job.
-
-        Args:
-            task: ends it, and says how.
-
-        Returns:
-            How it ended, or that this is another thread's concern now.
-
-        Raises:
-            NotReady: the surroundings do not allow it; the job is queued again.
-        """
-        return task()
-
-    def await_idle(self) -> None:
-        """Wait until everything that was handed over has come to its end, or the service stops."""
-
-    def raise_trouble(self) -> None:
-        """Hand on what the surroundings did not allow since the last call; the job is queued again.
-
-        Raises:
-            NotReady: there was something.
-        """
-
-    def breathe(self) -> None:
-        """Show that a long task is alive: called by it, between its pieces.
-
-        Raises:
-            OutOfTime: it shall end here.
-        """
-
-    def run(self) -> None:
-        """Work off what is handed over until closed and done."""
-
-    def close(self) -> None:
-        """Expect nothing more; returns at once."""
-
-
-class BackgroundFinisher(Finisher):
-    """Ends jobs in a thread of its own, that of `run`, so that the engine has its next picture at once."""
+class Publisher:
+    """Settles outcomes in a thread of its own; workers submit them, each from its own thread."""
 
     def __init__(
-        self,
-        is_stopping: Callable[[], bool],
-        beat: Callable[[], None],
-        rest: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
+        self, outcomes: Outcomes, room: Room, life: Lifeline, executor: Executor | None = None
     ) -> None:
         """Have nothing to do.
 
         Args:
-            is_stopping: whether the service stops.
-            beat: gives a sign of life for the calling thread.
-            rest: no signs of life are to be expected of `run` now.
-            clock: monotonic seconds.
+            outcomes: ends the jobs.
+            room: gets back what was reserved for a job that has ended.
+            life: of the background thread.
+            executor: runs one task after the other; default: a thread.
         """
-        self._is_stopping = is_stopping
-        self._beat = beat
-        self._rest = rest
-        self._clock = clock
-        self._changed = threading.Condition()
-        self._waiting: collections.deque[Task] = collections.deque()
-        self._is_working = False
-        self._is_closed = False
-        self._has_ended = False
-        self._trouble: Exception | None = None
-        self._deadline: float | None = None  # once the service stops
+        self.room = room
+        self._outcomes = outcomes
+        self._life = life
+        self._executor = executor or ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="publisher", initializer=functools.partial(yield_to_others, _NICE)
+        )
+        self._lock = threading.Lock()
+        self._futures: list[Future[Ending]] = []  # in order; the ended ones until their errors were raised
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything that was handed over has come to its end."""
-        with self._changed:
-            return not self._waiting and not self._is_working
+        """Whether everything that was submitted has come to its end."""
+        return not self._unfinished()
 
-    def take(self, task: Task) -> Ending:
-        """Put a job behind those that were handed over before; waits while there are enough of them."""
-        context = contextvars.copy_context()  # so that its log lines carry the job's id
-        with self._changed:
-            while len(self._waiting) >= _WAITING and not self._has_ended:
-                self._changed.wait(_TICK_S)
-                self._beat()
-            if self._has_ended:
-                return Ending.INTERRUPTED  # by a defect; the next start finds the job where it lies
-            self._waiting.append(lambda: context.run(task))
-            self._changed.notify_all()
-        return Ending.PAINTED
+    def submit(self, claim: Claim, outcome: Outcome, life: Lifeline) -> None:
+        """Have a claim brought to its end; waits while there are enough of them.
 
-    def await_idle(self) -> None:
-        """See `Finisher.await_idle`."""
-        while not (self.is_idle or self._has_ended or self._is_stopping()):
-            self._beat()
-            with self._changed:
-                self._changed.wait(_TICK_S)
+        Args:
+            claim: the job.
+            outcome: what its attempt came to.
+            life: the calling thread's.
 
-    def raise_trouble(self) -> None:
-        """See `Finisher.raise_trouble`."""
-        with self._changed:
-            trouble, self._trouble = self._trouble, None
-        if trouble is not None:
-            raise NotReady(str(trouble)) from trouble
-
-    def breathe(self) -> None:
-        """See `Finisher.breathe`."""
-        self._beat()
-        if not self._is_stopping():
+        Raises:
+            NotReady: the environment interrupted the job; it is queued again, for the service to pause.
+        """
+        outcome = self._outcomes.decide(claim, outcome)
+        if isinstance(outcome, Interrupted | Crashed):
+            self._settle(claim, outcome, life)
             return
-        now = self._clock()
-        if self._deadline is None:
-            self._deadline = now + GRACE_S
-        if now > self._deadline:
-            raise OutOfTime
+        while len(unfinished := self._unfinished()) >= _UNDER_WAY:
+            life.beat()
+            wait(unfinished, _TICK_S, FIRST_COMPLETED)
+        context = contextvars.copy_context()  # so that its log lines carry the job's id
+        future = self._executor.submit(context.run, self._publish, claim, outcome)
+        with self._lock:
+            self._futures.append(future)
 
-    def run(self) -> None:
-        """Work off what is handed over until closed and done."""
-        yield_to_others(_NICE)
-        try:
-            while self._end_next():
-                pass
-        finally:
-            with self._changed:
-                self._is_working, self._has_ended = False, True
-                self._changed.notify_all()
+    def await_idle(self, life: Lifeline) -> None:
+        """Wait until everything that was submitted has come to its end, or the service stops.
 
-    def _end_next(self) -> bool:
-        """Work off one task, and let go of it: it holds a whole painting. False where none will come."""
-        task = self._next()
-        if task is None:
-            return False
-        self._beat()
-        try:
-            task()
-        except (NotReady, OSError) as error:
-            with self._changed:
-                self._trouble = error
-        return True
+        Args:
+            life: the calling thread's.
+        """
+        while (unfinished := self._unfinished()) and not life.is_stopping:
+            life.beat()
+            wait(unfinished, _TICK_S)
 
-    def _next(self) -> Task | None:
-        """Wait for the next task; None where none will come."""
-        with self._changed:
-            self._is_working = False
-            self._rest()
-            self._changed.notify_all()
-            while not self._waiting and not self._is_closed:
-                self._changed.wait()
-            if not self._waiting:
-                return None
-            self._is_working = True
-            task = self._waiting.popleft()
-            self._changed.notify_all()
-            return task
+    def raise_error(self) -> None:
+        """Raise what stopped a job on its way to its end since the last call.
+
+        Raises:
+            NotReady, OSError: the environment did; that job is queued again.
+            Exception: a defect.
+        """
+        with self._lock:
+            ended = [future for future in self._futures if future.done()]
+            self._futures = [future for future in self._futures if not future.done()]
+        errors = [error for future in ended if (error := future.exception())]
+        for error in sorted(errors, key=_is_of_the_environment):  # a defect first
+            raise error
 
     def close(self) -> None:
-        """Expect nothing more; returns at once."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+        """Wait for the end of everything that was submitted, and of the thread."""
+        self._executor.shutdown()
+
+    def _unfinished(self) -> list[Future[Ending]]:
+        with self._lock:
+            return [future for future in self._futures if not future.done()]
+
+    def _publish(self, claim: Claim, outcome: Outcome) -> Ending:
+        self._life.beat()
+        try:
+            return self._settle(claim, outcome, self._life)
+        except (NotReady, OSError):
+            raise
+        except Exception:
+            self._life.ask_stop()  # a defect ends the whole service, before the worker's next turn raises it
+            raise
+        finally:
+            self._life.rest()
+
+    def _settle(self, claim: Claim, outcome: Outcome, life: Lifeline) -> Ending:
+        try:
+            return self._outcomes.settle(claim, outcome, life)
+        finally:
+            self.room.release(claim.entry.id)
+
+
+def _is_of_the_environment(error: BaseException) -> bool:
+    return isinstance(error, NotReady | OSError)

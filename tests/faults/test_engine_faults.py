@@ -9,7 +9,7 @@ from support.trees import Stepper, wait_for
 
 from daemon import safe_yaml
 from daemon.job import State
-from daemon.worker.worker import Ending
+from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from daemon import config as config_module
 from daemon import safe_yaml
 from daemon.errors import Reason
 from daemon.job import State, printable
-from daemon.sandbox.client import Decoder
+from daemon.sandbox.client import Inspector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,8 +42,8 @@ def _work_off(tree: Tree) -> Stepper:
     The real inspector looks at the pictures, in its own process and under its memory limit.
     """
     tree.drop("good")
-    stepper = Stepper(tree.config, FakeEngine())
-    inspector = stepper.service._intake._inspector = Decoder(tree.config.inbox.max_megapixels)
+    inspector = Inspector(tree.config.inbox.max_megapixels)
+    stepper = Stepper(tree.config, FakeEngine(), inspector)
     try:
         stepper.until_quiet(DEADLINE_S)
     finally:

@@ -22,7 +22,7 @@ from support.trees import Stepper, Tree, save, wait_for
 from daemon import config as config_module
 from daemon import safe_yaml
 from daemon.engine.process import ProcessEngine
-from daemon.worker.worker import Ending
+from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +53,9 @@ if "daemon.engine.child" in sys.orig_argv:
     strikes = {9001: segfault, 9002: lambda: os._exit(0), 9003: eat, 9004: loop}
     real = LocalEngine.stylize
 
-    def stylize(self, request, life):
-        for step in real(self, request, life):
-            if getattr(step, "iteration", 0) == 1 and request.settings.seed in strikes:
+    def stylize(self, request, is_stopping=lambda: False):
+        for step in real(self, request, is_stopping):
+            if step.iteration == 1 and request.settings.seed in strikes:
                 strikes[request.settings.seed]()
             yield step
 
@@ -96,14 +96,13 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
         stepper = Stepper(config, engine)
         try:
             for kind, seed in SEEDS.items():
-                engine.config = hasty if kind == "loop" else config
-                _work_off(found, stepper, engine, kind, seed)
-                engine.config = config
-                _work_off(found, stepper, engine, f"good-{kind}", 1)
+                engine._config = hasty if kind == "loop" else config
+                _work_off(found, stepper, kind, seed)
+                engine._config = config
+                _work_off(found, stepper, f"good-{kind}", 1)
             yield found
         finally:
             engine.stop()
-            stepper.service._intake._inspector.stop()
 
 
 def _drop(tree: Tree, name: str, seed: int) -> None:
@@ -115,12 +114,13 @@ def _drop(tree: Tree, name: str, seed: int) -> None:
     tree.note(sidecar, content, style)
 
 
-def _work_off(night: Night, stepper: Stepper, engine: ProcessEngine, name: str, seed: int) -> None:
+def _work_off(night: Night, stepper: Stepper, name: str, seed: int) -> None:
     _drop(night.tree, name, seed)
     with capture_logs() as records:
         night.endings[name] = stepper.until_quiet(deadline_s=200)
     night.children[name] = [r["engine_pid"] for r in records if r["event"] == "engine.started"]
-    night.last[name] = engine.pid or 0
+    child = stepper.service.engine._child  # type: ignore[attr-defined]
+    night.last[name] = child.pid
     night.died[name] = [r["ended_by"] for r in records if r["event"] == "engine.died"]
 
 

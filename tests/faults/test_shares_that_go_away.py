@@ -10,7 +10,7 @@ from support.fakes import FakeEngine
 from support.trees import Stepper, wait_for
 
 from daemon.job import State
-from daemon.worker.worker import Ending
+from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def test_a_missing_outbox_pauses_and_the_painted_picture_waits(make_tree: Callab
         if attempts == 3:
             aside.rename(sentinel)
 
-    stepper.service._pauses.begin = pause  # type: ignore[method-assign]
+    stepper.service.backoff.begin = pause  # type: ignore[method-assign]
     assert stepper.until_quiet() == [Ending.COMPLETED]
     assert attempts == 3
     assert len(engine.calls) == 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.fakes import FakeEngine
+from support.running import Runs
 from support.trees import NearInspector, Tree, wait_for
 
 from daemon.errors import NotReady
@@ -16,9 +17,10 @@ from daemon.service import backoff
 from daemon.service.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from daemon.config import Config
+    from daemon.lifeline import Lifeline
 
 SETTLE_S = 0.2
 
@@ -36,17 +38,11 @@ def _drain(tree: Tree, *script: str) -> int:
     return Service(tree.config, drains=True, engine=FakeEngine(*script), inspector=NearInspector()).run()
 
 
-class _Drain(threading.Thread):
-    """A drain beside the test."""
-
-    def __init__(self, tree: Tree, engine: FakeEngine) -> None:
-        super().__init__()
-        self.service = Service(tree.config, drains=True, engine=engine, inspector=NearInspector())
-        self.code: int | None = None
-        self.start()
-
-    def run(self) -> None:
-        self.code = self.service.run()
+@pytest.fixture
+def run() -> Iterator[Runs]:
+    """Start services; those that still run are ended."""
+    with Runs() as runs:
+        yield runs
 
 
 def test_all_done_is_0(tree: Tree) -> None:
@@ -74,21 +70,20 @@ def test_a_failure_is_1(kind: str, tree: Tree) -> None:
     tree.check(is_quiet=True)
 
 
-def test_a_file_that_is_still_being_written_is_waited_for(tree: Tree) -> None:
+def test_a_file_that_is_still_being_written_is_waited_for(tree: Tree, run: Runs) -> None:
     """A drain does not end while a drop grows, however long that takes."""
     sidecar = tree.drop("slow")
     picture = sidecar.with_name("slow.jpg")
     data = picture.read_bytes()
     with picture.open("wb", buffering=0) as file:
-        drain = _Drain(tree, FakeEngine())
+        drain = run(tree.config, drains=True)
         end = time.monotonic() + 6 * SETTLE_S
         for start in range(0, len(data), 1 + len(data) // 40):
             file.write(data[start : start + 1 + len(data) // 40])
             time.sleep(6 * SETTLE_S / 40)
-            assert drain.is_alive()
+            assert drain.is_alive
         assert time.monotonic() >= end
-    drain.join(20)
-    assert drain.code == 0
+    assert drain.wait() == 0
     assert len(tree.results()) == 1
     tree.check(is_quiet=True)
 
@@ -103,15 +98,12 @@ def test_what_only_waits_for_somebody_is_not_waited_for(tree: Tree) -> None:
     tree.check(is_quiet=True)
 
 
-def test_held_jobs_stay_held(tree: Tree) -> None:
+def test_held_jobs_stay_held(tree: Tree, run: Runs) -> None:
     """A drain passes over held jobs and still ends with 0."""
     tree.drop("a")
-    stopped = Service(tree.config, engine=FakeEngine("hang"), inspector=NearInspector())
-    thread = threading.Thread(target=stopped.run)
-    thread.start()
+    stopped = run(tree.config, FakeEngine("hang"))
     wait_for(lambda: tree.spool.count(State.RUNNING), "the job to start")
-    stopped.ask_stop()
-    thread.join(20)
+    stopped.stop()
     (entry,) = tree.spool.entries(State.QUEUED)
     tree.spool.hold(entry)
     tree.drop("b")
@@ -120,30 +112,27 @@ def test_held_jobs_stay_held(tree: Tree) -> None:
     assert len(tree.results()) == 1
 
 
-def test_a_drain_waits_out_a_missing_outbox(tree: Tree) -> None:
+def test_a_drain_waits_out_a_missing_outbox(tree: Tree, run: Runs) -> None:
     """A drain whose outbox goes away waits for it instead of ending half done."""
     sentinel = tree.outbox / ".styletransferd-outbox"
     tree.drop("a")
-    drain = _Drain(tree, FakeEngine(on_step=lambda _step: sentinel.unlink(missing_ok=True)))
-    wait_for(lambda: drain.service.situation.paused or not drain.is_alive(), "the pause")
-    assert drain.is_alive()
+    drain = run(tree.config, FakeEngine(on_step=lambda _step: sentinel.unlink(missing_ok=True)), drains=True)
+    wait_for(lambda: drain.service.situation.paused or not drain.is_alive, "the pause")
+    assert drain.is_alive
     assert tree.results() == []
     sentinel.touch()
-    drain.join(20)
-    assert drain.code == 0
+    assert drain.wait() == 0
     tree.check(is_quiet=True)
 
 
-def test_a_stop_ends_a_drain(tree: Tree) -> None:
+def test_a_stop_ends_a_drain(tree: Tree, run: Runs) -> None:
     """A drain that is told to stop ends soon, with the job queued again."""
     tree.drop("a")
-    service = Service(tree.config, drains=True, engine=FakeEngine("hang"), inspector=NearInspector())
-    thread = threading.Thread(target=service.run)
-    thread.start()
+    drain = run(tree.config, FakeEngine("hang"), drains=True)
     wait_for(lambda: tree.spool.count(State.RUNNING), "the job to start")
-    service.ask_stop()
-    thread.join(5)
-    assert not thread.is_alive()
+    drain.service.ask_stop()
+    drain.join(5)
+    assert not drain.is_alive
     assert tree.spool.count(State.QUEUED) == 1
 
 
@@ -151,7 +140,7 @@ def test_an_engine_that_cannot_start_ends_the_service(tree: Tree) -> None:
     """What the engine lacks at the start is raised, to become exit 75, and no thread is left behind."""
 
     class Lacking(FakeEngine):
-        def start(self, life: Any) -> Any:
+        def start(self, life: Lifeline) -> Any:
             raise NotReady("no GPU")
 
     before = threading.active_count()

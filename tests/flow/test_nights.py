@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
-from support.trees import NearInspector, Tree, hasten, wait_for
+from support.running import END_S, Runs
+from support.trees import Tree, hasten, wait_for
 
 from daemon import __version__, clock, safe_yaml
 from daemon.cli import status
@@ -21,16 +22,15 @@ from daemon.errors import NotReady
 from daemon.job import State
 from daemon.outbox import summary
 from daemon.service import upkeep
-from daemon.service.service import Service
-from daemon.service.upkeep import Counts
+from daemon.service.status import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
 
     from daemon.config import Config
     from daemon.job import Step
+    from daemon.lifeline import Lifeline
 
-END_S = 20
 NIGHT = "22:00-06:00"
 
 
@@ -77,47 +77,11 @@ def make_night(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPat
     return make
 
 
-class Running:
-    """A service that runs in a thread of its own."""
-
-    def __init__(self, tree: Tree, engine: FakeEngine, **options: Any) -> None:
-        self.service = Service(tree.config, engine=engine, inspector=NearInspector(), **options)
-        self.code: int | None = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self.code = self.service.run()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it still runs."""
-        return self._thread.is_alive()
-
-    def wait(self) -> int | None:
-        """Wait for its end."""
-        self._thread.join(END_S)
-        assert not self.is_alive
-        return self.code
-
-    def stop(self) -> None:
-        """End it."""
-        self.service.ask_stop()
-        self.wait()
-
-
 @pytest.fixture
-def run() -> Iterator[Callable[..., Running]]:
+def run() -> Iterator[Runs]:
     """Start services; those that still run are ended."""
-    made: list[Running] = []
-
-    def start(tree: Tree, engine: FakeEngine | None = None, **options: Any) -> Running:
-        made.append(Running(tree, engine or FakeEngine(), **options))
-        return made[-1]
-
-    yield start
-    for running in made:
-        running.stop()
+    with Runs() as runs:
+        yield runs
 
 
 def _stamped(shown: str) -> str:
@@ -141,12 +105,12 @@ def _report(tree: Tree, day: str) -> dict[str, Any]:
 
 
 def test_jobs_are_accepted_by_day_and_painted_by_night(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running], capsys: pytest.CaptureFixture[str]
+    wall: Wall, make_night: Callable[..., Tree], run: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Outside of the window a drop is accepted, not started, and status says from when on; at 22:00 it runs."""
     tree, engine = make_night(schedule={"window": NIGHT}), FakeEngine()
     with capture_logs() as records:
-        running = run(tree, engine)
+        running = run(tree.config, engine)
         tree.drop("sea")
         _until(tree, State.QUEUED)
         wait_for(lambda: tree.left() == [], "the inbox to be cleared", END_S)
@@ -173,7 +137,7 @@ def test_jobs_are_accepted_by_day_and_painted_by_night(
 
 
 def test_a_job_that_runs_is_not_cut_short_by_the_end_of_the_window(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running]
+    wall: Wall, make_night: Callable[..., Tree], run: Runs
 ) -> None:
     """What was begun at 05:59 is painted to its end; the next job waits for the next evening."""
     wall.set("2026-03-03 05:59")
@@ -181,7 +145,7 @@ def test_a_job_that_runs_is_not_cut_short_by_the_end_of_the_window(
     tree.drop("a")
     tree.drop("b")
     engine = FakeEngine(on_step=lambda _step: wall.set("2026-03-03 06:00"))
-    running = run(tree, engine)
+    running = run(tree.config, engine)
     _until(tree, State.DONE)
     _until(tree, State.QUEUED)
     wait_for(lambda: running.service.situation.opens_at == _stamped("2026-03-03 22:00"), "the close", END_S)
@@ -198,7 +162,7 @@ def test_a_job_that_runs_is_not_cut_short_by_the_end_of_the_window(
 @pytest.mark.parametrize("end", ["window", "stop time", "both"])
 @pytest.mark.parametrize("script", ["paint", "job_error"])
 def test_a_drain_ends_with_the_night(
-    script: str, end: str, wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running]
+    script: str, end: str, wall: Wall, make_night: Callable[..., Tree], run: Runs
 ) -> None:
     """Once the window closes or the stop time comes no job is started; the rest stays; the code tells."""
     wall.set("2026-03-02 23:00")
@@ -211,13 +175,13 @@ def test_a_drain_ends_with_the_night(
         engine = FakeEngine(script, on_step=lambda _step: None)
         real = engine._act
 
-        def fail(act: str, is_stopping: Callable[[], bool]) -> None:
+        def fail(act: str, life: Lifeline) -> None:
             wall.set("2026-03-03 06:00")
-            real(act, is_stopping)
+            real(act, life)
 
         engine._act = fail  # type: ignore[method-assign]
     with capture_logs() as records:
-        running = run(tree, engine, drains=True, stop_starting_at=stops)
+        running = run(tree.config, engine, drains=True, stop_starting_at=stops)
         assert running.wait() == (1 if script == "job_error" else 0)
     assert len(engine.calls) == 1
     assert tree.spool.count(State.QUEUED) + len(tree.left()) // 3 == 2
@@ -226,12 +190,12 @@ def test_a_drain_ends_with_the_night(
 
 
 def test_a_drain_ends_with_the_night_also_when_nothing_can_be_done(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running]
+    wall: Wall, make_night: Callable[..., Tree], run: Runs
 ) -> None:
     """A drain that waits for its outbox does not wait beyond the morning."""
     tree = make_night(schedule={"window": NIGHT})
     tree.drop("a")
-    running = run(tree, drains=True, stop_starting_at="05:00")
+    running = run(tree.config, drains=True, stop_starting_at="05:00")
     _until(tree, State.QUEUED)
     (tree.outbox / ".styletransferd-outbox").unlink()
     wall.set("2026-03-02 22:00")
@@ -242,12 +206,12 @@ def test_a_drain_ends_with_the_night_also_when_nothing_can_be_done(
 
 
 def test_a_drain_that_comes_too_early_waits_for_its_window(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running]
+    wall: Wall, make_night: Callable[..., Tree], run: Runs
 ) -> None:
     """Started at noon, a drain accepts, and paints from 22:00 on; then it ends by itself."""
     tree, engine = make_night(schedule={"window": NIGHT}), FakeEngine()
     tree.drop("sea")
-    running = run(tree, engine, drains=True)
+    running = run(tree.config, engine, drains=True)
     _until(tree, State.QUEUED)
     assert not threading.Event().wait(0.3)
     assert running.is_alive
@@ -258,12 +222,12 @@ def test_a_drain_that_comes_too_early_waits_for_its_window(
 
 
 def test_a_stop_time_before_the_window_ends_a_drain_that_still_waits(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running]
+    wall: Wall, make_night: Callable[..., Tree], run: Runs
 ) -> None:
     """A drain whose last moment passes while its window is closed ends with 0 and everything queued."""
     tree = make_night(schedule={"window": NIGHT})
     tree.drop("sea")
-    running = run(tree, drains=True, stop_starting_at="18:00")
+    running = run(tree.config, drains=True, stop_starting_at="18:00")
     _until(tree, State.QUEUED)
     wall.set("2026-03-02 18:00")
     assert running.wait() == 0
@@ -300,7 +264,7 @@ def test_a_stop_time_that_is_none_is_wrong_usage(words: tuple[str, ...], tmp_pat
 
 
 def test_a_drain_leaves_the_morning_report(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running]
+    wall: Wall, make_night: Callable[..., Tree], run: Runs
 ) -> None:
     """The report counts what was accepted, done and failed, says why, and what waits; so does one record."""
     wall.set("2026-03-02 23:00")
@@ -315,7 +279,7 @@ def test_a_drain_leaves_the_morning_report(
             wall.set("2026-03-03 05:00")
 
     with capture_logs() as records:
-        assert run(tree, FakeEngine(on_step=dawn), drains=True).wait() == 1
+        assert run(tree.config, FakeEngine(on_step=dawn), drains=True).wait() == 1
     report = _report(tree, "2026-03-03")
     assert not (tree.outbox / "summary-2026-03-02.yaml").exists()
     assert (report["accepted"], report["done"], report["failed"]) == (2, 1, 1)
@@ -338,13 +302,13 @@ def test_a_drain_leaves_the_morning_report(
 
 
 def test_each_night_of_a_resident_service_is_summed_up_once(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running]
+    wall: Wall, make_night: Callable[..., Tree], run: Runs
 ) -> None:
     """Each close of the window ends a report and has its record; an end after that adds none."""
     wall.set("2026-03-03 01:00")
     tree = make_night(schedule={"window": NIGHT})
     with capture_logs() as records:
-        running = run(tree)
+        running = run(tree.config)
         for count, name in enumerate(("a", "b"), 1):
             tree.drop(name)
             expected = Counts(count, count)
@@ -361,13 +325,13 @@ def test_each_night_of_a_resident_service_is_summed_up_once(
 
 
 def test_a_report_that_cannot_be_written_holds_nothing_up(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+    wall: Wall, make_night: Callable[..., Tree], run: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outbox that refuses the report costs one warning; the painting goes on and the record still comes."""
     tree = make_night()
     tree.drop("a")
     with capture_logs() as records:
-        running = run(tree)
+        running = run(tree.config)
         monkeypatch.setattr(summary, "write", _refuse)
         _until(tree, State.DONE)
         wait_for(lambda: _named(records, "service.report_failed"), "the warning", END_S)
@@ -403,7 +367,7 @@ def _figure(tree: Tree, name: str) -> float | None:
 
 
 def test_the_figures_are_complete_and_follow_the_work(
-    wall: Wall, make_night: Callable[..., Tree], run: Callable[..., Running]
+    wall: Wall, make_night: Callable[..., Tree], run: Runs
 ) -> None:
     """Every family is there while a job runs; pauses and progress come and go; a watched file is never half."""
     wall.set("2026-03-02 23:00")
@@ -415,7 +379,7 @@ def test_the_figures_are_complete_and_follow_the_work(
         if step.iteration == 2:
             free.wait(END_S)
 
-    running = run(tree, FakeEngine("paint", "job_error", on_step=hold))
+    running = run(tree.config, FakeEngine("paint", "job_error", on_step=hold))
     tree.drop("a")
     tree.drop("b")
     try:

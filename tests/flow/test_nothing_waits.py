@@ -12,12 +12,12 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
-from support.trees import NearInspector, Tree, wait_for
+from support.running import END_S, Runs
+from support.trees import Tree, wait_for
 
 from daemon.job import State
 from daemon.outbox import loss_table
-from daemon.service.service import Service
-from daemon.worker import publisher
+from daemon.worker import result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 
     from daemon.job import Step
 
-END_S = 60
-
 
 class Press:
-    """Holds up the drawing of the curve, which is the finisher's work, until it is let go."""
+    """Holds up the drawing of the curve, which is the publisher's work, until it is let go."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gate = threading.Event()
@@ -55,43 +53,12 @@ def press(monkeypatch: pytest.MonkeyPatch) -> Iterator[Press]:
     made.gate.set()
 
 
-class Running(threading.Thread):
-    """A service in a thread of its own."""
-
-    def __init__(self, tree: Tree, engine: FakeEngine, *, drains: bool = False) -> None:
-        super().__init__()
-        self.service = Service(tree.config, drains=drains, engine=engine, inspector=NearInspector())
-        self.code: int | None = None
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        """Run it."""
-        try:
-            self.code = self.service.run()
-        except Exception as error:  # noqa: BLE001 - looked at by the tests
-            self.error = error
-
-    def end(self) -> None:
-        """Stop it, if it still runs, and wait for its end."""
-        self.service.ask_stop()
-        self.join(END_S)
-        assert not self.is_alive()
-
-
 @pytest.fixture
-def run(tree: Tree, press: Press) -> Iterator[Callable[..., Running]]:
-    """Run services on the tree; those that still run are ended."""
-    made: list[Running] = []
-
-    def start(engine: FakeEngine, **options: Any) -> Running:
-        made.append(Running(tree, engine, **options))
-        return made[-1]
-
-    yield start
-    press.gate.set()
-    for running in made:
-        running.end()
+def run(press: Press) -> Iterator[Runs]:
+    """Start services; those that still run are ended."""
+    with Runs() as runs:
+        yield runs
+        press.gate.set()
 
 
 def _captured() -> AbstractContextManager[list[Any]]:
@@ -104,7 +71,7 @@ def _names(records: list[Any], event: str) -> list[str]:
 
 
 def test_jobs_are_painted_while_one_is_finished_but_not_without_bound(
-    tree: Tree, run: Callable[..., Running], press: Press
+    tree: Tree, run: Runs, press: Press
 ) -> None:
     """One is finished, one waits, one is at hand: then nothing more is claimed. They appear in their order."""
     names = ["a", "b", "c", "d", "e"]
@@ -112,7 +79,7 @@ def test_jobs_are_painted_while_one_is_finished_but_not_without_bound(
         tree.drop(name)
     engine = FakeEngine()
     with _captured() as records:
-        running = run(engine, drains=True)
+        running = run(tree.config, engine, drains=True)
         wait_for(lambda: len(engine.calls) == 3, "three jobs to be painted", END_S)
         wait_for(lambda: engine.steps.count(engine.calls[2]) == 3, "the third one's last step", END_S)
         assert press.begun == ["a"]
@@ -121,7 +88,7 @@ def test_jobs_are_painted_while_one_is_finished_but_not_without_bound(
         tree.check()
         assert len(engine.calls) == 3
         press.gate.set()
-        running.join(END_S)
+        running.join()
     assert running.code == 0
     for event in ("job.started", "outbox.published", "job.completed"):
         assert _names(records, event) == names
@@ -129,45 +96,45 @@ def test_jobs_are_painted_while_one_is_finished_but_not_without_bound(
 
 
 def test_each_line_of_a_finished_job_is_of_that_job(
-    tree: Tree, run: Callable[..., Running], press: Press
+    tree: Tree, run: Runs, press: Press
 ) -> None:
     """What is logged of an ending carries the id of the job that ends, not of one that is painted by then."""
     for name in ("a", "b"):
         tree.drop(name)
     press.gate.set()
     with _captured() as records:
-        run(FakeEngine(), drains=True).join(END_S)
+        run(tree.config, drains=True).join()
     shown = [record for record in records if record["event"] == "outbox.published"]
     assert [record["path"].rpartition("-")[2] == record["job_id"][:8] for record in shown] == [True, True]
 
 
-def test_a_drain_waits_for_what_is_finished(tree: Tree, run: Callable[..., Running], press: Press) -> None:
+def test_a_drain_waits_for_what_is_finished(tree: Tree, run: Runs, press: Press) -> None:
     """With nothing queued any more a drain goes on until the last result is shown and counted."""
     tree.drop("a")
-    running = run(FakeEngine(), drains=True)
+    running = run(tree.config, drains=True)
     wait_for(lambda: press.begun, "the finishing", END_S)
     running.join(0.3)
-    assert running.is_alive()
+    assert running.is_alive
     press.gate.set()
-    running.join(END_S)
+    running.join()
     assert (running.code, running.service.counts.completed) == (0, 1)
     tree.check(is_quiet=True)
 
 
 def test_what_comes_back_into_the_queue_is_done_by_the_same_drain(
-    tree: Tree, run: Callable[..., Running], press: Press
+    tree: Tree, run: Runs, press: Press
 ) -> None:
     """A spool that does not take a result pauses the worker; the job is painted again, at no cost."""
     tree.drop("a")
     press.errors.append(OSError(errno.ENOSPC, "No space left on device"))
     engine = FakeEngine()
     with _captured() as records:
-        running = run(engine, drains=True)
+        running = run(tree.config, engine, drains=True)
         wait_for(lambda: press.begun, "the finishing", END_S)
-        wait_for(running.service._intake.at_rest.is_set, "the inbox at rest", END_S)
+        wait_for(running.service.intake.at_rest.is_set, "the inbox at rest", END_S)
         running.join(0.3)
         press.gate.set()
-        running.join(END_S)
+        running.join()
     assert _names(records, "spool.requeued") == _names(records, "job.completed") == ["a"]
     assert [record["part"] for record in records if record["event"] == "service.paused"] == ["worker"]
     assert (running.code, len(engine.calls)) == (0, 2)
@@ -176,17 +143,17 @@ def test_what_comes_back_into_the_queue_is_done_by_the_same_drain(
     tree.check(is_quiet=True)
 
 
-def test_a_stop_finishes_what_is_painted(tree: Tree, run: Callable[..., Running], press: Press) -> None:
+def test_a_stop_finishes_what_is_painted(tree: Tree, run: Runs, press: Press) -> None:
     """Stopped while one is finished, one waits and one is at hand, all three are shown before the end."""
     for name in ("a", "b", "c", "d"):
         tree.drop(name)
     engine = FakeEngine()
-    running = run(engine)
+    running = run(tree.config, engine)
     wait_for(lambda: len(engine.calls) == 3, "three jobs to be painted", END_S)
     wait_for(lambda: engine.steps.count(engine.calls[2]) == 3, "the third one's last step", END_S)
     running.service.ask_stop()
     press.gate.set()
-    running.end()
+    running.stop()
     assert running.code == 0
     assert [name.rpartition("-")[0] for name in tree.results()] == ["a", "b", "c"]
     (left,) = tree.spool.entries(State.QUEUED)
@@ -194,7 +161,7 @@ def test_a_stop_finishes_what_is_painted(tree: Tree, run: Callable[..., Running]
     tree.check()
 
 
-def test_a_stop_waits_for_no_outbox(tree: Tree, run: Callable[..., Running], press: Press) -> None:
+def test_a_stop_waits_for_no_outbox(tree: Tree, run: Runs, press: Press) -> None:
     """With the outbox away a stop leaves what is painted and encoded; the next start shows it, unpainted."""
     sentinel = tree.outbox / ".styletransferd-outbox"
 
@@ -204,108 +171,123 @@ def test_a_stop_waits_for_no_outbox(tree: Tree, run: Callable[..., Running], pre
 
     tree.drop("a")
     press.gate.set()
-    running = run(FakeEngine(on_step=unmount))
+    running = run(tree.config, FakeEngine(on_step=unmount))
     wait_for(lambda: "outbox" in running.service.situation.paused, "the pause", END_S)
-    running.end()
+    running.stop()
     assert running.code == 0
     (left,) = tree.spool.entries(State.QUEUED)
     assert left.attempts_used == 0
     sentinel.touch()
     engine = FakeEngine()
-    run(engine, drains=True).join(END_S)
+    run(tree.config, engine, drains=True).join()
     assert engine.calls == []
     tree.check(is_quiet=True)
 
 
 def test_what_takes_too_long_after_a_stop_is_left(
-    tree: Tree, run: Callable[..., Running], press: Press, monkeypatch: pytest.MonkeyPatch
+    tree: Tree, run: Runs, press: Press, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past the grace nothing more is encoded: the job is queued again at no cost, for the next start."""
-    monkeypatch.setattr(publisher, "GRACE_S", -1.0)
+    monkeypatch.setattr(result, "GRACE_S", -1.0)
     tree.drop("a")
     tree.drop("b")
     engine = FakeEngine()
     with _captured() as records:
-        running = run(engine)
+        running = run(tree.config, engine)
         wait_for(lambda: len(engine.calls) == 2 and press.begun, "both to be painted", END_S)
         running.service.ask_stop()
         press.gate.set()
-        running.end()
+        running.stop()
     assert _names(records, "job.interrupted") == ["a", "b"]
     assert tree.results() == []
     assert [entry.attempts_used for entry in tree.spool.entries(State.QUEUED)] == [0, 0]
     tree.check()
-    assert run(FakeEngine(), drains=True).join(END_S) is None
+    assert run(tree.config, drains=True).join() is None
     tree.check(is_quiet=True)
 
 
-def test_a_job_cancelled_while_it_is_finished_is_shown(
-    tree: Tree, run: Callable[..., Running], press: Press
-) -> None:
-    """A cancel that comes after the last step comes too late: the result exists and is published."""
+def test_a_job_cancelled_before_it_is_published_is_not(tree: Tree, run: Runs, press: Press) -> None:
+    """A cancel that comes after the last step still takes effect, as long as nothing is published."""
     tree.drop("a")
     with _captured() as records:
-        running = run(FakeEngine(), drains=True)
+        running = run(tree.config, drains=True)
         wait_for(lambda: press.begun, "the finishing", END_S)
         tree.spool.ask_cancel(tree.spool.entries(State.RUNNING)[0])
         press.gate.set()
-        running.join(END_S)
-    assert _names(records, "job.completed") == ["a"]
-    assert _names(records, "job.failed") == []
+        running.join()
+    assert _names(records, "job.completed") == []
+    assert [record["reason"] for record in records if record["event"] == "job.failed"] == ["cancelled"]
+    assert running.code == 1
     tree.check(is_quiet=True)
 
 
-def test_failures_come_in_their_order_too(tree: Tree, run: Callable[..., Running], press: Press) -> None:
+def test_a_running_job_that_is_cancelled_ends_soon(tree: Tree, run: Runs, press: Press) -> None:
+    """The operator's wish reaches the attempt while it paints; it fails as cancelled, and the next one runs."""
+    tree.drop("a")
+    tree.drop("b")
+    with _captured() as records:
+        running = run(tree.config, FakeEngine("hang"), drains=True)
+        wait_for(running.service.attempts.progress, "the first step", END_S)
+        tree.spool.ask_cancel(tree.spool.entries(State.RUNNING)[0])
+        press.gate.set()
+        running.join()
+    assert _names(records, "job.failed") == ["a"]
+    assert _names(records, "job.completed") == ["b"]
+    assert _names(records, "job.interrupted") == []
+    tree.check(is_quiet=True)
+
+
+def test_failures_come_in_their_order_too(tree: Tree, run: Runs, press: Press) -> None:
     """A job that fails at the engine does not overtake the one before it that is still being finished."""
     for name in ("a", "b", "c"):
         tree.drop(name)
     engine = FakeEngine("paint", "job_error")
     with _captured() as records:
-        running = run(engine, drains=True)
+        running = run(tree.config, engine, drains=True)
         wait_for(lambda: len(engine.calls) == 3, "all to be painted", END_S)
         assert tree.results() == []
         press.gate.set()
-        running.join(END_S)
+        running.join()
     ended = [record for record in records if record["event"] in {"job.completed", "job.failed"}]
     assert [record["name"].rpartition("-")[0] for record in ended] == ["a", "b", "c"]
     assert running.code == 1
     tree.check(is_quiet=True)
 
 
-def test_a_job_that_was_cut_off_before_is_alone(tree: Tree, run: Callable[..., Running], press: Press) -> None:
+def test_a_job_that_was_cut_off_before_is_alone(tree: Tree, run: Runs, press: Press) -> None:
     """At its second attempt nothing else is under way, so that what it may do to the service costs no other."""
     for name in ("a", "b", "c"):
         tree.drop(name)
     engine = FakeEngine("paint", "crash")
-    running = run(engine, drains=True)
-    wait_for(lambda: running.service.situation.attempts["crashed"], "the crash", END_S)
+    running = run(tree.config, engine, drains=True)
+    wait_for(lambda: running.service.situation.endings["crashed"], "the crash", END_S)
     wait_for(lambda: tree.spool.count(State.RUNNING) == 2, "its second attempt", END_S)
     running.join(0.2)
     assert len(engine.calls) == 2  # it waits for the first job's end
     press.gate.set()
-    running.join(END_S)
+    running.join()
     assert engine.calls == [engine.calls[0], engine.calls[1], engine.calls[1], engine.calls[3]]
     tree.check(is_quiet=True)
 
 
 def test_the_room_of_what_is_finished_is_not_given_away(
-    tree: Tree, run: Callable[..., Running], press: Press
+    tree: Tree, run: Runs, press: Press
 ) -> None:
     """What a handed over job may still take counts for the next claim, and no longer once it has ended."""
     tree.drop("a")
     tree.drop("b")
     engine = FakeEngine()
-    running = run(engine)
-    worker = running.service._worker
-    wait_for(lambda: len(worker._unfinished) == 2, "both to be handed over", END_S)
-    assert all(needed.shown > 0 for needed in worker._unfinished.values())
+    running = run(tree.config, engine)
+    room = running.service.room
+    wait_for(lambda: len(room.reserved) == 2 and not running.service.attempts.progress(), "both", END_S)
+    assert all(needed.shown > 0 for needed in room.reserved.values())
     press.gate.set()
     wait_for(lambda: running.service.counts.completed == 2, "their end", END_S)
-    wait_for(lambda: not worker._unfinished, "their room", END_S)
+    wait_for(lambda: not room.reserved, "their room", END_S)
 
 
-def test_a_defect_in_the_finisher_ends_the_run_with_it(
-    tree: Tree, run: Callable[..., Running], press: Press, monkeypatch: pytest.MonkeyPatch
+def test_a_defect_in_the_publisher_ends_the_run_with_it(
+    tree: Tree, run: Runs, press: Press, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What no one expected while a job is finished ends the service; the next start does the job."""
     defect = RuntimeError("a defect")
@@ -315,29 +297,28 @@ def test_a_defect_in_the_finisher_ends_the_run_with_it(
 
     monkeypatch.setattr(loss_table, "table", stumble)
     tree.drop("a")
-    running = run(FakeEngine())
-    running.join(END_S)
+    running = run(tree.config)
+    running.join()
     assert running.error is defect
     monkeypatch.undo()
     tree.check()
     press.gate.set()
     monkeypatch.setattr(loss_table, "curve", lambda *_: b"a curve")
-    run(FakeEngine(), drains=True).join(END_S)
+    run(tree.config, drains=True).join()
     tree.check(is_quiet=True)
 
 
-def test_an_encoding_that_hangs_is_noticed(tree: Tree, run: Callable[..., Running], press: Press) -> None:
-    """While a piece is encoded no one vouches for the finisher; between pieces, and idle, nothing is amiss."""
-    running = run(FakeEngine())
-    heart = running.service._heart
-    wait_for(lambda: running.service.situation.state == "running", "the start", END_S)
-    assert "finisher" not in heart.silent(-1)
+def test_an_encoding_that_hangs_is_noticed(tree: Tree, run: Runs, press: Press) -> None:
+    """While a piece is encoded no one vouches for the publisher; idle, nothing is expected of it."""
+    running = run(tree.config).until_ready()
+    life = running.service.lives["publisher"]
+    assert life.silence_s == 0.0
     tree.drop("a")
     wait_for(lambda: press.begun, "the finishing", END_S)
-    wait_for(lambda: "finisher" in heart.silent(0.1), "the silence", END_S)
+    wait_for(lambda: life.silence_s > 0.1, "the silence", END_S)
     press.gate.set()
     wait_for(lambda: running.service.counts.completed, "its end", END_S)
-    wait_for(lambda: "finisher" not in heart.silent(-1), "its rest", END_S)
+    wait_for(lambda: life.silence_s == 0.0, "its rest", END_S)
 
 
 # With the real engine

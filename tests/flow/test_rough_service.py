@@ -1,74 +1,33 @@
-"""The service's own threads, in this process and with a fake engine, while its surroundings fail."""
+"""The service's own threads, in this process and with a fake engine, while the environment fails."""
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
-from support.trees import NearInspector, Stepper, Tree, wait_for
+from support.running import END_S, Runs
+from support.trees import Stepper, Tree, wait_for
 
 from daemon import safe_yaml
 from daemon.job import State
-from daemon.service.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, MutableMapping
+    from collections.abc import Iterator, MutableMapping
     from pathlib import Path
     from typing import Any
 
-    from daemon.config import Config
     from daemon.job import Step
 
 FACTS = {"attempt", "iterations", "height_px", "width_px", "first_loss", "best_loss", "last_loss", "device"}
-END_S = 20
-
-
-class Running:
-    """A service that runs in a thread of its own, and what came of it."""
-
-    def __init__(self, config: Config, engine: FakeEngine) -> None:
-        self.service = Service(config, engine=engine, inspector=NearInspector())
-        self.code: int | None = None
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.code = self.service.run()
-        except Exception as error:  # noqa: BLE001 - for the test to look at
-            self.error = error
-
-    def until_ready(self) -> None:
-        """Wait until it works."""
-        wait_for(lambda: self.service.situation.state == "running", "the service to be ready", END_S)
-
-    def wait(self) -> bool:
-        """Wait for its end; whether it came."""
-        self._thread.join(END_S)
-        return not self._thread.is_alive()
-
-    def stop(self) -> None:
-        """End it."""
-        self.service.ask_stop()
-        assert self.wait()
 
 
 @pytest.fixture
-def run(tree: Tree) -> Iterator[Callable[[FakeEngine], Running]]:
-    """Start services on the tree; those that still run are ended."""
-    made: list[Running] = []
-
-    def start(engine: FakeEngine) -> Running:
-        made.append(Running(tree.config, engine))
-        return made[-1]
-
-    yield start
-    for running in made:
-        running.stop()
+def run() -> Iterator[Runs]:
+    """Start services; those that still run are ended."""
+    with Runs() as runs:
+        yield runs
 
 
 def _sentinel(tree: Tree) -> Path:
@@ -81,10 +40,10 @@ def _completed(records: list[MutableMapping[str, Any]]) -> MutableMapping[str, A
 
 
 def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(
-    tree: Tree, run: Callable[[FakeEngine], Running]
+    tree: Tree, run: Runs
 ) -> None:
     """With the outbox away a good drop after a faulty one is accepted; both endings appear once it is back."""
-    running = run(FakeEngine())
+    running = run(tree.config)
     running.until_ready()
     _sentinel(tree).unlink()
     tree.drop("bad", sise=3)
@@ -103,29 +62,29 @@ def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(
     tree.check(is_quiet=True)
 
 
-@pytest.mark.parametrize("part", ["_intake.turn", "_intake.end_cancelled", "_work.turn"])
+@pytest.mark.parametrize("part", ["intake.turn", "outcomes.end_cancelled", "work.turn", "upkeep.turn"])
 def test_a_defect_in_any_thread_ends_the_run_with_it(
-    part: str, tree: Tree, run: Callable[[FakeEngine], Running], monkeypatch: pytest.MonkeyPatch
+    part: str, tree: Tree, run: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What no one expected, in the intake, for operators or in the worker, stops all of them and is raised."""
+    """What no one expected in any of the threads stops all of them and is raised."""
     defect = RuntimeError("a defect")
 
     def stumble(*_: object) -> None:
         raise defect
 
     engine = FakeEngine()
-    running = run(engine)
+    running = run(tree.config, engine)
     running.until_ready()
     loop, _, name = part.partition(".")
     monkeypatch.setattr(getattr(running.service, loop), name, stumble)
-    assert running.wait()
+    running.join()
     assert running.error is defect
     assert not engine.is_started
     assert not tree.spool.is_locked()
 
 
 def test_facts_survive_a_stop_while_the_outbox_is_away(
-    tree: Tree, run: Callable[[FakeEngine], Running]
+    tree: Tree, run: Runs
 ) -> None:
     """A job published only after a restart is completed with the facts of its painting, painted once."""
 
@@ -134,7 +93,7 @@ def test_facts_survive_a_stop_while_the_outbox_is_away(
             _sentinel(tree).unlink()
 
     first, second = FakeEngine(on_step=unmount), FakeEngine()
-    running = run(first)
+    running = run(tree.config, first)
     running.until_ready()
     tree.drop("sea")
     wait_for(lambda: "outbox" in running.service.situation.paused, "the publication to pause", END_S)
@@ -143,7 +102,7 @@ def test_facts_survive_a_stop_while_the_outbox_is_away(
     assert tree.results() == []
     _sentinel(tree).touch()
     with capture_logs() as records:
-        running = run(second)
+        running = run(tree.config, second)
         wait_for(lambda: tree.spool.entries(State.DONE), "the job to be done", END_S)
         running.stop()
     line = _completed(records)

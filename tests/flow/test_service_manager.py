@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
+from support.running import END_S, Running, Runs
 from support.trees import NearInspector, Tree, hasten, wait_for
 
 from daemon import clock, logs
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.job import Job, Step
+    from daemon.lifeline import Lifeline
 
 Facts = dict[str, str]  # of one datagram
-END_S = 20
 LONG = {"iterations": 5000, "frames": {"every": 0}}
 
 
@@ -183,41 +184,11 @@ def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) ->
     return made
 
 
-class Running:
-    """A service that runs in a thread of its own."""
-
-    def __init__(self, tree: Tree, engine: FakeEngine, **options: Any) -> None:
-        self.service = Service(tree.config, engine=engine, inspector=NearInspector(), **options)
-        self.code: int | None = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self.code = self.service.run()
-
-    def until_ready(self) -> None:
-        """Wait until it works."""
-        wait_for(lambda: self.service.situation.state == "running", "the service to be ready", END_S)
-
-    def stop(self) -> None:
-        """End it."""
-        self.service.ask_stop()
-        self._thread.join(END_S)
-        assert not self._thread.is_alive()
-
-
 @pytest.fixture
-def run(tree: Tree) -> Iterator[Callable[..., Running]]:
-    """Start services on the tree; those that still run are ended."""
-    made: list[Running] = []
-
-    def start(engine: FakeEngine, **options: Any) -> Running:
-        made.append(Running(tree, engine, **options))
-        return made[-1]
-
-    yield start
-    for running in made:
-        running.stop()
+def run() -> Iterator[Runs]:
+    """Start services; those that still run are ended."""
+    with Runs() as runs:
+        yield runs
 
 
 def _assert_silent(manager: Manager, for_s: float) -> None:
@@ -231,7 +202,7 @@ def _assert_silent(manager: Manager, for_s: float) -> None:
 def test_the_watchdog_is_silent_while_a_loop_hangs(
     loop: str,
     tree: Tree,
-    run: Callable[..., Running],
+    run: Runs,
     manager: Manager,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -249,7 +220,7 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
             free.wait()
 
     with capture_logs() as records:
-        running = run(FakeEngine(on_step=step))
+        running = run(tree.config, FakeEngine(on_step=step))
         try:
             running.until_ready()
             manager.until_fed_anew()
@@ -274,12 +245,12 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
 
 
 def test_status_names_the_loop_that_hangs(
-    tree: Tree, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+    tree: Tree, run: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """status.json is still written while the intake hangs, and says which loop does."""
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
     free, real = threading.Event(), Intake.turn
-    running = run(FakeEngine())
+    running = run(tree.config)
     running.until_ready()
     monkeypatch.setattr(Intake, "turn", lambda intake, now: free.wait() and real(intake, now))
     try:
@@ -293,20 +264,20 @@ def _hold_publication(service: Service) -> tuple[threading.Event, threading.Even
     """Give an event that is set once a result is about to be shown, and one that lets it be."""
     begun, free, real = threading.Event(), threading.Event(), service.outbox.publish
 
-    def publish(job: Job, out: Path) -> Path:
+    def publish(job: Job, out: Path, life: Lifeline) -> Path:
         begun.set()
         free.wait()
-        return real(job, out)
+        return real(job, out, life)
 
     service.outbox.publish = publish  # type: ignore[method-assign]
     return begun, free
 
 
 def test_status_says_stopping_while_what_is_painted_is_brought_to_its_end(
-    tree: Tree, run: Callable[..., Running], manager: Manager
+    tree: Tree, run: Runs, manager: Manager
 ) -> None:
-    """Through the finisher's last job status.json is kept and the watchdog fed; the last state is `stopped`."""
-    running = run(FakeEngine())
+    """Until the last job is published status.json is kept and the watchdog fed; the last state is `stopped`."""
+    running = run(tree.config)
     running.until_ready()
     begun, free = _hold_publication(running.service)
     status = tree.config.folders.spool / "status.json"
@@ -326,18 +297,18 @@ def test_status_says_stopping_while_what_is_painted_is_brought_to_its_end(
 
 
 def test_an_engine_that_takes_its_time_to_end_leaves_no_loop_to_be_missed(
-    tree: Tree, run: Callable[..., Running]
+    tree: Tree, run: Runs
 ) -> None:
     """Signs of life while the engine is stopped do not make the watchdog wait for more from the worker."""
     ended = threading.Event()
 
     class Slow(FakeEngine):
         def stop(self) -> None:
-            running.service._worker_is_stopping()
+            running.service.lives["worker"].beat()
             super().stop()
             ended.set()
 
-    running = run(Slow())
+    running = run(tree.config, Slow())
     running.until_ready()
     begun, free = _hold_publication(running.service)
     tree.drop("sea")
@@ -345,22 +316,28 @@ def test_an_engine_that_takes_its_time_to_end_leaves_no_loop_to_be_missed(
         assert begun.wait(END_S)
         running.service.ask_stop()
         assert ended.wait(END_S)
-        wait_for(lambda: running.service._heart.silent(-1) == ["finisher"], "the other loops' ends", END_S)
+        lives = running.service.lives
+        wait_for(lambda: _expected(lives) == ["publisher"], "the other threads' ends", END_S)
     finally:
         free.set()
 
 
+def _expected(lives: dict[str, Lifeline]) -> list[str]:
+    """The threads of which heartbeats are expected."""
+    return [name for name, life in lives.items() if life.silence_s > 0]
+
+
 def test_a_spool_that_refuses_does_not_silence_the_watchdog(
-    tree: Tree, run: Callable[..., Running], manager: Manager, monkeypatch: pytest.MonkeyPatch
+    tree: Tree, run: Runs, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trouble with the disk is waited out, not ended by the service manager: feeding goes on."""
-    running = run(FakeEngine())
+    running = run(tree.config)
     running.until_ready()
 
     def refuse() -> None:
         raise OSError(30, os.strerror(30), "asked")
 
-    monkeypatch.setattr(running.service._intake, "end_cancelled", refuse)
+    monkeypatch.setattr(running.service.outcomes, "end_cancelled", refuse)
     wait_for(lambda: "operators" in running.service.situation.paused, "the pause", END_S)
     manager.until_fed_anew()
     assert running.service.situation.paused["operators"] == "Read-only file system: asked"
@@ -371,10 +348,10 @@ def test_a_reload_outside_of_the_run_says_nothing_of_ready(
     moment: str, tree: Tree, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGHUP while the model loads, or at the end, must not call the service ready."""
-    service = Service(tree.config, engine=FakeEngine(), inspector=NearInspector(), reload=lambda: tree.config)
+    service = Service(tree.config, engine=FakeEngine(), inspector=NearInspector())
     service.situation.state = moment
     with capture_logs() as records:
-        service.reload()
+        service.reload(lambda: tree.config)
     assert [record["event"] for record in records] == ["service.reloaded"]
     assert notify(STATUS="the last word")
     manager.until("STATUS=the last word")
@@ -395,13 +372,12 @@ def _changed(config: Config, **sections: dict[str, Any]) -> Config:
 
 def _adopt(running: Running, **sections: dict[str, Any]) -> None:
     read = _changed(running.service.config, **sections)
-    running.service._read_config = lambda: read
-    running.service.reload()
+    running.service.reload(lambda: read)
 
 
-def test_the_inbox_rules_apply_after_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+def test_the_inbox_rules_apply_after_a_reload(tree: Tree, run: Runs) -> None:
     """A longer settle_s makes a drop wait, a shorter one lets it in, and keep_originals keeps the next one."""
-    running = run(FakeEngine(), reload=lambda: tree.config)
+    running = run(tree.config)
     running.until_ready()
     _adopt(running, inbox={"settle_s": 3600.0})
     tree.drop("sea")
@@ -418,9 +394,9 @@ def test_the_inbox_rules_apply_after_a_reload(tree: Tree, run: Callable[..., Run
     assert kept == ["sea-style.png", "sea.jpg", "sea.yaml"]
 
 
-def test_sidecars_are_read_anew_when_the_house_defaults_change(tree: Tree, run: Callable[..., Running]) -> None:
+def test_sidecars_are_read_anew_when_the_house_defaults_change(tree: Tree, run: Runs) -> None:
     """A sidecar that was read, and waits for its picture, is accepted with the defaults of that moment."""
-    running = run(FakeEngine(), reload=lambda: tree.config)
+    running = run(tree.config)
     running.until_ready()
     sidecar = tree.drop("sea")
     picture = sidecar.with_name("sea.jpg")
@@ -439,9 +415,9 @@ def test_sidecars_are_read_anew_when_the_house_defaults_change(tree: Tree, run: 
     assert entry.job.settings.seed == 11
 
 
-def test_the_retention_applies_after_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+def test_the_retention_applies_after_a_reload(tree: Tree, run: Runs) -> None:
     """A retention of no days forgets an ended job at once, not at the next full hour."""
-    running = run(FakeEngine(), reload=lambda: tree.config)
+    running = run(tree.config)
     running.until_ready()
     tree.drop("sea")
     wait_for(lambda: tree.spool.count(State.DONE) == 1, "the drop's end", END_S)
@@ -452,9 +428,9 @@ def test_the_retention_applies_after_a_reload(tree: Tree, run: Callable[..., Run
     assert len(tree.results()) == 1
 
 
-def test_the_window_applies_after_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+def test_the_window_applies_after_a_reload(tree: Tree, run: Runs) -> None:
     """A window that excludes this moment holds the next job back; none lets it run."""
-    running = run(FakeEngine(), reload=lambda: tree.config)
+    running = run(tree.config)
     running.until_ready()
     now = clock.local()
     opens = (now.hour + 2) % 24
@@ -466,9 +442,9 @@ def test_the_window_applies_after_a_reload(tree: Tree, run: Callable[..., Runnin
     wait_for(lambda: tree.spool.count(State.DONE) == 1, "the drop's end", END_S)
 
 
-def test_the_observer_can_be_switched_by_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+def test_the_observer_can_be_switched_by_a_reload(tree: Tree, run: Runs) -> None:
     """`observer: auto` begins to watch, and `off` ends it, without a restart."""
-    running = run(FakeEngine(), reload=lambda: tree.config)
+    running = run(tree.config)
     running.until_ready()
     assert running.service.situation.is_watcher_up is None
     _adopt(running, inbox={"observer": "auto"})
@@ -477,9 +453,9 @@ def test_the_observer_can_be_switched_by_a_reload(tree: Tree, run: Callable[...,
     wait_for(lambda: running.service.situation.is_watcher_up is None, "its end", END_S)
 
 
-def test_the_attempts_apply_after_a_reload(tree: Tree, run: Callable[..., Running]) -> None:
+def test_the_attempts_apply_after_a_reload(tree: Tree, run: Runs) -> None:
     """A lower max_attempts bounds the very next crash."""
-    running = run(FakeEngine(*["crash"] * 9), reload=lambda: tree.config)
+    running = run(tree.config, FakeEngine(*["crash"] * 9))
     running.until_ready()
     _adopt(running, engine={"max_attempts": 1})
     tree.drop("sea")

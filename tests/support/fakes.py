@@ -37,9 +37,7 @@ INFO = EngineInfo(
     load_s=0.0,
     versions={"fake": "1"},
 )
-
-
-PLAN = Plan(memory_estimate_mb=900, memory_limit_mb=None, computed="whole", is_smallest=False)
+PLAN = Plan(memory_estimate_mb=512, memory_limit_mb=None, computed="whole", is_smallest=True)
 
 
 class AskedLife(Lifeline):
@@ -65,9 +63,9 @@ def steps_of(engine: Engine, request: Request, life: Lifeline | None = None) -> 
 class FakeEngine:
     """Paints the content itself, quickly; `script` says what each call does, and every further call paints.
 
-    Words: `paint`, `crash` and `job_error` (after the first step), `hang` (until it is told to stop). It keeps
-    a checkpoint after each step (after a tenth of a long way) where the job has a place for them, and goes on
-    from the newest whole one.
+    Words: `paint`; `crash`, `exhaust` and `job_error` (after the first step); `hang` (until it is told to
+    stop). It keeps a checkpoint after each step (after a tenth of a long way) where the job has a place for
+    them, and goes on from the newest whole one.
     """
 
     def __init__(self, *script: str, on_step: Callable[[Step], None] = lambda _step: None) -> None:
@@ -76,11 +74,12 @@ class FakeEngine:
         self.steps: list[str] = []  # the job of each iteration that was painted, not replayed
         self.hints: list[Request] = []  # what it was told would come next
         self.is_started = False
-        self.plan = PLAN
+        self.plan = PLAN  # what it says before each painting
         self._on_step = on_step
 
     def start(self, life: Lifeline) -> EngineInfo:
         """Say what is loaded."""
+        life.beat()
         self.is_started = True
         return INFO
 
@@ -103,6 +102,7 @@ class FakeEngine:
             yield step
             if not step.painting and step.iteration and step.iteration % _interval(request) == 0:
                 _keep(request, step.iteration)
+            life.beat()
             if life.is_stopping:
                 return
 
@@ -115,7 +115,10 @@ class FakeEngine:
             raise EngineError("the fake engine crashed", last_lines=("the last words",))
         if act == "job_error":
             raise JobError(Failure(Reason.DIVERGED, "the fake numbers ran away"))
+        if act == "exhaust":
+            raise EngineError("memory ran out", Reason.OUT_OF_MEMORY)
         while act == "hang" and not life.is_stopping:
+            life.beat()
             time.sleep(0.005)
 
     def stop(self) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import tempfile
 import time
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,12 @@ import yaml
 from PIL import Image
 
 from daemon import images
-from daemon.inbox.intake import Intake
-from daemon.sandbox.client import Decoder
+from daemon.outbox import loss_table
+from daemon.sandbox.client import Inspector
 from daemon.service import backoff, intake_thread, service, work_thread
 from daemon.service.service import Service
 from daemon.spool import Spool
-from daemon.worker.publisher import Finisher
+from daemon.worker.outcomes import Crashed, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.engine import Engine
-    from daemon.lifeline import Lifeline
-    from daemon.worker.worker import Ending
 
 Dropped = dict[str, str]  # file name -> SHA-256, of one drop
 
@@ -138,24 +137,25 @@ class Tree:
 
 
 def decode_here(path: Path, name: str) -> tuple[int, int]:
-    """Decode a picture whole, as the sandbox does, in this process."""
+    """Decode a picture whole, as the inspector does, in this process."""
     height, width = images.read(path, 200, name).shape[:2]
     return height, width
 
 
-class NearInspector(Decoder):
+class NearInspector(Inspector):
     """No child: a matrix of thousands of services has no time for thousands of them."""
 
     def __init__(self) -> None:
         super().__init__(200)
 
-    def size(self, path: Path, name: str, life: Lifeline) -> tuple[int, int]:
+    def inspect(self, path: Path, name: str) -> tuple[int, int]:
         """Decode in this process."""
         return decode_here(path, name)
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a service's loops wait a fiftieth of a second where they wait up to two."""
+    """Have a service's loops wait a fiftieth of a second where they wait up to two, and no curve be drawn."""
+    monkeypatch.setattr(loss_table, "curve", lambda _rows, _title: b"a curve")
     for module, name in (
         (work_thread, "_TICK_S"),
         (work_thread, "_IDLE_S"),
@@ -166,29 +166,48 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, 0.02)
 
 
-class Stepper:
-    """A service stepped by hand, in one thread: its intake, its operator's eye and its worker in turn."""
+class InlineExecutor(Executor):
+    """Runs each task in the thread that submits it, and remembers what came of it."""
 
-    def __init__(self, config: Config, engine: Engine) -> None:
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+
+    def submit(self, task: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        """Run a task; what a kill raises is no result of it."""
+        future: Future[Any] = Future()
+        try:
+            result = task(*args, **options)
+        except Exception as error:  # noqa: BLE001 - whoever asks for the result gets it
+            future.set_exception(error)
+        else:
+            self.results.append(result)
+            future.set_result(result)
+        return future
+
+
+class Stepper:
+    """A service stepped by hand, in one thread."""
+
+    def __init__(self, config: Config, engine: Engine, inspector: Inspector | None = None) -> None:
         """Start it, recovery included."""
-        self.service = Service(config, engine=engine, inspector=NearInspector(), finisher=Finisher())
+        self._executor = InlineExecutor()
+        self.service = Service(
+            config, engine=engine, inspector=inspector or NearInspector(), executor=self._executor
+        )
         self.service.spool.prepare()
-        self.service._recover()
-        unretired = [entry.job for entry in self.service.spool.unretired() if entry.job]
-        check = self.service._sentinels["inbox"].check_in
-        take = self.service._intake.take
-        self.intake = Intake(config, take, unretired, self.service.spool.set_retired, check=check)
+        self.service.recover()
 
     def look(self) -> None:
         """Turn the intake alone."""
-        self.service._intake.turn(self.intake)
+        self.service.intake.turn(time.monotonic())
 
     def turn(self) -> Ending | None:
-        """Turn every part once."""
-        self.look()
-        with contextlib.suppress(OSError):  # as the intake's thread does
-            self.service._intake.end_cancelled()
-        return self.service._work.turn()
+        """Turn every part once; gives what became of the job, and `interrupted` where none could be taken."""
+        self._executor.results.clear()
+        outcome = self.service.step(time.monotonic())
+        if self._executor.results or outcome is None:
+            return next(iter(self._executor.results), None)
+        return Ending.CRASHED if isinstance(outcome, Crashed) else Ending.INTERRUPTED
 
     @property
     def waiting(self) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import asdict
 
 import pytest
 
-from daemon.errors import ConfigError, EngineError, Failure, Fault, JobError, Reason
+from daemon.errors import ConfigError, EngineError, Failure, Fault, JobError, NotReady, PauseKind, Reason
 
 BARE = Fault("a.yaml", "", "", "keys and values")
 UNKNOWN = Fault("a.yaml", "sise", "3", "seed, size", "did you mean 'size'?", problem="unknown key")
@@ -88,3 +90,40 @@ def test_errors_say_what_happened() -> None:
     assert str(JobError(Failure(Reason.DIVERGED, "it diverged"))) == "it diverged"
     assert str(EngineError("it died")) == "it died"
     assert EngineError("it died").reason is Reason.ENGINE_CRASHED
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("ENOENT", "unavailable"),
+        ("ESTALE", "unavailable"),
+        ("ENOTCONN", "unavailable"),
+        ("ETIMEDOUT", "unavailable"),
+        ("ENOSPC", "no_space"),
+        ("EDQUOT", "no_space"),
+        ("EROFS", "read_only"),
+        ("EACCES", "read_only"),
+        ("EPERM", "read_only"),
+        ("EIO", "io_error"),
+        ("EBUSY", "other"),
+    ],
+)
+def test_what_the_environment_lacks_is_known_from_the_error_number(code: str, kind: str) -> None:
+    """Also where the error became a NotReady on its way, once or twice, whatever its message says."""
+    number = getattr(errno, code)
+    error = OSError(number, os.strerror(number))
+    assert PauseKind.of(error) == kind
+    first = NotReady("recovery")
+    first.__cause__ = error
+    second = NotReady("later")
+    second.__cause__ = first
+    assert (first.kind, PauseKind.of(second)) == (kind, kind)
+
+
+def test_a_kind_can_be_named_where_it_is_known() -> None:
+    """It counts more than the error beneath; without either it is another one."""
+    named = NotReady("inbox unavailable", PauseKind.UNAVAILABLE)
+    named.__cause__ = OSError(errno.EACCES, "Permission denied")
+    assert named.kind is PauseKind.UNAVAILABLE
+    assert str(named) == "inbox unavailable"
+    assert NotReady("no GPU").kind is PauseKind.OTHER

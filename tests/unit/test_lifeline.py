@@ -1,13 +1,13 @@
-"""Which loops turn, and how long the service manager is patient."""
+"""A thread's stop flag and heartbeat, and those of a piece of its work."""
 
 from __future__ import annotations
 
-import os
+import threading
+import time
 
 import pytest
 
-from daemon import lifeline
-from daemon.lifeline import DEFAULT_LIMIT_S, Pulse
+from daemon.lifeline import Lifeline
 
 
 class Seconds:
@@ -27,72 +27,88 @@ def seconds() -> Seconds:
     return Seconds()
 
 
-def test_a_loop_is_silent_past_the_limit_and_not_at_it(seconds: Seconds) -> None:
-    """Exactly at the limit a loop still counts as alive; a moment later it does not."""
-    heart = Pulse(seconds)
-    heart.beat("intake")
+def test_a_silence_begins_with_a_heartbeat_and_ends_with_the_next(seconds: Seconds) -> None:
+    """Each heartbeat starts the count anew."""
+    life = Lifeline(clock=seconds)
+    life.beat()
     seconds.now += 10
-    assert heart.silent(10) == []
-    seconds.now += 0.001
-    assert heart.silent(10) == ["intake"]
+    assert life.silence_s == 10
+    life.beat()
+    assert life.silence_s == 0
 
 
-def test_every_beat_counts_for_its_own_loop(seconds: Seconds) -> None:
-    """One loop that beats does not speak for another; the silent ones are named in order."""
-    heart = Pulse(seconds)
-    for loop in ("worker", "intake", "third"):
-        heart.beat(loop)
+def test_nothing_is_expected_before_the_first_heartbeat_or_at_rest(seconds: Seconds) -> None:
+    """A thread that has not begun, or rests, is not silent; to rest twice is fine."""
+    life = Lifeline(clock=seconds)
+    assert life.silence_s == 0
+    life.beat()
     seconds.now += 11
-    heart.beat("third")
-    assert heart.silent(10) == ["intake", "worker"]
-    heart.beat("worker")
-    assert heart.silent(10) == ["intake"]
+    life.rest()
+    life.rest()
+    assert life.silence_s == 0
 
 
-def test_nothing_is_expected_of_a_loop_that_has_not_begun_or_has_ended(seconds: Seconds) -> None:
-    """Before its first beat and after its end a loop cannot be silent; to end one twice is fine."""
-    heart = Pulse(seconds)
-    assert heart.silent(0) == []
-    heart.beat("intake")
-    seconds.now += 11
-    heart.end("intake")
-    heart.end("intake")
-    assert heart.silent(10) == []
+def test_one_stop_flag_may_be_shared() -> None:
+    """Set by anybody, or asked for through one lifeline, it stops all that share it; the default stops none."""
+    stop = threading.Event()
+    lives, other = [Lifeline(stop), Lifeline(stop)], Lifeline()
+    assert not lives[0].is_stopping
+    lives[1].ask_stop()
+    assert stop.is_set()
+    assert lives[0].is_stopping
+    assert not other.is_stopping
 
 
-@pytest.mark.parametrize(
-    ("microseconds", "limit_s"),
-    [
-        ("300000000", 150.0),
-        ("2000000", 1.0),
-        ("1", 5e-7),
-        ("0", DEFAULT_LIMIT_S),
-        ("", DEFAULT_LIMIT_S),
-        ("-5", DEFAULT_LIMIT_S),
-        ("2e6", DEFAULT_LIMIT_S),
-        ("much", DEFAULT_LIMIT_S),
-        (None, DEFAULT_LIMIT_S),
-    ],
-)
-def test_the_limit_is_half_of_the_patience(
-    microseconds: str | None, limit_s: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half of WATCHDOG_USEC, in seconds; without one, or with one that says nothing, the default."""
-    monkeypatch.delenv("WATCHDOG_PID", raising=False)
-    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
-    if microseconds is not None:
-        monkeypatch.setenv("WATCHDOG_USEC", microseconds)
-    assert lifeline.limit_s() == limit_s
+def test_a_nested_lifeline_stops_alone_or_with_its_parent() -> None:
+    """A cancel ends one attempt and not its thread; the end of the thread ends the attempt."""
+    parent = Lifeline()
+    first, second = parent.nested(), parent.nested()
+    first.ask_stop()
+    assert (first.is_stopping, second.is_stopping, parent.is_stopping) == (True, False, False)
+    parent.ask_stop()
+    assert second.is_stopping
 
 
-@pytest.mark.parametrize(
-    ("whose", "limit_s"), [("ours", 1.0), ("another's", DEFAULT_LIMIT_S), ("no one's", DEFAULT_LIMIT_S)]
-)
-def test_another_processs_watchdog_is_not_ours(
-    whose: str, limit_s: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """WATCHDOG_PID names whose watchdog it is; an inherited one of another process is passed over."""
-    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
-    pids = {"ours": str(os.getpid()), "another's": str(os.getpid() + 1), "no one's": ""}
-    monkeypatch.setenv("WATCHDOG_PID", pids[whose])
-    assert lifeline.limit_s() == limit_s
+def test_a_nested_heartbeat_is_the_threads(seconds: Seconds) -> None:
+    """What works on an attempt vouches for its thread."""
+    parent = Lifeline(clock=seconds)
+    parent.beat()
+    seconds.now += 10
+    parent.nested().beat()
+    assert parent.silence_s == 0
+
+
+def test_overtime_counts_from_the_first_heartbeat_after_the_stop(seconds: Seconds) -> None:
+    """Before the stop, and before the thread has noticed it, there is none."""
+    life = Lifeline(clock=seconds)
+    life.beat()
+    life.ask_stop()
+    seconds.now += 10
+    assert life.overtime_s == 0
+    life.beat()
+    seconds.now += 7
+    life.beat()
+    assert life.overtime_s == 7
+
+
+def test_a_wait_beats_and_ends_with_its_time() -> None:
+    """However short it is, it shows that the thread lives; it takes about its time."""
+    life, begun = Lifeline(), time.monotonic()
+    assert not life.wait(0.0)
+    assert life.silence_s > 0
+    assert not life.wait(0.03)
+    assert time.monotonic() - begun >= 0.03
+
+
+@pytest.mark.parametrize("by", ["stop", "wake", "parent"])
+def test_a_wait_ends_early(by: str) -> None:
+    """The stop, the parent's stop and an event end a wait; only the first two mean that the thread ends."""
+    parent, wake = Lifeline(), threading.Event()
+    life = parent.nested()
+    end = {"stop": life.ask_stop, "wake": wake.set, "parent": parent.ask_stop}[by]
+    timer = threading.Timer(0.05, end)
+    begun = time.monotonic()
+    timer.start()
+    assert life.wait(60, wake) is (by != "wake")
+    assert time.monotonic() - begun < 30
+    timer.join()

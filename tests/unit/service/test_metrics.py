@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from daemon.errors import PauseKind
 from daemon.service import metrics
 from daemon.service.metrics import Facts
 
@@ -28,7 +29,7 @@ FULL = replace(
     oldest_queued_s=61.5,
     last_scan=1780000001.25,
     is_watcher_up=False,
-    paused={"worker": "No space left on device: /srv/out", "inbox": "inbox unavailable: /srv/in/.x is missing"},
+    paused={"worker": PauseKind.NO_SPACE, "inbox": PauseKind.UNAVAILABLE},
     attempts={"completed": 12, "failed": 1, "crashed": 2, "interrupted": 0},
     free_bytes={"spool": 2**60 + 1, "outbox": 0},
     free_inodes={"spool": 7},
@@ -140,7 +141,7 @@ def test_the_order_does_not_depend_on_the_facts_order() -> None:
 @settings(deadline=None)
 def test_labels_of_any_text_come_back(text: str, part: str) -> None:
     """Quotes, backslashes and line breaks in a label are escaped so that a reader gets them back."""
-    samples, _ = read(metrics.render(replace(FULL, device=text, paused={part: "x"})))
+    samples, _ = read(metrics.render(replace(FULL, device=text, paused={part: PauseKind.OTHER})))
     assert value(samples, "info", version="1.2", device=text, precision="float32") == 1
     assert value(samples, "paused", part=part, kind="other") == 1
 
@@ -149,26 +150,6 @@ def test_labels_that_are_no_text_stay_readable() -> None:
     """Bytes of a name that are no UTF-8 come out escaped, and the file is still UTF-8."""
     samples, _ = read(metrics.render(replace(BARE, device="\udcff")))
     assert value(samples, "info", version="1.2", device="\\udcff", precision="float32") == 1
-
-
-@pytest.mark.parametrize(
-    ("reason", "kind"),
-    [
-        ("inbox unavailable: /srv/in/.styletransferd-inbox is missing; mount the share", "unavailable"),
-        ("Stale file handle: /srv/out", "unavailable"),
-        ("No space left on device: /srv/out/.tmp-1", "no_space"),
-        ("/srv/spool: 0.9 MB free, 3.0 MB needed", "no_space"),
-        ("/srv/spool: 2 inodes free, 40 needed", "no_space"),
-        ("Disk quota exceeded: /srv/out", "no_space"),
-        ("Read-only file system: /srv/out", "read_only"),
-        ("Permission denied: /srv/out", "read_only"),
-        ("Input/output error: /srv/out", "io_error"),
-        ("engine.device gpu: none is free", "other"),
-    ],
-)
-def test_a_pause_is_of_one_of_few_kinds(reason: str, kind: str) -> None:
-    """Paths and sizes of a reason make no series of their own."""
-    assert metrics.kind(reason) == kind
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])

@@ -1,39 +1,29 @@
-"""One job, one ending: what the worker writes, shows and logs on the way."""
+"""One claim to one outcome: what the worker decides, and what becomes of the job."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import pytest
-import structlog
 from structlog.testing import capture_logs
-from support.fakes import Clock, FakeEngine
-from support.trees import Stepper, Tree, wait_for
+from support.fakes import PLAN, FakeEngine
+from support.trees import NearInspector, Stepper, Tree, wait_for
 
-from daemon import images, safe_yaml
-from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
+from daemon import safe_yaml
+from daemon.errors import NotReady, Reason
 from daemon.job import State
-from daemon.service import backoff
-from daemon.worker.worker import Ending
+from daemon.lifeline import Lifeline
+from daemon.service.service import Service
+from daemon.worker.outcomes import Ending
+from daemon.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
-    from daemon.config import Config
     from daemon.job import Plan, Request, Step
-    from daemon.lifeline import Lifeline
-
-
-@pytest.fixture
-def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
-    """Make a tree that settles at once."""
-    monkeypatch.setattr(backoff, "PAUSE_S", 0.001)
-    made = Tree(make_config(inbox={"settle_s": 0.001, "rescan_s": 0.002}))
-    made.inbox.mkdir()
-    return made
 
 
 def test_a_preview_that_cannot_be_written_does_not_fail_the_job(tree: Tree) -> None:
@@ -47,23 +37,6 @@ def test_a_preview_that_cannot_be_written_does_not_fail_the_job(tree: Tree) -> N
     tree.check()
 
 
-def test_the_canonical_line_has_what_an_operator_filters_by(tree: Tree) -> None:
-    """job.completed carries attempt, preset, sizes, losses, times, device and weights, all as plain values."""
-    stepper = Stepper(tree.config, FakeEngine())
-    tree.drop("sea")
-    with capture_logs() as records:
-        stepper.until_quiet()
-    (line,) = [record for record in records if record["event"] == "job.completed"]
-    facts = {
-        *("attempt", "preset", "size", "height_px", "width_px", "iterations", "best_iteration", "styles"),
-        *("first_loss", "best_loss", "last_loss", "target_s", "loop_s", "elapsed_s"),
-        *("device", "precision", "weights_sha256", "path"),
-    }
-    assert facts <= line.keys()
-    assert json.loads(json.dumps(line)) == line
-    assert (line["height_px"], line["width_px"], line["first_loss"], line["best_loss"]) == (24, 32, 3.0, 0.75)
-
-
 def test_the_record_repeats_as_a_sidecar(tree: Tree) -> None:
     """result.yaml names the drop's pictures and every setting, beside the record of what was done."""
     tree.drop("sea", seed=4, strength=None)
@@ -74,32 +47,19 @@ def test_the_record_repeats_as_a_sidecar(tree: Tree) -> None:
     assert {item["role"] for item in document["result"]["inputs"]} == {"sidecar", "content", "style"}
 
 
-def test_the_film_shows_its_frames_in_the_order_of_the_iterations(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Frame 10000 comes after frame 5000, though its name sorts before."""
-    shown: list[str] = []
-    monkeypatch.setattr(
-        images, "animate", lambda frames, _format, _beat: shown.extend(path.stem for path in frames) or b""
-    )
-    tree.drop("sea", iterations=10_000, frames={"every": 5_000})
-    Stepper(tree.config, FakeEngine()).until_quiet(deadline_s=60)
-    assert shown == ["0000", "5000", "10000"]
-
-
 def test_progress_is_there_while_a_job_runs_and_only_then(tree: Tree) -> None:
-    """`progress` counts the iterations of the running job and is gone with it."""
+    """Its progress counts the iterations of the running job and is gone with it."""
     seen = []
 
     def look(_step: Step) -> None:
-        seen.append(stepper.service._worker.progress)
+        seen.append(stepper.service.attempts.progress())
 
     stepper = Stepper(tree.config, FakeEngine(on_step=look))
     tree.drop("sea")
     stepper.until_quiet()
-    assert seen[0] is None
-    assert [progress.iteration for progress in seen[1:] if progress] == [0, 1, 2]
-    assert stepper.service._worker.progress is None
+    assert seen[0] == []
+    assert [progress.iteration for (progress,) in seen[1:]] == [0, 1, 2]
+    assert stepper.service.attempts.progress() == []
 
 
 def test_an_engine_that_is_not_ready_costs_no_attempt(tree: Tree) -> None:
@@ -143,175 +103,77 @@ def test_an_engine_that_ends_without_a_picture_uses_attempts(tree: Tree) -> None
     tree.check(is_quiet=True)
 
 
-def test_memory_that_ran_out_is_followed_by_a_smaller_attempt(
-    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each attempt that the engine ended for want of memory is followed by one by smaller tiles."""
-    monkeypatch.setattr(backoff, "PAUSE_S", 0.001)
-    asked = []
-
-    class Exhausted(FakeEngine):
-        def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
-            asked.append(request.smaller)
-            raise EngineError("memory ran out", Reason.OUT_OF_MEMORY)
-
-    tree = Tree(make_config(inbox={"settle_s": 0.001, "rescan_s": 0.002}))
-    tree.inbox.mkdir()
+def test_memory_that_ran_out_costs_no_attempt_while_there_is_a_smaller_way(tree: Tree) -> None:
+    """Each such attempt is followed by one with smaller tiles; at the smallest it counts as a crash."""
+    engine = Asked(*["exhaust"] * 5, most_smaller=4)
     tree.drop("sea")
-    assert Stepper(tree.config, Exhausted()).until_quiet() == [Ending.CRASHED, Ending.CRASHED, Ending.FAILED]
-    assert asked == [0, 1, 2]
-
-
-# What comes next
-
-
-def _queue(tree: Tree, stepper: Stepper, *names: str, **keys: Any) -> None:
-    """Drop jobs and wait until they are queued."""
-    count = tree.spool.count(State.QUEUED) + len(names)
-    for name in names:
-        tree.drop(name, **keys)
-    wait_for(lambda: stepper.look() or tree.spool.count(State.QUEUED) == count, "the drops to be accepted")
-
-
-def _captured() -> AbstractContextManager[list[Any]]:
-    """Catch the log with the job's context."""
-    return capture_logs(processors=[structlog.contextvars.merge_contextvars])
-
-
-def _completed(records: list[Any]) -> dict[str, Any]:
-    """The line of each completed job, by the name of its sidecar."""
-    return {
-        record["name"].rpartition("-")[0]: record for record in records if record["event"] == "job.completed"
-    }
-
-
-def test_the_engine_is_told_once_what_comes_next(tree: Tree) -> None:
-    """While a job is painted the next one in the queue is hinted at, once; the last job has no next one."""
-    engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
-    _queue(tree, stepper, "a", "b", "c", iterations=8)
-    with _captured() as records:
-        stepper.until_quiet()
-    assert [request.content.parent.parent.name for request in engine.hints] == engine.calls[1:]
-    assert all(request.content.parts[-4] == "queued" for request in engine.hints)
-    prepared = {name: line["prepared"] for name, line in _completed(records).items()}
-    assert prepared == {"a": False, "b": True, "c": True}
-
-
-def test_a_hint_names_what_the_painting_will_ask_for(tree: Tree) -> None:
-    """Pictures, weights and settings of the hint are those of the request that follows it."""
-    engine = Asked()
-    stepper = Stepper(tree.config, engine)
-    _queue(tree, stepper, "a", "b")
-    stepper.until_quiet()
-    (hint,), (_, asked) = engine.hints, engine.requests
-    assert [path.name for path in (hint.content, hint.styles[0][0])] == [
-        path.name for path in (asked.content, asked.styles[0][0])
-    ]
-    assert (hint.settings, hint.styles[0][1], hint.init) == (asked.settings, asked.styles[0][1], asked.init)
+    with capture_logs() as records:
+        endings = stepper.until_quiet()
+    assert endings == [*[Ending.CRASHED] * 5, Ending.COMPLETED]
+    assert [request.smaller for request in engine.requests] == [0, 1, 2, 3, 4, 4]
+    (entry,) = tree.spool.entries(State.DONE)
+    events = [record["event"] for record in entry.attempts if record["event"] not in {"started", "completed"}]
+    assert events == [*["exhausted"] * 4, "crashed"]
+    reasons = [record["reason"] for record in records if record["event"] == "spool.requeued"]
+    assert reasons == ["out_of_memory"] * 5
 
 
 class Asked(FakeEngine):
-    """Remembers what it was asked to paint."""
+    """Remembers what it was asked to paint; `most_smaller` is how many tile sizes it can go down."""
 
-    def __init__(self, *script: str, **options: Any) -> None:
-        super().__init__(*script, **options)
+    def __init__(self, *script: str, most_smaller: int = 0) -> None:
+        super().__init__(*script)
         self.requests: list[Request] = []
+        self._most_smaller = most_smaller
 
     def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Paint as the fake does."""
         self.requests.append(request)
+        self.plan = replace(PLAN, is_smallest=request.smaller >= self._most_smaller)
         return super().stylize(request, life)
 
 
-@pytest.mark.parametrize("at", [2, 7], ids=["early", "too late"])
-def test_what_comes_meanwhile_is_seen_near_the_end(tree: Tree, at: int) -> None:
-    """A job that overtakes the queue amid a picture is hinted at before its end; after that look it is not."""
-
-    def overtake(step: Step) -> None:
-        if step.iteration == at and len(engine.calls) == 1:
-            _queue(tree, stepper, "urgent", priority=5)
-
-    engine = FakeEngine(on_step=overtake)
-    stepper = Stepper(tree.config, engine)
-    _queue(tree, stepper, "a", "b", iterations=8)
-    with _captured() as records:
-        stepper.until_quiet()
-    lines = _completed(records)
-    assert list(lines) == ["a", "urgent", "b"]
-    assert lines["urgent"]["prepared"] == (at == 2)
-    assert lines["b"]["prepared"]
-
-
-def test_jobs_that_need_no_engine_are_not_hinted_at(tree: Tree) -> None:
-    """A cancelled job is passed over for the next one that will be painted."""
-
-    def cancel(step: Step) -> None:
-        if step.iteration == 0 and len(engine.calls) == 1:
-            tree.spool.ask_cancel(tree.spool.entries(State.QUEUED)[0])
-
-    engine = FakeEngine(on_step=cancel)
-    stepper = Stepper(tree.config, engine)
-    _queue(tree, stepper, "a", "b", "c", iterations=8)
-    last = tree.spool.entries(State.QUEUED)[2].id
-    stepper.until_quiet()
-    assert [request.content.parent.parent.name for request in engine.hints] == [last]
-
-
-def test_an_engine_that_died_was_not_told(tree: Tree) -> None:
-    """A hint given to an engine that ended since counts for nothing."""
-    options = tree.config.engine.model_copy(update={"max_attempts": 1})
-    stepper = Stepper(tree.config.model_copy(update={"engine": options}), engine := FakeEngine("crash"))
-    _queue(tree, stepper, "a", "b")
-    with _captured() as records:
-        assert stepper.until_quiet() == [Ending.FAILED, Ending.COMPLETED]
-    assert len(engine.hints) == 1
-    assert not _completed(records)["b"]["prepared"]
-
-
-# The gap between two jobs
-
-
-def test_the_gap_is_told_for_jobs_that_waited(tree: Tree) -> None:
-    """gap_s is from the last step of the job before to the first one here; None where nothing waited."""
-    engine = FakeEngine()
-    stepper = Stepper(tree.config, engine)
-    _queue(tree, stepper, "a", "b")
-    with Clock().attached() as clock, _captured() as records:
-        engine._on_step = lambda step: clock.sleep(1.0 if step.iteration == 0 else 5.0)
-        assert [stepper.turn(), stepper.turn()] == [Ending.COMPLETED] * 2
-        assert stepper.turn() is None
-        _queue(tree, stepper, "c")
-        assert stepper.turn() is Ending.COMPLETED
-    gaps = {name: line["gap_s"] for name, line in _completed(records).items()}
-    assert gaps == {"a": None, "b": 1.0, "c": None}
-
-
-def test_a_job_that_came_after_the_last_step_did_not_wait(tree: Tree) -> None:
-    """Where the next job was not queued when the one before took its last step, there is no gap."""
-    stepper = Stepper(tree.config, FakeEngine())
-    _queue(tree, stepper, "a")
-    with _captured() as records:
-        assert stepper.turn() is Ending.COMPLETED
-        _queue(tree, stepper, "b")
-        assert stepper.turn() is Ending.COMPLETED
-    assert _completed(records)["b"]["gap_s"] is None
-
-
-def test_a_format_that_holds_no_such_picture_fails_the_job(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be encoded after the last step fails with its reason, and the next job is painted."""
-    encode = images.encode
-
-    def refuse(picture: Any, format: str, *profile: Any) -> bytes:  # noqa: A002 - as it is called
-        if format == "webp":
-            raise JobError(Failure(Reason.PICTURE_TOO_LARGE, "too large for webp"))
-        return encode(picture, format, *profile)
-
-    monkeypatch.setattr(images, "encode", refuse)
-    stepper = Stepper(tree.config, FakeEngine())
-    _queue(tree, stepper, "a", output={"format": "webp"})
-    _queue(tree, stepper, "b")
-    assert stepper.until_quiet() == [Ending.FAILED, Ending.COMPLETED]
+def test_a_job_that_its_engine_never_outlives_fails_once_it_makes_no_progress(tree: Tree) -> None:
+    """After `max_attempts` it fails with the last one's words."""
+    stepper = Stepper(tree.config, FakeEngine(*["crash"] * 9))
+    tree.drop("sea")
+    assert stepper.until_quiet() == [Ending.CRASHED, Ending.CRASHED, Ending.FAILED]
     (entry,) = tree.spool.entries(State.FAILED)
-    assert entry.failure.reason is Reason.PICTURE_TOO_LARGE
-    tree.check(is_quiet=True)
+    assert entry.failure
+    assert entry.failure.message == "the fake engine crashed (attempt 3)"
+    assert entry.failure.last_lines == ("the last words",)
+
+
+def test_two_workers_share_one_spool(tree: Tree) -> None:
+    """Nothing outside of an attempt counts on one job at a time: each job is painted once, by either."""
+    names = "abcdef"
+    for name in names:
+        tree.drop(name)
+    engines = [FakeEngine(), FakeEngine()]
+    service = Service(tree.config, engine=engines[0], inspector=NearInspector())
+    service.spool.prepare()
+    service.recover()
+    wait_for(lambda: service.intake.turn(time.monotonic()) and service.counts.accepted == 6, "all to be there")
+    lives = [Lifeline(), Lifeline()]
+    workers = [
+        Worker(engine, service.outbox, service.publisher, service.attempts, life, max_attempts=3)
+        for engine, life in zip(engines, lives, strict=True)
+    ]
+
+    def work(worker: Worker) -> None:
+        while worker.turn() is not None:
+            pass
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    service.publisher.close()
+    service.publisher.raise_error()
+    assert sorted(engines[0].calls + engines[1].calls) == sorted(tree.spool.ids(State.DONE))
+    assert len(tree.results()) == 6
+    assert service.room.reserved == {}
+    assert service.attempts.progress() == []
+    tree.check()

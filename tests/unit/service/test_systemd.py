@@ -1,4 +1,4 @@
-"""systemd is told over its socket; without one nothing happens."""
+"""systemd is told over its socket, and its watchdog's period is read; without them nothing happens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.service.systemd import notify
+from daemon.service.systemd import DEFAULT_LIMIT_S, limit_s, notify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,3 +69,44 @@ def test_a_manager_that_hung_up_is_no_reason_to_stop(tmp_path: Path, monkeypatch
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
 
     assert not notify(READY="1")
+
+
+# The watchdog
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "expected_s"),
+    [
+        ("300000000", 150.0),
+        ("2000000", 1.0),
+        ("1", 5e-7),
+        ("0", DEFAULT_LIMIT_S),
+        ("", DEFAULT_LIMIT_S),
+        ("-5", DEFAULT_LIMIT_S),
+        ("2e6", DEFAULT_LIMIT_S),
+        ("much", DEFAULT_LIMIT_S),
+        (None, DEFAULT_LIMIT_S),
+    ],
+)
+def test_the_limit_is_half_of_the_watchdogs_period(
+    microseconds: str | None, expected_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of WATCHDOG_USEC, in seconds; without one, or with one that says nothing, the default."""
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    if microseconds is not None:
+        monkeypatch.setenv("WATCHDOG_USEC", microseconds)
+    assert limit_s() == expected_s
+
+
+@pytest.mark.parametrize(
+    ("whose", "expected_s"), [("ours", 1.0), ("another's", DEFAULT_LIMIT_S), ("no one's", DEFAULT_LIMIT_S)]
+)
+def test_another_processs_watchdog_is_not_ours(
+    whose: str, expected_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WATCHDOG_PID names whose watchdog it is; an inherited one of another process is passed over."""
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    pids = {"ours": str(os.getpid()), "another's": str(os.getpid() + 1), "no one's": ""}
+    monkeypatch.setenv("WATCHDOG_PID", pids[whose])
+    assert limit_s() == expected_s

@@ -1,0 +1,150 @@
+"""What the service is doing: kept by its threads, written to `status.json` and to the service manager."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from daemon import __version__, clock, files
+from daemon.inbox.intake import Report
+from daemon.job import State
+from daemon.service.systemd import limit_s, notify
+from daemon.worker.outcomes import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from daemon.config import Config
+    from daemon.errors import Failure
+    from daemon.job import EngineInfo
+    from daemon.lifeline import Lifeline
+    from daemon.service.backoff import Pause
+    from daemon.spool import Spool
+    from daemon.worker.progress import Attempts
+
+STATUS_FILE: Final = "status.json"
+_SHOWN: Final = 200
+_QUEUE_SHOWN: Final = 20
+_UNSEEN: Final = Report((), (), 0, None, is_at_rest=False)
+
+
+@dataclass
+class Counts:
+    """What this run has done so far."""
+
+    accepted: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+@dataclass
+class Situation:
+    """What the service is doing: its threads write it, and its reports read it."""
+
+    config: Config  # of the moment: a reload replaces it
+    drains: bool = False  # works off what is there, then ends
+    state: str = "starting"
+    started: float = field(default_factory=time.monotonic)
+    pauses: dict[str, Pause] = field(default_factory=dict)  # by the part of the service that waits
+    report: Report = _UNSEEN
+    last_scan: float | None = None  # Unix time
+    is_watcher_up: bool | None = None
+    info: EngineInfo | None = None
+    opens_at: str | None = None  # while no job may be started: when one may
+    counts: Counts = field(default_factory=Counts)
+    endings: Counter[str] = field(default_factory=Counter)  # how attempts ended
+    _noting: threading.Lock = field(default_factory=threading.Lock)  # endings are noted by several threads
+
+    @property
+    def paused(self) -> dict[str, str]:
+        """Why each part of the service waits that does."""
+        return {part: pause.reason for part, pause in dict(self.pauses).items()}
+
+    def note_accepted(self) -> None:
+        """Count an accepted job."""
+        with self._noting:
+            self.counts.accepted += 1
+
+    def note_ending(self, ending: Ending, failure: Failure | None) -> None:
+        """Count an ending; see `worker.outcomes.Journal`."""
+        with self._noting:
+            self.endings[ending.value] += 1
+            self.counts.failed += failure is not None
+            self.counts.completed += ending is Ending.COMPLETED
+
+
+class Status:
+    """Writes the service's own state for whoever asks."""
+
+    def __init__(
+        self, spool: Spool, situation: Situation, attempts: Attempts, lives: Mapping[str, Lifeline]
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            spool: where the state is written, and whose queue is listed.
+            situation: what the service is doing.
+            attempts: what is being painted.
+            lives: the lifeline of each thread by its name.
+        """
+        self._spool = spool
+        self._situation = situation
+        self._attempts = attempts
+        self._lives = lives
+        self.limit_s = limit_s()
+
+    @property
+    def stalled(self) -> list[str]:
+        """The threads that gave no heartbeat for longer than `limit_s`."""
+        return sorted(name for name, life in self._lives.items() if life.silence_s > self.limit_s)
+
+    def write(self) -> None:
+        """Write `status.json`, and the STATUS line of a running service.
+
+        Raises:
+            OSError: the spool does not take it.
+        """
+        document = self._document()
+        path = self._spool.root / STATUS_FILE
+        files.replace(path, json.dumps(document).encode(), is_durable=False)
+        if document["state"] == "running":
+            notify(STATUS=_line(document))
+
+    def _document(self) -> dict[str, Any]:
+        now = self._situation
+        queue, paused = self._spool.entries(State.QUEUED), now.paused
+        jobs = [asdict(progress) for progress in self._attempts.progress()]
+        engine = asdict(now.info) if now.info else None
+        return {
+            "state": "paused" if now.state == "running" and paused else now.state,
+            "paused": paused,
+            "stalled": self.stalled,
+            "opens_at": now.opens_at,
+            "pid": os.getpid(),
+            "version": __version__,
+            "updated_at": clock.stamp(clock.utc()),
+            "uptime_s": round(time.monotonic() - now.started, 1),
+            "engine": engine,
+            "engines": [engine] if engine else [],
+            "job": jobs[0] if jobs else None,
+            "jobs": jobs,
+            "queued": len(queue),
+            "queue": [{"id": entry.id, "name": entry.label} for entry in queue[:_QUEUE_SHOWN]],
+            "waiting": [asdict(item) for item in now.report.waiting[:_SHOWN]],
+            "waiting_count": len(now.report.waiting),
+            "run": asdict(now.counts),
+        }
+
+
+def _line(document: dict[str, Any]) -> str:
+    job = document["job"]
+    if job is not None:
+        return f"painting {job['name']}: {job['iteration']}/{job['iterations']}, {document['queued']} queued"
+    if document["opens_at"]:
+        return f"{document['queued']} queued, starting at {document['opens_at']}"
+    return f"watching the inbox, {document['queued']} queued, {document['waiting_count']} waiting"

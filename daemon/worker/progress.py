@@ -1,0 +1,97 @@
+"""How far the running attempts are, how fast each of them goes, and which an operator wants ended."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from daemon.job import Step
+    from daemon.settings import Scale
+    from daemon.worker.attempt import Attempt
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one attempt is doing, for `status`."""
+
+    job_id: str
+    name: str
+    attempt: int
+    iteration: int
+    iterations: int
+    size_px: int
+    loss: float | None
+    elapsed_s: float
+    iteration_s: float | None
+    eta_s: float | None
+    started_at: str
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The speed of an attempt, measured from the first step that it computed itself."""
+
+    scales: tuple[Scale, ...]
+    iteration: int  # of that step
+    at: float  # when it ended, monotonic seconds
+    step_s: float  # that it took
+
+    @property
+    def begun_at(self) -> float:
+        """When the first step began, in monotonic seconds."""
+        return self.at - self.step_s
+
+    def iteration_s(self, step: Step, now: float) -> float | None:
+        """Give the seconds an iteration takes; None at the first step."""
+        done = step.iteration - self.iteration
+        return (now - self.at) / done if done else None
+
+    def eta_s(self, step: Step, now: float) -> float | None:
+        """Give the seconds that are left; a step at twice the size takes four times as long."""
+        so_far, total = self._work(step.iteration), self._work(step.iterations)
+        done = so_far - self._work(self.iteration)
+        return round((now - self.at) / done * (total - so_far), 1) if done else None
+
+    def _work(self, iteration: int) -> float:
+        """Measure the work up to an iteration, in steps at 1 px."""
+        work, left = 0.0, iteration
+        for scale in self.scales:
+            here = min(left, scale.iterations)
+            work += here * float(scale.size) ** 2
+            left -= here
+        return work
+
+
+class Attempts:
+    """The running attempts, by job; any thread may look at them."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._running: dict[str, Attempt] = {}
+
+    @contextlib.contextmanager
+    def running(self, attempt: Attempt) -> Iterator[None]:
+        """Count an attempt among the running ones."""
+        self._running[attempt.claim.job.id] = attempt
+        try:
+            yield
+        finally:
+            del self._running[attempt.claim.job.id]
+
+    def progress(self) -> list[Progress]:
+        """List what each of them is doing, from its first step on."""
+        return [attempt.progress for attempt in list(self._running.values()) if attempt.progress]
+
+    def stop_cancelled(self) -> None:
+        """Ask the attempts to end whose job an operator cancelled; returns at once.
+
+        Raises:
+            OSError: the spool cannot be read.
+        """
+        for attempt in list(self._running.values()):
+            if attempt.claim.entry.is_cancelled:
+                attempt.life.ask_stop()

@@ -1,0 +1,119 @@
+"""The files of a result: picture, loss table and curve, film, and the record that says they are complete."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+from daemon import clock, files, images
+from daemon.job import printable
+from daemon.outbox import loss_table, record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.lifeline import Lifeline
+    from daemon.spool import Claim, StoredJob
+    from daemon.worker.outcomes import Painted
+
+FRAMES: Final = "frames"
+RECORD: Final = "result.yaml"
+# After a stop; checked between two pieces. What is not written by then is painted again from the checkpoint.
+GRACE_S: Final = 20.0
+
+
+class OutOfTime(Exception):  # noqa: N818 - an answer, not an error
+    """The service stops, and what is left to write takes too long."""
+
+
+def is_stored(entry: StoredJob) -> bool:
+    """Tell whether a whole result waits in a job's `out/`."""
+    return (entry.out / RECORD).exists()
+
+
+def frames_in(folder: Path) -> dict[int, Path]:
+    """Find the frames on disk by iteration, in order."""
+    found = {int(path.stem): path for path in folder.glob("*.png")}
+    return dict(sorted(found.items()))
+
+
+def write(claim: Claim, painted: Painted, life: Lifeline) -> tuple[bytes, dict[str, Any]]:
+    """Write everything that is to be published into the job's `out/`, but the record.
+
+    Args:
+        claim: the job.
+        painted: what its attempt came to.
+        life: the calling thread's.
+
+    Returns:
+        The record (the bytes of result.yaml), and the facts of `job.completed`.
+
+    Raises:
+        JobError: the format holds no such picture.
+        OutOfTime: the thread should have ended by now.
+        OSError: the spool does not take the files.
+    """
+    painted.frames.close(life)
+    painted.frames.require_all()
+    _write_pieces(claim, painted, life)
+    document = record.result(
+        claim.job,
+        painted.painting,
+        painted.info,
+        claim.attempt,
+        clock.stamp(clock.utc()),
+        iterations=loss_table.iterations(painted.rows),
+        memory_estimate_mb=painted.facts["memory_estimate_mb"],
+    )
+    return document, _facts(painted)
+
+
+def _go_on(life: Lifeline) -> None:
+    """Give a heartbeat between two pieces, and end the writing once its time is up."""
+    life.beat()
+    if life.is_stopping and life.overtime_s > GRACE_S:
+        raise OutOfTime
+
+
+def _write_pieces(claim: Claim, painted: Painted, life: Lifeline) -> None:
+    out, output, painting = claim.entry.out, painted.settings.output, painted.painting
+    _go_on(life)
+    picture = images.encode(painting.picture, output.format, painting.profile)
+    files.write(out / f"result{images.SUFFIXES[output.format]}", picture)
+    _go_on(life)
+    files.write(out / "losses.csv", loss_table.table(painted.rows))
+    files.write(out / "losses.png", loss_table.curve(painted.rows, printable(claim.job.stem)))
+    frames, animation = _own_frames(out / FRAMES, painted), painted.settings.frames.animation
+    if frames and animation != "none":
+        film = images.animate(frames, animation, functools.partial(_go_on, life))
+        files.write(out / FRAMES / f"animation.{animation}", film)
+
+
+def _own_frames(folder: Path, painted: Painted) -> list[Path]:
+    """Give this painting's frames in order; strays of an earlier attempt are removed."""
+    made = {row.iteration for row in painted.rows if painted.settings.frames.keeps(row.iteration)}
+    frames = frames_in(folder)
+    for iteration in frames.keys() - made:
+        files.remove_tree(frames.pop(iteration))
+    return list(frames.values())
+
+
+def _facts(painted: Painted) -> dict[str, Any]:
+    """Gather the one line an operator filters by."""
+    painting = painted.painting
+    height, width = painting.picture.shape[:2]
+    return {
+        **painted.facts,
+        "size_px": max(height, width),
+        "height_px": height,
+        "width_px": width,
+        "first_loss": painting.first.total,
+        "best_loss": painting.best.total,
+        "last_loss": painting.last.total,
+        "best_iteration": painting.best_iteration,
+        "target_s": round(painting.target_s, 3),
+        "loop_s": round(painting.loop_s, 3),
+        "memory_peak_mb": painting.memory_peak_mb,
+        "computed": painting.computed,
+        "weights_sha256": painted.info.weights_sha256,
+    }

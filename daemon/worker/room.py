@@ -1,0 +1,105 @@
+"""Is there room on the disks: for the next job, beside what is claimed and not ended yet."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from daemon import files
+from daemon.errors import Failure, Reason
+from daemon.settings import scaled
+from daemon.transfer import optimizer_memory
+from daemon.worker.result import is_stored
+
+if TYPE_CHECKING:
+    from daemon.job import Job
+    from daemon.outbox.publish import Outbox
+    from daemon.spool import Claim, Spool, StoredJob
+
+_CHECKPOINTS: Final = 3  # two are kept while one is written
+
+
+class Needed(NamedTuple):
+    """What a job takes."""
+
+    shown: int  # bytes in the outbox
+    kept: int  # bytes in the spool
+    entries: int  # files in each
+
+
+class Room:
+    """The disks under spool and outbox, and what the claimed jobs may still take of them."""
+
+    def __init__(self, spool: Spool, outbox: Outbox) -> None:
+        """Owe nobody any room.
+
+        Args:
+            spool: where jobs are claimed, and painted.
+            outbox: where they are published.
+        """
+        self.spool = spool
+        self._outbox = outbox
+        self._claiming = threading.Lock()
+        self.reserved: dict[str, Needed] = {}  # by job
+
+    def claim(self) -> Claim | None:
+        """Claim the next job that there is room for, and reserve that until its `release`.
+
+        Raises:
+            NotReady: there is room for none that is queued.
+            OSError: the spool cannot be read, or does not take the record of the attempt.
+        """
+        with self._claiming:
+            claim = self.spool.claim(self._require)
+            if claim is not None and not claim.entry.failure and not self.hopeless(claim.job):
+                self.reserved[claim.entry.id] = room_needed(claim.job)
+        return claim
+
+    def release(self, id_: str) -> None:
+        """Give back the room of a job that has ended, or is queued again."""
+        self.reserved.pop(id_, None)
+
+    def hopeless(self, job: Job) -> Failure | None:
+        """Refuse a job whose result would not fit on the empty disks."""
+        needed = room_needed(job)
+        capacity = min(files.capacity(self.spool.root), files.capacity(self._outbox.root))
+        if max(needed.kept, needed.shown) <= capacity:
+            return None
+        return Failure(
+            Reason.PICTURE_TOO_LARGE,
+            f"it needs {needed.kept / 1e9:.1f} GB of a disk that has {capacity / 1e9:.1f} GB in all",
+            hint="use a smaller size, or keep fewer frames",
+            key="size",
+        )
+
+    def _require(self, entry: StoredJob) -> None:
+        """See that there is room for a job before it is started; one that only ends needs none.
+
+        Raises:
+            NotReady: there is not.
+        """
+        if entry.job is None or entry.failure or is_stored(entry) or self.hopeless(entry.job):
+            return
+        needed, reserved = room_needed(entry.job), list(self.reserved.values())
+        kept = max(0, needed.kept - files.size_of(entry.out) - files.size_of(entry.checkpoints))
+        kept += sum(other.shown for other in reserved)
+        shown = needed.shown + sum(other.shown for other in reserved)
+        entries = needed.entries + sum(other.entries for other in reserved)
+        spool, outbox = self.spool.root, self._outbox.root
+        files.require_room(spool, kept + (shown if files.is_same_disk(spool, outbox) else 0), entries)
+        files.require_room(outbox, shown, entries)
+
+
+def room_needed(job: Job) -> Needed:
+    """Estimate from above what a job takes."""
+    dropped = sum(part.size for part in job.parts if part.sha256)
+    settings = job.settings
+    if settings is None:
+        return Needed(dropped, 0, len(job.parts) + 4)
+    (content,) = job.parts_of("content")
+    frames = job.total_iterations // settings.frames.every + 1 if settings.frames.every else 0
+    pixels = math.prod(scaled(content.height_px, content.width_px, job.scales[-1].size))
+    shown = dropped + pixels * 3 * (frames + 2)
+    state = optimizer_memory.state_bytes(settings.optimizer, pixels)
+    return Needed(shown, shown + state * _CHECKPOINTS, frames + len(job.parts) + 16)

@@ -1,0 +1,138 @@
+"""What the service is doing, as status.json and the service manager say it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.fakes import INFO
+
+from daemon.errors import Failure, PauseKind, Reason
+from daemon.inbox.intake import Report, Waiting
+from daemon.lifeline import Lifeline
+from daemon.service import status
+from daemon.service.backoff import Pause
+from daemon.service.status import Counts, Situation, Status
+from daemon.spool import Spool
+from daemon.worker.outcomes import Ending
+from daemon.worker.progress import Attempts, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.config import Config
+
+
+class Desk:
+    """A status with its parts in reach."""
+
+    def __init__(self, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.spool = Spool(config.folders.spool)
+        self.spool.prepare()
+        self.situation = Situation(config, state="running")
+        self.attempts = Attempts()
+        self.now = 0.0
+        self.lives = {name: Lifeline(clock=lambda: self.now) for name in ("worker", "intake", "publisher")}
+        self.told: list[str] = []
+        monkeypatch.setattr(status, "notify", lambda **facts: self.told.append(facts["STATUS"]))
+        monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+        self.status = Status(self.spool, self.situation, self.attempts, self.lives)
+
+    def read(self) -> dict[str, Any]:
+        """Write status.json, and read it back."""
+        self.status.write()
+        document: dict[str, Any] = json.loads((self.spool.root / "status.json").read_bytes())
+        return document
+
+
+@pytest.fixture
+def desk(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """Make one."""
+    return Desk(make_config(), monkeypatch)
+
+
+def _progress(name: str) -> Progress:
+    return Progress(name, f"{name}-1", 1, 3, 10, 64, 0.5, 1.0, 0.1, 0.7, "2026-01-01T00:00:00.000+00:00")
+
+
+def _running(attempts: Attempts, progress: Progress | None, name: str) -> Any:
+    """Count something as a running attempt."""
+    job = SimpleNamespace(job=SimpleNamespace(id=name))
+    attempt: Any = SimpleNamespace(claim=job, progress=progress)
+    return attempts.running(attempt)
+
+
+def test_every_key_is_there_from_the_start(desk: Desk) -> None:
+    """Nothing is left out because it is not known yet."""
+    desk.situation.state = "starting"
+    document = desk.read()
+    assert document.keys() == {
+        *("state", "paused", "stalled", "opens_at", "pid", "version", "updated_at", "uptime_s", "engine"),
+        *("engines", "job", "jobs", "queued", "queue", "waiting", "waiting_count", "run"),
+    }
+    assert (document["engine"], document["engines"], document["job"], document["jobs"]) == (None, [], None, [])
+    assert document["run"] == asdict(Counts())
+    assert desk.told == []  # the service manager hears of a running service
+
+
+def test_all_running_jobs_are_listed_and_the_first_one_is_the_job(desk: Desk) -> None:
+    """`jobs` has each attempt from its first step on, `job` the first of them."""
+    desk.situation.info = INFO
+    with (
+        _running(desk.attempts, None, "not begun"),
+        _running(desk.attempts, _progress("a"), "a"),
+        _running(desk.attempts, _progress("b"), "b"),
+    ):
+        document = desk.read()
+    assert [job["job_id"] for job in document["jobs"]] == ["a", "b"]
+    assert document["job"] == document["jobs"][0] == asdict(_progress("a"))
+    assert document["engines"] == [document["engine"]]
+    assert document["engine"]["device"] == "fake"
+    assert desk.told == ["painting a-1: 3/10, 0 queued"]
+    assert desk.read()["jobs"] == []
+
+
+def test_the_status_says_what_waits_and_why(desk: Desk) -> None:
+    """Pauses make it `paused`, a closed window is named, and a thousand waiting files are counted, not told."""
+    waiting = tuple(Waiting(f"{number}.yaml", "waiting for x.png") for number in range(1000))
+    desk.situation.report = Report((), waiting, 1000, None, is_at_rest=True)
+    document = desk.read()
+    assert document["state"] == "running"
+    assert (len(document["waiting"]), document["waiting_count"]) == (200, 1000)
+    assert document["waiting"][0] == {"path": "0.yaml", "reason": "waiting for x.png"}
+    desk.situation.opens_at = "2026-03-02T22:00:00.000+01:00"
+    desk.read()
+    assert desk.told[-1] == "0 queued, starting at 2026-03-02T22:00:00.000+01:00"
+    desk.situation.pauses["outbox"] = Pause("outbox unavailable", PauseKind.UNAVAILABLE)
+    document = desk.read()
+    assert (document["state"], document["paused"]) == ("paused", {"outbox": "outbox unavailable"})
+    assert len(desk.told) == 2  # the reason of a pause stays to be read
+    desk.situation.state = "stopping"
+    assert desk.read()["state"] == "stopping"
+
+
+def test_the_silent_threads_are_named_in_order(desk: Desk) -> None:
+    """Past the limit, not at it; a thread of which nothing is expected is not silent."""
+    desk.lives["worker"].beat()
+    desk.lives["intake"].beat()
+    desk.now = desk.status.limit_s
+    assert desk.status.stalled == []
+    desk.now += 0.001
+    assert desk.read()["stalled"] == ["intake", "worker"]
+    desk.lives["worker"].beat()
+    assert desk.status.stalled == ["intake"]
+
+
+def test_endings_are_counted(desk: Desk) -> None:
+    """Each kind for metrics; done and failed for people, a failure also where its kind is another."""
+    failure = Failure(Reason.CORRUPT, "x")
+    desk.situation.note_accepted()
+    desk.situation.note_ending(Ending.COMPLETED, None)
+    desk.situation.note_ending(Ending.CRASHED, None)
+    desk.situation.note_ending(Ending.CRASHED, None)
+    desk.situation.note_ending(Ending.FAILED, failure)
+    assert desk.situation.counts == Counts(accepted=1, completed=1, failed=1)
+    assert desk.situation.endings == {"completed": 1, "crashed": 2, "failed": 1}

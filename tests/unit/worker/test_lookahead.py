@@ -1,0 +1,154 @@
+"""What comes next on an engine: the hint about it, and the gap before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+from support.fakes import Clock, FakeEngine
+from support.trees import Stepper, Tree, wait_for
+
+from daemon.job import State
+from daemon.worker.outcomes import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from daemon.job import Plan, Request, Step
+    from daemon.lifeline import Lifeline
+
+
+def _queue(tree: Tree, stepper: Stepper, *names: str, **keys: Any) -> None:
+    """Drop jobs and wait until they are queued."""
+    count = tree.spool.count(State.QUEUED) + len(names)
+    for name in names:
+        tree.drop(name, **keys)
+    wait_for(lambda: stepper.look() or tree.spool.count(State.QUEUED) == count, "the drops to be accepted")
+
+
+def _captured() -> AbstractContextManager[list[Any]]:
+    """Catch the log with the job's context."""
+    return capture_logs(processors=[structlog.contextvars.merge_contextvars])
+
+
+def _completed(records: list[Any]) -> dict[str, Any]:
+    """The line of each completed job, by the name of its sidecar."""
+    return {
+        record["name"].rpartition("-")[0]: record for record in records if record["event"] == "job.completed"
+    }
+
+
+def test_the_engine_is_told_once_what_comes_next(tree: Tree) -> None:
+    """While a job is painted the next one in the queue is hinted at, once; the last job has no next one."""
+    engine = FakeEngine()
+    stepper = Stepper(tree.config, engine)
+    _queue(tree, stepper, "a", "b", "c", iterations=8)
+    with _captured() as records:
+        stepper.until_quiet()
+    assert [request.content.parent.parent.name for request in engine.hints] == engine.calls[1:]
+    assert all(request.content.parts[-4] == "queued" for request in engine.hints)
+    prepared = {name: line["prepared"] for name, line in _completed(records).items()}
+    assert prepared == {"a": False, "b": True, "c": True}
+
+
+def test_a_hint_names_what_the_painting_will_ask_for(tree: Tree) -> None:
+    """Pictures, weights and settings of the hint are those of the request that follows it."""
+    engine = Asked()
+    stepper = Stepper(tree.config, engine)
+    _queue(tree, stepper, "a", "b")
+    stepper.until_quiet()
+    (hint,), (_, asked) = engine.hints, engine.requests
+    assert [path.name for path in (hint.content, hint.styles[0][0])] == [
+        path.name for path in (asked.content, asked.styles[0][0])
+    ]
+    assert (hint.settings, hint.styles[0][1], hint.init) == (asked.settings, asked.styles[0][1], asked.init)
+
+
+class Asked(FakeEngine):
+    """Remembers what it was asked to paint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Request] = []
+
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
+        """Paint as the fake does."""
+        self.requests.append(request)
+        return super().stylize(request, life)
+
+
+@pytest.mark.parametrize("at", [2, 7], ids=["early", "too late"])
+def test_what_comes_meanwhile_is_seen_near_the_end(tree: Tree, at: int) -> None:
+    """A job that overtakes the queue amid a picture is hinted at before its end; after that look it is not."""
+
+    def overtake(step: Step) -> None:
+        if step.iteration == at and len(engine.calls) == 1:
+            _queue(tree, stepper, "urgent", priority=5)
+
+    engine = FakeEngine(on_step=overtake)
+    stepper = Stepper(tree.config, engine)
+    _queue(tree, stepper, "a", "b", iterations=8)
+    with _captured() as records:
+        stepper.until_quiet()
+    lines = _completed(records)
+    assert list(lines) == ["a", "urgent", "b"]
+    assert lines["urgent"]["prepared"] == (at == 2)
+    assert lines["b"]["prepared"]
+
+
+def test_jobs_that_need_no_engine_are_not_hinted_at(tree: Tree) -> None:
+    """A cancelled job is passed over for the next one that will be painted."""
+
+    def cancel(step: Step) -> None:
+        if step.iteration == 0 and len(engine.calls) == 1:
+            tree.spool.ask_cancel(tree.spool.entries(State.QUEUED)[0])
+
+    engine = FakeEngine(on_step=cancel)
+    stepper = Stepper(tree.config, engine)
+    _queue(tree, stepper, "a", "b", "c", iterations=8)
+    last = tree.spool.entries(State.QUEUED)[2].id
+    stepper.until_quiet()
+    assert [request.content.parent.parent.name for request in engine.hints] == [last]
+
+
+def test_an_engine_that_died_was_not_told(tree: Tree) -> None:
+    """A hint given to an engine that ended since counts for nothing."""
+    options = tree.config.engine.model_copy(update={"max_attempts": 1})
+    stepper = Stepper(tree.config.model_copy(update={"engine": options}), engine := FakeEngine("crash"))
+    _queue(tree, stepper, "a", "b")
+    with _captured() as records:
+        assert stepper.until_quiet() == [Ending.FAILED, Ending.COMPLETED]
+    assert len(engine.hints) == 1
+    assert not _completed(records)["b"]["prepared"]
+
+
+# The gap between two jobs
+
+
+def test_the_gap_is_told_for_jobs_that_waited(tree: Tree) -> None:
+    """gap_s is from the last step of the job before to the first one here; None where nothing waited."""
+    engine = FakeEngine()
+    stepper = Stepper(tree.config, engine)
+    _queue(tree, stepper, "a", "b")
+    with Clock().attached() as clock, _captured() as records:
+        engine._on_step = lambda step: clock.sleep(1.0 if step.iteration == 0 else 5.0)
+        assert [stepper.turn(), stepper.turn()] == [Ending.COMPLETED] * 2
+        assert stepper.turn() is None
+        _queue(tree, stepper, "c")
+        assert stepper.turn() is Ending.COMPLETED
+    gaps = {name: line["gap_s"] for name, line in _completed(records).items()}
+    assert gaps == {"a": None, "b": 1.0, "c": None}
+
+
+def test_a_job_that_came_after_the_last_step_did_not_wait(tree: Tree) -> None:
+    """Where the next job was not queued when the one before took its last step, there is no gap."""
+    stepper = Stepper(tree.config, FakeEngine())
+    _queue(tree, stepper, "a")
+    with _captured() as records:
+        assert stepper.turn() is Ending.COMPLETED
+        _queue(tree, stepper, "b")
+        assert stepper.turn() is Ending.COMPLETED
+    assert _completed(records)["b"]["gap_s"] is None

@@ -1,0 +1,130 @@
+"""The files of a result: all of them, in time, and none of another painting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.fakes import FakeEngine
+from support.trees import save
+
+from daemon import images, safe_yaml
+from daemon.lifeline import Lifeline
+from daemon.worker import result
+from daemon.worker.result import GRACE_S, OutOfTime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.job import Step
+
+FRAMES = {f"frames/{name}" for name in ("0000.png", "0002.png", "0004.png", "animation.webp")}
+
+
+class Seconds:
+    """A clock that goes on by a step each time it is asked."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now, self._step_s = 0.0, step_s
+
+    def __call__(self) -> float:
+        """Tell the seconds."""
+        self.now += self._step_s
+        return self.now
+
+
+def _written(studio: Any, engine: FakeEngine, life: Lifeline | None = None) -> tuple[bytes, dict[str, Any]]:
+    """Paint, and write the result."""
+    return result.write(studio.claim, studio.paint(engine), life or Lifeline())
+
+
+def test_it_leaves_everything_but_the_record(make_studio: Callable[..., Any]) -> None:
+    """Picture, rows, curve, frames and film lie in out/; result.yaml, which says so, comes after."""
+    studio = make_studio(iterations=4, frames={"every": 2})
+    document, facts = _written(studio, FakeEngine())
+    assert studio.out == {"result.png", "losses.csv", "losses.png", *FRAMES}
+    assert not result.is_stored(studio.claim.entry)
+    record = safe_yaml.parse(document)
+    assert (record["size"], record["result"]["memory"]["estimate_mb"]) == (32, 512)
+    assert facts["best_iteration"] == 4
+    assert len(studio.rows) == 5
+
+
+def test_the_facts_are_plain_values_in_one_line(make_studio: Callable[..., Any]) -> None:
+    """Attempt, preset, sizes, losses, times, device and weights, for `job.completed`."""
+    _, facts = _written(make_studio(), FakeEngine())
+    assert facts.keys() == {
+        *("attempt", "preset", "size", "size_px", "height_px", "width_px", "iterations", "best_iteration"),
+        *("styles", "first_loss", "best_loss", "last_loss", "target_s", "loop_s", "elapsed_s", "gap_s"),
+        *("prepared", "device", "precision", "weights_sha256", "computed"),
+        *("memory_estimate_mb", "memory_peak_mb"),
+    }
+    assert (facts["height_px"], facts["width_px"]) == (24, 32)
+    assert (facts["first_loss"], facts["best_loss"]) == (3.0, 0.75)
+
+
+def test_the_time_of_an_iteration_counts_those_that_were_made(
+    make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
+) -> None:
+    """Where a size ended early, or steps were replayed, loop_s is divided by the iterations behind it."""
+
+    def change(step: Step) -> Step:
+        is_coarse = step.iteration < 2  # two pictures of 16 px, then two of 32 px, whose numbers jump
+        painting = step.painting and replace(step.painting, loop_s=6.0)
+        number, size_px = (step.iteration, 16) if is_coarse else (step.iteration + 6, 32)
+        return replace(step, iteration=number, size_px=size_px, is_replayed=is_coarse, painting=painting)
+
+    document, _ = _written(make_studio(iterations=3), make_engine(change))
+    assert safe_yaml.parse(document)["result"]["timings"]["iteration_s"] == 3.0
+
+
+def test_frames_of_another_painting_are_not_published(
+    make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
+) -> None:
+    """A frame that an earlier attempt left, whose number is no step of this painting, is in no film."""
+    studio = make_studio(iterations=4, frames={"every": 2})
+    frames = studio.claim.entry.out / "frames"
+
+    def stray(step: Step) -> Step:
+        frames.mkdir(exist_ok=True)
+        save(frames / "0003.png", 1)
+        return step
+
+    _written(studio, make_engine(stray))
+    assert {path.name for path in frames.glob("*.png")} == {"0000.png", "0002.png", "0004.png"}
+
+
+def test_the_film_shows_its_frames_in_the_order_of_the_iterations(
+    make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frame 10000 comes after frame 5000, though its name sorts before."""
+    shown: list[str] = []
+    monkeypatch.setattr(
+        images, "animate", lambda frames, _format, _beat: shown.extend(path.stem for path in frames) or b""
+    )
+    _written(make_studio(iterations=10_000, frames={"every": 5_000}), FakeEngine())
+    assert shown == ["0000", "5000", "10000"]
+
+
+def test_each_piece_and_each_frame_of_the_film_is_a_heartbeat(make_studio: Callable[..., Any]) -> None:
+    """However long it takes, signs of life come while it is written."""
+    studio, clock = make_studio(iterations=9, frames={"every": 1}), Seconds(1.0)
+    _written(studio, FakeEngine(), Lifeline(clock=clock))
+    assert clock.now >= 2 + 10  # one of each is a beat
+
+
+@pytest.mark.parametrize("step_s", [GRACE_S / 1000, GRACE_S / 6])
+def test_a_stop_leaves_a_while_to_finish(step_s: float, make_studio: Callable[..., Any]) -> None:
+    """Asked to stop, the writing goes on for GRACE_S; what is not begun by then is left."""
+    studio = make_studio(iterations=9, frames={"every": 1})
+    painted = studio.paint(FakeEngine())
+    life = Lifeline(clock=Seconds(step_s))
+    life.ask_stop()
+    if step_s < GRACE_S / 100:
+        result.write(studio.claim, painted, life)
+        assert "frames/animation.webp" in studio.out
+        return
+    with pytest.raises(OutOfTime):
+        result.write(studio.claim, painted, life)
+    assert "frames/animation.webp" not in studio.out
