@@ -36,7 +36,7 @@ class IntakeLoop:
     def __init__(
         self,
         spool: Spool,
-        inspector: Decoder,
+        decoder: Decoder,
         sentinel: Sentinel,
         upkeep: Upkeep,
         *,
@@ -48,7 +48,7 @@ class IntakeLoop:
 
         Args:
             spool: where drops are committed.
-            inspector: decodes what was dropped.
+            decoder: decodes what was dropped.
             sentinel: tells whether the inbox is there.
             upkeep: is told of every job that was not known before.
             backoff: is told of obstacles.
@@ -56,7 +56,7 @@ class IntakeLoop:
             life: this thread's.
         """
         self._spool = spool
-        self._inspector = inspector
+        self._decoder = decoder
         self._sentinel = sentinel
         self._upkeep = upkeep
         self._situation = upkeep.situation
@@ -98,7 +98,7 @@ class IntakeLoop:
             self._life.wait(_LEAST_S)  # a copy sends thousands of events; one look for many is enough
             self._wait_for_news(wait_s)
         watcher.stop()
-        self._inspector.stop()
+        self._decoder.stop()
 
     def _watch(self, watcher: Watcher) -> None:
         """Watch the inbox, or do not: the config may change that."""
@@ -164,7 +164,7 @@ class IntakeLoop:
         entry = self._spool.accept(
             drop,
             max_bytes=int(self._situation.config.inbox.max_file_mb * 1e6),
-            inspect=lambda path, name: self._inspector.size(path, name, self._life),
+            inspect=lambda path, name: self._decoder.size(path, name, self._life),
             believes_faults=believes_faults,
             versions=versions(),
             beat=self._beat_or_end,

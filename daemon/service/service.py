@@ -54,7 +54,7 @@ class Service:
         drains: bool = False,
         stop_starting_at: str | None = None,
         engine: Engine | None = None,
-        inspector: Decoder | None = None,
+        decoder: Decoder | None = None,
         executor: Executor | None = None,
     ) -> None:
         """Build the parts.
@@ -64,7 +64,7 @@ class Service:
             drains: work off what is there, then end.
             stop_starting_at: "HH:MM": from its next occurrence on no job is started.
             engine: computes the pictures; default: a child process.
-            inspector: decodes what was dropped; default: a child process.
+            decoder: decodes what was dropped; default: a child process.
             executor: publishes what was painted; default: a thread, while the next job is painted.
         """
         folders = settings.folders
@@ -97,7 +97,7 @@ class Service:
         )
         self.intake = IntakeLoop(
             self.spool,
-            inspector or Decoder(settings.inbox.max_megapixels),
+            decoder or Decoder(settings.inbox.max_megapixels),
             self._sentinels["inbox"],
             self.upkeep,
             backoff=self.backoff,

@@ -1,7 +1,7 @@
 """SIGKILL of the whole service while one thread ends jobs and another paints the next ones: nothing is lost.
 
 The kill matrix steps through one thread's operations in their order; here both threads work as they do in
-life, in a process of its own, and the moment is random. Everything but the engine and the inspector is real.
+life, in a process of its own, and the moment is random. Everything but the engine and the decoder is real.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.fakes import FakeEngine
-from support.trees import NearInspector, Tree, wait_for
+from support.trees import NearDecoder, Tree, wait_for
 
 from daemon import config as config_module
 from daemon import logs
@@ -111,7 +111,7 @@ def main() -> None:
     logs.configure("info", "json")
     config = _tree(Path(base)).config
     config = config.model_copy(update={"engine": config.engine.model_copy(update={"max_attempts": 99})})
-    service = Service(config, drains="drain" in options, engine=FakeEngine(), inspector=NearInspector())
+    service = Service(config, drains="drain" in options, engine=FakeEngine(), decoder=NearDecoder())
     sys.exit(service.run())
 
 

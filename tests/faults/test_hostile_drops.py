@@ -14,7 +14,7 @@ from daemon import config as config_module
 from daemon import safe_yaml
 from daemon.errors import Reason
 from daemon.job import State, printable
-from daemon.sandbox.client import Inspector
+from daemon.sandbox.client import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,15 +39,15 @@ LEAST_CASES = {
 def _work_off(tree: Tree) -> Stepper:
     """Drop a sound pair after what is there, turn until nothing moves, and see that the pair is painted.
 
-    The real inspector looks at the pictures, in its own process and under its memory limit.
+    The real decoder looks at the pictures, in its own process and under its memory limit.
     """
     tree.drop("good")
-    inspector = Inspector(tree.config.inbox.max_megapixels)
-    stepper = Stepper(tree.config, FakeEngine(), inspector)
+    decoder = Decoder(tree.config.inbox.max_megapixels)
+    stepper = Stepper(tree.config, FakeEngine(), decoder)
     try:
         stepper.until_quiet(DEADLINE_S)
     finally:
-        inspector.stop()
+        decoder.stop()
     assert (tree.result("good") / "result.png").exists()
     return stepper
 

@@ -205,7 +205,7 @@ def _is_gone(pid: int) -> bool:
 
 @pytest.mark.parametrize("moment", ["painting", "stopped"])
 def test_a_dead_service_leaves_no_child(moment: str, tmp_path: Path) -> None:
-    """SIGKILL of the whole service in the middle of a job that loops for ever ends engine and inspector too.
+    """SIGKILL of the whole service in the middle of a job that loops for ever ends engine and decoder too.
 
     So it does where both are stopped and deaf to their pipes.
     """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.fakes import FakeEngine
-from support.trees import NearInspector, Tree, wait_for
+from support.trees import NearDecoder, Tree, wait_for
 
 from daemon import config, safe_yaml
 from daemon.job import State
@@ -99,7 +99,7 @@ class Case:
     @contextlib.contextmanager
     def running(self, engine: FakeEngine) -> Iterator[Service]:
         """Run the service, from READY to its stop."""
-        running = Service(self.tree.config, engine=engine, inspector=NearInspector())
+        running = Service(self.tree.config, engine=engine, decoder=NearDecoder())
         ended: list[int] = []
         thread = threading.Thread(target=lambda: ended.append(running.run()))
         thread.start()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.fakes import FakeEngine
 from support.running import Runs
-from support.trees import NearInspector, Tree, wait_for
+from support.trees import NearDecoder, Tree, wait_for
 
 from daemon.errors import NotReady
 from daemon.job import State
@@ -35,7 +35,7 @@ def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _drain(tree: Tree, *script: str) -> int:
-    return Service(tree.config, drains=True, engine=FakeEngine(*script), inspector=NearInspector()).run()
+    return Service(tree.config, drains=True, engine=FakeEngine(*script), decoder=NearDecoder()).run()
 
 
 @pytest.fixture
@@ -145,5 +145,5 @@ def test_an_engine_that_cannot_start_ends_the_service(tree: Tree) -> None:
 
     before = threading.active_count()
     with pytest.raises(NotReady, match="no GPU"):
-        Service(tree.config, drains=True, engine=Lacking(), inspector=NearInspector()).run()
+        Service(tree.config, drains=True, engine=Lacking(), decoder=NearDecoder()).run()
     assert threading.active_count() == before

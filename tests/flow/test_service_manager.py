@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
 from support.running import END_S, Running, Runs
-from support.trees import NearInspector, Tree, hasten, wait_for
+from support.trees import NearDecoder, Tree, hasten, wait_for
 
 from daemon import clock, logs
 from daemon import config as config_module
@@ -348,7 +348,7 @@ def test_a_reload_outside_of_the_run_says_nothing_of_ready(
     moment: str, tree: Tree, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGHUP while the model loads, or at the end, must not call the service ready."""
-    service = Service(tree.config, engine=FakeEngine(), inspector=NearInspector())
+    service = Service(tree.config, engine=FakeEngine(), decoder=NearDecoder())
     service.situation.state = moment
     with capture_logs() as records:
         service.reload(lambda: tree.config)
@@ -504,7 +504,7 @@ def test_a_defect_in_a_reload_ends_the_service(tree: Tree, monkeypatch: pytest.M
     made: list[Service] = []
 
     def make(*args: Any, **options: Any) -> Service:
-        made.append(Service(*args, **options, engine=FakeEngine(), inspector=NearInspector()))
+        made.append(Service(*args, **options, engine=FakeEngine(), decoder=NearDecoder()))
         return made[-1]
 
     def reload() -> Config:

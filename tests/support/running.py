@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from daemon.service.service import Service
 from support.fakes import FakeEngine
-from support.trees import NearInspector, wait_for
+from support.trees import NearDecoder, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ class Running:
     """A service that runs in a thread of its own, and what came of it."""
 
     def __init__(self, config: Config, engine: Engine | None = None, **options: Any) -> None:
-        self.service = Service(config, engine=engine or FakeEngine(), inspector=NearInspector(), **options)
+        self.service = Service(config, engine=engine or FakeEngine(), decoder=NearDecoder(), **options)
         self.code: int | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from daemon import images
 from daemon.outbox import loss_table
-from daemon.sandbox.client import Inspector
+from daemon.sandbox.client import Decoder
 from daemon.service import backoff, intake_thread, service, work_thread
 from daemon.service.service import Service
 from daemon.spool import Spool
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.engine import Engine
+    from daemon.lifeline import Lifeline
 
 Dropped = dict[str, str]  # file name -> SHA-256, of one drop
 
@@ -137,18 +138,18 @@ class Tree:
 
 
 def decode_here(path: Path, name: str) -> tuple[int, int]:
-    """Decode a picture whole, as the inspector does, in this process."""
+    """Decode a picture whole, as the decoder does, in this process."""
     height, width = images.read(path, 200, name).shape[:2]
     return height, width
 
 
-class NearInspector(Inspector):
+class NearDecoder(Decoder):
     """No child: a matrix of thousands of services has no time for thousands of them."""
 
     def __init__(self) -> None:
         super().__init__(200)
 
-    def inspect(self, path: Path, name: str) -> tuple[int, int]:
+    def size(self, path: Path, name: str, life: Lifeline) -> tuple[int, int]:
         """Decode in this process."""
         return decode_here(path, name)
 
@@ -188,11 +189,11 @@ class InlineExecutor(Executor):
 class Stepper:
     """A service stepped by hand, in one thread."""
 
-    def __init__(self, config: Config, engine: Engine, inspector: Inspector | None = None) -> None:
+    def __init__(self, config: Config, engine: Engine, decoder: Decoder | None = None) -> None:
         """Start it, recovery included."""
         self._executor = InlineExecutor()
         self.service = Service(
-            config, engine=engine, inspector=inspector or NearInspector(), executor=self._executor
+            config, engine=engine, decoder=decoder or NearDecoder(), executor=self._executor
         )
         self.service.spool.prepare()
         self.service.recover()

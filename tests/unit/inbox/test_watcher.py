@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
-from support.trees import NearInspector, Tree, hasten, wait_for
+from support.trees import NearDecoder, Tree, hasten, wait_for
 from watchdog.observers import Observer
 from watchdog.observers.inotify_c import InotifyFD
 
@@ -222,7 +222,7 @@ def test_a_service_notices_drops_in_an_inbox_made_anew(
     hasten(monkeypatch)
     tree = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.2}))
     tree.inbox.mkdir()
-    service = Service(tree.config, engine=FakeEngine(), inspector=NearInspector())
+    service = Service(tree.config, engine=FakeEngine(), decoder=NearDecoder())
     thread = threading.Thread(target=service.run)
     with capture_logs() as records:
         thread.start()

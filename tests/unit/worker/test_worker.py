@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from structlog.testing import capture_logs
 from support.fakes import PLAN, FakeEngine
-from support.trees import NearInspector, Stepper, Tree, wait_for
+from support.trees import NearDecoder, Stepper, Tree, wait_for
 
 from daemon import safe_yaml
 from daemon.errors import NotReady, Reason
@@ -151,7 +151,7 @@ def test_two_workers_share_one_spool(tree: Tree) -> None:
     for name in names:
         tree.drop(name)
     engines = [FakeEngine(), FakeEngine()]
-    service = Service(tree.config, engine=engines[0], inspector=NearInspector())
+    service = Service(tree.config, engine=engines[0], decoder=NearDecoder())
     service.spool.prepare()
     service.recover()
     wait_for(lambda: service.intake.turn(time.monotonic()) and service.counts.accepted == 6, "all to be there")
