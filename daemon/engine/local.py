@@ -122,9 +122,7 @@ class LocalEngine:
                 f"and the engine holds about {round(held_mb, -2)} MB before it paints"
             )
 
-    def stylize(
-        self, request: Request, life: Lifeline = _NEVER_STOPPED
-    ) -> Generator[Plan | Step, None, None]:
+    def stylize(self, request: Request, life: Lifeline = _NEVER_STOPPED) -> Generator[Plan | Step, None, None]:
         """Plan, decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
         loaded = self._load()
         device.begin_peak()
@@ -137,9 +135,7 @@ class LocalEngine:
         self._free()  # after the error is gone, whose traceback holds the tensors of the picture
         raise exhausted
 
-    def _paint(
-        self, loaded: _Loaded, request: Request, life: Lifeline
-    ) -> Generator[Plan | Step, None, None]:
+    def _paint(self, loaded: _Loaded, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
         ready = self._prefetcher.take(request) or Ready(_decoded(request, self._max_megapixels))
         planned = self._plan(loaded.info, ready.subject, request.smaller)
         yield planned.report
