@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 from daemon import __version__, clock, config, logs
 from daemon.engine.process import ProcessEngine
 from daemon.errors import ConfigError, NotReady, Reason
-from daemon.lifeline import Pulse
+from daemon.lifeline import Lifeline, Pulse
 from daemon.outbox.publish import Outbox
 from daemon.sandbox.client import Inspector
 from daemon.sentinel import Sentinel
 from daemon.service.backoff import Pauses
 from daemon.service.hours import Hours
-from daemon.service.intake_thread import IntakeLoop
+from daemon.service.intake_thread import IntakeThread, Partners
 from daemon.service.systemd import notify
 from daemon.service.upkeep import Housekeeping, Situation
 from daemon.service.work_thread import WorkLoop
@@ -36,6 +36,20 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 _STATUS_S: Final = 1.0
+
+
+class _Life(Lifeline):
+    """A lifeline whose heartbeat feeds the watchdog."""
+
+    def __init__(self, stop: threading.Event, heart: Pulse, loop: str) -> None:
+        super().__init__(stop)
+        self._heart = heart
+        self._loop = loop
+
+    def beat(self) -> None:
+        """Show that the thread makes progress."""
+        super().beat()
+        self._heart.beat(self._loop)
 
 
 class Service:
@@ -116,18 +130,17 @@ class Service:
             note_ending=self._housekeeping.note_ending,
         )
 
-    def _make_intake(self, inspector: Inspector | None) -> IntakeLoop:
-        return IntakeLoop(
-            lambda: self.config,
+    def _make_intake(self, inspector: Inspector | None) -> IntakeThread:
+        partners = Partners(
+            self.situation, self._pauses, self._housekeeping, self._worker, has_work=self._has_work
+        )
+        return IntakeThread(
+            self.config,
             self.spool,
             inspector or Inspector(self.config.inbox.max_megapixels, self._intake_is_stopping),
             self._sentinels["inbox"],
-            self.situation,
-            pauses=self._pauses,
-            has_work=self._has_work,
-            is_stopping=self._intake_is_stopping,
-            fail_now=self._worker.fail_now,
-            note_accepted=self._housekeeping.note_accepted,
+            partners=partners,
+            life=_Life(self.stop, self._heart, "intake"),
         )
 
     def _make_work(self, hours: Hours) -> WorkLoop:
@@ -211,7 +224,7 @@ class Service:
                 sentinel.establish()
             self.outbox.clean(self.spool.ids())
             found = self.spool.recover(self.outbox.is_published)
-            self._intake.remember([entry.job for entry in self.spool.unretired() if entry.job is not None])
+            self._intake.remember(entry.job for entry in self.spool.unretired() if entry.job is not None)
         except OSError as error:
             raise NotReady(f"recovery: {error}") from error
         for entry in found.requeued:
@@ -305,7 +318,7 @@ class Service:
         for key in ignored:
             log.warning("service.key_ignored", key=key, reason="it needs a restart")
         changed = config.differences(self.config, merged)
-        self.config = self._worker.config = merged
+        self.config = self._worker.config = self._intake.config = merged
         self._work.hours.window = merged.schedule.window
         logs.configure(merged.log.level, merged.log.format)
         log.info("service.reloaded", changed=changed)

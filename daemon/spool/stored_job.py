@@ -1,4 +1,4 @@
-"""One job where it lies: what its directory says."""
+"""One job where it lies: the facts that its directory holds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon.errors import Failure
-from daemon.job import CHECKPOINT_SUFFIX, Job
+from daemon.job import CHECKPOINT_SUFFIX, Job, State
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.job import Part, State
+    from daemon.job import Part
 
 JOB: Final = "job.json"
 FAILURE: Final = "failure.json"
@@ -34,9 +34,14 @@ class StoredJob:
     folder: Path
 
     @classmethod
-    def of(cls, job: Job, state: State, folder: Path) -> StoredJob:
-        """Make one of a known job: the worker may have taken it elsewhere before anybody asks for it here."""
-        entry = cls(state, job.id, folder)
+    def at(cls, root: Path, state: State, id: str) -> StoredJob:  # noqa: A002 - the field's name
+        """Find the place of a job in a spool, whether it is there or not."""
+        return cls(state, id, root / state.value / id)
+
+    @classmethod
+    def of(cls, job: Job, state: State, root: Path) -> StoredJob:
+        """Place a known job: the worker may have moved it before anybody asks for its record here."""
+        entry = cls.at(root, state, job.id)
         entry.__dict__["job"] = job
         return entry
 
@@ -65,7 +70,7 @@ class StoredJob:
 
     @property
     def last_good(self) -> Path:
-        """The last good picture of a job whose numbers ran away."""
+        """The last good picture of a job that diverged."""
         return self.out / "last_good.png"
 
     @property
@@ -98,24 +103,25 @@ class StoredJob:
 
     @property
     def attempts_used(self) -> int:
-        """Attempts that count: started since the last retry or progress, and not ended by a stop or the disk.
+        """The number of attempts that count: started since the last retry or progress, and ended by a crash.
 
-        Of two starts in a row the first never left the queue, and an end recorded twice is one end. A start
-        from a later checkpoint than the one before shows progress.
+        A stop, a disk that did not allow it, and memory that ran out while less could be tried use none. Of two
+        starts in a row the first never left the queue, and an end recorded twice is one end. A start from a
+        later checkpoint than the one before shows progress.
         """
         used, progress, is_open = 0, 0, False
         for record in self.attempts:
             event, reached = record["event"], record.get("progress", 0)
             if event == "retried" or (event == "started" and reached > progress):
                 used, progress = 0, reached
-            elif is_open and event not in {"started", "interrupted", "held", "released"}:
+            elif is_open and event not in {"started", "interrupted", "exhausted", "held", "released"}:
                 used += 1
             is_open = event == "started" or (is_open and event in {"held", "released"})
         return used + is_open
 
     @property
     def times_exhausted(self) -> int:
-        """Attempts since the last retry that ended for want of memory."""
+        """The number of attempts since the last retry that ran out of memory."""
         events = [record["event"] for record in self.attempts]
         since = events[::-1].index("retried") if "retried" in events else len(events)
         return events[len(events) - since :].count("exhausted")
@@ -138,7 +144,7 @@ class StoredJob:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `job.completed` shall say once the painted picture is published."""
+        """The keys of `job.completed`, kept until the painted picture is published."""
         with contextlib.suppress(OSError, ValueError):
             facts = json.loads((self.folder / FACTS).read_bytes())
             return facts if isinstance(facts, dict) else {}
@@ -173,9 +179,8 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """What recovery found: published but not ended, cut off and queued again, unreadable."""
+class Cancelled:
+    """One job that an operator asked to end."""
 
-    completed: list[StoredJob]
-    requeued: list[StoredJob]
-    corrupt: list[StoredJob]
+    entry: StoredJob
+    is_at_work: bool  # a worker has claimed it, and ends it; else the caller does

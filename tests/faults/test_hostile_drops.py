@@ -43,7 +43,7 @@ def _work_off(tree: Tree) -> Stepper:
     """
     tree.drop("good")
     stepper = Stepper(tree.config, FakeEngine())
-    inspector = stepper.service._intake._inspector = Inspector(tree.config.inbox.max_megapixels)
+    inspector = stepper.service._intake._sandbox = Inspector(tree.config.inbox.max_megapixels)
     try:
         stepper.until_quiet(DEADLINE_S)
     finally:

@@ -103,7 +103,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
             yield found
         finally:
             engine.stop()
-            stepper.service._intake._inspector.stop()
+            stepper.service._intake._sandbox.stop()
 
 
 def _drop(tree: Tree, name: str, seed: int) -> None:

@@ -17,7 +17,7 @@ from support.trees import NearInspector, Tree, hasten, wait_for
 
 from daemon import clock, logs
 from daemon import config as config_module
-from daemon.inbox.intake import Intake
+from daemon.inbox.intake import Inbox
 from daemon.job import State
 from daemon.service import intake_thread
 from daemon.service import signals as signals_module
@@ -176,7 +176,7 @@ def test_sighup_applies_what_can_change_and_names_what_cannot(make_live: Callabl
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree where everything goes quickly."""
     hasten(monkeypatch)
-    monkeypatch.setattr(intake_thread, "_BEAT_S", 0.02)
+    monkeypatch.setattr(intake_thread, "_OPERATORS_S", 0.02)
     monkeypatch.setattr(logs, "configure", lambda *_: None)  # which is for a whole process
     made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
     made.inbox.mkdir()
@@ -237,12 +237,12 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
 ) -> None:
     """With the scan or the engine deadlocked nothing is fed, one record says so, and feeding resumes after."""
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
-    held, free, real = threading.Event(), threading.Event(), Intake.turn
+    held, free, real = threading.Event(), threading.Event(), Inbox.look
 
-    def hold(intake: Intake, now: float) -> Any:
+    def hold(inbox: Inbox, now: float) -> Any:
         if held.is_set():
             free.wait()
-        return real(intake, now)
+        return real(inbox, now)
 
     def step(_step: Step) -> None:
         if held.is_set():
@@ -254,7 +254,7 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
             running.until_ready()
             manager.until_fed_anew()
             if loop == "intake":
-                monkeypatch.setattr(Intake, "turn", hold)
+                monkeypatch.setattr(Inbox, "look", hold)
             held.set()
             if loop == "worker":
                 tree.drop("sea")
@@ -278,10 +278,10 @@ def test_status_names_the_loop_that_hangs(
 ) -> None:
     """status.json is still written while the intake hangs, and says which loop does."""
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
-    free, real = threading.Event(), Intake.turn
+    free, real = threading.Event(), Inbox.look
     running = run(FakeEngine())
     running.until_ready()
-    monkeypatch.setattr(Intake, "turn", lambda intake, now: free.wait() and real(intake, now))
+    monkeypatch.setattr(Inbox, "look", lambda inbox, now: free.wait() and real(inbox, now))
     try:
         status = tree.config.folders.spool / "status.json"
         wait_for(lambda: json.loads(status.read_bytes())["stalled"] == ["intake"], "the status", END_S)

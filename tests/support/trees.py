@@ -16,7 +16,6 @@ import yaml
 from PIL import Image
 
 from daemon import images
-from daemon.inbox.intake import Intake
 from daemon.sandbox.client import Inspector
 from daemon.service import backoff, intake_thread, service, work_thread
 from daemon.service.service import Service
@@ -173,14 +172,10 @@ class Stepper:
         self.service = Service(config, engine=engine, inspector=NearInspector(), finisher=Finisher())
         self.service.spool.prepare()
         self.service._recover()
-        unretired = [entry.job for entry in self.service.spool.unretired() if entry.job]
-        check = self.service._sentinels["inbox"].check_in
-        take = self.service._intake.take
-        self.intake = Intake(config, take, unretired, self.service.spool.set_retired, check=check)
 
     def look(self) -> None:
         """Turn the intake alone."""
-        self.service._intake.turn(self.intake)
+        self.service._intake.turn(time.monotonic())
 
     def turn(self) -> Ending | None:
         """Turn every part once."""
