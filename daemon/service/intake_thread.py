@@ -160,7 +160,7 @@ class IntakeThread:
         """Wait for a file event, a reload or the end of the time; answer operators meanwhile."""
         end = time.monotonic() + longest_s
         while not self._life.is_stopping:
-            self._answer_operators()
+            self.answer_operators()
             left = end - time.monotonic()
             if left <= 0:
                 break
@@ -298,7 +298,8 @@ class IntakeThread:
 
     # Operators
 
-    def _answer_operators(self) -> None:
+    def answer_operators(self) -> None:
+        """End what operators cancelled; what the spool does not allow now is done the next time."""
         try:
             self.end_cancelled()
         except OSError as error:
@@ -307,16 +308,13 @@ class IntakeThread:
             self._partners.pauses.end("operators")
 
     def end_cancelled(self) -> None:
-        """End what was cancelled, or have the worker end it.
+        """End what was cancelled and does not run.
 
         Raises:
             OSError: the spool does not allow it.
         """
-        for cancelled in self._spool.take_cancelled():
-            if cancelled.is_at_work:
-                self._partners.worker.cancel(cancelled.entry.id)
-            else:
-                self._end_failed(cancelled.entry, CANCELLED)
+        for entry in self._spool.take_cancelled():
+            self._end_failed(entry, CANCELLED)
 
     def _end_failed(self, entry: StoredJob, failure: Failure) -> None:
         if not self._partners.worker.fail_now(entry, failure):

@@ -15,7 +15,7 @@ from daemon.job import Job, State
 from daemon.spool import lock, recovery, retention
 from daemon.spool.draft import EXPIRED, commit, copy, identify
 from daemon.spool.listing import Listing
-from daemon.spool.stored_job import ATTEMPTS, CANCEL, FACTS, FAILURE, RETIRED, Cancelled, Claim, StoredJob
+from daemon.spool.stored_job import ATTEMPTS, CANCEL, FACTS, FAILURE, RETIRED, Claim, StoredJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,28 +178,23 @@ class Spool(Listing):
         files.remove_tree(ended.checkpoints)
         files.remove_tree(ended.out)
 
-    def take_cancelled(self) -> Iterator[Cancelled]:
-        """Find every job that an operator cancelled; one that waits is taken, for the caller to end.
+    def take_cancelled(self) -> Iterator[StoredJob]:
+        """Take every queued or held job that an operator cancelled, for the caller to end.
 
-        The jobs are looked through only after somebody asked for something. A queued one whose failure is on
-        record was taken before and could not be ended; the worker ends it when its turn comes.
+        The jobs are looked through only after somebody asked for something. A running one is left to whoever
+        runs it. A queued one whose failure is on record was taken before and could not be ended; the worker
+        ends it when its turn comes.
         """
         asked = self._last_asked()
         if asked == self._seen:
             return
         self._seen = asked  # before the look: what `requeue` says meanwhile, in another thread, must stand
-        taken = set()
         try:
             for state in (State.QUEUED, State.HELD):
                 for entry in self._unsorted(state):
                     if entry.is_cancelled and entry.job and not (state is State.QUEUED and entry.failure):
-                        with contextlib.suppress(FileNotFoundError):  # claimed this instant: found below
-                            waiting = self._taken(entry)
-                            taken.add(entry.id)
-                            yield Cancelled(waiting, is_at_work=False)
-            for entry in self._unsorted(State.RUNNING):
-                if entry.id not in taken and entry.is_cancelled:
-                    yield Cancelled(entry, is_at_work=True)
+                        with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
+                            yield self._taken(entry)
         except BaseException:
             self._seen = -1
             raise
@@ -243,7 +238,10 @@ class Spool(Listing):
     def hold(self, entry: StoredJob) -> StoredJob:
         """Keep a queued job from being started."""
         self._note(entry, "held")
-        return self._moved(entry, State.HELD)
+        held = self._moved(entry, State.HELD)
+        if held.is_cancelled:  # `take_cancelled` may have passed it over in the queue
+            self._ask(held)
+        return held
 
     def release(self, entry: StoredJob) -> StoredJob:
         """Let a held job be started."""
@@ -261,6 +259,9 @@ class Spool(Listing):
     def ask_cancel(self, entry: StoredJob) -> None:
         """Ask whoever works on the spool to end a job."""
         files.append_line(entry.folder / CANCEL, self._now())
+        self._ask(entry)
+
+    def _ask(self, entry: StoredJob) -> None:
         files.append_line(self.root / _ASKED, entry.id)  # longer each time, whoever else asks
 
     # Retiring originals

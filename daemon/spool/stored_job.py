@@ -176,11 +176,3 @@ class Claim:
     job: Job
     attempt: int
     progress: int = 0  # of the painting when the attempt began
-
-
-@dataclass(frozen=True)
-class Cancelled:
-    """One job that an operator asked to end."""
-
-    entry: StoredJob
-    is_at_work: bool  # a worker has claimed it, and ends it; else the caller does

@@ -100,11 +100,6 @@ class Worker:
             finally:
                 self.progress = None
 
-    def cancel(self, job_id: str) -> None:
-        """Have the running job end soon where it is the one that was cancelled."""
-        if self.progress is not None and self.progress.job_id == job_id:
-            self._looked = 0.0
-
     def rest(self) -> None:
         """Know that what comes next does not follow upon the job before."""
         self._before = None

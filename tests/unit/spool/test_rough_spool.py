@@ -129,7 +129,7 @@ def test_a_cancel_leaves_a_job_that_cannot_be_read(
     for entry in (torn, good):
         spool.ask_cancel(entry)
     (torn.folder / "job.json").write_bytes(b"{")
-    assert [cancelled.entry.id for cancelled in spool.take_cancelled()] == [good.id]
+    assert [entry.id for entry in spool.take_cancelled()] == [good.id]
     assert torn.folder.is_dir()
 
 

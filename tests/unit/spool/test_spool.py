@@ -1,4 +1,4 @@
-"""The spool: jobs as directories, moved by rename."""
+"""The spool: jobs as directories, moved by rename; see also `test_spool_machine`, which states the rules."""
 
 from __future__ import annotations
 
@@ -126,40 +126,7 @@ def test_a_file_over_the_cap_is_not_copied(spool: Spool, tmp_path: Path) -> None
     assert list(entry.inputs.iterdir()) == []
 
 
-def test_the_same_untouched_drop_is_the_same_job(spool: Spool, tmp_path: Path) -> None:
-    """Taken again before its originals are retired, a drop gives the entry it has, wherever that lies."""
-    drop = _drop(tmp_path / "in")
-    first = accept(spool, drop)
-    assert accept(spool, drop).folder == first.folder
-    spool.claim()
-    again = accept(Spool(spool.root), drop)
-    assert (again.id, again.state) == (first.id, State.RUNNING)
-    assert len(list(spool.all_entries())) == 1
-
-
-def test_after_its_retirement_the_same_drop_is_a_new_job(spool: Spool, tmp_path: Path) -> None:
-    """A drop with the stamps of a retired one came later, in a reused inode: it gets an id of its own."""
-    drop = _drop(tmp_path / "in")
-    first = accept(spool, drop)
-    spool.set_retired(first.id)
-    second = accept(spool, drop)
-    assert second.id != first.id
-    assert {entry.id for entry in spool.unretired()} == {second.id}
-    spool.set_retired(second.id)
-    assert len({first.id, second.id, accept(spool, drop).id}) == 3
-
-
 # Working
-
-
-def test_jobs_are_claimed_by_priority_then_in_order(spool: Spool, tmp_path: Path) -> None:
-    """Higher priority first; among equals, first come, first served."""
-    for stem, priority in (("a", 0), ("bb", 5), ("ccc", 0), ("dddd", 5)):
-        accept(spool, _drop(tmp_path / stem, stem, priority=priority))
-    order = []
-    while claim := spool.claim():
-        order.append(claim.job.stem)
-    assert order == ["bb", "dddd", "a", "ccc"]
 
 
 def test_a_sequence_goes_on_after_a_restart(spool: Spool, tmp_path: Path) -> None:
@@ -234,25 +201,6 @@ def test_endings_can_be_called_again(spool: Spool, tmp_path: Path) -> None:
 # Operators' verbs
 
 
-def test_hold_and_release(spool: Spool, tmp_path: Path) -> None:
-    """A held job is not claimed; a released one is."""
-    entry = spool.hold(accept(spool, _drop(tmp_path / "in")))
-    assert spool.claim() is None
-    spool.release(entry)
-    assert spool.claim() is not None
-
-
-def test_retry_starts_afresh(spool: Spool, tmp_path: Path) -> None:
-    """A retried job has no failure, no cancel, no attempts and nothing painted."""
-    entry = _started(spool, tmp_path)
-    spool.ask_cancel(entry)
-    entry.out.mkdir()
-    again = spool.retry(spool.fail(entry, Failure(Reason.CANCELLED, "cancelled")))
-    assert (again.state, again.failure, again.attempts_used) == (State.QUEUED, None, 0)
-    assert not again.is_cancelled
-    assert not again.out.exists()
-
-
 @pytest.mark.parametrize("state", [State.QUEUED, State.HELD])
 def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_path: Path) -> None:
     """A cancelled job that waits is handed out once, from running/."""
@@ -261,18 +209,27 @@ def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_
     assert list(spool.take_cancelled()) == []
     spool.ask_cancel(entry)
     (taken,) = spool.take_cancelled()
-    assert not taken.is_at_work
-    assert (taken.entry.id, taken.entry.state) == (entry.id, State.RUNNING)
+    assert (taken.id, taken.state) == (entry.id, State.RUNNING)
     assert list(spool.take_cancelled()) == []
 
 
 def test_a_cancelled_job_whose_end_did_not_get_through_is_the_workers(spool: Spool, tmp_path: Path) -> None:
     """Put back with its failure on record it is not handed out again: else each second would write anew."""
     spool.ask_cancel(accept(spool, _drop(tmp_path / "in")))
-    taken = next(spool.take_cancelled()).entry
+    (taken,) = spool.take_cancelled()
     spool.note_failure(taken, Failure(Reason.CANCELLED, "cancelled"))
     spool.requeue(taken, "interrupted", "the outbox is away")
     assert list(spool.take_cancelled()) == []
+
+
+def test_a_cancelled_job_that_was_passed_over_is_taken_once_it_is_held(spool: Spool, tmp_path: Path) -> None:
+    """Left to the worker in the queue, where its turn never comes once it is held, it is handed out then."""
+    entry = accept(spool, _drop(tmp_path / "in"))
+    spool.note_failure(entry, Failure(Reason.CANCELLED, "cancelled"))
+    spool.ask_cancel(entry)
+    assert list(spool.take_cancelled()) == []
+    spool.hold(entry)
+    assert [taken.id for taken in spool.take_cancelled()] == [entry.id]
 
 
 def _cancelled_queued_and_running(spool: Spool, tmp_path: Path) -> tuple[StoredJob, StoredJob]:
@@ -283,76 +240,41 @@ def _cancelled_queued_and_running(spool: Spool, tmp_path: Path) -> tuple[StoredJ
     return queued, running
 
 
-def _found(spool: Spool) -> list[tuple[str, bool]]:
-    """End what waits, as the intake does; returns the id of each cancelled job, and whether it is at work."""
-    found = []
-    for cancelled in spool.take_cancelled():
-        found.append((cancelled.entry.id, cancelled.is_at_work))
-        if not cancelled.is_at_work:
-            spool.fail(cancelled.entry, Failure(Reason.CANCELLED, "cancelled"))
-    return found
-
-
-def test_a_cancelled_job_at_work_is_named_and_left(spool: Spool, tmp_path: Path) -> None:
-    """A running job that is cancelled is named once, for its worker to end it, and stays where it is."""
-    queued, running = _cancelled_queued_and_running(spool, tmp_path)
-    assert _found(spool) == [(queued.id, False), (running.id, True)]
-    assert running.folder.is_dir()
-    assert _found(spool) == []
-
-
-def test_a_cancelled_job_claimed_amid_the_look_is_at_work(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A job that a worker claims between the look at the queue and its taking is named as the worker's."""
-    entry = accept(spool, _drop(tmp_path / "in"))
-    spool.ask_cancel(entry)
-    real = Spool._taken
-
-    def claim_first(self: Spool, entry: StoredJob) -> StoredJob:
-        real(self, entry)
-        return real(self, entry)
-
-    monkeypatch.setattr(Spool, "_taken", claim_first)
-    assert _found(spool) == [(entry.id, True)]
-
-
 def test_a_cancel_requeued_amid_the_look_is_not_lost(spool: Spool, tmp_path: Path) -> None:
     """A cancelled job that is put back while others are handed out is handed out at the next look."""
     queued, running = _cancelled_queued_and_running(spool, tmp_path)
     taken = []
-    for cancelled in spool.take_cancelled():
-        taken.append(cancelled.entry.id)
-        spool.fail(cancelled.entry, Failure(Reason.CANCELLED, "cancelled"))
+    for entry in spool.take_cancelled():
+        taken.append(entry.id)
         spool.requeue(running, "interrupted", "stop")  # as the publisher's thread does
     assert taken == [queued.id]
-    assert _found(spool) == [(running.id, False)]
+    assert [entry.id for entry in spool.take_cancelled()] == [running.id]
 
 
 def test_a_look_just_before_a_requeued_job_moves_is_not_the_last(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look that comes amid a requeue, when the job still runs, is followed by another."""
+    """A look that comes amid a requeue, too early to find the cancelled job, is followed by another."""
     queued, running = _cancelled_queued_and_running(spool, tmp_path)
     found = []
     move = files.move
 
     def look_first(source: Path, target: Path) -> None:
-        found.extend(_found(spool))
+        found.extend(entry.id for entry in spool.take_cancelled())
         move(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "move", look_first)
         spool.requeue(running, "interrupted", "stop")
-    assert found == [(queued.id, False), (running.id, True)]
-    assert _found(spool) == [(running.id, False)]
+    assert found == [queued.id]
+    assert [entry.id for entry in spool.take_cancelled()] == [running.id]
 
 
 def test_a_look_that_did_not_get_through_is_made_again(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an error amid the look, and after one left half way, every cancelled job is still handed out."""
-    queued, running = _cancelled_queued_and_running(spool, tmp_path)
+    queued, _ = _cancelled_queued_and_running(spool, tmp_path)
 
     def fail(_spool: Spool, _state: State) -> list[str]:
         raise OSError(errno.EIO, "the disk")
@@ -362,13 +284,11 @@ def test_a_look_that_did_not_get_through_is_made_again(
         with pytest.raises(OSError, match="the disk"):
             list(spool.take_cancelled())
     looking = spool.take_cancelled()
-    taken = next(looking).entry
-    assert taken.id == queued.id
+    assert next(looking).id == queued.id
     other = accept(spool, _drop(tmp_path / "ccc", "ccc"))
     (other.folder / "cancel").touch()
     looking.close()
-    spool.fail(taken, Failure(Reason.CANCELLED, "cancelled"))
-    assert _found(spool) == [(other.id, False), (running.id, True)]
+    assert [entry.id for entry in spool.take_cancelled()] == [other.id]
 
 
 def test_a_job_that_ends_while_it_is_sorted_is_no_error(spool: Spool, tmp_path: Path) -> None:
