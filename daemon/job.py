@@ -53,54 +53,59 @@ class Stamp(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DropPart:
-    """One file of a drop, as the scan saw it."""
+class Part:
+    """One file of a drop: where it was seen, and, once it is accepted, what its bytes are."""
 
     role: Role
     name: str  # surrogateescape, as the file system has it
-    folder: Path
-    stamp: Stamp
+    stored: str  # its name in the job's `in/`
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    sha256: str  # "" where the spool does not hold its bytes
     weight: float = 1.0
     library: bool = False  # from folders.styles: read, never consumed
+    height_px: int = 0  # of a picture that was decoded
+    width_px: int = 0
+
+    @classmethod
+    def seen(cls, role: Role, name: str, stamp: Stamp, weight: float = 1.0, *, library: bool = False) -> Part:
+        """Name a file that is not copied yet."""
+        return cls(role, name, "", *stamp, sha256="", weight=weight, library=library)
+
+    @property
+    def stamp(self) -> Stamp:
+        """The original as it was when it was seen, and copied."""
+        return Stamp(self.dev, self.ino, self.size, self.mtime_ns)
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A complete group of files: somebody asks for a picture.
+    """A complete group of files, not accepted yet: somebody asks for a picture.
 
     `settings` is None where `failure` says what is wrong with the sidecar.
     """
 
     stem: str
     folder: Path  # relative to the inbox
-    parts: tuple[DropPart, ...]
+    parts: tuple[Part, ...]  # the first stands for the whole
     preset: str
     settings: Settings | None
     sidecar_sha256: str | None = None
     failure: Failure | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """One accepted file: where it came from and what its bytes are."""
-
-    role: Role
-    name: str
-    stored: str  # its name in the job's `in/`
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    sha256: str
-    weight: float = 1.0
-    library: bool = False
-    height_px: int = 0  # of a picture that was decoded
-    width_px: int = 0
+    doubt_s: float = 0.0  # until its faults are believed; a slow copy looks faulty too
+    inbox: Path = Path()
+    styles: Path = Path()  # the styles library
 
     @property
-    def stamp(self) -> Stamp:
-        """The original as it was when it was copied."""
-        return Stamp(self.dev, self.ino, self.size, self.mtime_ns)
+    def path(self) -> str:
+        """The path that stands for the drop, below the inbox, as people read it."""
+        return printable(str(self.folder / self.parts[0].name))
+
+    def folder_of(self, part: Part) -> Path:
+        """Find the folder that a part lies in."""
+        return self.styles if part.library else self.inbox / self.folder
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Removing originals from the inbox once the spool owes their result: never one that changed."""
+"""Removing originals from the inbox once the spool has them: never one that changed."""
 
 from __future__ import annotations
 
@@ -6,59 +6,149 @@ import contextlib
 import errno
 import itertools
 import os
-from pathlib import PurePath
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Final
 
 from daemon import files
 from daemon.errors import NotReady
+from daemon.inbox.budget import Budget
+from daemon.inbox.scan import Folder
 from daemon.job import Stamp, printable
+from daemon.lifeline import Lifeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Collection, Iterator, Mapping
 
+    from daemon.config import Inbox as InboxConfig
     from daemon.job import Job, Part
+    from daemon.sentinel import Sentinel
 
-ACCEPTED_FOLDER = "_accepted"
-REJECTED_FOLDER = "_rejected"
-NEEDED = "accepted; another sidecar names it"
-NEXT = "accepted; not removed yet"
+ACCEPTED_FOLDER: Final = "_accepted"
+REJECTED_FOLDER: Final = "_rejected"
+NEEDED: Final = "accepted; another sidecar names it"
+NEXT: Final = "accepted; not removed yet"
 
 
-def retire(
-    inbox: Path,
-    job: Job,
-    is_needed: Callable[[str], bool],
-    *,
-    keeps: bool,
-    check: Callable[[int], None] = lambda _root: None,
-    note_removed: Callable[[Part], None] = lambda _part: None,
-) -> dict[str, str]:
-    """Retire a job's originals, the sidecar first.
+@dataclass(frozen=True)
+class Retired:
+    """One accepted job whose originals were looked at."""
 
-    The inbox is opened once and looked at once: what is missing in it then is gone, and not merely unmounted.
+    id: str
+    gone: frozenset[str]  # paths that are not its originals any more
+    left: dict[str, str]  # path of an original -> why it is still there; empty: done with the inbox
+    was_removed: bool = False  # here; else its files were found gone, perhaps moved
+    is_put_off: bool = False  # the time of this turn was up
 
-    Args:
-        inbox: the inbox.
-        job: an accepted job.
-        is_needed: tells whether another sidecar of the folder still names a file.
-        keeps: move to `_accepted/` instead of removing.
-        check: given the open inbox, raises NotReady where it is an empty mount point.
-        note_removed: told of each part that was removed here, and not found gone.
 
-    Returns:
-        What remains of them unchanged: name -> why. Empty when the job is done with the inbox.
+class Retirer:
+    """Removes the originals of accepted jobs, and knows those that are still there."""
 
-    Raises:
-        NotReady: the inbox is not there.
-    """
-    with opened_inbox(inbox, check) as root:
-        return _retire_all(root, job, is_needed, note_removed, keeps=keeps)
+    def __init__(self, inbox: Path, sentinel: Sentinel) -> None:
+        """Know no accepted job yet.
+
+        Args:
+            inbox: the inbox, resolved.
+            sentinel: proves that it is mounted.
+        """
+        self._inbox = inbox
+        self._sentinel = sentinel
+        self._pending: dict[str, Job] = {}
+        self._triggers: dict[tuple[str, str], Stamp] = {}  # of the pending: the file that stands for the drop
+        self._rests: dict[str, tuple[float, dict[str, str]]] = {}  # of the pending: the next try, what stays
+        self._removed: set[str] = set()  # of the pending: the trigger was removed here
+
+    def remember(self, job: Job) -> None:
+        """Take on a job that is accepted; its `folder` is where its originals lie now."""
+        self._pending[job.id] = job
+        self._triggers[job.folder, job.parts[0].name] = job.parts[0].stamp
+
+    def forget(self, job_id: str) -> None:
+        """Be done with a job whose retirement is on record."""
+        job = self._pending.pop(job_id)
+        self._rests.pop(job_id, None)
+        self._removed.discard(job_id)
+        if self._triggers.get((job.folder, job.parts[0].name)) == job.parts[0].stamp:
+            del self._triggers[job.folder, job.parts[0].name]
+
+    def is_accepted(self, folder: Folder, name: str) -> bool:
+        """Tell whether a file is the unchanged trigger of a job that the spool has already."""
+        return self._triggers.get((str(folder.path), name)) == folder.stamps[name]
+
+    def retire(self, folders: Mapping[str, Folder], now: float, config: InboxConfig) -> Iterator[Retired]:
+        """Retire the originals of each accepted job; what cannot be removed is tried again after a rescan.
+
+        Args:
+            folders: every folder of the inbox by its path, as found by the look of this turn.
+            now: monotonic time in seconds.
+            config: the `inbox` section.
+
+        Yields:
+            Each job in turn. One that leaves nothing is to be put on record, then forgotten.
+
+        Raises:
+            NotReady: the inbox is not there.
+        """
+        budget = Budget(Lifeline())  # a stop does not end it: what is accepted leaves the inbox
+        needed = {path: self._needed(folder) for path, folder in folders.items()}
+        for job in list(self._pending.values()):
+            folder = folders.get(job.folder, Folder(Path(job.folder), trouble="not there"))
+            is_put_off = budget.is_spent
+            if is_put_off:
+                names = [part.name for part in job.parts if part.name in folder.stamps]
+                left = dict.fromkeys(names or [job.parts[0].name], NEXT)
+            else:
+                left = self._left(job, folder, needed.get(job.folder, frozenset()), now, config)
+            gone = {part.name for part in job.parts if not part.library} - left.keys()
+            yield Retired(
+                id=job.id,
+                gone=frozenset(folder.path_of(name) for name in gone),
+                left={folder.path_of(name): reason for name, reason in left.items()},
+                was_removed=job.id in self._removed,
+                is_put_off=is_put_off,
+            )
+
+    def _needed(self, folder: Folder) -> frozenset[str]:
+        """List the names that somebody waits for who is not accepted yet."""
+        waiting = (group for group in folder.groups if not self.is_accepted(folder, group.trigger))
+        return frozenset().union(*(group.local_names for group in waiting))
+
+    def _left(
+        self, job: Job, folder: Folder, needed: frozenset[str], now: float, config: InboxConfig
+    ) -> dict[str, str]:
+        """Retire one job's originals; what cannot be removed is not read again before the next rescan."""
+        next_try, left = self._rests.get(job.id, (now, {}))
+        if now < next_try:
+            return left
+        if not folder.is_known:
+            needed = frozenset(part.name for part in job.parts)
+        with opened_inbox(self._inbox, self._sentinel) as root:
+            left, was_removed = retire(root, job, needed, keeps=config.keep_originals)
+        if was_removed:
+            self._removed.add(job.id)
+        if any(reason != NEEDED for reason in left.values()):
+            self._rests[job.id] = (now + config.rescan_s, left)
+        return left
+
+    def note_rejection(self, job: Job) -> None:
+        """Leave a readable note of a faulty drop in the inbox; a share that refuses it is let be."""
+        if job.failure is None:
+            return
+        lines = [f"{printable(job.stem)} was not painted: {job.failure.reason}", ""]
+        lines += [str(fault) for fault in job.failure.faults] or [job.failure.message]
+        lines += ["", job.failure.hint] if job.failure.hint else []
+        with (
+            contextlib.suppress(OSError, files.ChangedError, NotReady),
+            opened_inbox(self._inbox, self._sentinel) as root,
+            files.opened_folder(PurePath(REJECTED_FOLDER), at=root, makes=True) as folder,
+        ):
+            note = PurePath(f"{job.label}.txt")
+            files.replace(note, ("\n".join(lines) + "\n").encode(), is_durable=False, at=folder)
 
 
 @contextlib.contextmanager
-def opened_inbox(inbox: Path, check: Callable[[int], None]) -> Iterator[int]:
-    """Open the inbox, and see that it is the mounted one.
+def opened_inbox(inbox: Path, sentinel: Sentinel) -> Iterator[int]:
+    """Open the inbox, and see that it is the mounted one: what is missing in it then is gone.
 
     Raises:
         NotReady: it is not there.
@@ -68,38 +158,40 @@ def opened_inbox(inbox: Path, check: Callable[[int], None]) -> Iterator[int]:
             root = stack.enter_context(files.opened_folder(inbox))
         except files.ChangedError as error:
             raise NotReady(f"inbox unavailable: {inbox}: {error}") from error
-        check(root)
+        sentinel.check_in(root)
         yield root
 
 
-def _retire_all(
-    root: int,
-    job: Job,
-    is_needed: Callable[[str], bool],
-    note_removed: Callable[[Part], None],
-    *,
-    keeps: bool,
-) -> dict[str, str]:
-    remaining = {}
+def retire(root: int, job: Job, needed: Collection[str], *, keeps: bool) -> tuple[dict[str, str], bool]:
+    """Retire a job's originals, the sidecar first.
+
+    Args:
+        root: the open inbox.
+        job: an accepted job.
+        needed: the names in its folder that another sidecar may ask for.
+        keeps: move to `_accepted/` instead of removing.
+
+    Returns:
+        What remains of them unchanged: name -> why, empty when the job is done with the inbox. And whether the
+        trigger was removed here, not found gone: the same files seen again are then another drop.
+    """
+    left, was_removed = {}, False
     for part in sorted(job.parts, key=lambda part: part.role != "sidecar"):
         if part.library:
             continue
         try:
-            reason = _retire_one(root, job, part, is_needed, keeps=keeps)
+            reason = _retire_one(root, job, part, needed, keeps=keeps)
         except files.ChangedError:
             reason = ""  # gone, or something new that is not ours to touch
         except (OSError, files.SourceError) as error:
             reason = f"accepted but present: {getattr(error, 'strerror', error)}"
-        if reason is None:
-            note_removed(part)
-        elif reason:
-            remaining[part.name] = reason
-    return remaining
+        if reason:
+            left[part.name] = reason
+        was_removed |= reason is None and part is job.parts[0]
+    return left, was_removed
 
 
-def _retire_one(
-    root: int, job: Job, part: Part, is_needed: Callable[[str], bool], *, keeps: bool
-) -> str | None:
+def _retire_one(root: int, job: Job, part: Part, needed: Collection[str], *, keeps: bool) -> str | None:
     """Retire one original: look, set aside under a hidden name, look again, and only then remove.
 
     Between a look and an unlink somebody may put another file in place; nobody does so under a name that nobody
@@ -110,7 +202,7 @@ def _retire_one(
     """
     aside = f".styletransferd-{job.id}-{part.stored}"
     with files.opened_folder(PurePath(job.folder), at=root) as fd:
-        # Of an original that was shown again the hidden name may be left, where it could not be removed.
+        # The hidden name may be left of an original that got its own name back.
         if (
             files.exists_at(fd, aside)
             and files.exists_at(fd, part.name)
@@ -118,25 +210,25 @@ def _retire_one(
         ):
             os.unlink(aside, dir_fd=fd)
         if not files.exists_at(fd, aside):
-            reason = _refusal(fd, part, is_needed)
+            reason = _refusal(fd, part, needed)
             if reason is not None:
                 return reason
             os.rename(part.name, aside, src_dir_fd=fd, dst_dir_fd=fd)
         try:
             if not _is_original(fd, aside, part):
-                _show_again(fd, aside, job, part)
+                _give_back(fd, aside, job, part)
                 return ""
             if keeps:
                 _keep(root, fd, aside, job, part)
             else:
                 os.unlink(aside, dir_fd=fd)
         except OSError:
-            _show_again(fd, aside, job, part)
+            _give_back(fd, aside, job, part)
             raise
     return None
 
 
-def _show_again(folder: int, aside: str, job: Job, part: Part) -> None:
+def _give_back(folder: int, aside: str, job: Job, part: Part) -> None:
     """Give a file its name again, or, where somebody took that meanwhile, one that says what happened."""
     if files.exists_at(folder, aside):
         others = (f"put-back-{job.id}{number}-{part.stored}" for number in _numbers())
@@ -148,7 +240,7 @@ def _numbers() -> Iterator[str]:
     return itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
 
 
-def _refusal(folder: int, part: Part, is_needed: Callable[[str], bool]) -> str | None:
+def _refusal(folder: int, part: Part, needed: Collection[str]) -> str | None:
     """Say why a file stays ("" where it is not ours), or None where it may go."""
     fd = files.open_regular(folder, part.name)
     try:
@@ -156,7 +248,7 @@ def _refusal(folder: int, part: Part, is_needed: Callable[[str], bool]) -> str |
             return ""  # a new file of the same name
         if not part.sha256:
             return "accepted but present: too large to be kept elsewhere"
-        if part.role != "sidecar" and is_needed(part.name):
+        if part.role != "sidecar" and part.name in needed:
             return NEEDED
         return None if files.hash_fd(fd) == part.sha256 else ""
     finally:
@@ -191,19 +283,3 @@ def _keep(root: int, folder: int, aside: str, job: Job, part: Part) -> None:
             files.show(folder, aside, kept, itertools.chain((part.name,), others))
     except files.ChangedError:
         raise NotADirectoryError(errno.ENOTDIR, f"{ACCEPTED_FOLDER} is no folder", str(place)) from None
-
-
-def note_rejection(inbox: Path, job: Job, check: Callable[[int], None] = lambda _root: None) -> None:
-    """Leave a readable note of a faulty drop where it was dropped; a share that refuses it is let be."""
-    if job.failure is None:
-        return
-    lines = [f"{printable(job.stem)} was not painted: {job.failure.reason}", ""]
-    lines += [str(fault) for fault in job.failure.faults] or [job.failure.message]
-    lines += ["", job.failure.hint] if job.failure.hint else []
-    with (
-        contextlib.suppress(OSError, files.ChangedError, NotReady),
-        opened_inbox(inbox, check) as root,
-        files.opened_folder(PurePath(REJECTED_FOLDER), at=root, makes=True) as folder,
-    ):
-        note = PurePath(f"{job.label}.txt")
-        files.replace(note, ("\n".join(lines) + "\n").encode(), is_durable=False, at=folder)

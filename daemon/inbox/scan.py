@@ -35,15 +35,15 @@ def is_ignored(name: str, extra: Iterable[str], *, is_folder: bool) -> bool:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Folder:
-    """One folder of the inbox as scanned."""
+    """One folder of the inbox as scanned, and then paired."""
 
     path: Path  # relative to the inbox
     stamps: dict[str, Stamp] = field(default_factory=dict)  # regular files
     strange: dict[str, str] = field(default_factory=dict)  # anything else: name -> what it is
-    groups: list[Group] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)  # sidecars that are not settled yet
+    groups: tuple[Group, ...] = ()
+    unread: tuple[str, ...] = ()  # sidecars that are not settled yet
     trouble: str = ""  # why it could not be listed whole
 
     @property
@@ -52,8 +52,13 @@ class Folder:
         return not self.trouble and not self.unread
 
     @property
+    def triggers(self) -> list[str]:
+        """The files that stand for a drop that is not accepted yet."""
+        return [*self.unread, *(group.trigger for group in self.groups)]
+
+    @property
     def needed(self) -> frozenset[str]:
-        """Every name that a sidecar or pair of the folder needs."""
+        """The names that the sidecars and pairs of the folder need."""
         return frozenset().union(*(group.local_names for group in self.groups))
 
     def path_of(self, name: str) -> str:

@@ -1,139 +1,179 @@
-"""The intake's thread: looks at the inbox again and again, commits what is complete, ends what is cancelled."""
+"""The thread of the intake: looks at the inbox, accepts what is complete, retires it, and answers operators."""
 
 from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from daemon import logs
 from daemon.errors import NotReady, NotTaken
-from daemon.inbox.intake import Intake
+from daemon.inbox import accept
+from daemon.inbox.budget import Budget
+from daemon.inbox.intake import Inbox, Report, Waiting
+from daemon.inbox.retire import Retirer
 from daemon.inbox.watcher import Watcher
 from daemon.job import State
 from daemon.service import backoff
 from daemon.worker.versions import versions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from daemon.config import Config
+    from daemon.inbox.intake import Look
     from daemon.job import Drop, Job
     from daemon.lifeline import Lifeline
     from daemon.sandbox.client import Decoder
     from daemon.sentinel import Sentinel
     from daemon.service.backoff import Backoff
-    from daemon.service.upkeep import Upkeep
-    from daemon.spool import Spool
+    from daemon.service.status import Situation
+    from daemon.spool import Spool, StoredJob
     from daemon.worker.outcomes import Outcomes
 
 log = logs.get(__name__)
 
 _LEAST_S: Final = 0.1
-_BEAT_S: Final = 1.0  # the longest wait without a heartbeat, or a look at what operators asked
+_OPERATORS_S: Final = 1.0  # the longest wait without a look at what operators asked for
 
 
-class IntakeLoop:
-    """What brings jobs into the spool, from turn to turn."""
+@dataclass
+class _Turn:
+    """What gathers up during one turn."""
+
+    now: float
+    waiting: dict[str, str]
+    dues: list[float]
+    accepted: list[Job] = field(default_factory=list)
+    obstacle: NotReady | None = None
+
+
+def accept_drop(drop: Drop, spool: Spool, decoder: Decoder, max_bytes: int, life: Lifeline) -> StoredJob:
+    """Copy a drop, check its pictures, and commit it: from then on a result is owed.
+
+    Args:
+        drop: a complete drop.
+        spool: where it is committed.
+        decoder: the sandbox of its pictures.
+        max_bytes: the size of the largest file taken.
+        life: the lifeline of the calling thread.
+
+    Returns:
+        The job: in `queued/`, or, of a faulty drop, in `running/`, for the caller to end.
+
+    Raises:
+        NotTaken: it changed, or looks faulty and may still be incomplete.
+        NotReady: there is no room for it, or no sandbox.
+        OSError: the spool's disk does not take it.
+    """
+    with spool.draft(drop, max_bytes, life) as draft:
+        parts, failure = draft.parts, drop.failure or draft.failure
+        if failure is None:
+            parts, failure = accept.examine(drop.settings, parts, draft.inputs, decoder, life)
+        if failure is not None and drop.doubt_s:
+            raise NotTaken(failure.message)
+        return spool.commit(replace(draft, parts=parts, failure=failure), versions())
+
+
+class IntakeThread:
+    """Brings drops from the inbox into the spool, turn by turn."""
 
     def __init__(
         self,
         spool: Spool,
         decoder: Decoder,
         sentinel: Sentinel,
-        upkeep: Upkeep,
+        situation: Situation,
         *,
         backoff: Backoff,
         outcomes: Outcomes,
         life: Lifeline,
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            spool: where drops are committed.
-            decoder: decodes what was dropped.
-            sentinel: tells whether the inbox is there.
-            upkeep: is told of every job that was not known before.
-            backoff: is told of obstacles.
-            outcomes: ends faulty drops, and what was cancelled.
-            life: this thread's.
-        """
-        self._spool = spool
-        self._decoder = decoder
-        self._sentinel = sentinel
-        self._upkeep = upkeep
-        self._situation = upkeep.situation
-        self._backoff = backoff
-        self._outcomes = outcomes
-        self._life = life
+        """Know no accepted job yet."""
         self.wake = threading.Event()  # look again
         self.has_work = threading.Event()  # for the worker: something is queued
         self.at_rest = threading.Event()  # the inbox holds nothing that is about to become a job
         self.first_scan = threading.Event()
+        self._spool = spool
+        self._decoder = decoder
+        self._sentinel = sentinel
+        self._situation = situation
+        self._backoff = backoff
+        self._outcomes = outcomes
+        self._life = life
+        self._retirer = Retirer(self._config.folders.inbox.resolve(), sentinel)
+        self._inbox = Inbox(self._config, self._retirer, life)
         self._announced: set[str] = set()  # ids of accepted jobs that were counted and logged
-        self._intake = self._make_intake([])
 
-    def _make_intake(self, unretired: list[Job]) -> Intake:
-        return Intake(
-            self._situation.config,
-            self.take,
-            unretired,
-            self._spool.set_retired,
-            is_stopping=self._is_stopping,
-            check=self._sentinel.check_in,
-        )
+    @property
+    def _config(self) -> Config:
+        return self._situation.config
 
-    def _is_stopping(self) -> bool:
-        self._life.beat()
-        return self._life.is_stopping
-
-    def remember(self, unretired: list[Job]) -> None:
+    def remember(self, unretired: Iterable[Job]) -> None:
         """Know, before the first turn, what was accepted before this start and may still lie in the inbox."""
-        self._announced.update(job.id for job in unretired)
-        self._intake = self._make_intake(unretired)
+        for job in unretired:
+            self._retirer.remember(job)
+            self._announced.add(job.id)
 
     def run(self) -> None:
         """Turn until the service stops."""
-        watcher = Watcher(self._situation.config.folders.inbox, self.wake)
-        while not self._is_stopping():
+        watcher = Watcher(self._config.folders.inbox, self.wake)
+        while not self._life.is_stopping:
             self._watch(watcher)
-            wait_s = self.turn(time.monotonic())
+            report = self.turn(time.monotonic())
             self._life.wait(_LEAST_S)  # a copy sends thousands of events; one look for many is enough
-            self._wait_for_news(wait_s)
+            self._wait_for_news(self._longest_wait_s(report))
         watcher.stop()
         self._decoder.stop()
 
     def _watch(self, watcher: Watcher) -> None:
         """Watch the inbox, or do not: the config may change that."""
-        if self._situation.config.inbox.observer != "off":
+        if self._config.inbox.observer != "off":
             watcher.ensure()
             self._situation.is_watcher_up = watcher.is_up
         else:
             watcher.stop()
             self._situation.is_watcher_up = None
 
+    def _longest_wait_s(self, report: Report | None) -> float:
+        if report is None:
+            return backoff.PAUSE_S
+        rescan_s = self._config.inbox.rescan_s
+        return rescan_s if report.due_s is None else min(rescan_s, report.due_s + 0.01)
+
     def _wait_for_news(self, longest_s: float) -> None:
         """Wait for a file event, a reload or the end of the time; answer operators meanwhile."""
         end = time.monotonic() + longest_s
-        while not self._is_stopping():
+        while not self._life.is_stopping:
             self.answer_operators()
             left = end - time.monotonic()
-            if left <= 0 or self.wake.wait(min(left, _BEAT_S)):
+            if left <= 0:
+                break
+            self._life.wait(min(left, _OPERATORS_S), self.wake)
+            if self.wake.is_set():
                 break
         self.wake.clear()  # before the look that answers it
 
     # The inbox
 
-    def turn(self, now: float) -> float:
-        """Turn the intake once; returns how long to wait for the next turn at most.
+    def turn(self, now: float) -> Report | None:
+        """Look at the inbox once, accept what is complete, and retire what is accepted.
 
         Args:
-            now: monotonic seconds.
+            now: monotonic time in seconds.
+
+        Returns:
+            What was done; None where the inbox or the spool does not allow it now.
         """
-        self._intake.config = self._situation.config
+        self._life.beat()
+        begun = time.monotonic()
         try:
             self._sentinel.check()
-            report = self._intake.turn(now)
+            report = self._turn(now)
         except (NotReady, OSError) as error:
             self._backoff.begin("inbox", error)
-            return backoff.PAUSE_S
+            return None
         if report.obstacle is None:
             self._backoff.end("inbox")
         else:
@@ -149,26 +189,58 @@ class IntakeLoop:
             files=report.files,
             accepted=len(report.accepted),
             waiting=len(report.waiting),
-            elapsed_s=round(time.monotonic() - now, 4),
+            elapsed_s=round(time.monotonic() - begun, 4),
         )
-        rescan_s = self._situation.config.inbox.rescan_s
-        return rescan_s if report.due_s is None else min(rescan_s, report.due_s + 0.01)
+        return report
 
-    def take(self, drop: Drop, *, believes_faults: bool) -> Job:
+    def _turn(self, now: float) -> Report:
+        self._inbox.config = self._config
+        look = self._inbox.look(now)
+        turn = _Turn(now, look.waiting, [] if look.due_s is None else [look.due_s])
+        self._accept_complete(look.drops, turn)
+        self._retire_accepted(look, turn)
+        self._inbox.log_waiting(turn.waiting)
+        return Report(
+            accepted=tuple(turn.accepted),
+            waiting=tuple(Waiting(path, reason) for path, reason in sorted(turn.waiting.items())),
+            files=look.files,
+            due_s=min(turn.dues, default=None),
+            is_at_rest=not turn.dues and turn.obstacle is None,
+            obstacle=turn.obstacle,
+        )
+
+    # Accepting
+
+    def _accept_complete(self, drops: Iterable[Drop], turn: _Turn) -> None:
+        """Accept one drop after the other, until the time is up or the service stops."""
+        budget = Budget(self._life)
+        for drop in drops:
+            if budget.is_spent:
+                turn.dues.append(0.0)
+                return
+            try:
+                job = self._accept(drop)
+            except NotTaken as error:
+                self._inbox.doubt(drop, str(error), turn.now)
+                turn.waiting[drop.path] = f"not ready: {error}"
+                if drop.doubt_s:
+                    turn.dues.append(drop.doubt_s)
+            except NotReady as error:  # no room for this one; a smaller one may do
+                turn.obstacle = turn.obstacle or error
+                turn.waiting[drop.path] = str(error)
+            else:
+                turn.accepted.append(job)
+
+    def _accept(self, drop: Drop) -> Job:
         """Commit a drop to the spool; a faulty one is ended at once, without waiting its turn.
 
         Raises:
             NotTaken: it stays in the inbox.
             NotReady: the spool does not take it now.
         """
-        entry = self._spool.accept(
-            drop,
-            max_bytes=int(self._situation.config.inbox.max_file_mb * 1e6),
-            inspect=lambda path, name: self._decoder.size(path, name, self._life),
-            believes_faults=believes_faults,
-            versions=versions(),
-            beat=self._beat_or_end,
-        )
+        self._life.beat()
+        max_bytes = int(self._config.inbox.max_file_mb * 1e6)
+        entry = accept_drop(drop, self._spool, self._decoder, max_bytes, self._life)
         job = entry.job
         if job is None:
             raise NotReady(f"spool: {entry.folder} cannot be read back")
@@ -179,6 +251,9 @@ class IntakeLoop:
         if job.failure is not None and entry.state is State.RUNNING:
             self._outcomes.fail_now(entry, job.failure)
         self.has_work.set()
+        self._inbox.forget(drop)
+        self._retirer.remember(replace(job, folder=str(drop.folder)))  # its place now: it may have been moved
+        self._retirer.note_rejection(job)
         return job
 
     def _announce(self, job: Job) -> None:
@@ -191,19 +266,26 @@ class IntakeLoop:
         else:
             log.warning("inbox.rejected", job_id=job.id, name=job.label, reason=job.failure.reason.value)
 
-    def _beat_or_end(self) -> None:
-        """Show that a long copy is alive, and end it once the service stops.
+    # Retiring
 
-        Raises:
-            NotTaken: it stops; the drop stays where it is.
-        """
-        if self._is_stopping():
-            raise NotTaken("the service was stopped")
+    def _retire_accepted(self, look: Look, turn: _Turn) -> None:
+        """Remove the originals of what is accepted, and say why those that stay are there."""
+        gone: set[str] = set()
+        left: dict[str, str] = {}
+        for retired in self._retirer.retire(look.folders, turn.now, self._config.inbox):
+            gone |= retired.gone
+            left |= retired.left
+            if retired.is_put_off:
+                turn.dues.append(0.0)
+            if not retired.left:
+                self._spool.set_retired(retired.id, was_removed=retired.was_removed)
+                self._retirer.forget(retired.id)
+        turn.waiting = {path: why for path, why in turn.waiting.items() if path not in gone} | left
 
     # Operators
 
     def answer_operators(self) -> None:
-        """End what was cancelled; what the spool does not allow now is done the next time."""
+        """End what operators cancelled; what the spool does not allow now is done the next time."""
         try:
             if not self._outcomes.end_cancelled():
                 self.has_work.set()

@@ -18,7 +18,7 @@ from daemon.sandbox.client import Decoder
 from daemon.sentinel import Sentinel
 from daemon.service.backoff import Backoff
 from daemon.service.hours import Hours
-from daemon.service.intake_thread import IntakeLoop
+from daemon.service.intake_thread import IntakeThread
 from daemon.service.status import Counts, Situation, Status
 from daemon.service.systemd import notify
 from daemon.service.upkeep import Upkeep
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.engine import Engine
-    from daemon.spool.stored_job import Recovery
+    from daemon.spool.recovery import Recovery
     from daemon.worker.outcomes import Outcome
 
 log = logs.get(__name__)
@@ -95,11 +95,11 @@ class Service:
             self.lives["worker"],
             max_attempts=settings.engine.max_attempts,
         )
-        self.intake = IntakeLoop(
+        self.intake = IntakeThread(
             self.spool,
             decoder or Decoder(settings.inbox.max_megapixels),
             self._sentinels["inbox"],
-            self.upkeep,
+            self.situation,
             backoff=self.backoff,
             outcomes=self.outcomes,
             life=self.lives["intake"],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from daemon.lifeline import Lifeline
     from daemon.service.backoff import Backoff
     from daemon.service.hours import Hours
-    from daemon.service.intake_thread import IntakeLoop
+    from daemon.service.intake_thread import IntakeThread
     from daemon.service.upkeep import Upkeep
     from daemon.worker.outcomes import Outcome
     from daemon.worker.worker import Worker
@@ -33,7 +33,7 @@ class WorkLoop:
     def __init__(
         self,
         worker: Worker,
-        intake: IntakeLoop,
+        intake: IntakeThread,
         hours: Hours,
         upkeep: Upkeep,
         *,

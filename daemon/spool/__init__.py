@@ -5,7 +5,9 @@ SPOOL/tmp/draft-*/        being copied in, worthless after a crash
 SPOOL/<state>/<id>/       job.json  in/  attempts.jsonl  out/  [facts.json  failure.json  cancel  retired]
 """
 
+from daemon.spool.draft import Draft
+from daemon.spool.recovery import Recovery
 from daemon.spool.spool import Spool
 from daemon.spool.stored_job import Claim, StoredJob
 
-__all__ = ["Claim", "Spool", "StoredJob"]
+__all__ = ["Claim", "Draft", "Recovery", "Spool", "StoredJob"]

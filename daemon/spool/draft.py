@@ -1,70 +1,68 @@
-"""A drop's files into the spool: copied whole while they stay what they were, then looked at."""
+"""A drop on its way into the spool: copied whole while its files stay as they were seen, then committed."""
 
 from __future__ import annotations
 
+import itertools
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon import files
-from daemon.errors import Failure, JobError, NotTaken, Reason
-from daemon.job import Part, Stamp, printable
+from daemon.errors import Failure, NotTaken, Reason
+from daemon.job import Part, Stamp, State, job_id, printable
+from daemon.spool.stored_job import JOB, StoredJob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from daemon.job import Drop, Job
+    from daemon.lifeline import Lifeline
 
-    from daemon.job import Drop, DropPart, Role
-    from daemon.settings import Settings
+EXPIRED: Final = "expired"  # ids of jobs that are forgotten, empty files
 
 
-def copy(
-    drop: Drop, target: Path, max_bytes: int, beat: Callable[[], None] = lambda: None
-) -> tuple[list[Part], Failure | None]:
-    """Copy every part; a file over the cap is kept out, and is the failure."""
+@dataclass(frozen=True)
+class Draft:
+    """The copy of a drop, worthless after a crash."""
+
+    drop: Drop
+    folder: Path
+    parts: tuple[Part, ...]
+    failure: Failure | None = None
+
+    @property
+    def inputs(self) -> Path:
+        """The copied files."""
+        return self.folder / "in"
+
+
+def copy(drop: Drop, folder: Path, max_bytes: int, life: Lifeline) -> Draft:
+    """Copy every file of a drop and hash it; a file over the cap is left out, and is the failure.
+
+    Args:
+        drop: the files as the scan saw them.
+        folder: does not exist.
+        max_bytes: the size of the largest file taken.
+        life: of the calling thread.
+
+    Raises:
+        NotTaken: a file changed, or the thread should end.
+        OSError: the disk of the spool does not take it.
+    """
+    draft = Draft(drop, folder, ())
+    draft.inputs.mkdir(parents=True, mode=0o700)
     parts, failure, counts = [], None, dict.fromkeys(("sidecar", "content", "style", "init"), 0)
-    for item in drop.parts:
-        stored = f"{item.role}-{counts[item.role]}{_safe_suffix(item.name)}"
-        counts[item.role] += 1
+    for part in drop.parts:
+        stored = f"{part.role}-{counts[part.role]}{_safe_suffix(part.name)}"
+        counts[part.role] += 1
         digest = ""
-        if item.stamp.size > max_bytes:
-            failure = failure or _too_large(item, max_bytes)
+        if part.size > max_bytes:
+            failure = failure or _too_large(part, max_bytes)
         else:
-            digest = _copy_part(item, target / stored, max_bytes, beat)
-        if item.role == "sidecar" and drop.sidecar_sha256 not in {None, digest}:
-            raise NotTaken(f"{printable(item.name)} changed while it was read")
-        parts.append(Part(item.role, item.name, stored, *item.stamp, digest, item.weight, library=item.library))
-    return parts, failure
-
-
-def look(
-    drop: Drop, parts: list[Part], folder: Path, inspect: Callable[[Path, str], tuple[int, int]]
-) -> tuple[list[Part], Failure | None]:
-    """Decode every picture whole: half a JPEG passes anything less. Returns the parts with their sizes."""
-    from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
-
-    seen = []
-    for part in parts:
-        seen.append(part)
-        if part.role == "sidecar" or not part.sha256:
-            continue
-        name = printable(part.name)
-        try:
-            height, width = inspect(folder / part.stored, name)
-            seen[-1] = replace(part, height_px=height, width_px=width)
-            if part.role != "init":  # which is cropped to the content's shape
-                images.fit(height, width, _least_size(drop.settings, part.role, height, width))
-        except JobError as error:
-            return parts, Failure(**{**vars(error.failure), "file": name})
-    return seen, None
-
-
-def _least_size(settings: Settings | None, role: Role, height: int, width: int) -> int:
-    """Give the smallest size at which a picture must not be too narrow."""
-    if settings is None:
-        return max(height, width)
-    road = settings.all_scales(height, width)
-    return (road[0] if role == "content" else road[-1]).size  # a style is not made narrower than it may be
+            digest = _copy_part(part, drop.folder_of(part), draft.inputs / stored, max_bytes, life)
+        if part.role == "sidecar" and drop.sidecar_sha256 not in {None, digest}:
+            raise NotTaken(f"{printable(part.name)} changed while it was read")
+        parts.append(replace(part, stored=stored, sha256=digest))
+    return replace(draft, parts=tuple(parts), failure=failure)
 
 
 def _safe_suffix(name: str) -> str:
@@ -72,32 +70,74 @@ def _safe_suffix(name: str) -> str:
     return suffix if suffix.isascii() and suffix[1:].isalnum() and len(suffix) <= 6 else ""  # noqa: PLR2004
 
 
-def _too_large(item: DropPart, max_bytes: int) -> Failure:
-    name = printable(item.name)
+def _too_large(part: Part, max_bytes: int) -> Failure:
+    name = printable(part.name)
     return Failure(
         Reason.FILE_TOO_LARGE,
-        f"{name}: {item.stamp.size} bytes is more than {max_bytes}",
+        f"{name}: {part.size} bytes is more than {max_bytes}",
         hint="use a smaller file, or raise inbox.max_file_mb",
         file=name,
     )
 
 
-def _copy_part(item: DropPart, target: Path, max_bytes: int, beat: Callable[[], None]) -> str:
-    """Copy one part if it is still, and remains, the file that was seen."""
+def _copy_part(part: Part, source: Path, target: Path, max_bytes: int, life: Lifeline) -> str:
+    """Copy one file if it is still, and remains, the file that was seen."""
+
+    def beat() -> None:
+        life.beat()
+        if life.is_stopping:
+            raise NotTaken("the service was stopped")
+
+    name = printable(part.name)
     try:
-        fd = files.open_regular(item.folder, item.name)
+        fd = files.open_regular(source, part.name)
     except (files.ChangedError, OSError) as error:
-        raise NotTaken(f"{printable(item.name)}: {getattr(error, 'strerror', None) or error}") from None
+        raise NotTaken(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        if Stamp.of(os.fstat(fd)) != item.stamp:
-            raise NotTaken(f"{printable(item.name)} changed")
+        if Stamp.of(os.fstat(fd)) != part.stamp:
+            raise NotTaken(f"{name} changed")
         digest = files.copy_hashed(fd, target, max_bytes, beat)
-        if Stamp.of(os.fstat(fd)) != item.stamp:
-            raise NotTaken(f"{printable(item.name)} changed while it was copied")
+        if Stamp.of(os.fstat(fd)) != part.stamp:
+            raise NotTaken(f"{name} changed while it was copied")
     except files.TooLargeError:
-        raise NotTaken(f"{printable(item.name)} grew while it was copied") from None
+        raise NotTaken(f"{name} grew while it was copied") from None
     except files.SourceError as error:
-        raise NotTaken(f"{printable(item.name)} cannot be read: {error}") from None
+        raise NotTaken(f"{name} cannot be read: {error}") from None
     finally:
         os.close(fd)
     return digest
+
+
+def identify(root: Path, parts: tuple[Part, ...]) -> tuple[str, StoredJob | None]:
+    """Find the id of a drop, and its job where it was committed before.
+
+    A job of the same id whose originals were removed was an earlier drop, in reused inodes; one whose
+    originals were not, or were found gone, is this very drop, perhaps in a folder of another name.
+    """
+    for generation in itertools.count():
+        found = job_id(parts, generation)
+        present = [job for state in State if (job := StoredJob.at(root, state, found)).folder.exists()]
+        if (root / EXPIRED / found).exists():
+            continue
+        if not present:
+            return found, None
+        if not any(job.is_retired and not job.was_moved for job in present):
+            return found, present[0]
+    raise AssertionError
+
+
+def commit(draft: Draft, job: Job, root: Path) -> StoredJob:
+    """Move a draft to its state with one rename: from then on a result is owed.
+
+    A faulty one goes straight to `running/`, where no claim finds it, for the caller to end.
+
+    Raises:
+        OSError: the disk of the spool does not take it, or does not say that it is durable.
+    """
+    files.write(draft.folder / JOB, job.to_json())
+    files.fsync_folder(draft.inputs)
+    files.fsync_folder(draft.folder)
+    state = State.RUNNING if job.failure else State.QUEUED
+    entry = StoredJob.of(job, state, root)
+    files.move(draft.folder, entry.folder)
+    return entry

@@ -1,52 +1,49 @@
-"""The spool's operations: accept, claim, end, the operator's verbs, recovery."""
+"""The spool: jobs as directories, committed, claimed and ended by one rename each, and the operator's verbs."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import itertools
 import json
 import os
-import time
+import threading
 from dataclasses import asdict
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import clock, files
-from daemon.errors import Failure, NotReady, NotTaken, Reason
-from daemon.job import Job, State, job_id
-from daemon.spool.draft import copy, look
-from daemon.spool.stored_job import ATTEMPTS, CANCEL, FACTS, FAILURE, JOB, RETIRED, Claim, Recovery, StoredJob
+from daemon.errors import NotReady
+from daemon.job import Job, State
+from daemon.spool import lock, recovery, retention
+from daemon.spool.draft import EXPIRED, commit, copy, identify
+from daemon.spool.listing import Listing
+from daemon.spool.stored_job import ATTEMPTS, CANCEL, FACTS, FAILURE, RETIRED, Claim, StoredJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import datetime
+    from contextlib import AbstractContextManager
+    from datetime import datetime, timedelta
     from pathlib import Path
 
-    from daemon.job import Drop, Part
+    from daemon.errors import Failure
+    from daemon.job import Drop
+    from daemon.lifeline import Lifeline
+    from daemon.spool.draft import Draft
+    from daemon.spool.recovery import Recovery
 
-_LOCK_TRIES: Final = 20
-_LOCK_PAUSE_S: Final = 0.05
 _ENTRIES_A_JOB: Final = 16  # files and folders that accepting one takes
-EXPIRED: Final = "expired"  # ids of jobs that are forgotten, empty files
 _ASKED: Final = "asked"  # grows when an operator asks for something
 
 
-class Spool:
+class Spool(Listing):
     """The daemon's own directory tree on a local disk."""
 
     def __init__(self, root: Path, now: Callable[[], datetime] = clock.utc) -> None:
         """Look at a spool; nothing is created before `prepare`."""
-        self.root = root
+        super().__init__(root)
         self._clock = now
         self._tmp = root / "tmp"
         self._next_sequence = 1
-        self._orders: dict[str, tuple[int, int]] = {}
         self._seen = -1  # the asking that was answered
-
-    def folder(self, state: State) -> Path:
-        """Give the directory of one state."""
-        return self.root / state.value
+        self._claiming = threading.Lock()  # each engine claims from a thread of its own
 
     def prepare(self) -> None:
         """Create what is missing.
@@ -61,235 +58,108 @@ class Spool:
         except OSError as error:
             raise NotReady(f"spool {self.root}: {error.strerror}") from error
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be the only daemon of this spool.
-
-        Raises:
-            NotReady: another process is.
-        """
-        try:
-            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise NotReady(f"spool {self.root}: {error.strerror}") from error
-        try:
-            for tries_left in reversed(range(_LOCK_TRIES)):  # `status` holds it shared for an instant
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not tries_left:
-                        raise NotReady(f"spool {self.root}: another styletransferd works here") from None
-                    time.sleep(_LOCK_PAUSE_S)
-            yield
-        finally:
-            os.close(fd)
+    def locked(self) -> AbstractContextManager[None]:
+        """Be the only daemon of this spool; see `lock.locked`."""
+        return lock.locked(self.root)
 
     def is_locked(self) -> bool:
         """Tell whether a daemon works on this spool now."""
-        try:
-            fd = os.open(self.root / "lock", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
-
-    # Reading
-
-    def entries(self, state: State) -> list[StoredJob]:
-        """List the jobs in one state in the order they are worked off."""
-        return sorted(self._unsorted(state), key=self._order)
-
-    def _unsorted(self, state: State) -> list[StoredJob]:
-        return [StoredJob(state, id_, self.folder(state) / id_) for id_ in self._ids(state)]
-
-    def _ids(self, state: State) -> list[str]:
-        try:
-            with os.scandir(self.folder(state)) as items:
-                return [item.name for item in items if item.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
-            return []
-
-    def ids(self, *states: State) -> list[str]:
-        """List the ids of the jobs in some states, or of all jobs, without reading any."""
-        return [id_ for state in states or State for id_ in self._ids(state)]
-
-    def count(self, state: State) -> int:
-        """Count the jobs in one state without reading them."""
-        return len(self._ids(state))
-
-    def _order(self, entry: StoredJob) -> tuple[int, int]:
-        """Higher priority first, then first come, first served.
-
-        job.json never changes, so it is looked into once, and for these two numbers only: thousands of jobs are
-        listed before one of them is needed whole.
-        """
-        order = self._orders.get(entry.id)
-        if order is None:
-            try:
-                data = json.loads((entry.folder / JOB).read_bytes())
-                priority = (data["settings"] or {"priority": 0})["priority"]
-                order = (-int(priority), int(data["sequence"]))
-            except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-                return (0, 0)
-            self._orders[entry.id] = order  # which another thread may forget this instant
-        return order
-
-    def oldest(self, state: State) -> StoredJob | None:
-        """Find the job in one state that was accepted first."""
-        found = self._unsorted(state)
-        return min(found, key=lambda entry: self._order(entry)[1], default=None)
-
-    def all_entries(self) -> Iterator[StoredJob]:
-        """List every job of every state, in no order."""
-        for state in State:
-            yield from self._unsorted(state)
-
-    def find(self, prefix: str) -> list[StoredJob]:
-        """Find jobs by an id's beginning, or by the name of their outbox entry."""
-        name = prefix.removesuffix(".failed")
-        label, _, short = name.rpartition("-")
-        wanted = short if label else name
-        for _ in range(2):  # a job that moves meanwhile is seen twice, or not at all
-            found = {entry.id: entry for entry in self.all_entries() if wanted and entry.id.startswith(wanted)}
-            if found:
-                break
-        return [
-            entry for entry in found.values() if not label or (entry.job and name.startswith(entry.job.label))
-        ]
+        return lock.is_locked(self.root)
 
     # Accepting
 
-    def accept(
-        self,
-        drop: Drop,
-        *,
-        max_bytes: int,
-        inspect: Callable[[Path, str], tuple[int, int]],
-        believes_faults: bool,
-        versions: dict[str, str],
-        beat: Callable[[], None] = lambda: None,
-    ) -> StoredJob:
-        """Take a drop: copy and hash it, check the pictures, and commit it with one rename.
-
-        From the return on, the daemon owes a result. A faulty drop is taken too, with its failure on record; it
-        goes straight to `running/`, where no claim finds it, for the caller to end. A drop that was committed
-        before, with an error after the rename, gives the same entry again, wherever it lies by now.
+    @contextlib.contextmanager
+    def draft(self, drop: Drop, max_bytes: int, life: Lifeline) -> Iterator[Draft]:
+        """Copy a drop, to be committed; what is not committed in the end is removed.
 
         Args:
             drop: the files as the scan saw them.
-            max_bytes: the largest file taken.
-            inspect: decodes a picture whole and gives its (height, width); see `Decoder.size`.
-            believes_faults: False while the files are young, so that a picture that does not decode is taken
-                for one that is still being written.
-            versions: of the programs, for the record.
-            beat: called now and then, to show that a long copy is alive.
+            max_bytes: the size of the largest file taken.
+            life: of the calling thread.
 
         Raises:
             NotReady: the spool's disk has no room for it.
-            NotTaken: the drop changed or may not be complete; it stays in the inbox.
+            NotTaken: the drop changed; it stays in the inbox.
             OSError: the spool's disk does not take it.
         """
-        sizes = [part.stamp.size for part in drop.parts if part.stamp.size <= max_bytes]
+        sizes = [part.size for part in drop.parts if part.size <= max_bytes]
         files.require_room(self._tmp, sum(sizes), _ENTRIES_A_JOB)
-        draft = self._tmp / f"draft-{os.getpid()}-{self._next_sequence}"
-        files.remove_tree(draft)
-        (draft / "in").mkdir(parents=True, mode=0o700)
+        folder = self._tmp / f"draft-{os.getpid()}-{self._next_sequence}"
+        files.remove_tree(folder)
         try:
-            parts, failure = copy(drop, draft / "in", max_bytes, beat)
-            failure = drop.failure or failure
-            if failure is None:
-                parts, failure = look(drop, parts, draft / "in", inspect)
-            if failure and not believes_faults:
-                raise NotTaken(failure.message)
-            return self._commit(drop, draft, tuple(parts), failure, versions)
+            yield copy(drop, folder, max_bytes, life)
         finally:
-            files.remove_tree(draft)
+            files.remove_tree(folder)
 
-    def _commit(
-        self,
-        drop: Drop,
-        draft: Path,
-        parts: tuple[Part, ...],
-        failure: Failure | None,
-        versions: dict[str, str],
-    ) -> StoredJob:
-        id_, known = self._identify(parts)
+    def commit(self, draft: Draft, versions: dict[str, str]) -> StoredJob:
+        """Make a job of a draft. From the return on, the daemon owes a result.
+
+        A faulty one is taken too, with its failure on record; it goes straight to `running/`, where no claim
+        finds it, for the caller to end. A drop that was committed before, with an error after the rename, gives
+        the same job again, wherever it lies by now.
+
+        Args:
+            draft: the copy, in the `draft` context.
+            versions: the versions of the programs, for the record.
+
+        Raises:
+            OSError: the spool's disk does not take it.
+        """
+        id_, known = identify(self.root, draft.parts)
         if known is not None:
             files.fsync_folder(known.folder.parent)
             return known
+        drop = draft.drop
         job = Job(
             id=id_,
             sequence=self._next_sequence,
             stem=drop.stem,
             folder=str(drop.folder),
-            parts=parts,
+            parts=draft.parts,
             preset=drop.preset,
             settings=drop.settings,
             accepted_at=self._now(),
-            failure=failure,
+            failure=draft.failure,
             versions=versions,
         )
-        files.write(draft / JOB, job.to_json())
-        files.fsync_folder(draft / "in")
-        files.fsync_folder(draft)
-        state = State.RUNNING if failure else State.QUEUED
-        target = self.folder(state) / job.id
-        files.move(draft, target)
+        entry = commit(draft, job, self.root)
         self._next_sequence += 1
-        return StoredJob.of(job, state, target)
-
-    def _identify(self, parts: tuple[Part, ...]) -> tuple[str, StoredJob | None]:
-        """Find the drop's id, and its entry where it was committed before.
-
-        A job of the same id whose originals were removed was an earlier drop, in reused inodes; one whose
-        originals were not, or were found gone, is this very drop, perhaps in a folder of another name.
-        """
-        for generation in itertools.count():
-            found = job_id(parts, generation)
-            places = [StoredJob(state, found, self.folder(state) / found) for state in State]
-            present = [entry for entry in places if entry.folder.exists()]
-            if (self.root / EXPIRED / found).exists():
-                continue
-            if not present:
-                return found, None
-            if not any(entry.is_retired and not entry.was_moved for entry in present):
-                return found, present[0]
-        raise AssertionError
+        return entry
 
     # Working
 
     def claim(self, check: Callable[[StoredJob], None] = lambda _entry: None) -> Claim | None:
         """Take the next queued job: its attempt goes on record, then it moves to `running/`.
 
+        Several threads may claim; each job goes to one of them, and `check` runs for one at a time.
+
         Args:
-            check: raises NotReady where the surroundings have no room for a job; then the next one is taken.
+            check: raises NotReady where there is no room for a job; then the next one is taken.
 
         Raises:
             NotReady: there is no room for any that is queued.
         """
         obstacle: NotReady | None = None
-        for entry in self.entries(State.QUEUED):
-            if entry.job is None:
-                continue  # recovery sorts it out
-            try:
-                check(entry)
-            except NotReady as error:
-                obstacle = obstacle or error
-                continue
-            with contextlib.suppress(FileNotFoundError):  # an operator held it this instant
-                progress = entry.progress
-                self._record(entry, "started", progress=progress)
-                attempt = entry.attempts_used  # read before the move: an error after it would strand the job
-                return Claim(self._taken(entry), entry.job, attempt, progress)
+        with self._claiming:
+            for entry in self.entries(State.QUEUED):
+                if entry.job is None:
+                    continue  # recovery sorts it out
+                try:
+                    check(entry)
+                except NotReady as error:
+                    obstacle = obstacle or error
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # an operator held it this instant
+                    return self._claimed(entry, entry.job)
         if obstacle is not None:
             raise obstacle
         return None
+
+    def _claimed(self, entry: StoredJob, job: Job) -> Claim:
+        progress = entry.progress
+        self._record(entry, "started", progress=progress)
+        attempt = entry.attempts_used  # read before the move: an error after it would strand the job
+        return Claim(self._taken(entry), job, attempt, progress)
 
     def keep_facts(self, entry: StoredJob, facts: dict[str, Any]) -> None:
         """Keep what `job.completed` shall say, in case that the publication has to wait for another run."""
@@ -311,8 +181,9 @@ class Spool:
     def take_cancelled(self) -> Iterator[StoredJob]:
         """Take every queued or held job that an operator cancelled, for the caller to end.
 
-        The jobs are looked through only after somebody asked for something. One whose failure is on record was
-        taken before, and its end did not get through: the worker ends it when its turn comes.
+        The jobs are looked through only after somebody asked for something. A running one is left to whoever
+        runs it. A queued one whose failure is on record was taken before and could not be ended; the worker
+        ends it when its turn comes.
         """
         asked = self._last_asked()
         if asked == self._seen:
@@ -350,9 +221,12 @@ class Spool:
         return ended
 
     def requeue(self, entry: StoredJob, event: str, reason: str) -> StoredJob:
-        """Put a running job back: `interrupted` uses no attempt, `crashed` and `exhausted` do.
+        """Put a running job back, with what it had ready for the outbox.
 
-        What it had ready for the outbox stays with it.
+        Args:
+            entry: the job.
+            event: `crashed` uses an attempt, `interrupted` and `exhausted` (out of memory) do not.
+            reason: the cause, for the record.
         """
         self._note(entry, event, reason=reason)
         queued = self._ended(entry, State.QUEUED)
@@ -364,7 +238,10 @@ class Spool:
     def hold(self, entry: StoredJob) -> StoredJob:
         """Keep a queued job from being started."""
         self._note(entry, "held")
-        return self._moved(entry, State.HELD)
+        held = self._moved(entry, State.HELD)
+        if held.is_cancelled:  # `take_cancelled` may have passed it over in the queue
+            self._ask(held)
+        return held
 
     def release(self, entry: StoredJob) -> StoredJob:
         """Let a held job be started."""
@@ -382,6 +259,9 @@ class Spool:
     def ask_cancel(self, entry: StoredJob) -> None:
         """Ask whoever works on the spool to end a job."""
         files.append_line(entry.folder / CANCEL, self._now())
+        self._ask(entry)
+
+    def _ask(self, entry: StoredJob) -> None:
         files.append_line(self.root / _ASKED, entry.id)  # longer each time, whoever else asks
 
     # Retiring originals
@@ -407,70 +287,33 @@ class Spool:
     # Retention
 
     def expire(self, state: State, age: timedelta) -> list[StoredJob]:
-        """Forget the jobs that ended longer ago than `age`, with their inputs.
-
-        Jobs whose originals may still lie in the inbox stay, or those would be taken for a new drop; so do jobs
-        whose record cannot be read. Of the others the id is remembered, since its outbox entry may be there.
-        """
-        now = self._clock()
-        gone = []
-        for entry in self._unsorted(state):
-            with contextlib.suppress(FileNotFoundError):  # an operator retries it this instant
-                elapsed = now - entry.ended_at
-                # Beyond a year too long it is the clock that is wrong.
-                if not entry.is_retired or not age <= elapsed < age + timedelta(days=366) or entry.job is None:
-                    continue
-                self._remember_expired(entry)
-                doomed = (
-                    self._tmp / f"expired-{entry.id}"
-                )  # out of sight at once; recovery removes what is left
-                entry.folder.rename(doomed)
-                self._orders.pop(entry.id, None)
-                files.remove_tree(doomed)
-                gone.append(entry)
+        """Forget the jobs of one state that ended longer ago than `age`; see `retention.expire`."""
+        gone = retention.expire(self.root, self._unsorted(state), self._clock(), age)
+        for entry in gone:
+            self._orders.pop(entry.id, None)
         return gone
-
-    def _remember_expired(self, entry: StoredJob) -> None:
-        """Give the job's own marker a second name, since a full disk has no inode for a new file."""
-        with contextlib.suppress(FileExistsError):
-            (self.root / EXPIRED / entry.id).hardlink_to(entry.folder / RETIRED)
 
     # Recovery
 
     def recover(self, is_published: Callable[[Job], bool]) -> Recovery:
-        """Bring the tree to rest after any end of the last run. Needs the lock.
-
-        Args:
-            is_published: tells whether a job's result already lies whole in the outbox.
-        """
+        """Bring the tree to rest after any end of the last run; see `recovery.recover`. Needs the lock."""
         for leftover in (*self._tmp.iterdir(), self.root / _ASKED):
             files.remove_tree(leftover)
-        done = Recovery([], [], [])
-        for entry in self.entries(State.RUNNING):
-            if entry.job is None:
-                done.corrupt.append(self._fail_corrupt(entry))
-            elif is_published(entry.job):
-                done.completed.append(self.complete(Claim(entry, entry.job, entry.attempts_used)))
-            else:
-                done.requeued.append(self.requeue(entry, "crashed", "the service ended while it ran"))
-        unreadable = [
-            entry for entry in self.entries(State.QUEUED) if entry.job is None and entry.folder.exists()
-        ]
-        done.corrupt.extend(self._fail_corrupt(entry) for entry in unreadable)
+        done = recovery.recover(self, is_published)
         self._next_sequence = max((self._order(entry)[1] for entry in self.all_entries()), default=0) + 1
         return done
 
-    def _fail_corrupt(self, entry: StoredJob) -> StoredJob:
-        return self.fail(entry, Failure(Reason.CORRUPT, "the spool's record of this job cannot be read"))
+    # Moves and records
 
     def _taken(self, entry: StoredJob) -> StoredJob:
-        """Move a job to `running/`, where an error must mean that it did not move, or no one would end it.
+        """Move a job to `running/` without fsync.
 
-        So without fsync: if a power cut undoes the rename, the job is where it was.
+        A failing fsync after the rename would leave a job in `running/` that nobody owns. After a power cut the
+        job is simply still queued.
         """
-        target = self.folder(State.RUNNING) / entry.id
-        entry.folder.rename(target)
-        return StoredJob(State.RUNNING, entry.id, target)
+        taken = StoredJob.at(self.root, State.RUNNING, entry.id)
+        entry.folder.rename(taken.folder)
+        return taken
 
     def _moved(self, entry: StoredJob, state: State) -> StoredJob:
         """Move a job; done twice it is done once, so that an ending can be tried again.
@@ -478,19 +321,19 @@ class Spool:
         Raises:
             FileNotFoundError: another process moved it elsewhere first.
         """
-        target = self.folder(state) / entry.id
+        moved = StoredJob.at(self.root, state, entry.id)
         try:
-            files.move(entry.folder, target)
+            files.move(entry.folder, moved.folder)
         except FileNotFoundError:
-            if not target.exists():
+            if not moved.folder.exists():
                 raise
-        return StoredJob(state, entry.id, target)
+        return moved
 
     def _ended(self, entry: StoredJob, state: State) -> StoredJob:
         """Move a job out of `running/`; where it is in neither place by now, an operator took it on already."""
         with contextlib.suppress(FileNotFoundError):
             return self._moved(entry, state)
-        return StoredJob(state, entry.id, self.folder(state) / entry.id)
+        return StoredJob.at(self.root, state, entry.id)
 
     def _note(self, entry: StoredJob, event: str, **facts: Any) -> None:
         """Record what is good to know but must not stop an ending: a rename needs no space, a record does."""

@@ -1,4 +1,4 @@
-"""One job where it lies: what its directory says."""
+"""One job where it lies: the facts that its directory holds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon.errors import Failure
-from daemon.job import CHECKPOINT_SUFFIX, Job
+from daemon.job import CHECKPOINT_SUFFIX, Job, State
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.job import Part, State
+    from daemon.job import Part
 
 JOB: Final = "job.json"
 FAILURE: Final = "failure.json"
@@ -34,9 +34,14 @@ class StoredJob:
     folder: Path
 
     @classmethod
-    def of(cls, job: Job, state: State, folder: Path) -> StoredJob:
-        """Make one of a known job: the worker may have taken it elsewhere before anybody asks for it here."""
-        entry = cls(state, job.id, folder)
+    def at(cls, root: Path, state: State, id: str) -> StoredJob:  # noqa: A002 - the field's name
+        """Find the place of a job in a spool, whether it is there or not."""
+        return cls(state, id, root / state.value / id)
+
+    @classmethod
+    def of(cls, job: Job, state: State, root: Path) -> StoredJob:
+        """Place a known job: the worker may have moved it before anybody asks for its record here."""
+        entry = cls.at(root, state, job.id)
         entry.__dict__["job"] = job
         return entry
 
@@ -65,7 +70,7 @@ class StoredJob:
 
     @property
     def last_good(self) -> Path:
-        """The last good picture of a job whose numbers ran away."""
+        """The last good picture of a job that diverged."""
         return self.out / "last_good.png"
 
     @property
@@ -116,7 +121,7 @@ class StoredJob:
 
     @property
     def times_exhausted(self) -> int:
-        """Attempts since the last retry that ended for want of memory."""
+        """The number of attempts since the last retry that ran out of memory."""
         events = [record["event"] for record in self.attempts]
         since = events[::-1].index("retried") if "retried" in events else len(events)
         return events[len(events) - since :].count("exhausted")
@@ -139,7 +144,7 @@ class StoredJob:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `job.completed` shall say once the painted picture is published."""
+        """The keys of `job.completed`, kept until the painted picture is published."""
         with contextlib.suppress(OSError, ValueError):
             facts = json.loads((self.folder / FACTS).read_bytes())
             return facts if isinstance(facts, dict) else {}
@@ -171,12 +176,3 @@ class Claim:
     job: Job
     attempt: int
     progress: int = 0  # of the painting when the attempt began
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """What recovery found: published but not ended, cut off and queued again, unreadable."""
-
-    completed: list[StoredJob]
-    requeued: list[StoredJob]
-    corrupt: list[StoredJob]

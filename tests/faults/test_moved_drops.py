@@ -15,10 +15,12 @@ from daemon.job import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from support.trees import Tree
 
     from daemon.job import Drop
+    from daemon.spool import Draft, StoredJob
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
@@ -31,15 +33,15 @@ def test_a_folder_renamed_after_the_acceptance_is_painted_once(
     tree = make_tree()
     stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea", "batch")
-    real = stepper.service.spool.accept
+    real = stepper.service.spool.commit
 
-    def accept(*args: Any, **options: Any) -> Any:
-        entry = real(*args, **options)
+    def commit(draft: Draft, versions: dict[str, str]) -> StoredJob:
+        entry = real(draft, versions)
         (tree.inbox / "batch").rename(tree.inbox / "renamed")
         return entry
 
     with monkeypatch.context() as patch:
-        patch.setattr(stepper.service.spool, "accept", accept)
+        patch.setattr(stepper.service.spool, "commit", commit)
         wait_for(lambda: stepper.look() or (tree.inbox / "renamed").exists(), "the folder to be renamed")
     if is_killed:
         stepper = Stepper(tree.config, FakeEngine())
@@ -61,15 +63,15 @@ def test_a_drop_without_room_holds_up_no_smaller_one(
     stepper = Stepper(tree.config, FakeEngine())
     tree.drop("a-big")
     tree.drop("small")
-    real = stepper.service.spool.accept
+    real = stepper.service.spool.draft
 
-    def accept(drop: Drop, **options: Any) -> Any:
+    def draft(drop: Drop, *args: Any) -> AbstractContextManager[Draft]:
         if drop.stem == "a-big":
             raise NotReady("no room")
-        return real(drop, **options)
+        return real(drop, *args)
 
     with monkeypatch.context() as patch, capture_logs() as records:
-        patch.setattr(stepper.service.spool, "accept", accept)
+        patch.setattr(stepper.service.spool, "draft", draft)
         wait_for(lambda: stepper.turn() or tree.spool.count(State.DONE), "the small one to be painted")
         reasons = {item.path: item.reason for item in stepper.service.situation.report.waiting}
         assert reasons["a-big.yaml"] == "no room"
@@ -99,15 +101,15 @@ def test_an_error_after_the_commit_is_counted_once_and_leaves_nothing_behind(
     tree = make_tree()
     stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea", **keys)
-    real, failures = stepper.service.spool.accept, [OSError(5, "Input/output error")]
+    real, failures = stepper.service.spool.commit, [OSError(5, "Input/output error")]
 
-    def accept(*args: Any, **options: Any) -> Any:
-        entry = real(*args, **options)
+    def commit(draft: Draft, versions: dict[str, str]) -> StoredJob:
+        entry = real(draft, versions)
         if failures:
             raise failures.pop()
         return entry
 
-    monkeypatch.setattr(stepper.service.spool, "accept", accept)
+    monkeypatch.setattr(stepper.service.spool, "commit", commit)
     stepper.until_quiet()
     assert failures == []
     assert stepper.service.counts.accepted == 1

@@ -14,8 +14,7 @@ from support.kills import Sweep
 from daemon import files
 from daemon.lifeline import Lifeline
 from daemon.outbox.publish import Outbox
-from daemon.spool import Spool
-from daemon.spool.stored_job import Recovery
+from daemon.spool import Recovery, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,26 +22,26 @@ if TYPE_CHECKING:
 
     from support.kills import Stage
 
-    from daemon.job import Drop, Job
-    from daemon.spool import Claim, StoredJob
+    from daemon.job import Job
+    from daemon.spool import Claim, Draft, StoredJob
 
 
 def _retire_before_commit(patch: pytest.MonkeyPatch) -> None:
     """Remove the originals once they are copied, and only then move the copy to `queued/`."""
-    accept, move = Spool.accept, files.move
+    commit, move = Spool.commit, files.move
 
-    def mutated(spool: Spool, drop: Drop, **options: Any) -> StoredJob:
+    def mutated(spool: Spool, draft: Draft, versions: dict[str, str]) -> StoredJob:
         def moved(source: Path, target: Path) -> None:
             if source.parent.name == "tmp":
-                for part in drop.parts:
-                    os.unlink(part.folder / part.name)  # noqa: PTH108 - the call that the disk watches
+                for part in draft.parts:
+                    os.unlink(draft.drop.folder_of(part) / part.name)  # noqa: PTH108 - the call that the disk watches
             move(source, target)
 
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(files, "move", moved)
-            return accept(spool, drop, **options)
+            return commit(spool, draft, versions)
 
-    patch.setattr(Spool, "accept", mutated)
+    patch.setattr(Spool, "commit", mutated)
 
 
 def _count_an_attempt_at_its_end(patch: pytest.MonkeyPatch) -> None:

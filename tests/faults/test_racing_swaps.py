@@ -12,16 +12,19 @@ import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 import pytest
+from support.desk import accept
 from support.fakes import Disk, FakeEngine, Killed
 from support.trees import Stepper, digest
 
+from daemon import files
 from daemon.errors import NotTaken
 from daemon.inbox import retire
-from daemon.job import Drop, DropPart, Job, Part, Stamp, State
+from daemon.job import Drop, Job, Part, Stamp, State
 from daemon.settings import Settings
 from daemon.spool import Spool
 
@@ -117,10 +120,10 @@ class Scene:
     def drop(self) -> Drop:
         """Make the drop, as the scan saw it."""
         parts = [
-            DropPart(role, name, self.folder, Stamp.of((self.folder / name).stat()))  # type: ignore[arg-type]
+            Part.seen(role, name, Stamp.of((self.folder / name).stat()))  # type: ignore[arg-type]
             for role, name in ROLES.items()
         ]
-        return Drop("a", Path("sub/deep"), tuple(parts), "default", Settings())
+        return Drop("a", Path("sub/deep"), tuple(parts), "default", Settings(), inbox=self.inbox)
 
     def world(self) -> dict[str, bytes]:
         """Give every file outside of the inbox with its bytes."""
@@ -199,10 +202,16 @@ def _races(
     assert last > 10
 
 
+def _left(scene: Scene, job: Job, *, keeps: bool = False) -> dict[str, str]:
+    """Retire a job's originals; returns what remains of them."""
+    with files.opened_folder(scene.inbox) as root:
+        return retire.retire(root, job, (), keeps=keeps)[0]
+
+
 def _retire(scene: Scene, race: Race, *, keeps: bool = False) -> dict[str, str]:
     job = scene.job()
     with race.attached():
-        return retire.retire(scene.inbox, job, lambda _name: False, keeps=keeps)
+        return _left(scene, job, keeps=keeps)
 
 
 @pytest.mark.timeout(60)
@@ -349,12 +358,12 @@ def test_a_killed_retiring_is_finished_by_the_next_start(
         disk = Disk(scene.base, number // 2, moment=("before", "after")[number % 2], is_kill=True)
         try:
             with disk.attached():
-                retire.retire(scene.inbox, job, lambda _name: False, keeps=keeps)
+                _left(scene, job, keeps=keeps)
         except Killed:
             tried["kills while originals are retired"] += 1
         else:
             break
-        assert retire.retire(scene.inbox, job, lambda _name: False, keeps=keeps) == {}
+        assert _left(scene, job, keeps=keeps) == {}
         left = [path for path in scene.inbox.rglob("*") if path.is_file()]
         assert sorted(path.name for path in left) == (sorted(ROLES.values()) if keeps else [])
         assert {path.parts[len(scene.inbox.parts)] for path in left} == ({"_accepted"} if keeps else set())
@@ -368,7 +377,7 @@ def test_what_was_dropped_after_a_kill_is_not_removed_with_the_old(tmp_path: Pat
     job = scene.job()
     (scene.folder / "a.png").rename(scene.folder / f"{HIDDEN}{job.id}-content-0")
     (scene.folder / "a.png").write_bytes(NEWER)
-    assert retire.retire(scene.inbox, job, lambda _name: False, keeps=False) == {}
+    assert _left(scene, job) == {}
     assert [path.name for path in scene.folder.iterdir()] == ["a.png"]
     assert (scene.folder / "a.png").read_bytes() == NEWER
 
@@ -401,7 +410,7 @@ def test_a_share_that_gives_a_renamed_file_another_number_is_understood(
     monkeypatch.setattr(Stamp, "of", of)
     part = next(part for part in job.parts if part.role == "content")
     alone = Job(**{**vars(job), "parts": (part,)})
-    assert retire.retire(scene.inbox, alone, lambda _name: False, keeps=False) == {}
+    assert _left(scene, alone) == {}
     assert path.exists() is not is_same
     assert scene.hidden() == []
     if not is_same:
@@ -421,7 +430,7 @@ def test_a_file_that_cannot_be_read_any_more_is_shown_again(
         return real(path, *args, **options)
 
     monkeypatch.setattr(os, "open", refuse)
-    remaining = retire.retire(scene.inbox, job, lambda _name: False, keeps=False)
+    remaining = _left(scene, job)
     assert set(remaining.values()) == {"accepted but present: Permission denied"}
     assert {path.name: path.read_bytes() for path in scene.folder.iterdir()} == scene.originals
 
@@ -435,7 +444,7 @@ def test_a_name_is_always_found(tmp_path: Path) -> None:
     for name in taken:
         (scene.folder / name).write_bytes(name.encode())
     (scene.folder / f"{HIDDEN}{job.id}-content-0").write_bytes(NEWER)
-    retire.retire(scene.inbox, job, lambda _name: False, keeps=False)
+    _left(scene, job)
     assert (scene.folder / f"put-back-{job.id}-3-content-0").read_bytes() == NEWER
     assert [(scene.folder / name).read_bytes() for name in taken] == [name.encode() for name in taken]
     assert scene.hidden() == []
@@ -448,7 +457,7 @@ def _accept(scene: Scene, race: Race) -> Spool:
     spool, drop = Spool(scene.base / "spool"), scene.drop()
     spool.prepare()
     with race.attached(), suppress(NotTaken):
-        spool.accept(drop, max_bytes=10**6, inspect=lambda *_: (64, 64), believes_faults=True, versions={})
+        accept(spool, drop, decoder=SimpleNamespace(size=lambda *_: (64, 64)))
     return spool
 
 

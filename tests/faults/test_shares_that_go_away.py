@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from support.trees import Tree
 
     from daemon.job import Step
+    from daemon.spool import Draft, StoredJob
 
 
 def test_a_missing_outbox_pauses_and_the_painted_picture_waits(make_tree: Callable[[], Tree]) -> None:
@@ -134,10 +135,10 @@ def test_an_inbox_that_goes_between_accepting_and_removing_is_not_taken_for_empt
     """Originals that cannot be seen are not gone: back with the share they are removed, not painted again."""
     tree = make_tree()
     stepper, aside = Stepper(tree.config, FakeEngine()), tree.inbox.with_name("aside")
-    real = stepper.service.spool.accept
+    real = stepper.service.spool.commit
 
-    def accept(*args: Any, **options: Any) -> Any:
-        entry = real(*args, **options)
+    def commit(draft: Draft, versions: dict[str, str]) -> StoredJob:
+        entry = real(draft, versions)
         tree.inbox.rename(aside)
         if leaves_mount_point:
             tree.inbox.mkdir()
@@ -145,7 +146,7 @@ def test_an_inbox_that_goes_between_accepting_and_removing_is_not_taken_for_empt
 
     tree.drop("sea", **({"sise": 3} if has_reason else {}))
     with monkeypatch.context() as patch:
-        patch.setattr(stepper.service.spool, "accept", accept)
+        patch.setattr(stepper.service.spool, "commit", commit)
         wait_for(lambda: stepper.look() or aside.exists(), "the inbox to go")
         for _ in range(3):
             stepper.turn()

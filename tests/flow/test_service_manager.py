@@ -177,7 +177,7 @@ def test_sighup_applies_what_can_change_and_names_what_cannot(make_live: Callabl
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree where everything goes quickly."""
     hasten(monkeypatch)
-    monkeypatch.setattr(intake_thread, "_BEAT_S", 0.02)
+    monkeypatch.setattr(intake_thread, "_OPERATORS_S", 0.02)
     monkeypatch.setattr(logs, "configure", lambda *_: None)  # which is for a whole process
     made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
     made.inbox.mkdir()

@@ -6,26 +6,30 @@ import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from support.desk import Desk
 from support.trees import folder_in_memory
 
 from daemon import config as config_module
 from daemon import files
-from daemon.inbox.intake import Intake
 from daemon.inbox.settle import Settle
 from daemon.job import Stamp
+from daemon.lifeline import Lifeline
 from daemon.spool import Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from daemon.job import Drop, Job
+    from daemon.job import Drop
+    from daemon.spool import Draft, StoredJob
 
 NAMES = st.sampled_from(["a", "b", "c"])
 
@@ -114,7 +118,7 @@ SETTLE_S = 2.0
 PARTS = ("sea.yaml", "sea.png", "wave.png")
 FILES = st.sampled_from(PARTS)
 SIZES = st.sampled_from([0, 0, 7])  # often the same
-MEDDLING = st.none() | st.tuples(FILES, st.integers(0, 12), st.integers(0, 2))
+MEDDLING = st.none() | st.tuples(FILES, st.integers(0, 15), st.integers(0, 2))
 OLD_NS = 10**18  # the time that every copied original had
 
 
@@ -137,6 +141,18 @@ class Original:
     writer: Writer | None = None
 
 
+class Copying(Lifeline):
+    """A lifeline that lets something happen at each heartbeat: with every piece of a copy comes one."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        super().__init__()
+        self._act = act
+
+    def beat(self) -> None:
+        """Act."""
+        self._act()
+
+
 class Writers(RuleBasedStateMachine):
     """Real files with writers of every habit; an intake that looks now and then, and really copies."""
 
@@ -150,9 +166,12 @@ class Writers(RuleBasedStateMachine):
         config = config_module.build(options, base, environment={})
         self.inbox = config.folders.inbox
         self.inbox.mkdir(parents=True)
-        self.spool = Spool(config.folders.spool)
-        self.spool.prepare()
-        self.intake = Intake(config, self._take, [], self.spool.set_retired)
+        # Anything is a picture, so that torn ones would be taken.
+        decoder: Any = SimpleNamespace(size=lambda _path, _name, _life: (64, 64))
+        self.desk = Desk(config, decoder, Copying(self._meddle))
+        self.spool = self.desk.spool
+        self.spool.draft = self._draft  # type: ignore[method-assign]
+        self.spool.commit = self._commit  # type: ignore[method-assign]
         self.now = 1000.0
         self.wall_ns = 2 * OLD_NS
         self.originals = {name: Original() for name in PARTS}
@@ -291,7 +310,7 @@ class Writers(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         """Turn the intake once."""
-        self.intake.turn(self.now)
+        self.desk.intake.turn(self.now)
 
     @rule(meddling=MEDDLING, is_complete=st.booleans(), writes=st.booleans())
     def look_until_all_is_quiet(
@@ -307,30 +326,28 @@ class Writers(RuleBasedStateMachine):
         """
         if is_complete:
             self._put_what_is_missing()
-        self.intake.turn(self.now)
+        self.desk.intake.turn(self.now)
         self.now += SETTLE_S / 2
         for name in PARTS if writes else ():
             self._write_some(name, 1)
         self.now += SETTLE_S / 2
         self.meddling = [meddling] if meddling else []
-        self.intake.turn(self.now)
+        self.desk.intake.turn(self.now)
         self.meddling = []
 
-    def _take(self, drop: Drop, *, believes_faults: bool) -> Job:
-        before = {name: original.content for name, original in self.originals.items()}
-        entry = self.spool.accept(
-            drop,
-            max_bytes=10**6,
-            inspect=lambda _path, _name: (64, 64),  # anything is a picture, so that torn ones would be taken
-            believes_faults=believes_faults,
-            versions={},
-            beat=self._meddle,
-        )
+    @contextlib.contextmanager
+    def _draft(self, drop: Drop, max_bytes: int, life: Lifeline) -> Iterator[Draft]:
+        self.before = {name: original.content for name, original in self.originals.items()}
+        with Spool.draft(self.spool, drop, max_bytes, life) as draft:
+            yield draft
+
+    def _commit(self, draft: Draft, versions: dict[str, str]) -> StoredJob:
+        entry = Spool.commit(self.spool, draft, versions)
         assert entry.job
         for part in entry.job.parts:
-            self._judge(part.name, entry.input(part).read_bytes(), before[part.name])
+            self._judge(part.name, entry.input(part).read_bytes(), self.before[part.name])
         self.accepted += 1
-        return entry.job
+        return entry
 
     def _judge(self, name: str, taken: bytes, before: bytes | None) -> None:
         """See that what was taken is what lay there whole, and that nobody was about to change it."""

@@ -6,16 +6,18 @@ import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from support.desk import accept
 from support.trees import digest, folder_in_memory
 
 from daemon.errors import Failure, JobError, NotTaken, Reason
-from daemon.job import Drop, DropPart, Stamp, State
+from daemon.job import Drop, Part, Stamp, State
 from daemon.settings import Settings
 from daemon.spool import Claim, Spool, StoredJob
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from daemon.job import Job
+    from daemon.lifeline import Lifeline
 
 NOT_A_PICTURE = b"no picture "
 PICK = st.integers(0, 1 << 16)  # which of the jobs that a rule may choose from
@@ -107,8 +110,8 @@ class SpoolMachine(RuleBasedStateMachine):
     # Accepting
 
     def _accept(self, drop: Drop, *, believes: bool = True) -> StoredJob:
-        return self.spool.accept(
-            drop, max_bytes=100, inspect=_inspect, believes_faults=believes, versions={"x": "1"}
+        return accept(
+            self.spool, drop, believes=believes, max_bytes=100, decoder=SimpleNamespace(size=_size)
         )
 
     def _drop(self, priority: int, content: bytes) -> Drop:
@@ -118,11 +121,11 @@ class SpoolMachine(RuleBasedStateMachine):
         for role, data in (("content", content), ("style", b"a style ")):
             path = self.inbox / f"{role}-{self.dropped}.png"
             path.write_bytes(data + str(self.dropped).encode())
-            parts.append(DropPart(role, path.name, self.inbox, Stamp.of(path.stat())))
+            parts.append(Part.seen(role, path.name, Stamp.of(path.stat())))  # type: ignore[arg-type]
         return Drop(f"drop-{self.dropped}", self.inbox, tuple(parts), "default", Settings(priority=priority))
 
     def _enter(self, entry: StoredJob, drop: Drop, failure: Reason | None) -> None:
-        hashes = sorted(digest((item.folder / item.name).read_bytes()) for item in drop.parts)
+        hashes = sorted(digest((self.inbox / part.name).read_bytes()) for part in drop.parts)
         assert drop.settings
         self.jobs[entry.id] = Known(
             drop, hashes, entry.state, drop.settings.priority, self.next_sequence, failure=failure
@@ -266,12 +269,12 @@ class SpoolMachine(RuleBasedStateMachine):
     @where(State.RUNNING)
     @rule(pick=PICK, event=st.sampled_from(["interrupted", "crashed", "exhausted"]))
     def requeue(self, pick: int, event: str) -> None:
-        """Give a job back; a stop costs no attempt."""
+        """Give a job back; only a crash costs an attempt."""
         self._requeue(*self._some(pick, State.RUNNING), event)
 
     def _requeue(self, entry: StoredJob, known: Known, event: str) -> None:
         self.spool.requeue(entry, event, "the reason")
-        known.end_attempt(counts=event != "interrupted")
+        known.end_attempt(counts=event == "crashed")
         known.state = State.QUEUED
 
     # Operators
@@ -427,7 +430,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert told == {id_ for id_, known in self.jobs.items() if not known.is_retired}
 
 
-def _inspect(path: Path, name: str) -> tuple[int, int]:
+def _size(path: Path, name: str, _life: Lifeline) -> tuple[int, int]:
     if path.read_bytes().startswith(NOT_A_PICTURE):
         raise JobError(Failure(Reason.NOT_A_PICTURE, f"{name} is no picture"))
     return 8, 8

@@ -8,10 +8,10 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
-from support.trees import Tree, decode_here, digest, save
+from support.desk import SETTLE_S, Desk
+from support.trees import digest, save
 
-from daemon.inbox.intake import DOUBT_FACTOR, Intake
+from daemon.inbox.intake import DOUBT_FACTOR
 from daemon.job import State, printable
 
 if TYPE_CHECKING:
@@ -19,68 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.inbox.intake import Report
-    from daemon.job import Drop, Job
 
-SETTLE_S = 2.0
 STEP_S = 0.05
-
-
-class Desk:
-    """An intake with a spool behind it and a clock to be set."""
-
-    def __init__(self, config: Config) -> None:
-        self.tree = Tree(config)
-        self.tree.inbox.mkdir(exist_ok=True)
-        self.spool = self.tree.spool
-        self.spool.prepare()
-        self.now = 1000.0
-        self.accepted: list[Job] = []
-        self.report: Report | None = None
-        self.start()
-
-    def start(self) -> None:
-        """Forget everything, as a restart does."""
-        unretired = [entry.job for entry in self.spool.unretired() if entry.job]
-        self.intake = Intake(self.tree.config, self._take, unretired, self.spool.set_retired)
-
-    def _take(self, drop: Drop, *, believes_faults: bool) -> Job:
-        entry = self.spool.accept(
-            drop, max_bytes=10**6, inspect=decode_here, believes_faults=believes_faults, versions={}
-        )
-        assert entry.job
-        return entry.job
-
-    def turn(self, after_s: float = 0.0) -> list[Job]:
-        """Let time pass, turn once, and return what was accepted."""
-        self.now += after_s
-        self.report = self.intake.turn(self.now)
-        self.accepted += self.report.accepted
-        return list(self.report.accepted)
-
-    def settle(self) -> list[Job]:
-        """See what is there, and see it again once it is quiet."""
-        return self.turn() + self.turn(SETTLE_S)
-
-    def believe(self) -> list[Job]:
-        """Turn until faults are believed."""
-        return self.settle() + self.turn(DOUBT_FACTOR * SETTLE_S)
-
-    @property
-    def waiting(self) -> dict[str, str]:
-        """What waits, and why."""
-        assert self.report
-        return {item.path: item.reason for item in self.report.waiting}
-
-    def write(self, name: str, **keys: Any) -> Path:
-        """Write a sidecar."""
-        path = self.tree.inbox / name
-        path.write_text(yaml.safe_dump(keys, allow_unicode=True))
-        return path
-
-    def picture(self, name: str, seed: int = 0) -> Path:
-        """Write a picture."""
-        return save(self.tree.inbox / name, seed)
 
 
 @pytest.fixture

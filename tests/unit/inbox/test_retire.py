@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.trees import digest
 
+from daemon import files
 from daemon.errors import Failure, Reason
 from daemon.inbox import retire
 from daemon.job import Job, Part, Stamp
+from daemon.sentinel import Sentinel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +39,15 @@ def _job(drop: dict[str, Path]) -> Job:
 
 
 def _retire(tmp_path: Path, job: Job, *needed: str, keeps: bool = False) -> dict[str, str]:
-    return retire.retire(tmp_path, job, lambda name: name in needed, keeps=keeps)
+    with files.opened_folder(tmp_path) as root:
+        left, _ = retire.retire(root, job, needed, keeps=keeps)
+    return left
+
+
+def _note(inbox: Path, job: Job) -> None:
+    sentinel = Sentinel(inbox, "inbox", inbox / ".met")
+    sentinel.establish()
+    retire.Retirer(inbox, sentinel).note_rejection(job)
 
 
 def test_unchanged_originals_go(tmp_path: Path, drop: dict[str, Path]) -> None:
@@ -183,7 +193,7 @@ FAILURE = Failure(Reason.BAD_SIDECAR, "1 fault: no such key", hint="did you mean
 def test_a_rejection_leaves_a_note(tmp_path: Path, drop: dict[str, Path]) -> None:
     """The note lies in `_rejected/` under the entry's name and says what was wrong and what to do."""
     job = Job(**{**vars(_job(drop)), "failure": FAILURE})
-    retire.note_rejection(tmp_path, job)
+    _note(tmp_path, job)
     (note,) = (tmp_path / "_rejected").iterdir()
     assert note.name == "a-00000000.txt"
     assert "bad_sidecar" in note.read_text()
@@ -207,7 +217,7 @@ def test_a_note_is_not_written_through_a_link(kind: str, tmp_path: Path, drop: d
             os.mkfifo(inbox / "_rejected" / name)
         else:
             (inbox / "_rejected" / name).symlink_to(outside / "a-00000000.txt")
-    retire.note_rejection(inbox, Job(**{**vars(_job(drop)), "failure": FAILURE}))
+    _note(inbox, Job(**{**vars(_job(drop)), "failure": FAILURE}))
     assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("a-00000000.txt", "kept")]
     if kind != "the folder":
         assert "bad_sidecar" in (inbox / "_rejected" / "a-00000000.txt").read_text()
@@ -216,5 +226,5 @@ def test_a_note_is_not_written_through_a_link(kind: str, tmp_path: Path, drop: d
 def test_a_share_that_refuses_the_note_is_let_be(tmp_path: Path, drop: dict[str, Path]) -> None:
     """A file in the place of `_rejected/` costs the note, nothing else."""
     (tmp_path / "_rejected").write_text("in the way")
-    retire.note_rejection(tmp_path, Job(**{**vars(_job(drop)), "failure": FAILURE}))
+    _note(tmp_path, Job(**{**vars(_job(drop)), "failure": FAILURE}))
     assert (tmp_path / "_rejected").read_text() == "in the way"

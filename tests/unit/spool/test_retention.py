@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.trees import decode_here, save
+from support.desk import accept
+from support.trees import save
 from typer.testing import CliRunner
 
 from daemon import files
 from daemon.cli.main import app
 from daemon.errors import Failure, Reason
-from daemon.job import Drop, DropPart, Stamp, State
+from daemon.job import Drop, Part, Stamp, State
 from daemon.settings import Settings
 from daemon.spool import Spool
 from daemon.spool import stored_job as entry_module
@@ -64,14 +65,8 @@ def _accepted(spool: Spool, stem: str, *, is_written: bool = False) -> StoredJob
     paths = {"content": folder / f"{stem}.png", "style": folder / f"{stem}-style.png"}
     for seed, path in enumerate(paths.values() if not is_written else ()):
         save(path, seed)
-    parts = tuple(DropPart(role, path.name, folder, Stamp.of(path.stat())) for role, path in paths.items())
-    return spool.accept(
-        Drop(stem, folder, parts, "default", Settings()),
-        max_bytes=10**6,
-        inspect=decode_here,
-        believes_faults=True,
-        versions={},
-    )
+    parts = tuple(Part.seen(role, path.name, Stamp.of(path.stat())) for role, path in paths.items())
+    return accept(spool, Drop(stem, folder, parts, "default", Settings()))
 
 
 def _ended(spool: Spool, stem: str, state: State, *, is_retired: bool = True) -> StoredJob:

@@ -6,13 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from support.trees import decode_here, save
+from support.desk import accept as accept_drop
+from support.trees import save
 from typer.testing import CliRunner
 
 from daemon import files
 from daemon.cli.main import app
 from daemon.errors import DaemonError, Failure, Reason
-from daemon.job import Drop, DropPart, Stamp, State
+from daemon.job import Drop, Part, Stamp, State
 from daemon.settings import Settings
 from daemon.spool import Spool
 
@@ -43,9 +44,9 @@ def accept(spool: Spool, tmp_path: Path) -> Callable[[str], StoredJob]:
         parts = []
         for seed, role in enumerate(("content", "style")):
             path = save(folder / f"{stem}.{role}.png", seed)
-            parts.append(DropPart(role, path.name, folder, Stamp.of(path.stat())))
+            parts.append(Part.seen(role, path.name, Stamp.of(path.stat())))  # type: ignore[arg-type]
         drop = Drop(stem, folder, tuple(parts), "default", Settings())
-        return spool.accept(drop, max_bytes=10**6, inspect=decode_here, believes_faults=True, versions={})
+        return accept_drop(spool, drop)
 
     return make
 

@@ -1,18 +1,21 @@
-"""The spool: jobs as directories, moved by rename."""
+"""The spool: jobs as directories, moved by rename; see also `test_spool_machine`, which states the rules."""
 
 from __future__ import annotations
 
 import errno
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.trees import decode_here, save
+from support.desk import accept
+from support.trees import save
 
 from daemon import files
 from daemon.errors import Failure, NotReady, NotTaken, Reason
-from daemon.job import Drop, DropPart, Stamp, State
+from daemon.job import Drop, Part, Stamp, State
 from daemon.settings import Settings
 from daemon.spool import Spool
 
@@ -38,18 +41,12 @@ def _drop(folder: Path, stem: str = "sea", **settings: int) -> Drop:
     for role, path in paths.items():
         if not path.exists():
             save(path, len(stem))
-        parts.append(DropPart(role, path.name, folder, Stamp.of(path.stat())))
+        parts.append(Part.seen(role, path.name, Stamp.of(path.stat())))  # type: ignore[arg-type]
     return Drop(stem, folder, tuple(parts), "default", Settings(**settings))
 
 
-def _accept(spool: Spool, drop: Drop, *, believes: bool = True, max_bytes: int = 10**6) -> StoredJob:
-    return spool.accept(
-        drop, max_bytes=max_bytes, inspect=decode_here, believes_faults=believes, versions={"x": "1"}
-    )
-
-
 def _started(spool: Spool, tmp_path: Path) -> StoredJob:
-    _accept(spool, _drop(tmp_path / "in"))
+    accept(spool, _drop(tmp_path / "in"))
     claim = spool.claim()
     assert claim
     return claim.entry
@@ -66,13 +63,13 @@ def _only(spool: Spool) -> StoredJob:
 def test_an_accepted_drop_is_copied_whole_into_queued(spool: Spool, tmp_path: Path) -> None:
     """A job lies in queued/ with byte-equal copies, and its job.json reads back as it was."""
     drop = _drop(tmp_path / "in")
-    entry = _accept(spool, drop)
+    entry = accept(spool, drop)
     assert entry.folder == spool.root / "queued" / entry.id
     job = Spool(spool.root).entries(State.QUEUED)[0].job
     assert job == entry.job
     assert job
     for part, item in zip(job.parts, drop.parts, strict=True):
-        assert entry.input(part).read_bytes() == (item.folder / item.name).read_bytes()
+        assert entry.input(part).read_bytes() == (drop.folder / item.name).read_bytes()
         assert part.stamp == item.stamp
     assert list((spool.root / "tmp").iterdir()) == []
 
@@ -88,7 +85,7 @@ def test_a_file_that_changed_since_the_scan_is_not_taken(spool: Spool, tmp_path:
     drop = _drop(tmp_path / "in")
     (tmp_path / "in" / "sea.png").write_bytes(b"newer")
     with pytest.raises(NotTaken, match=r"sea\.png changed"):
-        _accept(spool, drop)
+        accept(spool, drop)
     assert list(spool.all_entries()) == []
     assert list((spool.root / "tmp").iterdir()) == []
 
@@ -98,10 +95,10 @@ def test_a_sidecar_that_changed_since_it_was_read_is_not_taken(spool: Spool, tmp
     drop = _drop(tmp_path / "in")
     path = tmp_path / "in" / "sea.yaml"
     path.write_text("size: 64")
-    part = DropPart("sidecar", path.name, path.parent, Stamp.of(path.stat()))
+    part = Part.seen("sidecar", path.name, Stamp.of(path.stat()))
     changed = replace(drop, parts=(part, *drop.parts), sidecar_sha256="0" * 64)
     with pytest.raises(NotTaken, match=r"sea\.yaml changed while it was read"):
-        _accept(spool, changed)
+        accept(spool, changed)
 
 
 def test_a_picture_that_does_not_decode_is_believed_only_when_old(spool: Spool, tmp_path: Path) -> None:
@@ -111,8 +108,8 @@ def test_a_picture_that_does_not_decode_is_believed_only_when_old(spool: Spool, 
     (tmp_path / "in" / "sea.png").write_bytes(whole[: len(whole) // 2])
     drop = _drop(tmp_path / "in")
     with pytest.raises(NotTaken, match="not a readable picture"):
-        _accept(spool, drop, believes=False)
-    entry = _accept(spool, drop)
+        accept(spool, drop, believes=False)
+    entry = accept(spool, drop)
     assert entry.state is State.RUNNING
     assert spool.claim() is None
     assert entry.job
@@ -122,47 +119,14 @@ def test_a_picture_that_does_not_decode_is_believed_only_when_old(spool: Spool, 
 
 def test_a_file_over_the_cap_is_not_copied(spool: Spool, tmp_path: Path) -> None:
     """A file over max_bytes is the failure, and its bytes stay out of the spool."""
-    entry = _accept(spool, _drop(tmp_path / "in"), max_bytes=100)
+    entry = accept(spool, _drop(tmp_path / "in"), max_bytes=100)
     assert entry.job
     assert entry.job.failure
     assert entry.job.failure.reason is Reason.FILE_TOO_LARGE
     assert list(entry.inputs.iterdir()) == []
 
 
-def test_the_same_untouched_drop_is_the_same_job(spool: Spool, tmp_path: Path) -> None:
-    """Taken again before its originals are retired, a drop gives the entry it has, wherever that lies."""
-    drop = _drop(tmp_path / "in")
-    first = _accept(spool, drop)
-    assert _accept(spool, drop).folder == first.folder
-    spool.claim()
-    again = _accept(Spool(spool.root), drop)
-    assert (again.id, again.state) == (first.id, State.RUNNING)
-    assert len(list(spool.all_entries())) == 1
-
-
-def test_after_its_retirement_the_same_drop_is_a_new_job(spool: Spool, tmp_path: Path) -> None:
-    """A drop with the stamps of a retired one came later, in a reused inode: it gets an id of its own."""
-    drop = _drop(tmp_path / "in")
-    first = _accept(spool, drop)
-    spool.set_retired(first.id)
-    second = _accept(spool, drop)
-    assert second.id != first.id
-    assert {entry.id for entry in spool.unretired()} == {second.id}
-    spool.set_retired(second.id)
-    assert len({first.id, second.id, _accept(spool, drop).id}) == 3
-
-
 # Working
-
-
-def test_jobs_are_claimed_by_priority_then_in_order(spool: Spool, tmp_path: Path) -> None:
-    """Higher priority first; among equals, first come, first served."""
-    for stem, priority in (("a", 0), ("bb", 5), ("ccc", 0), ("dddd", 5)):
-        _accept(spool, _drop(tmp_path / stem, stem, priority=priority))
-    order = []
-    while claim := spool.claim():
-        order.append(claim.job.stem)
-    assert order == ["bb", "dddd", "a", "ccc"]
 
 
 def test_a_sequence_goes_on_after_a_restart(spool: Spool, tmp_path: Path) -> None:
@@ -170,13 +134,13 @@ def test_a_sequence_goes_on_after_a_restart(spool: Spool, tmp_path: Path) -> Non
     spool.complete(_claim(spool, tmp_path, "a"))
     again = Spool(spool.root)
     again.recover(lambda _job: True)
-    entry = _accept(again, _drop(tmp_path / "bb", "bb"))
+    entry = accept(again, _drop(tmp_path / "bb", "bb"))
     assert entry.job
     assert entry.job.sequence == 2
 
 
 def _claim(spool: Spool, tmp_path: Path, stem: str) -> object:
-    _accept(spool, _drop(tmp_path / stem, stem))
+    accept(spool, _drop(tmp_path / stem, stem))
     claim = spool.claim()
     assert claim
     return claim
@@ -189,6 +153,7 @@ def _claim(spool: Spool, tmp_path: Path, stem: str) -> object:
         ("started interrupted", 0),
         ("started crashed started", 2),
         ("started started", 1),  # the first never left the queue
+        ("started exhausted started", 1),  # with smaller tiles
         ("started crashed crashed started", 2),  # one end, recorded at two tries
         ("started crashed started interrupted started failed", 2),
         ("started crashed retried", 0),
@@ -198,7 +163,7 @@ def _claim(spool: Spool, tmp_path: Path, stem: str) -> object:
 )
 def test_attempts_that_count(events: str, used: int, spool: Spool, tmp_path: Path) -> None:
     """Starts count unless a stop or the surroundings ended them, and a retry counts afresh."""
-    entry = _accept(spool, _drop(tmp_path / "in"))
+    entry = accept(spool, _drop(tmp_path / "in"))
     lines = [json.dumps({"event": event}) for event in events.split()]
     (entry.folder / "attempts.jsonl").write_text("\n".join(lines) + '\n{"event": "sta')
     assert entry.attempts_used == used
@@ -214,7 +179,7 @@ def test_a_requeued_job_keeps_what_it_painted(spool: Spool, tmp_path: Path) -> N
 
 def test_a_completed_job_is_not_kept_twice(spool: Spool, tmp_path: Path) -> None:
     """Done keeps the inputs and lets go of the result, which lies in the outbox."""
-    _accept(spool, _drop(tmp_path / "in"))
+    accept(spool, _drop(tmp_path / "in"))
     claim = spool.claim()
     assert claim
     claim.entry.out.mkdir()
@@ -236,29 +201,10 @@ def test_endings_can_be_called_again(spool: Spool, tmp_path: Path) -> None:
 # Operators' verbs
 
 
-def test_hold_and_release(spool: Spool, tmp_path: Path) -> None:
-    """A held job is not claimed; a released one is."""
-    entry = spool.hold(_accept(spool, _drop(tmp_path / "in")))
-    assert spool.claim() is None
-    spool.release(entry)
-    assert spool.claim() is not None
-
-
-def test_retry_starts_afresh(spool: Spool, tmp_path: Path) -> None:
-    """A retried job has no failure, no cancel, no attempts and nothing painted."""
-    entry = _started(spool, tmp_path)
-    spool.ask_cancel(entry)
-    entry.out.mkdir()
-    again = spool.retry(spool.fail(entry, Failure(Reason.CANCELLED, "cancelled")))
-    assert (again.state, again.failure, again.attempts_used) == (State.QUEUED, None, 0)
-    assert not again.is_cancelled
-    assert not again.out.exists()
-
-
 @pytest.mark.parametrize("state", [State.QUEUED, State.HELD])
 def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_path: Path) -> None:
     """A cancelled job that waits is handed out once, from running/."""
-    entry = _accept(spool, _drop(tmp_path / "in"))
+    entry = accept(spool, _drop(tmp_path / "in"))
     entry = spool.hold(entry) if state is State.HELD else entry
     assert list(spool.take_cancelled()) == []
     spool.ask_cancel(entry)
@@ -269,16 +215,26 @@ def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_
 
 def test_a_cancelled_job_whose_end_did_not_get_through_is_the_workers(spool: Spool, tmp_path: Path) -> None:
     """Put back with its failure on record it is not handed out again: else each second would write anew."""
-    spool.ask_cancel(_accept(spool, _drop(tmp_path / "in")))
+    spool.ask_cancel(accept(spool, _drop(tmp_path / "in")))
     (taken,) = spool.take_cancelled()
     spool.note_failure(taken, Failure(Reason.CANCELLED, "cancelled"))
     spool.requeue(taken, "interrupted", "the outbox is away")
     assert list(spool.take_cancelled()) == []
 
 
+def test_a_cancelled_job_that_was_passed_over_is_taken_once_it_is_held(spool: Spool, tmp_path: Path) -> None:
+    """Left to the worker in the queue, where its turn never comes once it is held, it is handed out then."""
+    entry = accept(spool, _drop(tmp_path / "in"))
+    spool.note_failure(entry, Failure(Reason.CANCELLED, "cancelled"))
+    spool.ask_cancel(entry)
+    assert list(spool.take_cancelled()) == []
+    spool.hold(entry)
+    assert [taken.id for taken in spool.take_cancelled()] == [entry.id]
+
+
 def _cancelled_queued_and_running(spool: Spool, tmp_path: Path) -> tuple[StoredJob, StoredJob]:
     running = _started(spool, tmp_path)
-    queued = _accept(spool, _drop(tmp_path / "bb", "bb"))
+    queued = accept(spool, _drop(tmp_path / "bb", "bb"))
     for entry in (running, queued):
         spool.ask_cancel(entry)
     return queued, running
@@ -290,7 +246,7 @@ def test_a_cancel_requeued_amid_the_look_is_not_lost(spool: Spool, tmp_path: Pat
     taken = []
     for entry in spool.take_cancelled():
         taken.append(entry.id)
-        spool.requeue(running, "interrupted", "stop")  # as the finisher's thread does
+        spool.requeue(running, "interrupted", "stop")  # as the publisher's thread does
     assert taken == [queued.id]
     assert [entry.id for entry in spool.take_cancelled()] == [running.id]
 
@@ -329,7 +285,7 @@ def test_a_look_that_did_not_get_through_is_made_again(
             list(spool.take_cancelled())
     looking = spool.take_cancelled()
     assert next(looking).id == queued.id
-    other = _accept(spool, _drop(tmp_path / "ccc", "ccc"))
+    other = accept(spool, _drop(tmp_path / "ccc", "ccc"))
     (other.folder / "cancel").touch()
     looking.close()
     assert [entry.id for entry in spool.take_cancelled()] == [other.id]
@@ -347,7 +303,7 @@ def test_a_job_that_ends_while_it_is_sorted_is_no_error(spool: Spool, tmp_path: 
         def __setitem__(self, key: str, value: object) -> None:
             pass
 
-    entries = [_accept(spool, _drop(tmp_path / stem, stem)) for stem in ("a", "bb")]
+    entries = [accept(spool, _drop(tmp_path / stem, stem)) for stem in ("a", "bb")]
     for known in (spool._orders, {}):
         spool._orders = Forgetful(known)
         assert [entry.id for entry in spool.entries(State.QUEUED)] == [entry.id for entry in entries]
@@ -355,16 +311,31 @@ def test_a_job_that_ends_while_it_is_sorted_is_no_error(spool: Spool, tmp_path: 
 
 def test_an_accepted_drop_is_known_wherever_the_worker_takes_it(spool: Spool, tmp_path: Path) -> None:
     """Claimed before whoever accepted it asks what it is, it still says so."""
-    entry = _accept(spool, _drop(tmp_path / "in"))
+    entry = accept(spool, _drop(tmp_path / "in"))
     assert spool.claim()
     assert not entry.folder.exists()
     assert entry.job
     assert entry.job.id == entry.id
 
 
+def test_several_threads_claim_each_job_once(spool: Spool, tmp_path: Path) -> None:
+    """However many engines ask at the same time, each job goes to one of them, and is started once."""
+    wanted = {accept(spool, _drop(tmp_path / stem, stem)).id for stem in ("a", "bb", "ccc", "dddd", "eeeee")}
+    start = threading.Barrier(8)
+
+    def claim(_number: int) -> list[str]:
+        start.wait()
+        return [claim.entry.id for claim in iter(spool.claim, None) if claim]
+
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [id_ for ids in pool.map(claim, range(8)) for id_ in ids]
+    assert sorted(claimed) == sorted(wanted)
+    assert [entry.attempts_used for entry in spool.entries(State.RUNNING)] == [1] * 5
+
+
 def test_find_takes_ids_prefixes_and_labels(spool: Spool, tmp_path: Path) -> None:
     """JOB is an id, its beginning, or the whole name of its entry, never a part of the name."""
-    entry = _accept(spool, _drop(tmp_path / "in"))
+    entry = accept(spool, _drop(tmp_path / "in"))
     for given in (entry.id, entry.id[:1], entry.label):
         assert [found.id for found in spool.find(given)] == [entry.id]
     for given in (f"x-{entry.id[:8]}", "sea", "zzz"):
@@ -378,7 +349,7 @@ def test_recovery_sorts_everything(spool: Spool, tmp_path: Path) -> None:
     """Running jobs are completed if published, else requeued; drafts go; the unreadable is kept aside."""
     for stem in ("a", "bb", "ccc"):
         _claim(spool, tmp_path, stem)
-    _accept(spool, _drop(tmp_path / "dddd", "dddd"))
+    accept(spool, _drop(tmp_path / "dddd", "dddd"))
     jobs = {entry.job.stem: entry for entry in spool.all_entries() if entry.job}
     (jobs["ccc"].folder / "job.json").write_text("{")
     (jobs["dddd"].folder / "job.json").write_bytes(b"")
