@@ -143,6 +143,7 @@ def test_error_yaml_says_why_and_where() -> None:
                 "allowed": "16 or more",
                 "hint": "h",
                 "reason": "bad_sidecar",
+                "problem": "",
             }
         ],
         "last_lines": ["line 1", "line 2"],

@@ -10,11 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 from support.trees import Tree
 
-from daemon import files
+from daemon import clock, files
 from daemon.errors import NotReady
-from daemon.job import State
+from daemon.job import Job, State
 from daemon.lifeline import Lifeline
 from daemon.outbox.publish import Outbox
+from daemon.sentinel import Sentinel
 from daemon.service import metrics, status, upkeep
 from daemon.service.status import Situation, Status
 from daemon.service.upkeep import Upkeep
@@ -33,9 +34,10 @@ class House:
 
     def __init__(self, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tree = Tree(config)
-        self.tree.outbox.mkdir()
         self.spool = Spool(config.folders.spool)
         self.spool.prepare()
+        self.sentinel = Sentinel(self.tree.outbox, "outbox", config.folders.spool / "met-outbox")
+        self.sentinel.establish()
         self.situation = Situation(config, state="running")
         self.now = 0.0
         self.life = Lifeline(clock=lambda: self.now)
@@ -44,13 +46,21 @@ class House:
         monkeypatch.setattr(status, "notify", lambda **facts: None)
         monkeypatch.delenv("WATCHDOG_USEC", raising=False)
         self.upkeep = self.make()
+        self.upkeep.report.begin()
         self.upkeep.hasten()
+
+    def accept(self) -> None:
+        """Put another job into the queue."""
+        id_ = f"{self.spool.count(State.QUEUED):016x}"
+        job = Job(id_, 1, "sea", ".", (), "default", None, clock.stamp(clock.utc()))
+        (self.spool.folder(State.QUEUED) / id_).mkdir()
+        (self.spool.folder(State.QUEUED) / id_ / "job.json").write_bytes(job.to_json())
 
     def make(self) -> Upkeep:
         """Make one, as at a start."""
         attempts = Attempts()
         written = Status(self.spool, self.situation, attempts, {"intake": self.life})
-        return Upkeep(self.spool, Outbox(self.tree.outbox), self.situation, attempts, written)
+        return Upkeep(self.spool, Outbox(self.tree.outbox, self.sentinel), self.situation, attempts, written)
 
     def change(self, **sections: Any) -> None:
         """Lay other sections over the config, as a reload does."""
@@ -126,13 +136,13 @@ def test_a_changed_config_makes_everything_due(house: House, monkeypatch: pytest
 def test_the_report_is_written_while_there_is_news_and_not_otherwise(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A summary with nothing new is not written again; news are, at most every 10 s."""
-    written = _counted(monkeypatch, house.upkeep.summary, "write")
+    """A report with nothing new is not written again; news are, at most every 10 s."""
+    written = _counted(monkeypatch, house.upkeep.report, "write")
     house.upkeep.turn(1000.0)
-    assert written == []
-    house.upkeep.summary.accepted()
+    written.clear()  # what came before the retention
+    house.accept()
     house.upkeep.turn(1001.0)
-    house.upkeep.summary.accepted()
+    house.accept()
     for second in range(2, 11):
         house.upkeep.turn(1000.0 + second)
     assert len(written) == 1
@@ -153,19 +163,19 @@ def test_what_fails_costs_one_warning_and_nothing_else(
 
     owner, name = {
         "metrics": (metrics, "write"),
-        "summary": (house.upkeep.summary, "write"),
+        "summary": (house.upkeep.report, "write"),
         "retention": (house.spool, "expire"),
     }[what]
     real = getattr(owner, name)
     with capture_logs() as records:
         for step, reason in enumerate(["disk", "disk", "share", "share", ""]):
             monkeypatch.setattr(owner, name, fail if reason else real)
-            house.upkeep.summary.accepted()
+            house.accept()
             house.upkeep.hasten()
             house.upkeep.turn(1000.0 + step)
         reason = "share"
         monkeypatch.setattr(owner, name, fail)
-        house.upkeep.summary.accepted()
+        house.accept()
         house.upkeep.hasten()
         house.upkeep.turn(2000.0)
     failed = _named(records, "service.report_failed")
@@ -212,14 +222,14 @@ def test_the_end_leaves_what_it_can(house: House, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object, **__: object) -> None:
         raise NotReady("away")
 
-    house.upkeep.summary.completed(1800)
-    monkeypatch.setattr(house.upkeep.summary, "_check", fail)
+    house.accept()
+    house.sentinel.path.unlink()
     monkeypatch.setattr(metrics, "write", fail)
     with capture_logs() as records:
         house.upkeep.end()
     assert [record["what"] for record in _named(records, "service.report_failed")] == ["metrics", "summary"]
     (line,) = _named(records, "service.summarized")
-    assert (line["done"], line["hours_used"], line["path"]) == (1, 0.5, None)
+    assert (line["accepted"], line["path"]) == (1, None)
     assert house.status["state"] == "running"
 
 
@@ -229,12 +239,12 @@ def test_a_run_in_which_nothing_happened_says_nothing(house: House) -> None:
         house.upkeep.end_night()
         house.upkeep.end()
     assert records == []
-    assert list(house.tree.outbox.iterdir()) == []
+    assert list(house.tree.outbox.iterdir()) == [house.sentinel.path]
 
 
 def test_a_night_is_summed_up_once(house: House) -> None:
     """What the close of the window told is not told again at the end of the service."""
-    house.upkeep.summary.accepted()
+    house.accept()
     with capture_logs() as records:
         house.upkeep.end_night()
         house.upkeep.end_night()
@@ -295,3 +305,12 @@ def test_a_retention_of_any_length_can_be_computed(
     house.upkeep.turn(1000.0)
     with pytest.raises(Exception, match="retention_days"):
         make_config(outbox={"retention_days": {"done": 10**10}})
+
+
+def test_the_report_is_written_before_its_records_go(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retention comes after a report, so that what it forgets is counted."""
+    acts: list[str] = []
+    monkeypatch.setattr(house.upkeep.report, "write", lambda *_args, **_options: acts.append("report"))
+    monkeypatch.setattr(house.spool, "expire", lambda *_args: acts.append("expire"))
+    house.upkeep.turn(1000.0)
+    assert acts == ["report", "expire", "expire"]
