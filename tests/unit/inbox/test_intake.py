@@ -358,7 +358,7 @@ def test_a_drop_that_cannot_be_removed_is_accepted_once(desk: Desk, monkeypatch:
     desk.tree.drop("sea")
 
     def rename(path: Any, *others: Any, **options: Any) -> None:
-        if "src_dir_fd" in options:
+        if options.get("src_dir_fd") is not None:
             raise PermissionError(13, "Permission denied", str(path))
         real(path, *others, **options)
 
