@@ -95,9 +95,7 @@ class Outbox:
         self._end_live(self.live(job))
         return entry
 
-    def publish_failure(
-        self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline
-    ) -> Path:
+    def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline) -> Path:
         """Show a failure: error.yaml, and the files as they were dropped, to be mended and dropped again.
 
         Args:

@@ -177,7 +177,7 @@ class IntakeLoop:
         if job.id not in self._announced and not entry.was_moved:
             self._announce(job)
         if job.failure is not None and entry.state is State.RUNNING:
-            self._outcomes.fail_now(entry, job.failure)
+            self._outcomes.fail_now(entry, job.failure, self._life)
         self.has_work.set()
         return job
 
@@ -205,7 +205,7 @@ class IntakeLoop:
     def answer_operators(self) -> None:
         """End what was cancelled; what the spool does not allow now is done the next time."""
         try:
-            if not self._outcomes.end_cancelled():
+            if not self._outcomes.end_cancelled(self._life):
                 self.has_work.set()
         except OSError as error:
             self._backoff.begin("operators", error)
