@@ -58,9 +58,7 @@ class Backoff:
         if self._pauses.pop(part, None) is not None:
             log.info("service.resumed", part=part)
 
-    def retry(
-        self, part: str, action: Callable[[], object], life: Lifeline, *, gives_up: bool = False
-    ) -> bool:
+    def retry(self, part: str, action: Callable[[], object], life: Lifeline, *, gives_up: bool = False) -> bool:
         """Run an action until it succeeds.
 
         Args:

@@ -249,7 +249,7 @@ class IntakeThread:
         if job.id not in self._announced and not entry.was_moved:
             self._announce(job)
         if job.failure is not None and entry.state is State.RUNNING:
-            self._outcomes.fail_now(entry, job.failure)
+            self._outcomes.fail_now(entry, job.failure, self._life)
         self.has_work.set()
         self._inbox.forget(drop)
         self._retirer.remember(replace(job, folder=str(drop.folder)))  # its place now: it may have been moved
@@ -287,7 +287,7 @@ class IntakeThread:
     def answer_operators(self) -> None:
         """End what operators cancelled; what the spool does not allow now is done the next time."""
         try:
-            if not self._outcomes.end_cancelled():
+            if not self._outcomes.end_cancelled(self._life):
                 self.has_work.set()
         except OSError as error:
             self._backoff.begin("operators", error)

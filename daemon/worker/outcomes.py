@@ -9,8 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from daemon import clock, files, images, logs
-from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
-from daemon.lifeline import Lifeline
+from daemon.errors import Failure, JobError, NotReady, Reason
 from daemon.outbox import record
 from daemon.worker import result
 from daemon.worker.result import OutOfTime
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from daemon.errors import EngineError
     from daemon.job import EngineInfo, Painting, Picture
+    from daemon.lifeline import Lifeline
     from daemon.outbox.frames import FrameWriter
     from daemon.outbox.loss_table import Row
     from daemon.outbox.publish import Outbox
@@ -152,8 +153,11 @@ class Outcomes:
 
     # Cancelling
 
-    def end_cancelled(self) -> bool:
+    def end_cancelled(self, life: Lifeline) -> bool:
         """End what operators cancelled: queued and held jobs now, running ones by stopping their attempt.
+
+        Args:
+            life: the calling thread's.
 
         Returns:
             Whether all of them have ended that were not running; if not, the worker ends the rest.
@@ -162,7 +166,7 @@ class Outcomes:
             OSError: the spool cannot be read.
         """
         self._attempts.stop_cancelled()
-        ended = [self.fail_now(entry, CANCELLED) for entry in self._spool.take_cancelled()]
+        ended = [self.fail_now(entry, CANCELLED, life) for entry in self._spool.take_cancelled()]
         return all(ended)
 
     def decide(self, claim: Claim, outcome: _Some) -> _Some | Failed:
@@ -246,14 +250,19 @@ class Outcomes:
         # Interrupted, recovery ends it: its failure is on record.
         return Ending.FAILED if is_ended else Ending.INTERRUPTED
 
-    def fail_now(self, entry: StoredJob, failure: Failure) -> bool:
+    def fail_now(self, entry: StoredJob, failure: Failure, life: Lifeline) -> bool:
         """End a job that lies in `running/`, at the first try; where that fails, it waits in the queue.
+
+        Args:
+            entry: the job.
+            failure: the reason.
+            life: the calling thread's.
 
         Returns:
             Whether it ended; if not, the worker ends it when its turn comes.
         """
         try:
-            self._end_failed(entry, failure, Lifeline())
+            self._end_failed(entry, failure, life)
         except (NotReady, OSError) as error:
             self._spool.requeue(entry, "interrupted", str(error))
             return False
@@ -314,17 +323,6 @@ class Outcomes:
     def _requeue(self, claim: Claim, event: str, reason: str, life: Lifeline) -> None:
         requeue = functools.partial(self._spool.requeue, claim.entry, event, reason)
         self._backoff.retry("spool", requeue, life)
-
-
-def crash_failure(error: EngineError, attempt: int) -> Failure:
-    """Say why a job failed whose attempts ended the engine too often."""
-    hints = {
-        Reason.OUT_OF_MEMORY: "use a smaller size, or raise engine.memory_limit_mb if it is set",
-        Reason.TIMED_OUT: "use fewer iterations or a smaller size, or raise engine.job_timeout_s",
-    }
-    hint = hints.get(error.reason, "see the log; retry once the cause is gone")
-    message = f"{error.message} (attempt {attempt})"
-    return Failure(error.reason, message, hint=hint, last_lines=error.last_lines)
 
 
 def _refusal(error: OSError) -> Failure:

@@ -9,7 +9,7 @@ import structlog
 from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
 from daemon.worker.attempt import Attempt
 from daemon.worker.lookahead import LookAhead
-from daemon.worker.outcomes import Crashed, Failed, Interrupted, Stored, crash_failure
+from daemon.worker.outcomes import Crashed, Failed, Interrupted, Stored
 from daemon.worker.result import is_stored
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Worker:
         has_advanced = claim.entry.progress > claim.progress
         if is_exhausted or has_advanced or claim.attempt < self.max_attempts:
             return Crashed(error, self.max_attempts, is_exhausted)
-        return Failed(crash_failure(error, claim.attempt))
+        return Failed(_crash_failure(error, claim.attempt))
 
     def _given_up(self, claim: Claim) -> Failure | None:
         """Fail what ended the service or the engine too often."""
@@ -138,3 +138,14 @@ class Worker:
             f"{claim.attempt - 1} attempts ended without a result",
             hint="see the log; retry once the cause is gone",
         )
+
+
+def _crash_failure(error: EngineError, attempt: int) -> Failure:
+    """Say why a job failed whose attempts ended the engine too often."""
+    hints = {
+        Reason.OUT_OF_MEMORY: "use a smaller size, or raise engine.memory_limit_mb if it is set",
+        Reason.TIMED_OUT: "use fewer iterations or a smaller size, or raise engine.job_timeout_s",
+    }
+    hint = hints.get(error.reason, "see the log; retry once the cause is gone")
+    message = f"{error.message} (attempt {attempt})"
+    return Failure(error.reason, message, hint=hint, last_lines=error.last_lines)

@@ -95,9 +95,7 @@ def test_jobs_are_painted_while_one_is_finished_but_not_without_bound(
     tree.check(is_quiet=True)
 
 
-def test_each_line_of_a_finished_job_is_of_that_job(
-    tree: Tree, run: Runs, press: Press
-) -> None:
+def test_each_line_of_a_finished_job_is_of_that_job(tree: Tree, run: Runs, press: Press) -> None:
     """What is logged of an ending carries the id of the job that ends, not of one that is painted by then."""
     for name in ("a", "b"):
         tree.drop(name)
@@ -121,9 +119,7 @@ def test_a_drain_waits_for_what_is_finished(tree: Tree, run: Runs, press: Press)
     tree.check(is_quiet=True)
 
 
-def test_what_comes_back_into_the_queue_is_done_by_the_same_drain(
-    tree: Tree, run: Runs, press: Press
-) -> None:
+def test_what_comes_back_into_the_queue_is_done_by_the_same_drain(tree: Tree, run: Runs, press: Press) -> None:
     """A spool that does not take a result pauses the worker; the job is painted again, at no cost."""
     tree.drop("a")
     press.errors.append(OSError(errno.ENOSPC, "No space left on device"))
@@ -270,9 +266,7 @@ def test_a_job_that_was_cut_off_before_is_alone(tree: Tree, run: Runs, press: Pr
     tree.check(is_quiet=True)
 
 
-def test_the_room_of_what_is_finished_is_not_given_away(
-    tree: Tree, run: Runs, press: Press
-) -> None:
+def test_the_room_of_what_is_finished_is_not_given_away(tree: Tree, run: Runs, press: Press) -> None:
     """What a handed over job may still take counts for the next claim, and no longer once it has ended."""
     tree.drop("a")
     tree.drop("b")

@@ -39,9 +39,7 @@ def _completed(records: list[MutableMapping[str, Any]]) -> MutableMapping[str, A
     return line
 
 
-def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(
-    tree: Tree, run: Runs
-) -> None:
+def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(tree: Tree, run: Runs) -> None:
     """With the outbox away a good drop after a faulty one is accepted; both endings appear once it is back."""
     running = run(tree.config)
     running.until_ready()
@@ -83,9 +81,7 @@ def test_a_defect_in_any_thread_ends_the_run_with_it(
     assert not tree.spool.is_locked()
 
 
-def test_facts_survive_a_stop_while_the_outbox_is_away(
-    tree: Tree, run: Runs
-) -> None:
+def test_facts_survive_a_stop_while_the_outbox_is_away(tree: Tree, run: Runs) -> None:
     """A job published only after a restart is completed with the facts of its painting, painted once."""
 
     def unmount(step: Step) -> None:

@@ -244,9 +244,7 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
     assert [record["event"] for record in records].count("service.stalled") == 1
 
 
-def test_status_names_the_loop_that_hangs(
-    tree: Tree, run: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_names_the_loop_that_hangs(tree: Tree, run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """status.json is still written while the intake hangs, and says which loop does."""
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
     free, real = threading.Event(), Intake.turn
@@ -296,9 +294,7 @@ def test_status_says_stopping_while_what_is_painted_is_brought_to_its_end(
     assert (last["state"], last["stalled"], last["run"]["completed"]) == ("stopped", [], 1)
 
 
-def test_an_engine_that_takes_its_time_to_end_leaves_no_loop_to_be_missed(
-    tree: Tree, run: Runs
-) -> None:
+def test_an_engine_that_takes_its_time_to_end_leaves_no_loop_to_be_missed(tree: Tree, run: Runs) -> None:
     """Signs of life while the engine is stopped do not make the watchdog wait for more from the worker."""
     ended = threading.Event()
 
@@ -334,7 +330,7 @@ def test_a_spool_that_refuses_does_not_silence_the_watchdog(
     running = run(tree.config)
     running.until_ready()
 
-    def refuse() -> None:
+    def refuse(_life: object) -> None:
         raise OSError(30, os.strerror(30), "asked")
 
     monkeypatch.setattr(running.service.outcomes, "end_cancelled", refuse)

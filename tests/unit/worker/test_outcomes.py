@@ -15,7 +15,7 @@ from daemon.job import State
 from daemon.lifeline import Lifeline
 from daemon.outbox import loss_table
 from daemon.worker import result
-from daemon.worker.outcomes import CANCELLED, Crashed, Ending, Failed, Interrupted, Stored, crash_failure
+from daemon.worker.outcomes import CANCELLED, Crashed, Ending, Failed, Interrupted, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -236,7 +236,7 @@ def test_where_it_cannot_be_told_a_cancelled_job_goes_through_the_queue(court: C
     court.cancel()
     court.take_outbox_away()
     assert court.settle(Interrupted()) is Ending.INTERRUPTED
-    assert not court.outcomes.end_cancelled()
+    assert not court.outcomes.end_cancelled(Lifeline())
     assert court.state is State.QUEUED
     (court.tree.outbox / ".styletransferd-outbox").touch()
     (entry,) = court.spool.entries(State.QUEUED)
@@ -248,21 +248,27 @@ def test_one_look_ends_queued_held_and_running_jobs(court: Court) -> None:
     attempt = court.studio.attempt(FakeEngine())
     court.cancel()
     with court.studio.service.attempts.running(attempt):
-        assert court.outcomes.end_cancelled()
+        assert court.outcomes.end_cancelled(Lifeline())
         assert attempt.life.is_stopping
     assert court.state is State.RUNNING
     court.spool.hold(court.spool.requeue(court.studio.claim.entry, "interrupted", "x"))
-    assert court.outcomes.end_cancelled()
+    assert court.outcomes.end_cancelled(Lifeline())
     assert court.state is State.FAILED
     (entry,) = court.spool.entries(State.FAILED)
     assert entry.failure == CANCELLED
     court.tree.check(is_quiet=True)
 
 
-def test_a_crash_failure_says_what_helps() -> None:
-    """Each reason has its hint, and the attempt and the last words are kept."""
-    for reason, hint in ((Reason.OUT_OF_MEMORY, "size"), (Reason.TIMED_OUT, "iterations")):
-        failure = crash_failure(EngineError("it ended", reason, ("the last words",)), 2)
-        assert (failure.reason, failure.message) == (reason, "it ended (attempt 2)")
-        assert hint in failure.hint
-        assert failure.last_lines == ("the last words",)
+def test_a_faulty_drop_is_ended_at_the_first_try_or_left_to_the_worker(court: Court) -> None:
+    """The intake waits for no outbox: with it away the job is queued with its failure on record."""
+    entry, failure = court.studio.claim.entry, Failure(Reason.BAD_SIDECAR, "x")
+    court.take_outbox_away()
+    assert not court.outcomes.fail_now(entry, failure, Lifeline())
+    (queued,) = court.spool.entries(State.QUEUED)
+    assert (queued.failure, queued.attempts_used) == (failure, 0)
+    (court.tree.outbox / ".styletransferd-outbox").touch()
+    claim = court.spool.claim()
+    assert claim
+    assert court.outcomes.fail_now(claim.entry, failure, Lifeline())
+    assert court.state is State.FAILED
+    court.tree.check(is_quiet=True)

@@ -8,12 +8,13 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from structlog.testing import capture_logs
 from support.fakes import PLAN, FakeEngine
 from support.trees import NearDecoder, Stepper, Tree, wait_for
 
 from daemon import safe_yaml
-from daemon.errors import NotReady, Reason
+from daemon.errors import EngineError, NotReady, Reason
 from daemon.job import State
 from daemon.lifeline import Lifeline
 from daemon.service.service import Service
@@ -134,14 +135,28 @@ class Asked(FakeEngine):
         return super().stylize(request, life)
 
 
-def test_a_job_that_its_engine_never_outlives_fails_once_it_makes_no_progress(tree: Tree) -> None:
-    """After `max_attempts` it fails with the last one's words."""
-    stepper = Stepper(tree.config, FakeEngine(*["crash"] * 9))
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        (Reason.ENGINE_CRASHED, "see the log"),
+        (Reason.OUT_OF_MEMORY, "use a smaller size"),
+        (Reason.TIMED_OUT, "use fewer iterations"),
+    ],
+)
+def test_a_job_that_its_engine_never_outlives_says_what_helps(reason: Reason, hint: str, tree: Tree) -> None:
+    """After `max_attempts` it fails with the last reason, its hint, the attempt and the last words."""
+
+    class Dying(FakeEngine):
+        def _act(self, act: str, life: Lifeline) -> None:
+            raise EngineError("it ended", reason, ("the last words",))
+
+    stepper = Stepper(tree.config, Dying())
     tree.drop("sea")
     assert stepper.until_quiet() == [Ending.CRASHED, Ending.CRASHED, Ending.FAILED]
     (entry,) = tree.spool.entries(State.FAILED)
     assert entry.failure
-    assert entry.failure.message == "the fake engine crashed (attempt 3)"
+    assert (entry.failure.reason, entry.failure.message) == (reason, "it ended (attempt 3)")
+    assert entry.failure.hint.startswith(hint)
     assert entry.failure.last_lines == ("the last words",)
 
 
