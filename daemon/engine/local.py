@@ -67,6 +67,10 @@ class LocalEngine:
             kept: an existing folder for Gram matrices of styles; None: they are kept in memory alone.
         """
         self._gram_cache = GramCache(kept and kept / _STYLE_TARGETS)
+        self._versions = device.versions()
+        onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
+        # What this engine runs with, which may be replaced on disk while it runs: a checkpoint belongs to it.
+        self._software = {"styletransferd": __version__, **self._versions, "onednn": onednn}
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
         self._prefetcher = Prefetcher(self._make_ready)
@@ -93,7 +97,7 @@ class LocalEngine:
                 weights_source=loaded.source,
                 weights_sha256=loaded.sha256,
                 load_s=round(time.perf_counter() - begun, 3),
-                versions=device.versions(),
+                versions=self._versions,
             )
             self._loaded = _Loaded(Painter(network, exact, self._gram_cache), info)
         return self._loaded
@@ -165,9 +169,7 @@ class LocalEngine:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
-        onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
-        software = {"styletransferd": __version__, **info.versions, "onednn": onednn}
-        computed = info.device, info.precision, info.backward, info.weights_sha256, software
+        computed = info.device, info.precision, info.backward, info.weights_sha256, self._software
         return Checkpoints(request.checkpoints, key(settings, shares, computed), self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:

@@ -634,9 +634,7 @@ time.sleep(600)
 @pytest.mark.parametrize("moment", ["started", "loading"])
 def test_the_child_dies_with_its_parent(tmp_path: Path, moment: str) -> None:
     """Nothing is left when the daemon is killed with SIGKILL, not even a child that hangs, deaf to its pipe."""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, tmp_path], stdout=subprocess.PIPE, text=True
-    )
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path], stdout=subprocess.PIPE, text=True)
     try:
         started = next(line for line in parent.stdout if "engine.started" in line)
         pid = int(re.search(r"engine_pid=(\d+)", started)[1])
