@@ -9,7 +9,7 @@ from daemon.engine.session import Prepared, Session
 from daemon.transfer import step
 from daemon.transfer.backend.tile_layout import WHOLE
 from daemon.transfer.step import Method
-from daemon.transfer.targets import GramStore, NoStore, targets
+from daemon.transfer.targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from daemon.transfer.backend.tile_layout import TileSize
     from daemon.transfer.scales import Subject
     from daemon.transfer.step import Step
+    from daemon.transfer.targets import GramStore
     from daemon.transfer.vgg19 import Vgg19
 
 
@@ -35,7 +36,7 @@ class Painter:
         """
         self._network = network
         self._exact = exact
-        self._gram_store = gram_store or NoStore()
+        self._gram_store = gram_store
         self._steps: dict[tuple[str, Method, TileSize], Step] = {}
         self._lock = threading.Lock()
 

@@ -52,7 +52,7 @@ class Session:
         self,
         subject: Subject,
         steps: Sequence[transfer.Step],
-        gram_store: GramStore,
+        gram_store: GramStore | None,
         *,
         exact: transfer.Step | None = None,
         prepared: Prepared | None = None,
@@ -63,7 +63,7 @@ class Session:
         Args:
             subject: the job's pictures and settings.
             steps: the compiled step of every scale, coarse to fine.
-            gram_store: the store of the styles' Gram matrices.
+            gram_store: the store of the styles' Gram matrices; None: they are computed.
             exact: the last scale's step in float32 for the reported losses, if it iterates in bfloat16.
             prepared: the first scale's targets, computed ahead.
             resumed: the state to go on from.

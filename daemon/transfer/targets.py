@@ -33,15 +33,7 @@ class GramStore(Protocol):
         """Give the Gram matrices that are stored under a key, or compute and store them."""
 
 
-class NoStore:
-    """Keeps no Gram matrices."""
-
-    def get(self, key: str, compute: Callable[[], Grams]) -> Grams:  # noqa: ARG002 - of the protocol
-        """Compute."""
-        return compute()
-
-
-def targets(step: Step, subject: Subject, scale: Scale, store: GramStore) -> Targets:
+def targets(step: Step, subject: Subject, scale: Scale, store: GramStore | None) -> Targets:
     """Compute once what every step at one size compares with, by the very network that iterates.
 
     So bfloat16's errors are on both sides: against float32's targets they would not cancel, and the picture
@@ -66,7 +58,7 @@ def targets(step: Step, subject: Subject, scale: Scale, store: GramStore) -> Tar
     )
 
 
-def _style_grams(step: Step, style: Picture, store: GramStore) -> Grams:
+def _style_grams(step: Step, style: Picture, store: GramStore | None) -> Grams:
     """Compute a style's Gram matrices, or take those of the same pixels, computed in the same way."""
     method, network = step.method, step.network
     is_on_gpu = bool(tf.config.list_logical_devices("GPU"))
@@ -77,7 +69,7 @@ def _style_grams(step: Step, style: Picture, store: GramStore) -> Grams:
     def compute() -> Grams:
         return {layer: gram.numpy() for layer, gram in step.style_grams(pixels.to_vgg(style)).items()}
 
-    return store.get(key, compute)
+    return compute() if store is None else store.get(key, compute)
 
 
 def _weights(settings: Settings) -> tuple[float, float]:

@@ -54,22 +54,15 @@ def test_it_is_chosen_where_tensorflow_runs_without_onednn(
 
 @pytest.mark.parametrize("is_on", [False, True])
 def test_tensorflow_says_whether_it_uses_onednn(*, is_on: bool) -> None:
-    """TF_ENABLE_ONEDNN_OPTS overrides what the processor would have, and the answer follows it.
-
-    With it off the library's gradient is clearly slower than the convolution; with it on it is about as fast.
-    """
-    asked = "print(processor.uses_onednn(), timing.convolution_gain('bfloat16') > 2)"
+    """TF_ENABLE_ONEDNN_OPTS overrides what the processor would have, and the answer follows it."""
     told = subprocess.run(
-        [sys.executable, "-c", f"from daemon.transfer.backend import processor, timing; {asked}"],
+        [sys.executable, "-c", "from daemon.transfer.backend import processor; print(processor.uses_onednn())"],
         env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": str(int(is_on))},
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
-    if is_on:
-        assert told.startswith("True")
-    else:
-        assert told == "False True\n"
+    assert told == f"{is_on}\n"
 
 
 def test_what_selftest_prints_is_measured_for_real() -> None:

@@ -13,7 +13,7 @@ from skimage import data
 from daemon.engine.painter import Painter
 from daemon.settings import PRESETS, Settings
 from daemon.transfer.scales import Subject
-from daemon.transfer.targets import NoStore, targets
+from daemon.transfer.targets import targets
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def way(coarse: Painter, picture: Callable[..., np.ndarray]) -> Way:
 def exact(real_painter: Painter, subject: Subject, image: Any) -> Any:
     """Give the losses of a picture of the final size by the painter that has nothing but float32."""
     compiled = real_painter.step(subject.settings)
-    compared = targets(compiled, subject, subject.scales()[-1], NoStore())
+    compared = targets(compiled, subject, subject.scales()[-1], None)
     return [float(value) for value in compiled.loss(tf.constant(image), compared)]
 
 
@@ -110,7 +110,7 @@ def test_rows_are_those_of_the_iterations(coarse: Painter, way: Way) -> None:
     """The losses of the way are bfloat16's, near float32's and not the same; the best is theirs."""
     final = [step for step in way.steps if step.size_px == 48]
     compiled = coarse.step(way.subject.settings)
-    compared = targets(compiled, way.subject, way.subject.scales()[-1], NoStore())
+    compared = targets(compiled, way.subject, way.subject.scales()[-1], None)
     found = compiled.loss(tf.constant(way.states[-1].image), compared)
     assert numbers(final[-1].losses) == pytest.approx([float(value) for value in found], rel=0.01)
     assert final[0].losses.total == pytest.approx(way.painting.first.total, rel=0.05)

@@ -30,7 +30,6 @@ from daemon.transfer.losses import Loss
 from daemon.transfer.optimizers import DAMPING
 from daemon.transfer.scales import Subject
 from daemon.transfer.step import _guarded
-from daemon.transfer.targets import NoStore
 from daemon.transfer.targets import targets as targets_of
 from daemon.worker.worker import Ending
 
@@ -140,7 +139,7 @@ def facts(steps: list[Step]) -> list[Any]:
 def targets_of_first_scale(weak: Weak) -> Any:
     """Compute the targets of a job of one scale."""
     subject = weak.subject({"size": 32, "iterations": 2})
-    return targets_of(weak.program, subject, subject.scales()[0], NoStore())
+    return targets_of(weak.program, subject, subject.scales()[0], None)
 
 
 def failed(session: Session) -> tuple[list[Step], JobError]:

@@ -13,7 +13,7 @@ from daemon.settings import PRESETS, Settings
 from daemon.transfer import pixels
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
 from daemon.transfer.scales import Scale, Subject
-from daemon.transfer.targets import NoStore, targets
+from daemon.transfer.targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,7 +185,7 @@ def test_updates_on_the_real_objective_are_those_of_the_textbook(
     step = real_painter.step(settings)
     subject = Subject(picture(36, 48), [(picture(36, 28, 1), 1.0)], settings)
     scale = Scale(36, 48, 6)
-    compared = targets(step, subject, scale, NoStore())
+    compared = targets(step, subject, scale, None)
 
     def slope(image: np.ndarray) -> np.ndarray:
         with tf.GradientTape() as tape:

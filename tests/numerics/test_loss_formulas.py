@@ -13,7 +13,6 @@ from daemon.settings import PRESETS, Settings
 from daemon.transfer import losses, pixels
 from daemon.transfer.losses import Targets
 from daemon.transfer.scales import Scale, Subject
-from daemon.transfer.targets import NoStore
 from daemon.transfer.targets import targets as targets_of
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ def prepared(
     step: Step, picture: Callable[..., np.ndarray], settings: Settings, *styles: tuple[np.ndarray, float]
 ) -> Targets:
     """Targets of a content of 24 x 32 px and some styles."""
-    return targets_of(step, Subject(picture(24, 32), styles, settings), Scale(24, 32, 1), NoStore())
+    return targets_of(step, Subject(picture(24, 32), styles, settings), Scale(24, 32, 1), None)
 
 
 def test_layer_weights_of_a_job_are_shares(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
@@ -243,7 +242,7 @@ def test_gradient_equals_finite_differences_in_float64(
     image = pixels.to_vgg(picture(32, 32, 2))
     settings = Settings.model_validate(PRESETS["paper"])
     compiled = real_painter.step(settings)
-    targets = targets_of(compiled, Subject(content, [(style, 1.0)], settings), Scale(32, 32, 1), NoStore())
+    targets = targets_of(compiled, Subject(content, [(style, 1.0)], settings), Scale(32, 32, 1), None)
     with tf.GradientTape() as tape:
         tape.watch(image)
         loss = compiled.loss(image, targets)

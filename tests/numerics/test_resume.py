@@ -428,6 +428,7 @@ def test_another_version_begins_anew(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(name, value)
+            assert first_fresh(engine, order()) == 5  # which was started before
             assert first_fresh(engine_in(tmp_path), order()) == 0
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import color_transfer, losses, pixels
 from daemon.transfer.scales import Scale, Subject
-from daemon.transfer.targets import NoStore, targets
+from daemon.transfer.targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -376,7 +376,7 @@ def test_a_narrow_style_is_painted(painter: Painter, paint: Paint, picture: Draw
     steps = paint(content, [(style, 1.0)], size=64, iterations=1)
     settings = Settings.model_validate({**PRESETS["paper"], "size": 64})
     program = painter.step(settings)
-    compared = targets(program, Subject(content, [(style, 1.0)], settings), Scale(48, 64, 1), NoStore())
+    compared = targets(program, Subject(content, [(style, 1.0)], settings), Scale(48, 64, 1), None)
     grams = program.style_grams(pixels.to_vgg(scaled(style, 16, 160)))
     assert all(np.array_equal(compared.style[layer], gram) for layer, gram in grams.items())
     assert steps[0].losses.total == float(program.loss(pixels.to_vgg(scaled(content, 48, 64)), compared).total)

@@ -20,7 +20,7 @@ from daemon.errors import JobError, Reason
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import pixels
 from daemon.transfer.scales import Scale, Subject
-from daemon.transfer.targets import NoStore, targets
+from daemon.transfer.targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def test_each_loss_is_of_the_picture_it_comes_with(painter: Painter, paint: Pain
     steps = paint(content, [(style, 1.0)], iterations=6)
     settings = paper()
     program = painter.step(settings)
-    compared = targets(program, Subject(content, [(style, 1.0)], settings), Scale(24, 32, 6), NoStore())
+    compared = targets(program, Subject(content, [(style, 1.0)], settings), Scale(24, 32, 6), None)
     again = [float(program.loss(pixels.to_vgg(step.picture), compared).total) for step in steps]
     found = [step.losses.total for step in steps]
     smallest_update = np.abs(np.diff(found)).min()
@@ -265,7 +265,7 @@ def test_out_of_range_never_leaves_the_step(painter: Painter, picture: Draw) -> 
     program = painter.step(settings)
     content = picture(24, 32)
     subject = Subject(content, [(picture(24, 32, 1), 1.0)], settings)
-    image, compared = pixels.to_vgg(content), targets(program, subject, Scale(24, 32, 1), NoStore())
+    image, compared = pixels.to_vgg(content), targets(program, subject, Scale(24, 32, 1), None)
     _, moved, _ = program.step(image, compared, program.optimizer.start(image, settings.learning_rate))
     assert float(tf.reduce_max(tf.abs(moved - image))) > 50
     assert np.all(moved >= pixels.LOWEST)
