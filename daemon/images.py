@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import itertools
@@ -55,24 +56,20 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
         JobError: the file is not a picture of an allowed format, is damaged, or is too large.
         OSError: the disk cannot read the file.
     """
+    name = name or path.name
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about damaged metadata that does not matter
-            # An open file, not its path: Pillow memory-maps some files and then ignores their orientation.
-            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-                _check_header(image, max_megapixels, name or path.name)
-                image.load()
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        with _opened(path) as image:
+            _check_header(image, max_megapixels, name)
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except JobError:
         raise
     except MemoryError:
-        raise JobError(too_large(name or path.name, "it needs more memory than there is")) from None
+        raise JobError(too_large(name, "it needs more memory than there is")) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise
-        raise JobError(
-            _no_picture(name or path.name, error)
-        ) from None  # Pillow raises exceptions of many kinds
+        raise JobError(_no_picture(name, error)) from None  # Pillow raises exceptions of many kinds
 
 
 def header_size(path: Path) -> tuple[int, int]:
@@ -81,8 +78,20 @@ def header_size(path: Path) -> tuple[int, int]:
     Raises:
         OSError: the file cannot be read, or is not a picture of an allowed format.
     """
-    with Image.open(path, formats=FORMATS) as image:
+    with _opened(path) as image:
         return image.height, image.width
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture without decoding it; Pillow's warnings about damaged metadata are suppressed.
+
+    A file is opened, not its path: Pillow memory-maps some files and then ignores their orientation.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            yield image
 
 
 def _check_header(image: Image.Image, max_megapixels: float, name: str) -> None:
@@ -119,7 +128,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def icc_profile(path: Path) -> bytes | None:
     """Read the RGB color profile of a picture, to be embedded in the result."""
-    with Image.open(path, formats=FORMATS) as image:
+    with _opened(path) as image:
         profile = image.info.get("icc_profile")
     is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "
     return profile if is_rgb else None
