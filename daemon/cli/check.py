@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from daemon.config import Config
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(check)
-
-
 def check(
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="[PATH]...", help="Sidecars, or folders that contain them.")

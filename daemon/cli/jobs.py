@@ -22,13 +22,6 @@ JobArgument = Annotated[
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("list")(list_jobs)
-    for command in (show, retry, cancel, hold, release):
-        app.command()(command)
-
-
 def _spool(config: Path | None) -> Spool:
     from daemon.spool import Spool  # noqa: PLC0415 - after the config is known to be good
 
@@ -36,17 +29,17 @@ def _spool(config: Path | None) -> Spool:
 
 
 def _find(spool: Spool, prefix: str, *states: State) -> StoredJob:
-    """Find the one job with an id, a prefix of its id, or a name.
+    """Find the one job with an id, a prefix of its id, or a name, in one of the states if some are given.
 
     Raises:
-        DaemonError: there is none or more than one, or its state does not allow the command.
+        DaemonError: there is no such job, or there are several.
     """
     found = spool.find(prefix)
-    if not found:
-        raise DaemonError(f"{prefix}: no such job")
     if len(found) > 1:
         raise DaemonError(f"{prefix}: more than one job matches: {', '.join(entry.id for entry in found)}")
-    entry = found[0]
+    if not found:
+        raise DaemonError(f"{prefix}: no such job")
+    (entry,) = found
     if states and entry.state not in states:
         raise DaemonError(f"{entry.label} is {entry.state}, not {' or '.join(states)}")
     return entry

@@ -19,11 +19,7 @@ EXIT_CONFIG = 78  # EX_CONFIG
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # Click's; some versions of Typer contain their own Click
 
 app = typer.Typer(
-    name="styletransferd",
-    help="Repaint dropped photos in the style of dropped paintings.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    name="styletransferd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 
 
@@ -42,8 +38,11 @@ def _styletransferd(
     """Repaint dropped photos in the style of dropped paintings."""
 
 
-for module in (run, demo, stylize, check, selftest, status, jobs, schema):
-    module.register(app)
+for command in (
+    *(run.run, demo.demo, stylize.stylize, check.check, selftest.selftest, status.status, jobs.list_jobs),
+    *(jobs.show, jobs.retry, jobs.cancel, jobs.hold, jobs.release, schema.schema),
+):
+    app.command(command.__name__.removesuffix("_jobs"))(command)
 
 
 def main() -> None:

@@ -29,26 +29,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 def load(given: Path | None) -> Config:
-    """Load the config file that applies.
-
-    Args:
-        given: the value of --config.
-
-    Raises:
-        ConfigError: the config has faults; the error lists all of them.
-    """
+    """Load the config file that applies, where `given` is the value of --config; see `config.load`."""
     return config.load(config.find(given))
 
 
 def load_or_default(given: Path | None) -> Config:
-    """Load the config file that applies, or the defaults if none is named and none is installed.
-
-    Args:
-        given: the value of --config.
-
-    Raises:
-        ConfigError: the config has faults; the error lists all of them.
-    """
+    """Load the config file that applies, or the defaults if none is named and none is installed."""
     path = config.find(given)
     if path == config.DEFAULT_PATH and given is None and not path.exists():
         return config.build({}, Path.cwd())
@@ -59,8 +45,7 @@ def load_or_default(given: Path | None) -> Config:
 def quiet_tensorflow() -> Iterator[None]:
     """Discard what TensorFlow prints on stderr while it is imported and started.
 
-    Its first lines ignore its log level, so the file descriptor itself is redirected. Errors are exceptions,
-    which are not affected.
+    Its first lines ignore its log level, so the file descriptor itself is redirected.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()

@@ -8,17 +8,7 @@ from typing import Annotated
 
 import typer
 
-
-class Kind(StrEnum):
-    """The files that have a schema."""
-
-    SIDECAR = "sidecar"
-    CONFIG = "config"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(schema)
+Kind = StrEnum("Kind", ["SIDECAR", "CONFIG"])
 
 
 def schema(kind: Annotated[Kind, typer.Argument(help="The kind of file.")]) -> None:

@@ -15,15 +15,10 @@ from daemon.errors import DaemonError, NotReady
 _SIZE_PX = 256
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(selftest)
-
-
 def selftest(config: ConfigOption = None) -> None:
-    """Load VGG19, run a real optimisation step on the chosen device, and print what computes."""
+    """Load VGG19, run a real optimization step on the chosen device, and print what computes."""
     from daemon.job import Request  # noqa: PLC0415 - only this command needs them
-    from daemon.settings import Settings  # noqa: PLC0415
+    from daemon.settings import Frames, Settings  # noqa: PLC0415
 
     loaded = load_or_default(config)
     with quiet_tensorflow():
@@ -33,13 +28,10 @@ def selftest(config: ConfigOption = None) -> None:
         engine = LocalEngine(loaded)
         info = engine.start()
     bundled = Path(str(resources.files("daemon.demo")))
-    settings = Settings.model_validate(
-        {"size": _SIZE_PX, "scales": "none", "iterations": 3, "frames": {"every": 0}}
-    )
+    settings = Settings(size=_SIZE_PX, scales="none", iterations=3, frames=Frames(every=0))
     request = Request(bundled / "photo.jpg", ((bundled / "painting.jpg", 1.0),), None, settings)
     try:
-        # when the plan and every step came
-        times = [time.perf_counter() for _ in engine.stylize(request)]
+        times = [time.perf_counter() for _ in engine.stylize(request)]  # of the plan and every step
     except DaemonError as error:
         raise NotReady(f"the step failed on {info.device}: {error}") from error
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -18,11 +18,6 @@ _STALE_S = 10
 _SHOWN = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(status)
-
-
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show what the service is doing, the queue, and what waits in the inbox and why."""
     document = gather(load(config))

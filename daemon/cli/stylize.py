@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(stylize)
-
-
 def stylize(
     content: Annotated[Path, typer.Argument(help="The photo.")],
     style: Annotated[Path, typer.Argument(help="The painting.")],
@@ -74,11 +69,8 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
         except safe_yaml.DocumentError as error:
             raise typer.BadParameter(f"--set {pair}: {error}") from None
         section, dot, inner = key.partition(".")
-        if dot:
-            known = raw.get(section)
-            raw[section] = {**known, inner: value} if isinstance(known, dict) else {inner: value}
-        else:
-            raw[key] = value
+        known = raw.get(section)
+        raw[section] = (known if isinstance(known, dict) else {}) | {inner: value} if dot else value
     raw.setdefault("output", {"format": format_})
     read = sidecar.read(raw, "--set", house)
     if read.faults or read.settings is None:
@@ -89,10 +81,7 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
 
 
 def _follow(steps: Iterator[Plan | Step]) -> Painting:
-    """Run the steps until the painting is complete, with a progress bar on a terminal.
-
-    Args:
-        steps: the plan, whose warning is printed, then every step.
+    """Run the steps until the painting is complete; warnings are printed above a progress bar.
 
     Raises:
         EngineError: the steps ended without a painting.
@@ -108,15 +97,11 @@ def _follow(steps: Iterator[Plan | Step]) -> Painting:
                     bar.say(step.warning)
                 continue
             bar.show(step.iteration, step.iterations, step.losses.total)
-            for line in _remarks(step):
-                bar.say(line)
+            if step.restart:
+                bar.say(f"iteration {step.iteration}: the optimizer was restarted: {step.restart}")
+            if step.trouble:
+                bar.say(f"iteration {step.iteration}: {step.trouble}")
             painting = step.painting or painting
     if painting is None:
         raise EngineError("the engine ended without a picture")
     return painting
-
-
-def _remarks(step: Step) -> list[str]:
-    """Report what is unusual about a step, one line each."""
-    restart = f"the optimizer was restarted: {step.restart}" if step.restart else ""
-    return [f"iteration {step.iteration}: {words}" for words in (restart, step.trouble) if words]

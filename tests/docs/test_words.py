@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 # Files and folders that keep to these words.
 ROOTS: Final = """
-.pre-commit-config.yaml config.example.yaml pyproject.toml daemon/__main__.py daemon/cli
-daemon/clock.py daemon/config.py daemon/errors.py daemon/files.py daemon/images.py daemon/job.py daemon/lifeline.py
-daemon/logs.py daemon/safe_yaml.py daemon/sentinel.py daemon/settings.py daemon/sidecar.py daemon/validation.py
+.pre-commit-config.yaml config.example.yaml pyproject.toml daemon/__main__.py daemon/cli daemon/clock.py
+daemon/config.py daemon/errors.py daemon/files.py daemon/images.py daemon/job.py daemon/lifeline.py daemon/logs.py
+daemon/safe_yaml.py daemon/sentinel.py daemon/settings.py daemon/sidecar.py daemon/validation.py
 tests/docs tests/unit/cli tests/unit/test_config.py tests/unit/test_errors.py tests/unit/test_files.py
 tests/unit/test_images.py tests/unit/test_job.py tests/unit/test_lifeline.py tests/unit/test_logs.py
 tests/unit/test_safe_yaml.py tests/unit/test_sentinel.py tests/unit/test_settings.py tests/unit/test_sidecar.py
