@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import threading
 from importlib import resources
 from pathlib import Path
@@ -58,8 +57,7 @@ def _drop(base: Path, size: int) -> None:
     for name in ("inbox", "outbox"):
         (base / name).mkdir(parents=True, exist_ok=True)
     for name in ("photo.jpg", "painting.jpg"):
-        with resources.as_file(resources.files("daemon.demo") / name) as source:
-            shutil.copyfile(source, base / "inbox" / name)
+        (base / "inbox" / name).write_bytes((resources.files("daemon.demo") / name).read_bytes())
     sidecar = safe_yaml.dump({"content": "photo.jpg", "style": "painting.jpg", "size": size})
     (base / "inbox" / "coffee.yaml").write_text(sidecar, "utf-8")
 

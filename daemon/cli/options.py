@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -13,9 +12,9 @@ import typer
 from daemon import config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from daemon.config import Config
+    from daemon.engine.local import LocalEngine
+    from daemon.job import EngineInfo
 
 ConfigOption = Annotated[
     Path | None,
@@ -41,9 +40,8 @@ def load_or_default(given: Path | None) -> Config:
     return config.load(path)
 
 
-@contextlib.contextmanager
-def quiet_tensorflow() -> Iterator[None]:
-    """Discard what TensorFlow prints on stderr while it is imported and started.
+def start_engine(config: Config) -> tuple[LocalEngine, EngineInfo]:
+    """Load the model in this process, without what TensorFlow prints on stderr meanwhile.
 
     Its first lines ignore its log level, so the file descriptor itself is redirected.
     """
@@ -53,7 +51,10 @@ def quiet_tensorflow() -> Iterator[None]:
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        yield
+        from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
+
+        engine = LocalEngine(config)
+        return engine, engine.start()
     finally:
         os.dup2(kept, 2)
         os.close(kept)

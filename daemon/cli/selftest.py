@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from daemon.cli.options import ConfigOption, load_or_default, quiet_tensorflow
+from daemon.cli.options import ConfigOption, load_or_default, start_engine
 from daemon.errors import DaemonError, NotReady
 
 _SIZE_PX = 256
@@ -20,13 +20,9 @@ def selftest(config: ConfigOption = None) -> None:
     from daemon.job import Request  # noqa: PLC0415 - only this command needs them
     from daemon.settings import Frames, Settings  # noqa: PLC0415
 
-    loaded = load_or_default(config)
-    with quiet_tensorflow():
-        from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
-        from daemon.transfer.backend import timing  # noqa: PLC0415 - the same
+    engine, info = start_engine(load_or_default(config))
+    from daemon.transfer.backend import timing  # noqa: PLC0415 - imports TensorFlow
 
-        engine = LocalEngine(loaded)
-        info = engine.start()
     bundled = Path(str(resources.files("daemon.demo")))
     settings = Settings(size=_SIZE_PX, scales="none", iterations=3, frames=Frames(every=0))
     request = Request(bundled / "photo.jpg", ((bundled / "painting.jpg", 1.0),), None, settings)

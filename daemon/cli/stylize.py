@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon import files, safe_yaml, sidecar
-from daemon.cli.options import ConfigOption, load_or_default, quiet_tensorflow
+from daemon.cli.options import ConfigOption, load_or_default, start_engine
 from daemon.errors import EngineError
 from daemon.settings import Frames
 
@@ -46,11 +46,7 @@ def stylize(
 
     for path in (content, style):
         images.read(path, loaded.inbox.max_megapixels)  # a bad picture is reported before the model is loaded
-    with quiet_tensorflow():
-        from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
-
-        engine = LocalEngine(loaded)
-        engine.start()
+    engine, _ = start_engine(loaded)
     painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)))
     data = images.encode(painting.picture, format_, images.icc_profile(content))
     files.replace(output, data)
