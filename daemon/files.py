@@ -323,7 +323,5 @@ def _chunks(fd: int) -> Iterator[bytes]:
 
 def hash_fd(fd: int) -> str:
     """Hash the rest of an open file (SHA-256, hexadecimal)."""
-    digest = hashlib.sha256()
-    while chunk := os.read(fd, _CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

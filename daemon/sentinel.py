@@ -53,8 +53,8 @@ class Sentinel:
 
     def check(self) -> None:
         """Raise NotReady, with what to do, if the folder is not there."""
-        with self._explained():
-            self.path.stat()
+        with self.opened():
+            pass
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:

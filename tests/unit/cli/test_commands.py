@@ -283,6 +283,7 @@ def test_check_looks_where_the_service_looks(command: Any, folder: Path) -> None
     assert not any(name in done.out for name in ("a.yaml", "b.yaml", "c.yaml", "d.yaml"))
 
 
+@pytest.mark.nightly
 def test_a_log_that_cannot_be_written_is_reported_in_one_line(folder: Path) -> None:
     """The work goes on without its log, and without a traceback for each record."""
     (folder / "inbox").mkdir()
