@@ -184,10 +184,7 @@ def without_effect(config: Config) -> tuple[str, ...]:
 
 def find(given: Path | None) -> Path:
     """Choose the config file: the one given, else $STYLETRANSFERD_CONFIG, else the system's."""
-    if given is not None:
-        return given
-    named = os.environ.get(PATH_VARIABLE)
-    return Path(named) if named else DEFAULT_PATH
+    return given or Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
 
 
 def load(path: Path, environment: dict[str, str] | None = None) -> Config:
@@ -197,12 +194,10 @@ def load(path: Path, environment: dict[str, str] | None = None) -> Config:
         ConfigError: the config has faults; the error lists all of them.
     """
     try:
-        data = path.read_bytes()
+        raw = safe_yaml.parse(path.read_bytes())
     except OSError as error:
         hint = "copy config.example.yaml, or name one with --config"
         raise ConfigError((Fault(str(path), hint=hint, problem=str(error.strerror)),)) from None
-    try:
-        raw = safe_yaml.parse(data)
     except safe_yaml.DocumentError as error:
         raise ConfigError((Fault(str(path), problem=str(error)),)) from None
     raw = {} if raw is None else raw

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from daemon import config, safe_yaml
+from daemon.cli.run import serve
 from daemon.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -27,8 +29,7 @@ def demo(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the log of the service.")] = False,
 ) -> None:
     """Repaint a bundled photo with the real service, and print where the picture is."""
-    from daemon import config, logs  # noqa: PLC0415 - `status` starts faster without them
-    from daemon.cli.run import serve  # noqa: PLC0415
+    from daemon import logs  # noqa: PLC0415 - `status` starts faster without it
 
     base = folder.absolute()
     _drop(base, size)
@@ -52,8 +53,6 @@ def demo(
 
 def _drop(base: Path, size: int) -> None:
     """Put the bundled pictures and a sidecar into the inbox."""
-    from daemon import safe_yaml  # noqa: PLC0415 - `status` starts faster without it
-
     for name in ("inbox", "outbox"):
         (base / name).mkdir(parents=True, exist_ok=True)
     for name in ("photo.jpg", "painting.jpg"):

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from daemon import safe_yaml
 from daemon.cli.options import ConfigOption, JsonOption, load
 from daemon.errors import DaemonError
-from daemon.job import State
+from daemon.job import State, printable
+from daemon.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.spool import Spool, StoredJob
+    from daemon.spool import StoredJob
 
 _JOB_HELP = "A job's id, the start of its id, or its name in the outbox."
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help=_JOB_HELP)]
@@ -22,8 +24,6 @@ StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in
 
 
 def _spool(config: Path | None) -> Spool:
-    from daemon.spool import Spool  # noqa: PLC0415 - after the config is known to be good
-
     return Spool(load(config).folders.spool)
 
 
@@ -71,9 +71,6 @@ def list_jobs(state: StateOption = None, as_json: JsonOption = False, config: Co
 
 def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show everything about one job."""
-    from daemon import safe_yaml  # noqa: PLC0415 - only this command writes YAML
-    from daemon.job import printable  # noqa: PLC0415
-
     entry = _find(_spool(config), job)
     document = _summary(entry) | {"folder": str(entry.folder), "history": entry.attempts}
     accepted = entry.job

@@ -11,15 +11,14 @@ import typer
 
 from daemon.cli.options import ConfigOption, load_or_default, start_engine
 from daemon.errors import DaemonError, NotReady
+from daemon.job import Request
+from daemon.settings import Frames, Settings
 
 _SIZE_PX = 256
 
 
 def selftest(config: ConfigOption = None) -> None:
     """Load VGG19, run a real optimization step on the chosen device, and print what computes."""
-    from daemon.job import Request  # noqa: PLC0415 - only this command needs them
-    from daemon.settings import Frames, Settings  # noqa: PLC0415
-
     engine, info = start_engine(load_or_default(config))
     from daemon.transfer.backend import timing  # noqa: PLC0415 - imports TensorFlow
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from daemon.cli.options import ConfigOption, JsonOption, load
+from daemon.job import State
+from daemon.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +32,6 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 def gather(config: Config) -> dict[str, Any]:
     """Combine the state that the service writes with the contents of the spool."""
-    from daemon.job import State  # noqa: PLC0415 - after the config is known to be good
-    from daemon.spool import Spool  # noqa: PLC0415
-
     spool = Spool(config.folders.spool)
     running = spool.is_locked()
     path = spool.root / "status.json"
