@@ -26,7 +26,7 @@ _SHOWN = 20
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show what the service is doing, the queue, and what waits in the inbox and why."""
     document = gather(load(config))
-    typer.echo(json.dumps(document) if as_json else "\n".join(_lines(document)))
+    typer.echo(json.dumps(document) if as_json else "\n".join(lines(document)))
     raise typer.Exit(0 if document["running"] else EXIT_STOPPED)
 
 
@@ -54,7 +54,8 @@ def gather(config: Config) -> dict[str, Any]:
     return document
 
 
-def _lines(document: dict[str, Any]) -> Iterator[str]:
+def lines(document: dict[str, Any]) -> Iterator[str]:
+    """Yield the document's lines for people."""
     stale = f" (but has not reported for {document['age_s']:.0f} s)" if document["is_stale"] else ""
     yield f"styletransferd is {document['state']}{stale}"
     yield from (f"  paused ({part}): {reason}" for part, reason in document["paused"].items())
