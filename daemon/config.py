@@ -164,13 +164,9 @@ def differences(one: Config, other: Config) -> list[str]:
 
 
 def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
-    """Apply a reloaded config to a running service.
+    """Apply a config that was just read to a running service.
 
     Keys that need a restart keep their old values: the folders, and what the child processes were started with.
-
-    Args:
-        running: the config in use.
-        read: the config as just loaded.
 
     Returns:
         The config that applies from now on, and the keys whose new values need a restart.
@@ -188,33 +184,23 @@ def without_effect(config: Config) -> tuple[str, ...]:
 
 def find(given: Path | None) -> Path:
     """Choose the config file: the one given, else $STYLETRANSFERD_CONFIG, else the system's."""
-    if given is not None:
-        return given
-    named = os.environ.get(PATH_VARIABLE)
-    return Path(named) if named else DEFAULT_PATH
+    return given or Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
 
 
 def load(path: Path, environment: dict[str, str] | None = None) -> Config:
-    """Load and validate a config file with its environment overrides.
-
-    Args:
-        path: the file.
-        environment: the variables with overrides; default: those of the process.
+    """Load and validate a config file with its overrides from the environment, by default the process's.
 
     Raises:
         ConfigError: the config has faults; the error lists all of them.
     """
     try:
-        data = path.read_bytes()
+        raw = safe_yaml.parse(path.read_bytes())
     except OSError as error:
         hint = "copy config.example.yaml, or name one with --config"
         raise ConfigError((Fault(str(path), hint=hint, problem=str(error.strerror)),)) from None
-    try:
-        raw = safe_yaml.parse(data)
     except safe_yaml.DocumentError as error:
         raise ConfigError((Fault(str(path), problem=str(error)),)) from None
-    if raw is None:
-        raw = {}
+    raw = {} if raw is None else raw
     if not isinstance(raw, dict) or any(not isinstance(key, str) for key in raw):
         raise ConfigError((Fault(str(path), "", shown(raw), "sections such as `folders:`"),))
     return build(raw, path.absolute().parent, str(path), environment)
@@ -226,7 +212,6 @@ def build(
     """Make a config from plain data and environment overrides; see `load`."""
     environment = dict(os.environ) if environment is None else environment
     merged, faults = _overridden(raw, environment)
-    config = None
     try:
         config = Config.model_validate(merged).based_at(base)
         faults += _overlaps(config.folders, source)
@@ -235,7 +220,7 @@ def build(
     house = merged.get("defaults")
     if isinstance(house, dict):
         faults += default_faults(house, source)
-    if faults or config is None:
+    if faults:
         raise ConfigError(tuple(_traced(fault, environment) for fault in faults))
     return config
 

@@ -13,7 +13,7 @@ Any other exception is a defect and ends the process with one log line.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -83,22 +83,14 @@ class Failure:
 
     @classmethod
     def of_faults(cls, faults: tuple[Fault, ...]) -> Failure:
-        """Summarize the faults of one sidecar.
-
-        Args:
-            faults: at least one fault.
-        """
+        """Summarize the faults, at least one, of one sidecar."""
         first = faults[0]
         same = {fault.reason for fault in faults} == {first.reason}
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        return cls(
-            reason=first.reason if same else Reason.BAD_SIDECAR,
-            message=f"{count}: " + "; ".join(str(fault) for fault in faults),
-            hint=next((fault.hint for fault in faults if fault.hint), ""),
-            file=first.file,
-            key=first.key,
-            faults=faults,
-        )
+        reason = first.reason if same else Reason.BAD_SIDECAR
+        message = f"{count}: " + "; ".join(str(fault) for fault in faults)
+        hint = next((fault.hint for fault in faults if fault.hint), "")
+        return cls(reason, message, hint, first.file, first.key, faults)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Failure:
@@ -149,7 +141,7 @@ class PauseKind(StrEnum):
 
     @classmethod
     def of(cls, error: BaseException | None) -> PauseKind:
-        """Classify what holds the daemon up."""
+        """Classify the error that made the daemon wait."""
         if isinstance(error, NotReady):
             return error.kind
         number = error.errno if isinstance(error, OSError) else None
@@ -167,21 +159,15 @@ _ERRNOS: Final = {
 
 
 class NotReady(DaemonError):  # noqa: N818 - a state to wait for, not a mistake
-    """The environment does not allow work now; the message says what is missing."""
+    """The environment does not allow work now; the message says what is missing in one line."""
 
     def __init__(self, message: str, kind: PauseKind | None = None) -> None:
-        """Say what is missing.
-
-        Args:
-            message: one line for people.
-            kind: the same in one word; default: that of the error it is raised from.
-        """
         super().__init__(message)
         self._kind = kind
 
     @property
     def kind(self) -> PauseKind:
-        """What is missing, in one word."""
+        """What is missing, in one word; by default that of the error it is raised from."""
         return self._kind or PauseKind.of(self.__cause__)
 
 
@@ -211,7 +197,7 @@ class EngineError(DaemonError):
 
     message: str
     reason: Reason = Reason.ENGINE_CRASHED
-    last_lines: tuple[str, ...] = field(default=())
+    last_lines: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Say what happened."""

@@ -1,9 +1,9 @@
 """The only place for durable operations: write, rename, copy, remove, each followed by its fsync.
 
 Three rules hold throughout. A file or folder appears whole or not at all: it is made under a hidden name beside
-its place, synced, and renamed. An fsync that failed is never repeated on the same descriptor, since Linux may
-then report success without the data; the error goes up, and the next try writes anew. A relative path starts at
-the open folder whose descriptor is `at`: it stays in that folder, whatever is mounted or unmounted meanwhile.
+its place, synced, and renamed. A failed fsync is never repeated on the same descriptor, since Linux may then
+report success without the data; the error is raised, and the next try writes the file again. A relative path
+starts at the open folder whose descriptor is `at`, whatever is mounted or unmounted meanwhile.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 1 << 20
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Left free on every disk, so that records, the log's neighbours and a person at work find some room.
-SPARE_BYTES: Final = 1 << 20
-# Errors that another try does not mend: of what is written, not of the place. Everything else is waited out.
+SPARE_BYTES: Final = 1 << 20  # left free on every disk, for records, logs and other programs
+# Errors of the file itself, which a retry does not remove. All others are of the disk or share, and retried.
 _OF_THE_FILE: Final = {
     *(errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG, errno.ENOTSUP, errno.EXDEV, errno.EOVERFLOW),
 }
@@ -35,7 +34,7 @@ _NO_DIRECTORY_FSYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 
 
 class ChangedError(Exception):
-    """A file is not the one that was seen: gone, replaced, still being written, or no regular file."""
+    """A file is not the one that was seen: missing, replaced, still being written, or no regular file."""
 
 
 class TooLargeError(Exception):
@@ -43,16 +42,16 @@ class TooLargeError(Exception):
 
 
 class SourceError(Exception):
-    """The file that is copied cannot be read; the disk it is copied to may be well."""
+    """The source of a copy cannot be read; the target's disk is not the reason."""
 
 
 def is_of_the_file(error: Exception) -> bool:
-    """Tell an error that waiting does not mend, such as a name that a share does not take."""
+    """Whether a retry is useless, as for a name that a share does not accept."""
     return isinstance(error, OSError) and error.errno in _OF_THE_FILE
 
 
 def fsync_folder(folder: PurePath, *, at: int | None = None) -> None:
-    """Make the names in a folder durable; a share that cannot do that (SMB) is accepted as it is."""
+    """Make the names in a folder durable; a share that cannot do that (SMB) is no error."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
     try:
         os.fsync(fd)
@@ -87,8 +86,12 @@ def write(path: PurePath, data: bytes, *, at: int | None = None) -> None:
     """Write a new file durably, in place: for folders that are themselves still hidden."""
     with _created(path, at) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        _sync(file)
+
+
+def _sync(file: BufferedRandom) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _created(path: PurePath, at: int | None) -> BufferedRandom:
@@ -101,7 +104,7 @@ def replace(
 ) -> None:
     """Put a file in place whole: readers see the old content or the new.
 
-    Not durable is what is rewritten every second and worthless after a crash. The default mode is the umask's.
+    A file that is rewritten every second need not be durable. The default mode is the umask's.
     """
     with replaced(path, is_durable=is_durable, mode=mode, at=at) as file:
         file.write(data)
@@ -111,36 +114,24 @@ def replace(
 def replaced(
     path: PurePath, *, is_durable: bool = True, mode: int | None = None, at: int | None = None
 ) -> Iterator[BufferedRandom]:
-    """Put a file in place whole, as `replace` does, with what the caller writes into it."""
+    """Yield a file to write into, and put it in place whole, as `replace` does."""
     hidden = path.with_name(f".{path.name}.new")
-    with _opened_anew(hidden, at) as file:
+    remove_tree(hidden, at=at)  # left by a crash, or a link that somebody planted
+    with _created(hidden, at) as file:
         yield file
         if mode is not None:
             os.fchmod(file.fileno(), mode)
         if is_durable:
-            file.flush()
-            os.fsync(file.fileno())
+            _sync(file)
     os.replace(hidden, path, src_dir_fd=at, dst_dir_fd=at)
     if is_durable:
         fsync_folder(path.parent, at=at)
 
 
-def _opened_anew(path: PurePath, at: int | None) -> BufferedRandom:
-    """Create a file, whatever lies there: a rest of a crash, or a link that somebody planted."""
-    try:
-        return _created(path, at)
-    except FileExistsError:
-        remove_tree(path, at=at)
-        return _created(path, at)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def append_line(path: Path, line: str) -> None:
     """Append one line durably; half a line that a crash left before it stays a line of its own."""
-    with open(path, "a+b", buffering=0, opener=_private) as file:
+    private = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with open(private, "a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         torn = bool(end) and os.pread(file.fileno(), 1, end - 1) != b"\n"
         data = (b"\n" if torn else b"") + line.encode("utf-8") + b"\n"
@@ -158,7 +149,7 @@ def move(source: PurePath, target: PurePath, *, at: int | None = None) -> None:
 
 
 def remove_tree(folder: PurePath, *, at: int | None = None) -> None:
-    """Remove a folder of our own making with all it holds; a missing one is fine, a link goes alone."""
+    """Remove a folder or file of our own; a missing one is no error, and of a link only the link is removed."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.stat(folder, dir_fd=at, follow_symlinks=False).st_mode):
             shutil.rmtree(folder, dir_fd=at)
@@ -168,12 +159,12 @@ def remove_tree(folder: PurePath, *, at: int | None = None) -> None:
 
 @contextlib.contextmanager
 def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = False) -> Iterator[int]:
-    """Open a folder, and make what is missing of it if asked; its descriptor needs no right to list it.
+    """Open a folder that need not be listable; with `makes`, its missing parts are made.
 
-    The path, absolute unless `at` is given, must be free of links, so that nobody can lead us elsewhere.
+    The path is absolute unless `at` is given, and must be free of links, so that nobody can redirect it.
 
     Raises:
-        ChangedError: it is gone, or a part of its path is no folder any more.
+        ChangedError: it is missing, or a part of its path is no folder.
     """
     with _absence_as_change():
         fd = os.open("/", _FOLDER) if at is None else os.dup(at)
@@ -203,17 +194,12 @@ def _absence_as_change() -> Iterator[None]:
 
 
 def open_regular(folder: int | Path, name: str) -> int:
-    """Open a regular file of a folder for reading: no link is followed, no FIFO waited for.
+    """Open a regular file for reading: no link is followed, no FIFO waited for.
 
-    Args:
-        folder: a descriptor, or a path as `opened_folder` takes it.
-        name: of the file.
-
-    Returns:
-        A descriptor that the caller closes.
+    The folder is a descriptor, or a path as `opened_folder` takes it. The caller closes the result.
 
     Raises:
-        ChangedError: it is gone or not a regular file.
+        ChangedError: it is missing or not a regular file.
     """
     if not isinstance(folder, int):
         with opened_folder(folder) as folder_fd:
@@ -227,10 +213,7 @@ def open_regular(folder: int | Path, name: str) -> int:
 
 
 def show(folder: int, hidden: str, target: int, names: Iterable[str]) -> None:
-    """Move a hidden file from one open folder to another, under the first of `names` that is free there.
-
-    Nothing is replaced; one of the names must be free.
-    """
+    """Move a hidden file between open folders, to the first of `names` that is free; one must be."""
     for wanted in names:
         try:
             os.link(hidden, wanted, src_dir_fd=folder, dst_dir_fd=target, follow_symlinks=False)
@@ -247,13 +230,13 @@ def show(folder: int, hidden: str, target: int, names: Iterable[str]) -> None:
 
 
 def is_same(folder: int, name: str, other_folder: int, other_name: str) -> bool:
-    """Tell whether two names, each in an open folder and there, are of one file."""
+    """Whether two existing names, each in an open folder, are of one file."""
     one = os.stat(name, dir_fd=folder, follow_symlinks=False)
     return os.path.samestat(one, os.stat(other_name, dir_fd=other_folder, follow_symlinks=False))
 
 
 def exists_at(folder: int, name: str) -> bool:
-    """Tell whether an open folder has a name, whatever it is of."""
+    """Whether an open folder has a file, folder or link of this name."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -262,7 +245,7 @@ def exists_at(folder: int, name: str) -> bool:
 
 
 def require_room(folder: Path, size: int, entries: int) -> None:
-    """Raise NotReady where a file system has no room for so many bytes and so many files."""
+    """Raise NotReady if a file system has no room for so many bytes and so many files."""
     free = room(folder)
     if free.size < size + SPARE_BYTES:
         found = f"{free.size / 1e6:.1f} MB free, {(size + SPARE_BYTES) / 1e6:.1f} MB needed"
@@ -272,32 +255,32 @@ def require_room(folder: Path, size: int, entries: int) -> None:
 
 
 class Room(NamedTuple):
-    """What a file system has left; `entries` is None where it does not count them."""
+    """The free space of a file system for an ordinary user."""
 
     size: int  # bytes
-    entries: int | None
+    entries: int | None  # None: not limited
+
+
+def room(folder: Path) -> Room:
+    """Get the free space of the file system of a folder."""
+    found = os.statvfs(folder)
+    return Room(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
 
 
 def capacity(folder: Path) -> int:
-    """Give the bytes that the file system of a folder holds in all."""
+    """Get the size of the file system of a folder in bytes."""
     found = os.statvfs(folder)
     return found.f_blocks * found.f_frsize
 
 
 def is_same_disk(one: Path, other: Path) -> bool:
-    """Tell whether two folders share their free space."""
+    """Whether two folders share their free space."""
     return one.stat().st_dev == other.stat().st_dev
 
 
 def size_of(folder: Path) -> int:
-    """Add up the files below a folder of our own; 0 where it is not there."""
+    """Add up the sizes of the files below a folder of our own; 0 if it is missing."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def room(folder: Path) -> Room:
-    """Ask the file system of a folder what an ordinary user may still take."""
-    found = os.statvfs(folder)
-    return Room(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
 
 
 def copy_hashed(
@@ -308,12 +291,10 @@ def copy_hashed(
     *,
     at: int | None = None,
 ) -> str:
-    """Copy an open file into a new one durably, hashing on the way.
-
-    A `beat` for every piece shows that a long copy makes progress.
+    """Copy an open file into a new one durably, with a heartbeat for every piece.
 
     Returns:
-        The SHA-256 of what was copied, in hexadecimal.
+        The SHA-256 of the copy, in hexadecimal.
 
     Raises:
         TooLargeError: the source holds more than `max_bytes`.
@@ -321,28 +302,26 @@ def copy_hashed(
     """
     digest, total = hashlib.sha256(), 0
     with _created(target, at) as file:
-        while chunk := _read(source_fd):
+        for chunk in _chunks(source_fd):
             beat()
             total += len(chunk)
             if total > max_bytes:
                 raise TooLargeError
             digest.update(chunk)
             file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+        _sync(file)
     return digest.hexdigest()
 
 
-def _read(fd: int) -> bytes:
+def _chunks(fd: int) -> Iterator[bytes]:
     try:
-        return os.read(fd, _CHUNK)
+        while chunk := os.read(fd, _CHUNK):
+            yield chunk
     except OSError as error:
         raise SourceError(error.strerror) from error
 
 
 def hash_fd(fd: int) -> str:
-    """Hash what is left to read of an open file (SHA-256, hexadecimal)."""
-    digest = hashlib.sha256()
-    while chunk := os.read(fd, _CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
+    """Hash the rest of an open file (SHA-256, hexadecimal)."""
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
-import itertools
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,10 +43,7 @@ Image.MAX_IMAGE_PIXELS = None
 def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
     """Decode a picture: apply its EXIF orientation, convert any mode to RGB, put transparency on white.
 
-    Args:
-        path: the file.
-        max_megapixels: the largest size; a larger picture is refused before anything is decoded.
-        name: the file's name in errors; default: its own.
+    A picture above `max_megapixels` is refused before anything is decoded. Errors call the file `name`.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -55,24 +52,20 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
         JobError: the file is not a picture of an allowed format, is damaged, or is too large.
         OSError: the disk cannot read the file.
     """
+    name = name or path.name
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about damaged metadata that does not matter
-            # An open file, not its path: Pillow memory-maps some files and then ignores their orientation.
-            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-                _check_header(image, max_megapixels, name or path.name)
-                image.load()
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        with _opened(path) as image:
+            _check_header(image, max_megapixels, name)
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except JobError:
         raise
     except MemoryError:
-        raise JobError(too_large(name or path.name, "it needs more memory than there is")) from None
+        raise JobError(too_large(name, "it needs more memory than there is")) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise
-        raise JobError(
-            _no_picture(name or path.name, error)
-        ) from None  # Pillow raises exceptions of many kinds
+        raise JobError(_no_picture(name, error)) from None  # Pillow raises exceptions of many kinds
 
 
 def header_size(path: Path) -> tuple[int, int]:
@@ -81,8 +74,20 @@ def header_size(path: Path) -> tuple[int, int]:
     Raises:
         OSError: the file cannot be read, or is not a picture of an allowed format.
     """
-    with Image.open(path, formats=FORMATS) as image:
+    with _opened(path) as image:
         return image.height, image.width
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture without decoding it; Pillow's warnings about damaged metadata are suppressed.
+
+    A file is opened, not its path: Pillow memory-maps some files and then ignores their orientation.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            yield image
 
 
 def _check_header(image: Image.Image, max_megapixels: float, name: str) -> None:
@@ -119,7 +124,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def icc_profile(path: Path) -> bytes | None:
     """Read the RGB color profile of a picture, to be embedded in the result."""
-    with Image.open(path, formats=FORMATS) as image:
+    with _opened(path) as image:
         profile = image.info.get("icc_profile")
     is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "
     return profile if is_rgb else None
@@ -133,13 +138,9 @@ def fit(height: int, width: int, longest: int) -> tuple[int, int]:
     """
     fitted = scaled(height, width, longest)
     if min(fitted) < MIN_SIDE_PX:
-        raise JobError(
-            Failure(
-                Reason.PICTURE_TOO_NARROW,
-                f"{width} x {height} px scaled to {longest} px is {min(fitted)} px on its short side",
-                hint=f"VGG19 needs {MIN_SIDE_PX} px: use a larger size, or crop the picture",
-            )
-        )
+        why = f"{width} x {height} px scaled to {longest} px is {min(fitted)} px on its short side"
+        hint = f"VGG19 needs {MIN_SIDE_PX} px: use a larger size, or crop the picture"
+        raise JobError(Failure(Reason.PICTURE_TOO_NARROW, why, hint))
     return fitted
 
 
@@ -167,23 +168,18 @@ def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes
         Image.fromarray(picture).save(buffer, format.upper(), **_SAVE[format], **extra)
     except (OSError, ValueError) as error:
         height, width = picture.shape[:2]
-        message = f"{width} x {height} px cannot be written as {format}: {error}"
-        raise JobError(
-            Failure(Reason.PICTURE_TOO_LARGE, message, hint="choose another output.format, or a smaller size")
-        ) from None
+        why = f"{width} x {height} px cannot be written as {format}: {error}"
+        hint = "choose another output.format, or a smaller size"
+        raise JobError(Failure(Reason.PICTURE_TOO_LARGE, why, hint)) from None
     return buffer.getvalue()
 
 
 def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lambda: None) -> bytes:  # noqa: A002
-    """Make a looping animation that pauses on its last frame.
+    """Make a looping webp or gif animation that pauses on its last frame.
 
-    The animation has at most `FILM_FRAMES` frames, evenly chosen, and is at most `FILM_SIZE_PX` on its longest
-    side, since the frames themselves are published beside it.
-
-    Args:
-        frames: the picture files, in order; all are scaled to the size of the last one.
-        format: webp or gif.
-        beat: a callback before each frame; an exception that it raises ends the encoding.
+    It has at most `FILM_FRAMES` of the frames, evenly chosen, at the size of the last one, but at most
+    `FILM_SIZE_PX` on its longest side, since the frames themselves are published beside it. An exception that
+    `beat` raises before a frame ends the encoding.
     """
     step = max(1, -(-(len(frames) - 1) // (FILM_FRAMES - 1)))  # the last frame is added to these
     chosen = [*frames[:-1:step], frames[-1]]
@@ -197,14 +193,14 @@ def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lamb
             with Image.open(path) as image:
                 yield image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
-    first = next(pictures())
+    shown = pictures()
     options: dict[str, Any] = {"quality": 85} if format == "webp" else {}
     buffer = io.BytesIO()
-    first.save(
+    next(shown).save(
         buffer,
         format.upper(),
         save_all=True,
-        append_images=itertools.islice(pictures(), 1, None),
+        append_images=shown,
         duration=[FRAME_MS] * (len(chosen) - 1) + [LAST_FRAME_MS],
         loop=0,
         **options,

@@ -1,4 +1,4 @@
-"""The words of the domain: frozen, without any input or output."""
+"""The values that are passed between the parts: frozen, without any input or output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # `status` answers without numpy
 
 CHECKPOINT_SUFFIX: Final = ".ckpt"
 Role = Literal["sidecar", "content", "style", "init"]
-Backward = Literal["gradient", "convolution"]  # through a convolution: by TensorFlow's kernel, or a convolution
+Backward = Literal["gradient", "convolution"]  # of a convolution: by TensorFlow's kernel, or by a convolution
 
 
 class State(StrEnum):
@@ -39,7 +39,7 @@ class State(StrEnum):
 
 
 class Stamp(NamedTuple):
-    """What tells one file at one moment from another, without reading it."""
+    """Identifies a file at one moment without reading it."""
 
     dev: int
     ino: int
@@ -54,7 +54,7 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a drop: where it was seen, and, once it is accepted, what its bytes are."""
+    """One file of a drop: its place in the inbox and, once it is accepted, its hash and size."""
 
     role: Role
     name: str  # surrogateescape, as the file system has it
@@ -63,7 +63,7 @@ class Part:
     ino: int
     size: int
     mtime_ns: int
-    sha256: str  # "" where the spool does not hold its bytes
+    sha256: str  # "" if the spool does not hold the file
     weight: float = 1.0
     library: bool = False  # from folders.styles: read, never consumed
     height_px: int = 0  # of a picture that was decoded
@@ -71,40 +71,37 @@ class Part:
 
     @classmethod
     def seen(cls, role: Role, name: str, stamp: Stamp, weight: float = 1.0, *, library: bool = False) -> Part:
-        """Name a file that is not copied yet."""
+        """Describe a file that is not copied yet."""
         return cls(role, name, "", *stamp, sha256="", weight=weight, library=library)
 
     @property
     def stamp(self) -> Stamp:
-        """The original as it was when it was seen, and copied."""
+        """The original when it was seen and copied."""
         return Stamp(self.dev, self.ino, self.size, self.mtime_ns)
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A complete group of files, not accepted yet: somebody asks for a picture.
-
-    `settings` is None where `failure` says what is wrong with the sidecar.
-    """
+    """A complete group of files that is not accepted yet."""
 
     stem: str
     folder: Path  # relative to the inbox
     parts: tuple[Part, ...]  # the first stands for the whole
     preset: str
-    settings: Settings | None
+    settings: Settings | None  # None: `failure` says what is wrong with the sidecar
     sidecar_sha256: str | None = None
     failure: Failure | None = None
-    doubt_s: float = 0.0  # until its faults are believed; a slow copy looks faulty too
+    doubt_s: float = 0.0  # the time without changes after which it is rejected; a slow copy looks faulty too
     inbox: Path = Path()
     styles: Path = Path()  # the styles library
 
     @property
     def path(self) -> str:
-        """The path that stands for the drop, below the inbox, as people read it."""
+        """The path below the inbox that stands for the drop, as people read it."""
         return printable(str(self.folder / self.parts[0].name))
 
     def folder_of(self, part: Part) -> Path:
-        """Find the folder that a part lies in."""
+        """Find the folder of a part."""
         return self.styles if part.library else self.inbox / self.folder
 
 
@@ -130,36 +127,33 @@ class Job:
 
     @property
     def priority(self) -> int:
-        """Higher first."""
+        """Its priority; higher first."""
         return self.settings.priority if self.settings else 0
 
     @property
     def scales(self) -> tuple[Scale, ...]:
-        """The sizes to paint at, coarse to fine; none of a job that cannot be painted."""
-        return self.settings.all_scales(*self._content_px) if self.settings else ()
+        """The sizes to paint at, coarse to fine; none if the job cannot be painted."""
+        if self.settings is None:
+            return ()
+        (content,) = self.parts_of("content")
+        return self.settings.all_scales(content.height_px, content.width_px)
 
     @property
     def total_iterations(self) -> int:
-        """Iterations over all sizes."""
-        return self.settings.total_iterations(*self._content_px) if self.settings else 0
-
-    @property
-    def _content_px(self) -> tuple[int, int]:
-        (content,) = self.parts_of("content")
-        return content.height_px, content.width_px
+        """The iterations at all sizes."""
+        return sum(scale.iterations for scale in self.scales)
 
     def parts_of(self, role: Role) -> tuple[Part, ...]:
-        """The accepted files that play one role."""
+        """The accepted files of one role."""
         return tuple(part for part in self.parts if part.role == role)
 
     def to_json(self) -> bytes:
         """Write as ASCII JSON, names with their surrogates escaped."""
-        data = {
-            name: value for name, value in vars(self).items() if name not in {"settings", "parts", "failure"}
+        data = vars(self) | {
+            "parts": [asdict(part) for part in self.parts],
+            "settings": self.settings.model_dump(mode="json") if self.settings else None,
+            "failure": asdict(self.failure) if self.failure else None,
         }
-        data["parts"] = [asdict(part) for part in self.parts]
-        data["settings"] = self.settings.model_dump(mode="json") if self.settings else None
-        data["failure"] = asdict(self.failure) if self.failure else None
         return json.dumps(data, indent=1).encode("ascii")
 
     @classmethod
@@ -169,30 +163,22 @@ class Job:
         Raises:
             ValueError, KeyError, TypeError: it is not that.
         """
-        data = _json_object(text)
-        settings, failure = data.pop("settings"), data.pop("failure")
-        parts = tuple(Part(**part) for part in data.pop("parts"))
-        return cls(
-            **data,
-            parts=parts,
-            settings=None if settings is None else Settings.model_validate(settings),
-            failure=None if failure is None else Failure.from_dict(failure),
-        )
-
-
-def _json_object(text: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if not isinstance(data, dict):
-        raise TypeError("not a JSON object")
-    return data
+        try:
+            data = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+        if not isinstance(data, dict):
+            raise TypeError("not a JSON object")
+        settings, failure = data["settings"], data["failure"]
+        data["parts"] = tuple(Part(**part) for part in data["parts"])
+        data["settings"] = None if settings is None else Settings.model_validate(settings)
+        data["failure"] = None if failure is None else Failure.from_dict(failure)
+        return cls(**data)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The three numbers of one picture; `style` and `content` are weighted, `total` is what is minimised."""
+    """The losses of one picture; `style` and `content` are weighted, `total` is minimized."""
 
     total: float
     style: float
@@ -201,35 +187,35 @@ class Losses:
 
 @dataclass(frozen=True)
 class Painting:
-    """What a job ends with: the best picture at the final size."""
+    """The outcome of a job: the best picture at the final size."""
 
     picture: Picture
     best_iteration: int
     first: Losses
     best: Losses
     last: Losses
-    target_s: float  # preparing what every size starts from and is compared with
+    target_s: float  # computing the start and the targets of every size
     loop_s: float  # iterating, at all sizes
-    steps_back: int = 0  # how often the numbers ran away
-    profile: bytes | None = None  # the content's RGB colour profile, to be carried on
-    computed: str = "whole"  # or by tiles, for want of memory: how the last size was computed
-    memory_peak_mb: int | None = None  # of the engine's process, while it was painted
+    steps_back: int = 0  # how often the loss diverged
+    profile: bytes | None = None  # the content's RGB color profile, for the result
+    computed: str = "whole"  # how the last size was computed: whole, or in tiles to save memory
+    memory_peak_mb: int | None = None  # of the engine's process during the painting
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How an engine will compute a job; it says so before the first step."""
+    """How an engine will compute a job; it is sent before the first step."""
 
-    memory_estimate_mb: int | None  # the peak of what it takes, in MB of 2^20 bytes; None: not estimated
-    memory_limit_mb: int | None  # what it may take; None: nothing limits it
-    computed: str  # how the last size is computed: whole, or by tiles of so many px
-    is_smallest: bool  # no way of computing it takes less memory
-    warning: str = ""  # where memory may run out all the same
+    memory_estimate_mb: int | None  # the expected peak, in MB of 2^20 bytes; None: not estimated
+    memory_limit_mb: int | None  # None: no limit
+    computed: str  # how the last size is computed: whole, or in tiles of so many px
+    is_smallest: bool  # nothing takes less memory
+    warning: str = ""  # set if memory may run out all the same
 
 
 @dataclass(frozen=True)
 class Step:
-    """One picture of the way and its losses: picture 0 is the start, picture n has seen n updates."""
+    """One iteration's picture and losses: picture 0 is the start, picture n has seen n updates."""
 
     iteration: int
     iterations: int
@@ -238,36 +224,34 @@ class Step:
     elapsed_s: float
     picture: Picture | None = None
     painting: Painting | None = None  # on the last step
-    is_replayed: bool = False  # known from a checkpoint, and told again for the record
-    steps_back: int = 0  # how often the numbers ran away so far
+    is_replayed: bool = False  # known from a checkpoint, and sent again for the record
+    steps_back: int = 0  # how often the loss diverged so far
     step_s: float = 0.0  # computing it
-    restart: str = ""  # why the optimiser began afresh on the way to this picture
-    trouble: str = ""  # what did not work beside the painting, or what was done for want of memory
+    restart: str = ""  # why the optimizer was restarted before this picture
+    trouble: str = ""  # a problem that did not stop the painting, or what was done to save memory
 
 
 @dataclass(frozen=True)
 class Request:
-    """What an engine is asked to paint."""
+    """The picture that an engine is asked to paint."""
 
     content: Path
     styles: tuple[tuple[Path, float], ...]
     init: Path | None
     settings: Settings
-    checkpoints: Path | None = None  # where its state is kept, to go on from after a crash
-    frames: frozenset[int] | None = (
-        None  # the iterations whose frames are on disk already; None: nobody keeps any
-    )
+    checkpoints: Path | None = None  # the folder of its checkpoints, to resume from after a crash
+    frames: frozenset[int] | None = None  # the iterations whose frames are on disk already; None: none are kept
     smaller: int = 0  # how many tile sizes below the planned one; one more after each attempt out of memory
 
     def has_frames(self, iterations: Iterable[int]) -> bool:
-        """Tell whether every frame that is wanted of some iterations is on disk: no film has a gap."""
+        """Whether every frame wanted of some iterations is on disk, so that the animation has no gap."""
         wanted = (number for number in iterations if self.settings.frames.keeps(number))
         return self.frames is None or all(number in self.frames for number in wanted)
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine says of itself once the model is loaded."""
+    """An engine's description of itself once the model is loaded."""
 
     device: str
     precision: str
@@ -275,7 +259,7 @@ class EngineInfo:
     weights_sha256: str
     load_s: float
     versions: dict[str, str]
-    backward: Backward = "gradient"  # how gradients go back; see `transfer.backend.convolutions`
+    backward: Backward = "gradient"  # see `transfer.backend.convolutions`
 
 
 def job_id(parts: tuple[Part, ...], generation: int = 0) -> str:
@@ -283,8 +267,8 @@ def job_id(parts: tuple[Part, ...], generation: int = 0) -> str:
 
     Args:
         parts: every file with its stamp and hash.
-        generation: how many earlier jobs, already retired, had these very stamps. File systems reuse inode
-            numbers, so a copy with preserved times can look exactly like the drop before it.
+        generation: number of earlier, retired jobs with these very stamps. File systems reuse inode numbers, so
+            a copy with preserved times can look exactly like the drop before it.
     """
     facts: list[Any] = [[part.name, *part.stamp, part.sha256] for part in parts]
     if generation:
@@ -293,13 +277,13 @@ def job_id(parts: tuple[Part, ...], generation: int = 0) -> str:
 
 
 def slug(stem: str, longest: int = 80) -> str:
-    """Make a readable ASCII name that no shell, share or browser trips over."""
+    """Make a readable ASCII name that no shell, share or browser rejects."""
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode("ascii")
     return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-")[:longest].rstrip("-") or "picture"
 
 
 def printable(name: str) -> str:
-    """Escape what a name may hold that a log line or a page should not."""
+    """Escape the characters of a name that a log line or a page should not contain."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text

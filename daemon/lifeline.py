@@ -13,22 +13,17 @@ _TICK_S: Final = 0.5  # the longest wait without a heartbeat
 
 
 class Lifeline:
-    """One thread's stop flag and heartbeat; a nested one also ends by itself, before the thread does."""
+    """One thread's stop flag, which threads may share, and its heartbeat.
+
+    A nested one can be stopped alone, before its thread; its heartbeats are the thread's.
+    """
 
     def __init__(
         self,
         stop: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
-        *,
         parent: Lifeline | None = None,
     ) -> None:
-        """Expect no heartbeat before the first one.
-
-        Args:
-            stop: set once the thread should end; default: never.
-            clock: monotonic seconds.
-            parent: the thread's own lifeline, which takes the heartbeats and whose stop counts as well.
-        """
         self._stop = stop or threading.Event()
         self._clock = clock
         self._parent = parent
@@ -36,7 +31,7 @@ class Lifeline:
         self._stop_noticed_at: float | None = None
 
     def nested(self) -> Lifeline:
-        """Make a lifeline for one piece of the thread's work, which can be stopped alone."""
+        """Make a lifeline for one piece of the thread's work."""
         return Lifeline(clock=self._clock, parent=self)
 
     def ask_stop(self) -> None:
@@ -72,11 +67,7 @@ class Lifeline:
         self._beat_at = None
 
     def wait(self, duration_s: float, wake: threading.Event | None = None) -> bool:
-        """Wait for a time, an event or the stop, with heartbeats.
-
-        Args:
-            duration_s: the longest wait.
-            wake: ends the wait when it is set; default: only the stop does.
+        """Wait with heartbeats until the time is over, `wake` is set or the thread should stop.
 
         Returns:
             Whether the thread should end.

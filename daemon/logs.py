@@ -32,10 +32,7 @@ def configure(
 ) -> None:
     """Send every record of this process, including libraries' records and warnings, through one renderer.
 
-    Args:
-        level: the least level that is logged.
-        format: the format; auto: console on a terminal, else JSON.
-        stream: the destination; default: stdout.
+    The format `auto` is console on a terminal, else JSON. The default stream is stdout.
     """
     stream = stream or sys.stdout
     is_terminal = stream is not None and stream.isatty()
@@ -46,15 +43,12 @@ def configure(
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Processor = (
-        structlog.processors.JSONRenderer(default=str)
+    plain = structlog.dev.plain_traceback
+    last: list[Processor] = (
+        [_TRACEBACKS, _finite, _in_order, structlog.processors.JSONRenderer(default=str)]
         if is_json
-        else structlog.dev.ConsoleRenderer(
-            colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
-        )
+        else [structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=plain)]
     )
-    last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    last += [_TRACEBACKS, _finite, _in_order] if is_json else []
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -67,7 +61,7 @@ def configure(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_foreign],
-            processors=[*last, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     root = logging.getLogger()
@@ -85,7 +79,7 @@ class _Handler(logging.StreamHandler[Any]):
     has_failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's own signature
-        """Report the first failure."""
+        """Report the first failure only."""
         if not self.has_failed and sys.stderr is not None:
             sys.stderr.write("styletransferd: the log cannot be written\n")
         self.has_failed = True

@@ -69,10 +69,7 @@ def _place(mark: yaml.Mark | None) -> str:
 
 
 def parse(data: bytes) -> Any:
-    """Parse one YAML document.
-
-    Args:
-        data: the bytes of a file; an empty document parses as None.
+    """Parse one YAML document; an empty one is None.
 
     Raises:
         DocumentError: anything is wrong with the text; nothing else is raised.

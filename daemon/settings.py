@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     TypeAdapter,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
 )
@@ -28,12 +29,9 @@ MAX_ITERATIONS: Final = 100_000
 # The coarse sizes of `scales: auto`.
 _COARSEST_PX: Final = 128  # the least longest side
 _NARROWEST_PX: Final = 32  # the least shortest side
-_AUTO_SHARES: Final = (
-    1.5,
-    3.0,
-)  # multiples of `iterations` at half of the final size, and at a quarter and less
-# VGG19 (Simonyan and Zisserman, 2015, table 1, column E): here, because sidecars name layers, and this module
-# must not import TensorFlow.
+# Multiples of `iterations` at half of the final size, and at a quarter and less.
+_AUTO_SHARES: Final = (1.5, 3.0)
+# VGG19 (Simonyan and Zisserman, 2015, table 1, column E): here, because sidecars name layers.
 CONVOLUTIONS_PER_BLOCK: Final = (2, 2, 4, 4, 4)
 LAYERS: Final = tuple(
     f"block{block}_conv{convolution}"
@@ -76,19 +74,12 @@ def _layers(value: Any) -> Any:
     unknown = [str(name) for name in value if name not in LAYERS]
     if unknown:
         raise refusal(allowed, hint=suggestion(unknown[0], list(LAYERS)))
-    weights = {name: _weight(weight) for name, weight in value.items()}
+    try:
+        weights = {name: _WEIGHT.validate_python(weight) for name, weight in value.items()}
+    except ValidationError:
+        raise refusal("a weight of 0 or more for each layer") from None
     has_share(weights.values())
     return weights
-
-
-def _weight(value: Any) -> float:
-    try:
-        weight = float("nan") if isinstance(value, bool) else float(value)
-    except (ValueError, TypeError, OverflowError):
-        weight = float("nan")
-    if not 0 <= weight < float("inf"):
-        raise refusal("a weight of 0 or more for each layer")
-    return weight
 
 
 def has_share(weights: Iterable[float]) -> None:
@@ -98,10 +89,8 @@ def has_share(weights: Iterable[float]) -> None:
 
 
 def _scales(value: Any) -> Any:
-    if isinstance(value, list):
-        return _SCALE_LIST.validate_python(
-            value
-        )  # here, so that the key path does not name a branch of the union
+    if isinstance(value, list):  # validated here, so that the key path does not name a branch of the union
+        return _SCALE_LIST.validate_python(value)
     if value in ("auto", "none"):
         return value
     raise refusal("auto, none, or a list of {size: 128, iterations: 60}")
@@ -118,6 +107,7 @@ def plain_name(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1, le=MAX_ITERATIONS), BeforeValidator(number)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
+_WEIGHT: Final = TypeAdapter(Amount)
 Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), BeforeValidator(number)]
 PlainName = Annotated[str, BeforeValidator(plain_name)]
 Size = Annotated[
@@ -177,7 +167,7 @@ class EarlyStop(Model):
 
 
 def _early_stop(value: Any) -> Any:
-    """Validate here, so that the key path does not name a branch of the union; 0 is not false."""
+    """Validate here, as in `_scales`; 0 is not false."""
     if value is False or isinstance(value, EarlyStop):
         return value
     if isinstance(value, dict):
@@ -245,11 +235,7 @@ class Settings(Model):
         """List the sizes to paint at, coarse to fine, each with its iterations.
 
         `auto` halves the final size while the pictures stay large enough to show shapes, with more iterations
-        at smaller sizes: a step at half the size costs a quarter.
-
-        Args:
-            height_px: height of the content.
-            width_px: width of the content; `size: original` is the longer side.
+        at smaller sizes: a step at half the size costs a quarter. Height and width are the content's.
         """
         longest = max(height_px, width_px, 1)
         final = longest if self.size == "original" else self.size
@@ -259,10 +245,6 @@ class Settings(Model):
             shape = min(height_px, width_px) / longest
             coarse = _halves(final, shape, self.iterations) if self.scales == "auto" else []
         return (*coarse, Scale.model_construct(size=final, iterations=self.iterations))
-
-    def total_iterations(self, height_px: int, width_px: int) -> int:
-        """Count the iterations at all scales, for a content of this size."""
-        return sum(scale.iterations for scale in self.all_scales(height_px, width_px))
 
 
 def scaled(height_px: int, width_px: int, longest_px: int) -> tuple[int, int]:
@@ -282,24 +264,15 @@ def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
     return coarse
 
 
-_SHARED: Final[dict[str, Any]] = {
-    "style_layers": [f"block{block}_conv1" for block in range(1, 6)],
-    "tv_weight": 0,
-    "pooling": "max",
-    "init": "content",
+_BALANCED: Final = {
+    name: Settings.model_fields[name].default
+    for name in (
+        *("strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"),
+        *("tv_weight", "pooling", "init", "init_colors"),
+    )
 }
-_BALANCED: Final[dict[str, Any]] = {
-    **_SHARED,
-    "strength": 0.5,
-    "iterations": 20,
-    "scales": "auto",
-    "objective": "balanced",
-    "optimizer": "lbfgs",
-    "content_layers": {"block4_conv2": 1},
-    "init_colors": "style",
-}
-_PAPER: Final[dict[str, Any]] = {
-    **_SHARED,
+_PAPER: Final = {
+    **{name: value for name, value in _BALANCED.items() if name != "strength"},
     "iterations": 100,
     "scales": "none",
     "objective": "paper",
@@ -336,15 +309,12 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
     else:
         layers = [PRESETS.get(str(house.get("preset") or "default"), {}), house_keys, own]
     result: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            if value is None:
-                continue
-            below = result.get(key)
-            if key in {"frames", "output"} and isinstance(below, dict) and isinstance(value, dict):
-                result[key] = {**below, **value}
-            else:
-                result[key] = value
+    for key, value in itertools.chain.from_iterable(layer.items() for layer in layers):
+        below = result.get(key)
+        if key in {"frames", "output"} and isinstance(below, dict) and isinstance(value, dict):
+            result[key] = {**below, **value}
+        elif value is not None:
+            result[key] = value
     if isinstance(result.get("scales"), list) and own.get("scales") is None:
         result["scales"] = [scale for scale in result["scales"] if not _reaches(scale, own.get("size"))]
     return result

@@ -78,8 +78,7 @@ class SidecarModel(Settings):
     ] = Field(None, description="The painting, or several; default: NAME.style.* in the same folder.")
     preset: Preset = Field("default", description="Sets every key that the sidecar does not set.")
     result: dict[str, Any] | None = Field(
-        None,
-        description="The record that result.yaml adds to a sidecar; without effect when dropped again.",
+        None, description="The record that result.yaml adds to a sidecar; without effect when dropped again."
     )
 
 
@@ -105,12 +104,9 @@ class Sidecar:
 
 
 def parse(data: bytes, file: str, house: dict[str, Any] | None = None) -> Sidecar:
-    """Read a sidecar; faults are returned, never raised.
+    """Read a sidecar; faults, which name the file `file`, are returned, never raised.
 
-    Args:
-        data: the bytes of the file; an empty file means all defaults.
-        file: the name of the file in faults.
-        house: the config's `defaults`.
+    An empty file means all defaults; `house` is the config's `defaults`.
     """
     try:
         raw = safe_yaml.parse(data)
@@ -124,24 +120,22 @@ def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
         return _faulty({}, (Fault(file, "", shown(raw), "keys and values, such as `content: sunset.jpg`"),))
-    strange = [key for key in raw if not isinstance(key, str)]
+    strange = [shown(key) for key in raw if not isinstance(key, str)]
     if strange:
-        return _faulty(
-            raw,
-            tuple(Fault(file, shown(key), "", "text", problem="a key that is not text:") for key in strange),
-        )
+        problem = "a key that is not text:"
+        return _faulty(raw, tuple(Fault(file, key, "", "text", problem=problem) for key in strange))
+    house = house or {}
     preset = raw.get("preset")
     try:
-        model = SidecarModel.model_validate(
-            merged(preset if isinstance(preset, str) else None, house or {}, raw)
-        )
+        layers = merged(preset if isinstance(preset, str) else None, house, raw)
+        model = SidecarModel.model_validate(layers)
     except ValidationError as error:
         return _faulty(raw, explain(error, SidecarModel, file))
     return Sidecar(
         content=model.content,
         styles=tuple(model.style or ()),
         init=None if model.init in KEYWORD_INITS else model.init,
-        preset=str(preset or (house or {}).get("preset") or "default"),
+        preset=str(preset or house.get("preset") or "default"),
         settings=Settings.model_construct(**{name: getattr(model, name) for name in Settings.model_fields}),
     )
 
@@ -149,7 +143,8 @@ def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
 def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
     """Keep the valid names, so that the pictures of a faulty drop are kept with it."""
     style = raw.get("style")
-    styles = [item.get("image") if isinstance(item, dict) else item for item in _as_list(style)]
+    items = style if isinstance(style, list) else [style]
+    styles = [item.get("image") if isinstance(item, dict) else item for item in items]
     init = _name(raw.get("init"))
     return Sidecar(
         content=_name(raw.get("content")),
@@ -159,10 +154,6 @@ def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
         settings=None,
         faults=faults,
     )
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _name(value: Any) -> str | None:

@@ -25,13 +25,7 @@ _KINDS: Final = {
 
 
 def refusal(allowed: str, reason: Reason = Reason.BAD_SIDECAR, hint: str = "") -> PydanticCustomError:
-    """Make the error that a validator raises.
-
-    Args:
-        allowed: words that complete "it must be".
-        reason: the code for `error.yaml`.
-        hint: advice, such as what may be meant.
-    """
+    """Make the error that a validator raises; `allowed` completes the words "it must be"."""
     context = {"allowed": allowed, "reason": reason.value, "hint": hint}
     return PydanticCustomError("refused", "{allowed}", context)
 
@@ -49,21 +43,13 @@ def suggestion(word: str, known: list[str]) -> str:
 
 
 def unknown_key(file: str, key: str, found: str, known: list[str]) -> Fault:
-    """Describe a key that does not exist.
-
-    Args:
-        file: the name of the file.
-        key: the path of the key, its parts joined by dots.
-        found: its value, quoted.
-        known: the keys that exist beside it.
-    """
-    listed = (
-        f"known: {', '.join(known)}"
-        if len(known) <= _MAX_LISTED
-        else "`styletransferd check --verbose` lists the known keys"
-    )
-    hint = suggestion(key.rpartition(".")[2], known) or listed
-    return Fault(file, key, found, ", ".join(known), hint, problem="unknown key")
+    """Describe a key, given by its path, that is not among the known ones at its place."""
+    listed = ", ".join(known)
+    hint = suggestion(key.rpartition(".")[2], known)
+    if not hint:
+        is_short = len(known) <= _MAX_LISTED
+        hint = f"known: {listed}" if is_short else "`styletransferd check --verbose` lists the known keys"
+    return Fault(file, key, found, listed, hint, problem="unknown key")
 
 
 def explain(error: ValidationError, model: type[BaseModel], file: str) -> tuple[Fault, ...]:
@@ -100,9 +86,8 @@ def _requirement(kind: str, message: str) -> str:
         return _KINDS[name]
     for start in ("Input should be ", "Value error, "):
         message = message.removeprefix(start)
-    message = message.replace("greater than or equal to", "at least").replace(
-        "less than or equal to", "at most"
-    )
+    for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
+        message = message.replace(long, short)
     return message[:1].lower() + message[1:]
 
 

@@ -17,12 +17,9 @@ from daemon.inbox.scan import is_ignored
 from daemon.validation import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from daemon.config import Config
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(check)
 
 
 def check(
@@ -43,32 +40,28 @@ def check(
     typer.echo(f"{path}: ok" if path.exists() else "no config file: the defaults apply")
     for key in config_module.without_effect(loaded):
         typer.echo(f"{path}: {key} has no effect in this version")
-    faulty = 0
+    code = 0
     library = loaded.folders.styles
     if library and not library.is_dir():
-        faulty += 1
+        code = 1
         typer.echo(str(Fault(str(path), "folders.styles", shown(str(library)), "an existing folder")))
     for file in _sidecars(paths or [], loaded.inbox.ignore):
         faults = _faults(file, loaded)
-        faulty += bool(faults)
-        for fault in faults:
-            typer.echo(fault.in_full() if verbose else str(fault))
-        if not faults:
-            typer.echo(f"{file}: ok")
-    raise typer.Exit(1 if faulty else 0)
+        code = code or int(bool(faults))
+        lines = [fault.in_full() if verbose else str(fault) for fault in faults]
+        typer.echo("\n".join(lines or [f"{file}: ok"]))
+    raise typer.Exit(code)
 
 
-def _sidecars(paths: list[Path], ignore: tuple[str, ...]) -> list[Path]:
-    """List the sidecars given, and the sidecars in the folders given that the service would read."""
-    found = []
+def _sidecars(paths: list[Path], ignore: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the sidecars given, and the sidecars in the folders given that the service would read."""
     for path in paths:
         if not path.is_dir():
-            found.append(path)
+            yield path
         for folder, folders, names in os.walk(path):
             folders[:] = [name for name in folders if not is_ignored(name, ignore, is_folder=True)]
             seen = [name for name in sorted(names) if not is_ignored(name, ignore, is_folder=False)]
-            found += [Path(folder, name) for name in seen if pairing.is_sidecar(name)]
-    return found
+            yield from (Path(folder, name) for name in seen if pairing.is_sidecar(name))
 
 
 def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
@@ -86,21 +79,17 @@ def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
     return (*read.faults, *missing, *_picture_faults(file, group, config))
 
 
-def _picture_faults(file: Path, group: pairing.Group, config: Config) -> list[Fault]:
+def _picture_faults(file: Path, group: pairing.Group, config: Config) -> Iterator[Fault]:
     from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
-    faults = []
-    for member in group.members:
+    for member in (member for member in group.members if member.role != "sidecar"):
         folder = config.folders.styles if member.library and config.folders.styles else file.parent
-        if member.role == "sidecar":
-            continue
         try:
             os.close(files.open_regular(folder.resolve(), member.name))
             images.read(folder / member.name, config.inbox.max_megapixels)
         except (OSError, files.ChangedError) as error:
-            problem = f"{member.role}: {getattr(error, 'strerror', None) or error}: {member.name}"
-            faults.append(Fault(str(file), problem=problem))
+            why = getattr(error, "strerror", None) or error
+            yield Fault(str(file), problem=f"{member.role}: {why}: {member.name}")
         except JobError as error:
-            problem = f"{member.role}: {error.failure.message}"
-            faults.append(Fault(str(file), hint=error.failure.hint, problem=problem))
-    return faults
+            why = f"{member.role}: {error.failure.message}"
+            yield Fault(str(file), hint=error.failure.hint, problem=why)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import threading
 from importlib import resources
 from pathlib import Path
@@ -12,47 +11,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from daemon import config, safe_yaml
+from daemon.cli.run import serve
 from daemon.errors import DaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from daemon.cli.progress import Bar
-
-DEMO_SIZE_PX = 512
+_FOLDER = Path("styletransferd-demo")
 _LOG_NAME = "styletransferd.log"
 _LOOK_S = 0.5
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
-
-
 def demo(
-    dir: Annotated[Path, typer.Option("--dir", help="The folder for inbox, outbox and spool.")] = Path(  # noqa: A002
-        "styletransferd-demo"
-    ),
-    size: Annotated[int, typer.Option("--size", help="Longest side in pixels.", min=16)] = DEMO_SIZE_PX,
+    folder: Annotated[Path, typer.Option("--dir", help="The folder for inbox, outbox and spool.")] = _FOLDER,
+    size: Annotated[int, typer.Option("--size", help="Longest side in pixels.", min=16)] = 512,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the log of the service.")] = False,
 ) -> None:
     """Repaint a bundled photo with the real service, and print where the picture is."""
-    from daemon import config, logs  # noqa: PLC0415 - `status` starts faster without them
-    from daemon.cli.run import serve  # noqa: PLC0415
+    from daemon import logs  # noqa: PLC0415 - `status` starts faster without it
 
-    base = dir.absolute()
-    outbox = base / "outbox"
+    base = folder.absolute()
     _drop(base, size)
-    before = set(outbox.iterdir())
+    before = set((base / "outbox").iterdir())
     loaded = config.build({"inbox": {"settle_s": 0.5}}, base, environment={})
-    if verbose:
-        logs.configure("info", "console")
+    with contextlib.ExitStack() as stack:
+        log = None
+        if not verbose:
+            log = stack.enter_context((base / _LOG_NAME).open("w", encoding="utf-8"))
+            stack.enter_context(_bar(base / "spool" / "status.json"))
+        logs.configure("info", "console", log)
         code = serve(loaded, drains=True)
-    else:
-        with (base / _LOG_NAME).open("w", encoding="utf-8") as log, _bar(loaded.folders.spool / "status.json"):
-            logs.configure("info", "console", log)
-            code = serve(loaded, drains=True)
-    made = [path for entry in set(outbox.iterdir()) - before if (path := entry / "result.png").exists()]
+    entries = set((base / "outbox").iterdir()) - before
+    made = [path for entry in entries if (path := entry / "result.png").exists()]
     if not made:
         raise DaemonError("no picture was painted" + ("" if verbose else f"; the log is {base / _LOG_NAME}"))
     typer.echo("The painted picture:")
@@ -62,13 +53,10 @@ def demo(
 
 def _drop(base: Path, size: int) -> None:
     """Put the bundled pictures and a sidecar into the inbox."""
-    from daemon import safe_yaml  # noqa: PLC0415 - `status` starts faster without it
-
     for name in ("inbox", "outbox"):
         (base / name).mkdir(parents=True, exist_ok=True)
     for name in ("photo.jpg", "painting.jpg"):
-        with resources.as_file(resources.files("daemon.demo") / name) as source:
-            shutil.copyfile(source, base / "inbox" / name)
+        (base / "inbox" / name).write_bytes((resources.files("daemon.demo") / name).read_bytes())
     sidecar = safe_yaml.dump({"content": "photo.jpg", "style": "painting.jpg", "size": size})
     (base / "inbox" / "coffee.yaml").write_text(sidecar, "utf-8")
 
@@ -79,19 +67,19 @@ def _bar(status: Path) -> Iterator[None]:
     from daemon.cli.progress import Bar  # noqa: PLC0415 - 40 ms
 
     has_ended = threading.Event()
+
+    def follow() -> None:
+        while not has_ended.wait(_LOOK_S):
+            with contextlib.suppress(OSError, ValueError):  # not written yet
+                job = json.loads(status.read_bytes())["job"]
+                if job:
+                    bar.show(job["iteration"], job["iterations"], job["loss"])
+
     with Bar() as bar:
-        follower = threading.Thread(target=_follow, args=(status, bar, has_ended), name="progress")
+        follower = threading.Thread(target=follow, name="progress")
         follower.start()
         try:
             yield
         finally:
             has_ended.set()
             follower.join()
-
-
-def _follow(status: Path, bar: Bar, has_ended: threading.Event) -> None:
-    while not has_ended.wait(_LOOK_S):
-        with contextlib.suppress(OSError, ValueError):  # not written yet
-            job = json.loads(status.read_bytes())["job"]
-            if job:
-                bar.show(job["iteration"], job["iterations"], job["loss"])

@@ -7,46 +7,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from daemon import safe_yaml
 from daemon.cli.options import ConfigOption, JsonOption, load
 from daemon.errors import DaemonError
-from daemon.job import State
+from daemon.job import State, printable
+from daemon.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.spool import Spool, StoredJob
+    from daemon.spool import StoredJob
 
-JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="A job's id, the start of its id, or its name in the outbox.")
-]
+_JOB_HELP = "A job's id, the start of its id, or its name in the outbox."
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help=_JOB_HELP)]
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("list")(list_jobs)
-    for command in (show, retry, cancel, hold, release):
-        app.command()(command)
-
-
 def _spool(config: Path | None) -> Spool:
-    from daemon.spool import Spool  # noqa: PLC0415 - after the config is known to be good
-
     return Spool(load(config).folders.spool)
 
 
 def _find(spool: Spool, prefix: str, *states: State) -> StoredJob:
-    """Find the one job with an id, a prefix of its id, or a name.
+    """Find the one job with an id, a prefix of its id, or a name, in one of the states if some are given.
 
     Raises:
-        DaemonError: there is none or more than one, or its state does not allow the command.
+        DaemonError: there is no such job, or there are several.
     """
     found = spool.find(prefix)
-    if not found:
-        raise DaemonError(f"{prefix}: no such job")
     if len(found) > 1:
         raise DaemonError(f"{prefix}: more than one job matches: {', '.join(entry.id for entry in found)}")
-    entry = found[0]
+    if not found:
+        raise DaemonError(f"{prefix}: no such job")
+    (entry,) = found
     if states and entry.state not in states:
         raise DaemonError(f"{entry.label} is {entry.state}, not {' or '.join(states)}")
     return entry
@@ -68,35 +60,29 @@ def _summary(entry: StoredJob) -> dict[str, Any]:
 def list_jobs(state: StateOption = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """List jobs in any state, or in one."""
     spool = _spool(config)
-    entries = [entry for each in ([state] if state else State) for entry in spool.entries(each)]
-    summaries = sorted((_summary(entry) for entry in entries), key=lambda item: item["accepted_at"] or "")
+    found = [_summary(entry) for each in ([state] if state else State) for entry in spool.entries(each)]
+    found.sort(key=lambda item: item["accepted_at"] or "")
     if as_json:
-        typer.echo(json.dumps(summaries))
+        typer.echo(json.dumps(found))
         return
-    for item in summaries:
-        reason = f"  {item['reason']}" if item["reason"] else ""
-        typer.echo(f"{item['id']}  {item['state']:<8}{item['name']}{reason}")
+    for item in found:
+        typer.echo(f"{item['id']}  {item['state']:<8}{item['name']}  {item['reason'] or ''}".rstrip())
 
 
 def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show everything about one job."""
-    from daemon import safe_yaml  # noqa: PLC0415 - only this command writes YAML
-    from daemon.job import printable  # noqa: PLC0415
-
     entry = _find(_spool(config), job)
     document = _summary(entry) | {"folder": str(entry.folder), "history": entry.attempts}
-    if entry.job:
-        document |= {
-            "preset": entry.job.preset,
-            "settings": entry.job.settings.model_dump(mode="json") if entry.job.settings else None,
-            "inputs": [
-                {"role": part.role, "name": printable(part.name), "sha256": part.sha256}
-                for part in entry.job.parts
-            ],
-        }
-    failure = entry.failure if entry.state is State.FAILED else None
-    if failure:
-        document["failure"] = {"message": failure.message, "hint": failure.hint}
+    accepted = entry.job
+    if accepted:
+        settings = accepted.settings
+        document["preset"] = accepted.preset
+        document["settings"] = settings.model_dump(mode="json") if settings else None
+        document["inputs"] = [
+            {"role": part.role, "name": printable(part.name), "sha256": part.sha256} for part in accepted.parts
+        ]
+    if entry.state is State.FAILED and entry.failure:
+        document["failure"] = {"message": entry.failure.message, "hint": entry.failure.hint}
     typer.echo(json.dumps(document) if as_json else safe_yaml.dump(document).rstrip())
 
 
@@ -106,8 +92,7 @@ def retry(job: JobArgument, config: ConfigOption = None) -> None:
     found = _find(spool, job, State.FAILED)
     if found.job is None:
         raise DaemonError(f"{found.id}: its record cannot be read, so it cannot be retried")
-    entry = spool.retry(found)
-    typer.echo(f"{entry.label}: queued again")
+    typer.echo(f"{spool.retry(found).label}: queued again")
 
 
 def cancel(job: JobArgument, config: ConfigOption = None) -> None:
@@ -122,12 +107,10 @@ def cancel(job: JobArgument, config: ConfigOption = None) -> None:
 def hold(job: JobArgument, config: ConfigOption = None) -> None:
     """Do not start a queued job until it is released."""
     spool = _spool(config)
-    entry = spool.hold(_find(spool, job, State.QUEUED))
-    typer.echo(f"{entry.label}: held")
+    typer.echo(f"{spool.hold(_find(spool, job, State.QUEUED)).label}: held")
 
 
 def release(job: JobArgument, config: ConfigOption = None) -> None:
     """Return a held job to the queue."""
     spool = _spool(config)
-    entry = spool.release(_find(spool, job, State.HELD))
-    typer.echo(f"{entry.label}: queued")
+    typer.echo(f"{spool.release(_find(spool, job, State.HELD)).label}: queued")

@@ -15,15 +15,12 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NOT_READY = 75  # EX_TEMPFAIL
 EXIT_CONFIG = 78  # EX_CONFIG
+_EXITS: dict[type, int] = {ConfigError: EXIT_CONFIG, NotReady: EXIT_NOT_READY}
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # Click's; some versions of Typer contain their own Click
 
 app = typer.Typer(
-    name="styletransferd",
-    help="Repaint dropped photos in the style of dropped paintings.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    name="styletransferd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 
 
@@ -42,8 +39,11 @@ def _styletransferd(
     """Repaint dropped photos in the style of dropped paintings."""
 
 
-for module in (run, demo, stylize, check, selftest, status, jobs, schema):
-    module.register(app)
+for command in (
+    *(run.run, demo.demo, stylize.stylize, check.check, selftest.selftest, status.status, jobs.list_jobs),
+    *(jobs.show, jobs.retry, jobs.cancel, jobs.hold, jobs.release, schema.schema),
+):
+    app.command(command.__name__.removesuffix("_jobs"))(command)
 
 
 def main() -> None:
@@ -52,18 +52,12 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except UsageError as error:
         _fail(error.format_message(), EXIT_USAGE)
-    except ConfigError as error:
-        _fail(str(error), EXIT_CONFIG)
-    except NotReady as error:
-        _fail(str(error), EXIT_NOT_READY)
-    except JobError as error:
-        hint = f" ({error.failure.hint})" if error.failure.hint else ""
-        _fail(f"{error}{hint}", EXIT_FAILED)
     except (DaemonError, OSError) as error:
-        _fail(str(error), EXIT_FAILED)
+        hint = error.failure.hint if isinstance(error, JobError) else ""
+        code = _EXITS.get(type(error), EXIT_FAILED)
+        _fail(f"{error} ({hint})" if hint else str(error), code)
 
 
 def _fail(message: str, code: int) -> None:
-    for line in message.splitlines():
-        sys.stderr.write(f"styletransferd: {line}\n")
+    sys.stderr.writelines(f"styletransferd: {line}\n" for line in message.splitlines())
     sys.exit(code)

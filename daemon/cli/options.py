@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -13,9 +12,9 @@ import typer
 from daemon import config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from daemon.config import Config
+    from daemon.engine.local import LocalEngine
+    from daemon.job import EngineInfo
 
 ConfigOption = Annotated[
     Path | None,
@@ -29,38 +28,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 def load(given: Path | None) -> Config:
-    """Load the config file that applies.
-
-    Args:
-        given: the value of --config.
-
-    Raises:
-        ConfigError: the config has faults; the error lists all of them.
-    """
+    """Load the config file that applies, where `given` is the value of --config; see `config.load`."""
     return config.load(config.find(given))
 
 
 def load_or_default(given: Path | None) -> Config:
-    """Load the config file that applies, or the defaults if none is named and none is installed.
-
-    Args:
-        given: the value of --config.
-
-    Raises:
-        ConfigError: the config has faults; the error lists all of them.
-    """
+    """Load the config file that applies, or the defaults if none is named and none is installed."""
     path = config.find(given)
     if path == config.DEFAULT_PATH and given is None and not path.exists():
         return config.build({}, Path.cwd())
     return config.load(path)
 
 
-@contextlib.contextmanager
-def quiet_tensorflow() -> Iterator[None]:
-    """Discard what TensorFlow prints on stderr while it is imported and started.
+def start_engine(config: Config) -> tuple[LocalEngine, EngineInfo]:
+    """Load the model in this process, without what TensorFlow prints on stderr meanwhile.
 
-    Its first lines ignore its log level, so the file descriptor itself is redirected. Errors are exceptions,
-    which are not affected.
+    Its first lines ignore its log level, so the file descriptor itself is redirected.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
@@ -68,7 +51,10 @@ def quiet_tensorflow() -> Iterator[None]:
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        yield
+        from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
+
+        engine = LocalEngine(config)
+        return engine, engine.start()
     finally:
         os.dup2(kept, 2)
         os.close(kept)

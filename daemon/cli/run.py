@@ -20,28 +20,19 @@ if TYPE_CHECKING:
 EXIT_DEFECT = 70  # EX_SOFTWARE
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(run)
-
-
 def run(
     config: ConfigOption = None,
     drain: Annotated[bool, typer.Option("--drain", help="Process everything waiting, then exit.")] = False,
     stop_starting_at: Annotated[
         str | None,
-        typer.Option(
-            metavar="HH:MM", help="With --drain: start no job after this time; finish the running one."
-        ),
+        typer.Option(metavar="HH:MM", help="With --drain: start no job from then on; finish the running one."),
     ] = None,
 ) -> None:
     """Watch the inbox until stopped; with --drain, process everything waiting and exit."""
     from daemon import logs  # noqa: PLC0415 - `status` starts faster without it
 
     if stop_starting_at is not None and not (drain and re.fullmatch(CLOCK, stop_starting_at)):
-        raise typer.BadParameter(
-            "needs --drain and a time of day such as 06:00", param_hint="--stop-starting-at"
-        )
+        raise typer.BadParameter("--stop-starting-at needs --drain and a time of day such as 06:00")
     loaded = load(config)
     logs.configure(loaded.log.level, loaded.log.format)
     # On a terminal SIGHUP means that it was closed: the service stops instead of reloading its config.
@@ -61,8 +52,7 @@ def serve(
     """Run the service to its end.
 
     Returns:
-        The exit code: 0, 1 when draining and some jobs failed, or `EXIT_DEFECT`, which must not look like a
-        night with some failed jobs; a defect is logged.
+        The exit code; a defect is logged and has its own, to differ from a night with some failed jobs.
     """
     from daemon.service import signals  # noqa: PLC0415 - `status` starts faster without it
 

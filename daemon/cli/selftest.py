@@ -9,37 +9,24 @@ from pathlib import Path
 
 import typer
 
-from daemon.cli.options import ConfigOption, load_or_default, quiet_tensorflow
+from daemon.cli.options import ConfigOption, load_or_default, start_engine
 from daemon.errors import DaemonError, NotReady
+from daemon.job import Request
+from daemon.settings import Frames, Settings
 
 _SIZE_PX = 256
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(selftest)
-
-
 def selftest(config: ConfigOption = None) -> None:
-    """Load VGG19, run a real optimisation step on the chosen device, and print what computes."""
-    from daemon.job import Request  # noqa: PLC0415 - only this command needs them
-    from daemon.settings import Settings  # noqa: PLC0415
+    """Load VGG19, run a real optimization step on the chosen device, and print what computes."""
+    engine, info = start_engine(load_or_default(config))
+    from daemon.transfer.backend import timing  # noqa: PLC0415 - imports TensorFlow
 
-    loaded = load_or_default(config)
-    with quiet_tensorflow():
-        from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
-        from daemon.transfer.backend import timing  # noqa: PLC0415 - the same
-
-        engine = LocalEngine(loaded)
-        info = engine.start()
     bundled = Path(str(resources.files("daemon.demo")))
-    settings = Settings.model_validate(
-        {"size": _SIZE_PX, "scales": "none", "iterations": 3, "frames": {"every": 0}}
-    )
+    settings = Settings(size=_SIZE_PX, scales="none", iterations=3, frames=Frames(every=0))
     request = Request(bundled / "photo.jpg", ((bundled / "painting.jpg", 1.0),), None, settings)
     try:
-        # when the plan and every step came
-        times = [time.perf_counter() for _ in engine.stylize(request)]
+        times = [time.perf_counter() for _ in engine.stylize(request)]  # of the plan and every step
     except DaemonError as error:
         raise NotReady(f"the step failed on {info.device}: {error}") from error
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from daemon.cli.options import ConfigOption, JsonOption, load
+from daemon.job import State
+from daemon.spool import Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from daemon.config import Config
 
 EXIT_STOPPED = 3
@@ -18,34 +23,23 @@ _STALE_S = 10
 _SHOWN = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(status)
-
-
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show what the service is doing, the queue, and what waits in the inbox and why."""
     document = gather(load(config))
-    if as_json:
-        typer.echo(json.dumps(document))
-    else:
-        _print(document)
+    typer.echo(json.dumps(document) if as_json else "\n".join(lines(document)))
     raise typer.Exit(0 if document["running"] else EXIT_STOPPED)
 
 
 def gather(config: Config) -> dict[str, Any]:
     """Combine the state that the service writes with the contents of the spool."""
-    from daemon.job import State  # noqa: PLC0415 - after the config is known to be good
-    from daemon.spool import Spool  # noqa: PLC0415
-
     spool = Spool(config.folders.spool)
     running = spool.is_locked()
     path = spool.root / "status.json"
-    try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
+    document: dict[str, Any] = {"waiting": [], "paused": {}, "opens_at": None}
+    age_s = None
+    with contextlib.suppress(OSError, ValueError):  # not written yet
+        document |= json.loads(path.read_bytes())
         age_s = time.time() - path.stat().st_mtime
-    except (OSError, ValueError):
-        document, age_s = {}, None
     if not running or "queue" not in document:
         queue = spool.entries(State.QUEUED)[:_SHOWN]
         document["queue"] = [{"id": entry.id, "name": entry.label} for entry in queue]
@@ -57,31 +51,23 @@ def gather(config: Config) -> dict[str, Any]:
         is_stale=bool(running and age_s is not None and age_s > _STALE_S),
         counts={state.value: spool.count(state) for state in State},
     )
-    document.setdefault("waiting", [])
-    document.setdefault("paused", {})
-    document.setdefault("opens_at", None)
     return document
 
 
-def _print(document: dict[str, Any]) -> None:
-    state = document["state"]
-    typer.echo(
-        f"styletransferd is {state}"
-        + (" (but has not reported for {document['age_s']:.0f} s)" if document["is_stale"] else "")
-    )
-    for part, reason in document["paused"].items():
-        typer.echo(f"  paused ({part}): {reason}")
+def lines(document: dict[str, Any]) -> Iterator[str]:
+    """Yield the document's lines for people."""
+    stale = f" (but has not reported for {document['age_s']:.0f} s)" if document["is_stale"] else ""
+    yield f"styletransferd is {document['state']}{stale}"
+    yield from (f"  paused ({part}): {reason}" for part, reason in document["paused"].items())
     if document["opens_at"]:
-        typer.echo(f"  no job is started before {document['opens_at']}")
+        yield f"  no job is started before {document['opens_at']}"
     job = document["job"]
     if job:
         left = "" if job["eta_s"] is None else f", about {job['eta_s']:.0f} s left"
-        typer.echo(f"  painting {job['name']}: iteration {job['iteration']} of {job['iterations']}{left}")
-    typer.echo("  " + ", ".join(f"{count} {name}" for name, count in document["counts"].items()))
-    for item in document["queue"]:
-        typer.echo(f"  queued   {item['name']}")
-    for item in document["waiting"][:_SHOWN]:
-        typer.echo(f"  waiting  {item['path']}: {item['reason']}")
+        yield f"  painting {job['name']}: iteration {job['iteration']} of {job['iterations']}{left}"
+    yield "  " + ", ".join(f"{count} {name}" for name, count in document["counts"].items())
+    yield from (f"  queued   {item['name']}" for item in document["queue"])
+    yield from (f"  waiting  {item['path']}: {item['reason']}" for item in document["waiting"][:_SHOWN])
     more = document.get("waiting_count", 0) - _SHOWN
     if more > 0:
-        typer.echo(f"  ... and {more} more waiting")
+        yield f"  ... and {more} more waiting"

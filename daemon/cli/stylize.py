@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon import files, safe_yaml, sidecar
-from daemon.cli.options import ConfigOption, load_or_default, quiet_tensorflow
+from daemon.cli.options import ConfigOption, load_or_default, start_engine
 from daemon.errors import EngineError
+from daemon.job import Plan, Request
 from daemon.settings import Frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from daemon.job import Painting, Plan, Step
+    from daemon.job import Painting, Step
     from daemon.settings import Settings
 
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(stylize)
 
 
 def stylize(
@@ -45,20 +41,13 @@ def stylize(
         raise typer.BadParameter(f"{output}: the output is also an input")
     loaded = load_or_default(config)
     settings = _settings(pairs or [], loaded.defaults, format_)
-
-    from daemon import images  # noqa: PLC0415 - after the usage is checked
-    from daemon.job import Request  # noqa: PLC0415
+    from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
     for path in (content, style):
         images.read(path, loaded.inbox.max_megapixels)  # a bad picture is reported before the model is loaded
-    with quiet_tensorflow():
-        from daemon.engine.local import LocalEngine  # noqa: PLC0415 - imports TensorFlow
-
-        engine = LocalEngine(loaded)
-        engine.start()
+    engine, _ = start_engine(loaded)
     painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)))
-    data = images.encode(painting.picture, format_, images.icc_profile(content))
-    files.replace(output, data)
+    files.replace(output, images.encode(painting.picture, format_, images.icc_profile(content)))
     typer.echo(str(output))
 
 
@@ -74,11 +63,8 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
         except safe_yaml.DocumentError as error:
             raise typer.BadParameter(f"--set {pair}: {error}") from None
         section, dot, inner = key.partition(".")
-        if dot:
-            known = raw.get(section)
-            raw[section] = {**known, inner: value} if isinstance(known, dict) else {inner: value}
-        else:
-            raw[key] = value
+        known = raw.get(section)
+        raw[section] = (known if isinstance(known, dict) else {}) | {inner: value} if dot else value
     raw.setdefault("output", {"format": format_})
     read = sidecar.read(raw, "--set", house)
     if read.faults or read.settings is None:
@@ -89,16 +75,12 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
 
 
 def _follow(steps: Iterator[Plan | Step]) -> Painting:
-    """Run the steps until the painting is complete, with a progress bar on a terminal.
-
-    Args:
-        steps: the plan, whose warning is printed, then every step.
+    """Run the steps until the painting is complete; warnings are printed above a progress bar.
 
     Raises:
         EngineError: the steps ended without a painting.
     """
     from daemon.cli.progress import Bar  # noqa: PLC0415 - 40 ms
-    from daemon.job import Plan  # noqa: PLC0415 - after the usage is checked
 
     painting = None
     with Bar() as bar:
@@ -108,15 +90,11 @@ def _follow(steps: Iterator[Plan | Step]) -> Painting:
                     bar.say(step.warning)
                 continue
             bar.show(step.iteration, step.iterations, step.losses.total)
-            for line in _remarks(step):
-                bar.say(line)
+            if step.restart:
+                bar.say(f"iteration {step.iteration}: the optimizer was restarted: {step.restart}")
+            if step.trouble:
+                bar.say(f"iteration {step.iteration}: {step.trouble}")
             painting = step.painting or painting
     if painting is None:
         raise EngineError("the engine ended without a picture")
     return painting
-
-
-def _remarks(step: Step) -> list[str]:
-    """Report what is unusual about a step, one line each."""
-    restart = f"the optimizer was restarted: {step.restart}" if step.restart else ""
-    return [f"iteration {step.iteration}: {words}" for words in (restart, step.trouble) if words]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -41,6 +42,7 @@ CONTRACT_EVENTS = {
 }
 
 
+@functools.cache
 def logged_events() -> set[str]:
     """Collect every event that a log call in the product names."""
     events = set()

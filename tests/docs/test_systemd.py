@@ -160,7 +160,7 @@ def test_the_units_start_what_the_program_knows(path: Path) -> None:
 
 
 def test_exit_codes_mean_to_systemd_what_they_mean() -> None:
-    """A wrong config is not tried again, missing surroundings are; failed pictures do not fail the night."""
+    """A wrong config is not tried again, a missing share or GPU is; failed pictures do not fail the night."""
     for path in SERVICES:
         final = values(path, "Service.RestartPreventExitStatus")[0].split()
         assert str(EXIT_CONFIG) in final

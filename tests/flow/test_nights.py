@@ -105,7 +105,7 @@ def _report(tree: Tree, day: str) -> dict[str, Any]:
 
 
 def test_jobs_are_accepted_by_day_and_painted_by_night(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs, capsys: pytest.CaptureFixture[str]
+    wall: Wall, make_night: Callable[..., Tree], run: Runs
 ) -> None:
     """Outside of the window a drop is accepted, not started, and status says from when on; at 22:00 it runs."""
     tree, engine = make_night(schedule={"window": NIGHT}), FakeEngine()
@@ -119,8 +119,7 @@ def test_jobs_are_accepted_by_day_and_painted_by_night(
         document = status.gather(tree.config)
         assert document["opens_at"] == _stamped("2026-03-02 22:00")
         assert (document["state"], document["counts"]["queued"]) == ("running", 1)
-        status._print(document)
-        assert "no job is started before 2026-03-02T22:00" in capsys.readouterr().out
+        assert "no job is started before 2026-03-02T22:00" in "\n".join(status.lines(document))
         wall.set("2026-03-02 21:59")
         assert not threading.Event().wait(0.2)
         assert engine.calls == []

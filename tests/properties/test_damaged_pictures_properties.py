@@ -9,7 +9,6 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pytest
 from damage import damaged, limited
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -115,7 +114,6 @@ def damaged_png(draw: st.DrawFn) -> bytes:
     return data[:8] + b"".join(hostile.png_chunk(kind, content) for kind, content in parts)
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, on metadata that it can do without
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=damaged(SOURCES) | damaged_png(), format_=st.sampled_from(list(images.SUFFIXES)))
 def test_a_damaged_picture_is_painted_or_refused_within_bounds(

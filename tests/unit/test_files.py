@@ -277,7 +277,7 @@ def test_a_copy_replaces_nothing(tmp_path: Path) -> None:
 
 
 def test_a_copy_shows_that_it_is_alive(tmp_path: Path) -> None:
-    """Every piece of a long copy is told of, so that nobody takes it for a deadlock."""
+    """Every piece of a long copy is a heartbeat, so that it does not look like a deadlock."""
     (tmp_path / "a").write_bytes(b"x" * 3_500_000)
     beats: list[int] = []
     fd = os.open(tmp_path / "a", os.O_RDONLY)
@@ -286,7 +286,7 @@ def test_a_copy_shows_that_it_is_alive(tmp_path: Path) -> None:
     assert len(beats) == 4
 
 
-def test_a_source_that_cannot_be_read_is_told_from_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_read_is_no_disk_that_cannot_be_written(tmp_path: Path) -> None:
     """The reader's error is the source's own kind; the writer's is an ordinary one."""
     (tmp_path / "a").write_bytes(b"x")
     fd = os.open(tmp_path, os.O_RDONLY)  # to read a folder is an error
@@ -331,13 +331,13 @@ def test_replace_writes_through_nothing_that_lies_in_the_way(
     assert names(tmp_path) == {"victim", "shared"}
 
 
-@pytest.mark.parametrize("where", ["at the end", "amid", "at the beginning"])
+@pytest.mark.parametrize("where", ["at the end", "in the middle", "at the beginning"])
 def test_no_link_on_the_whole_path_is_followed(tmp_path: Path, where: str) -> None:
     """A link anywhere between the root and the folder is a change, and no descriptor is left open."""
     (tmp_path / "a/b/c").mkdir(parents=True)
     (tmp_path / "a/b/c/x").write_bytes(b"secret")
-    link = {"at the end": "a/b/link", "amid": "a/link/c", "at the beginning": "link/b/c"}[where]
-    real = {"at the end": "a/b/c", "amid": "a/b", "at the beginning": "a"}[where]
+    link = {"at the end": "a/b/link", "in the middle": "a/link/c", "at the beginning": "link/b/c"}[where]
+    real = {"at the end": "a/b/c", "in the middle": "a/b", "at the beginning": "a"}[where]
     place = tmp_path / link.split("link", maxsplit=1)[0] / "link"
     place.symlink_to(tmp_path / real, target_is_directory=True)
     before = len(names(Path("/proc/self/fd")))
@@ -486,6 +486,6 @@ def test_a_file_system_that_does_not_count_files_has_room_for_any(
         (NotReady("x"), False),
     ],
 )
-def test_what_waiting_does_not_mend_is_told_from_what_it_may(error: Exception, *, is_of_the_file: bool) -> None:
+def test_errors_of_the_file_are_not_those_of_the_disk(error: Exception, *, is_of_the_file: bool) -> None:
     """A name or size that is refused stays refused; a full, broken or absent disk may come back."""
     assert files.is_of_the_file(error) is is_of_the_file

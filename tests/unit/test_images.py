@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from support import hostile
 
 from daemon import images
 from daemon.errors import JobError, Reason
@@ -483,3 +484,15 @@ def test_a_picture_too_large_for_its_format_is_a_jobs_failure() -> None:
         images.encode(np.zeros((1, 16400, 3), np.uint8), "webp")
     assert caught.value.failure.reason is Reason.PICTURE_TOO_LARGE
     assert "output.format" in caught.value.failure.hint
+
+
+def test_damaged_metadata_is_not_a_warning(tmp_path: Path) -> None:
+    """Pillow warns of an invalid animation in a PNG; size, profile and picture are read without a word."""
+    plain = saved(Image.fromarray(RAMP), "PNG")
+    (tmp_path / "photo").write_bytes(plain[:33] + hostile.png_chunk(b"acTL", bytes(8)) + plain[33:])
+
+    with pytest.warns(UserWarning, match="Invalid APNG"), Image.open(tmp_path / "photo"):
+        pass
+    assert images.header_size(tmp_path / "photo") == RAMP.shape[:2]
+    assert images.icc_profile(tmp_path / "photo") is None
+    assert np.array_equal(images.read(tmp_path / "photo", 1), RAMP)

@@ -149,7 +149,7 @@ def test_a_job_survives_being_written_down(job: Job) -> None:
     ids=lambda text: text[:40],
 )
 def test_anything_else_is_no_job(text: bytes) -> None:
-    """A damaged job.json is told by one of three errors, so that the job can be set aside as corrupt."""
+    """A damaged job.json raises one of three errors, so that the job can be set aside as corrupt."""
     with pytest.raises((ValueError, KeyError, TypeError)):
         Job.from_json(text)
 
@@ -167,7 +167,7 @@ def test_a_job_knows_its_parts_and_priority() -> None:
     assert make_job(settings=None).priority == 0
 
 
-def test_a_jobs_iterations_are_those_of_its_contents_road() -> None:
+def test_a_jobs_iterations_are_those_of_its_scales() -> None:
     """The content's shape decides over the coarse sizes; a job that cannot be painted has none to do."""
     photo, panorama = (replace(PART, height_px=height, width_px=600) for height in (450, 60))
 

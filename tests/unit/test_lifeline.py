@@ -11,7 +11,7 @@ from daemon.lifeline import Lifeline
 
 
 class Seconds:
-    """A clock that moves when told to."""
+    """A clock that moves by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -28,7 +28,7 @@ def seconds() -> Seconds:
 
 
 def test_a_silence_begins_with_a_heartbeat_and_ends_with_the_next(seconds: Seconds) -> None:
-    """Each heartbeat starts the count anew."""
+    """Each heartbeat restarts the count."""
     life = Lifeline(clock=seconds)
     life.beat()
     seconds.now += 10

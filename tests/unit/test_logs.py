@@ -151,3 +151,22 @@ def test_a_terminal_gets_colors() -> None:
     assert b"\x1b[" in output
     assert b"service.started" in output
     assert not output.startswith(b"{")
+
+
+def test_a_log_that_cannot_be_written_is_reported_once() -> None:
+    """On a full disk the first record's loss is one line on stderr; the program goes on."""
+    code = (
+        "from daemon import logs; logs.configure()\n"
+        "for _ in range(3): logs.get('x').info('inbox.noticed')\n"
+        "logs.close()"
+    )
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (0, "styletransferd: the log cannot be written\n")

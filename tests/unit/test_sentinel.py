@@ -100,7 +100,7 @@ def test_a_start_of_a_known_name_is_not_known(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_not_ready(tmp_path: Path) -> None:
-    """A file in the way is told as such, and is no traceback."""
+    """A file in the way is reported, and is no traceback."""
     (tmp_path / "share").write_bytes(b"")
 
     with pytest.raises(NotReady, match=r"inbox .*share/inbox"):

@@ -61,7 +61,7 @@ def _prepare(wanted: str, memory_limit_mb: int | None) -> tuple[str, Any | None]
         found = f"{len(gpus)} found" if gpus else "none found"
         raise NotReady(
             f"engine.device is {wanted}, but TensorFlow sees no such GPU ({found}); "
-            "see the README on GPUs, or set engine.device: auto"
+            "see docs/operations.md on GPUs, or set engine.device: auto"
         )
     if not gpus:
         tf.config.set_visible_devices([], "GPU")

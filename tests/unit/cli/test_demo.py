@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from daemon import logs
-from daemon.cli import main
+from daemon import files, logs
+from daemon.cli.progress import Bar
 from daemon.service import signals
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
 
-    Demo = Callable[..., int]
+    Demo = Callable[..., Any]
 
 
 @pytest.fixture
@@ -39,10 +40,10 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_logging: None) -> Demo:
-    """Run the command with a service that publishes the given entries; returns the exit code."""
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_logging: None, command: Any) -> Demo:
+    """Run the command with a service that publishes the given entries."""
 
-    def run(*options: str, entries: tuple[str, ...] = (), code: int = 0, defect: bool = False) -> int:
+    def run(*options: str, entries: tuple[str, ...] = (), code: int = 0, defect: bool = False) -> Any:
         def service(config: Config, **_options: Any) -> int:
             logs.get("daemon.test").info("service.started")
             if defect:
@@ -53,44 +54,61 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_logging: None) -> 
             return code
 
         monkeypatch.setattr(signals, "run", service)
-        monkeypatch.setattr(sys, "argv", ["styletransferd", "demo", "--dir", str(tmp_path), *options])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        return int(ended.value.code or 0)
+        return command("demo", "--dir", str(tmp_path), *options)
 
     return run
 
 
-def test_the_log_goes_to_a_file(demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_goes_to_a_file(demo: Demo, tmp_path: Path) -> None:
     """Without --verbose, stdout has only the path of the picture."""
-    assert demo(entries=("coffee-1",)) == 0
-    printed = capsys.readouterr()
     picture = tmp_path / "outbox" / "coffee-1" / "result.png"
-    assert (printed.out, printed.err) == (f"The painted picture:\n{picture}\n", "")
+    assert demo(entries=("coffee-1",)) == (0, f"The painted picture:\n{picture}\n", "")
     assert "service.started" in (tmp_path / "styletransferd.log").read_text("utf-8")
 
 
-def test_verbose_shows_the_log(demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_shows_the_log(demo: Demo, tmp_path: Path) -> None:
     """With --verbose the log is on stdout, before the path."""
-    assert demo("--verbose", entries=("coffee-1",)) == 0
-    printed = capsys.readouterr().out.splitlines()
+    done = demo("--verbose", entries=("coffee-1",))
+    printed = done.out.splitlines()
+    assert done.code == 0
     assert "service.started" in printed[0]
     assert printed[-1] == str(tmp_path / "outbox" / "coffee-1" / "result.png")
     assert not (tmp_path / "styletransferd.log").exists()
 
 
-def test_a_demo_without_a_picture_names_its_log(
-    demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_demo_without_a_picture_names_its_log(demo: Demo, tmp_path: Path) -> None:
     """A service that was stopped, whose job failed, or that has a defect is one line on stderr and exit 1."""
     log = tmp_path / "styletransferd.log"
     for how in ({}, {"code": 1}, {"defect": True}):
-        assert demo(**how) == 1
-        printed = capsys.readouterr()
-        assert (printed.out, printed.err) == ("", f"styletransferd: no picture was painted; the log is {log}\n")
+        assert demo(**how) == (1, "", f"styletransferd: no picture was painted; the log is {log}\n")
     assert "ZeroDivisionError" in log.read_text("utf-8")
 
 
 def test_a_failed_job_beside_the_picture_keeps_its_exit_code(demo: Demo) -> None:
     """An older demo's job that fails is not hidden by the picture of this one."""
-    assert demo(entries=("coffee-1",), code=1) == 1
+    assert demo(entries=("coffee-1",), code=1).code == 1
+
+
+def test_the_bar_follows_the_running_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_logging: None, command: Any
+) -> None:
+    """Iteration, iterations and loss come from the state that the service writes; none is no error."""
+    shown: list[tuple[int, int, float | None]] = []
+    has_shown = threading.Event()
+
+    def show(_bar: Bar, *state: Any) -> None:
+        shown.append(state)
+        has_shown.set()
+
+    def service(config: Config, **_options: Any) -> int:
+        config.folders.spool.mkdir()
+        status = config.folders.spool / "status.json"
+        for job in (None, {"iteration": 3, "iterations": 20, "loss": 0.5}):
+            files.replace(status, json.dumps({"job": job}).encode())
+        assert has_shown.wait(30)
+        return 0
+
+    monkeypatch.setattr(Bar, "show", show)
+    monkeypatch.setattr(signals, "run", service)
+    assert command("demo", "--dir", str(tmp_path)).code == 1
+    assert shown[0] == (3, 20, 0.5)

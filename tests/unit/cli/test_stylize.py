@@ -13,7 +13,6 @@ from support.fakes import INFO, PLAN
 from support.trees import save
 
 from daemon import images
-from daemon.cli import main
 from daemon.job import Losses, Painting, Step
 
 if TYPE_CHECKING:
@@ -23,19 +22,18 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.job import EngineInfo, Plan, Request
 
-    Stylize = Callable[..., int]
+    Stylize = Callable[..., Any]
 
 LOSSES = Losses(3.0, 2.0, 1.0)
 
 
 @pytest.fixture
-def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stylize:
-    """Run the command on an engine that yields the given steps; returns the exit code."""
-    monkeypatch.chdir(tmp_path)
+def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> Stylize:
+    """Run the command on an engine that yields the given steps."""
     for seed, name in enumerate(("photo.png", "painting.png")):
         save(tmp_path / name, seed)
 
-    def run(*steps: dict[str, Any], warning: str = "") -> int:
+    def run(*steps: dict[str, Any], warning: str = "") -> Any:
         class Scripted:
             def __init__(self, _config: Config) -> None:
                 pass
@@ -51,23 +49,17 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stylize:
                     yield Step(number, 9, 32, LOSSES, 0.0, **facts, **drawn)
 
         monkeypatch.setitem(sys.modules, "daemon.engine.local", SimpleNamespace(LocalEngine=Scripted))
-        monkeypatch.setattr(
-            sys, "argv", ["styletransferd", "stylize", "photo.png", "painting.png", "-o", "out.png"]
-        )
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        return int(ended.value.code or 0)
+        return command("stylize", "photo.png", "painting.png", "-o", "out.png")
 
     return run
 
 
-def test_remarks_are_printed_beside_the_result(stylize: Stylize, capsys: pytest.CaptureFixture[str]) -> None:
+def test_remarks_are_printed_beside_the_result(stylize: Stylize) -> None:
     """Warnings and restarts are whole lines on stderr, however long; stdout has only the path."""
     trouble = "checkpoint not written: [full] " + "x" * 200
-    assert stylize({}, {"trouble": trouble}, {"restart": "no descent"}, {"is_last": True}) == 0
-    said = capsys.readouterr()
-    assert said.out == "out.png\n"
-    assert said.err.splitlines() == [
+    done = stylize({}, {"trouble": trouble}, {"restart": "no descent"}, {"is_last": True})
+    assert (done.code, done.out) == (0, "out.png\n")
+    assert done.err.splitlines() == [
         f"iteration 1: {trouble}",
         "iteration 2: the optimizer was restarted: no descent",
     ]
@@ -75,21 +67,14 @@ def test_remarks_are_printed_beside_the_result(stylize: Stylize, capsys: pytest.
         assert image.size == (32, 24)
 
 
-def test_memory_that_may_run_out_is_reported(stylize: Stylize, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_that_may_run_out_is_reported(stylize: Stylize) -> None:
     """The plan's warning is a line on stderr; the painting goes on."""
-    assert stylize({"is_last": True}, warning="memory may run out: [so]") == 0
-    said = capsys.readouterr()
-    assert said.out == "out.png\n"
-    assert said.err == "memory may run out: [so]\n"
-    assert stylize({"is_last": True}) == 0
-    assert capsys.readouterr().err == ""
+    warning = "memory may run out: [so]"
+    assert stylize({"is_last": True}, warning=warning) == (0, "out.png\n", f"{warning}\n")
+    assert stylize({"is_last": True}) == (0, "out.png\n", "")
 
 
-def test_an_engine_without_a_picture_is_one_line(
-    stylize: Stylize, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_engine_without_a_picture_is_one_line(stylize: Stylize, tmp_path: Path) -> None:
     """Steps that end without a painting exit 1 with a plain message, and write nothing."""
-    assert stylize({}, {}) == 1
-    said = capsys.readouterr()
-    assert said.err == "styletransferd: the engine ended without a picture\n"
+    assert stylize({}, {}) == (1, "", "styletransferd: the engine ended without a picture\n")
     assert not (tmp_path / "out.png").exists()
