@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.fakes import INFO
 
-from daemon.errors import Failure, PauseKind, Reason
+from daemon.errors import PauseKind
 from daemon.inbox.intake import Report, Waiting
 from daemon.lifeline import Lifeline
 from daemon.service import status
@@ -74,7 +74,7 @@ def test_every_key_is_there_from_the_start(desk: Desk) -> None:
         *("engines", "job", "jobs", "queued", "queue", "waiting", "waiting_count", "run"),
     }
     assert (document["engine"], document["engines"], document["job"], document["jobs"]) == (None, [], None, [])
-    assert document["run"] == asdict(Counts())
+    assert document["run"] == Counts()._asdict()
     assert desk.told == []  # the service manager hears of a running service
 
 
@@ -127,12 +127,10 @@ def test_the_silent_threads_are_named_in_order(desk: Desk) -> None:
 
 
 def test_endings_are_counted(desk: Desk) -> None:
-    """Each kind for metrics; done and failed for people, a failure also where its kind is another."""
-    failure = Failure(Reason.CORRUPT, "x")
+    """The status lists accepted, completed and failed jobs; a crash is for the metrics alone."""
     desk.situation.note_accepted()
-    desk.situation.note_ending(Ending.COMPLETED, None)
-    desk.situation.note_ending(Ending.CRASHED, None)
-    desk.situation.note_ending(Ending.CRASHED, None)
-    desk.situation.note_ending(Ending.FAILED, failure)
-    assert desk.situation.counts == Counts(accepted=1, completed=1, failed=1)
-    assert desk.situation.endings == {"completed": 1, "crashed": 2, "failed": 1}
+    for ending in (Ending.COMPLETED, Ending.CRASHED, Ending.CRASHED, Ending.FAILED):
+        desk.attempts.note(ending)
+    assert desk.status.counts == Counts(accepted=1, completed=1, failed=1)
+    assert desk.read()["run"] == {"accepted": 1, "completed": 1, "failed": 1}
+    assert desk.attempts.endings == {"completed": 1, "crashed": 2, "failed": 1}
