@@ -32,7 +32,14 @@ def test_a_kill_loses_nothing(case: str, make_stage: Callable[..., Stage], tried
     _kill(make_stage(kinds), script, tried, stride=3 * len(kinds))
 
 
-@pytest.mark.parametrize(("jobs", "stride", "again"), [(1, 4, 9), (2, 16, 60), (5, 150, 300)])
+@pytest.mark.parametrize(
+    ("jobs", "stride", "again"),
+    [
+        (1, 4, 9),
+        pytest.param(2, 16, 60, marks=pytest.mark.nightly),
+        pytest.param(5, 150, 300, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_second_kill_loses_nothing(
     jobs: int, stride: int, again: int, make_stage: Callable[..., Stage], tried: Counter[str]
 ) -> None:
@@ -40,9 +47,13 @@ def test_a_second_kill_loses_nothing(
     _kill(make_stage("p" * jobs), (), tried, stride=stride, again=again)
 
 
-def test_a_kill_costs_one_step(make_stage: Callable[..., Stage], tried: Counter[str]) -> None:
+@pytest.mark.parametrize(("stride", "again"), [(5, 30), pytest.param(2, 12, marks=pytest.mark.nightly)])
+def test_a_kill_costs_one_step(
+    stride: int, again: int, make_stage: Callable[..., Stage], tried: Counter[str]
+) -> None:
     """With a checkpoint after each step, no kill has more than one step painted again."""
-    _kill(make_stage("p", frames={"every": 0}, iterations=5), (), tried, stride=2, again=12, steps_lost=1)
+    stage = make_stage("p", frames={"every": 0}, iterations=5)
+    _kill(stage, (), tried, stride=stride, again=again, steps_lost=1)
 
 
 def _kill(stage: Stage, script: tuple[str, ...], tried: Counter[str], **options: Any) -> None:

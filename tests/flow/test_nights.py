@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from support.trees import Tree, hasten, wait_for
 
 from daemon import __version__, clock, safe_yaml
 from daemon.cli import status
+from daemon.cli.main import main
 from daemon.errors import NotReady
 from daemon.job import State
 from daemon.outbox import summary
@@ -26,6 +26,7 @@ from daemon.service.status import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
+    from pathlib import Path
 
     from daemon.config import Config
     from daemon.job import Step
@@ -245,18 +246,17 @@ def test_a_stop_time_before_the_window_ends_a_drain_that_still_waits(
         ("--drain", "--stop-starting-at", ""),
     ],
 )
-def test_a_stop_time_that_is_none_is_wrong_usage(words: tuple[str, ...], tmp_path: Any) -> None:
+def test_a_stop_time_that_is_none_is_wrong_usage(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Without --drain, or where it is no time of the day, the command exits 2 and starts nothing."""
     (tmp_path / "config.yaml").write_text("{}")
-    done = subprocess.run(
-        [sys.executable, "-m", "daemon", "run", *words, "--config", str(tmp_path / "config.yaml")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--stop-starting-at" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["daemon", "run", *words, "--config", str(tmp_path / "config.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    stdout, stderr = capsys.readouterr()
+    assert (ended.value.code, stdout) == (2, "")
+    assert "--stop-starting-at" in stderr
     assert not (tmp_path / "spool").exists()
 
 

@@ -318,6 +318,7 @@ def test_an_encoding_that_hangs_is_noticed(tree: Tree, run: Runs, press: Press) 
 # With the real engine
 
 
+@pytest.mark.nightly
 def test_the_engine_hardly_waits_between_two_jobs(make_live: Callable[..., Live]) -> None:
     """Of three real jobs of one size each has its first step within a second of the last one before."""
     live = make_live()

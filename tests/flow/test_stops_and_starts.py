@@ -23,7 +23,7 @@ STOPPED_S = 10
 
 
 def test_a_killed_service_loses_nothing(make_live: Callable[..., Live]) -> None:
-    """After kill -9 in the middle of a job and a start, the job is published once; SIGTERM then ends it with 0."""
+    """After kill -9 in the middle of a job and a start, the job is published once; SIGTERM then ends it."""
     live = make_live().start().until_ready()
     live.tree.drop("struck", iterations=60)
     live.until("job.progressed", job="struck", count=5)

@@ -192,9 +192,7 @@ class Stepper:
     def __init__(self, config: Config, engine: Engine, decoder: Decoder | None = None) -> None:
         """Start it, recovery included."""
         self._executor = InlineExecutor()
-        self.service = Service(
-            config, engine=engine, decoder=decoder or NearDecoder(), executor=self._executor
-        )
+        self.service = Service(config, engine=engine, decoder=decoder or NearDecoder(), executor=self._executor)
         self.service.spool.prepare()
         self.service.recover()
 
