@@ -121,7 +121,7 @@ class Outcomes:
             return self._fail(claim.entry, ended, life)
         return self._put_back(claim, ended, life)
 
-    # Cancelling
+    # Cancels
 
     def end_cancelled(self, life: Lifeline) -> bool:
         """End what operators cancelled: queued and held jobs now, running ones by stopping their attempt.

@@ -21,6 +21,17 @@ daemon/safe_yaml.py daemon/settings.py daemon/sidecar.py daemon/validation.py
 daemon/cli/__init__.py daemon/cli/check.py daemon/cli/demo.py daemon/cli/jobs.py daemon/cli/main.py
 daemon/cli/options.py daemon/cli/progress.py daemon/cli/run.py daemon/cli/schema.py daemon/cli/status.py
 daemon/cli/stylize.py
+daemon/lifeline.py daemon/worker daemon/service/backoff.py daemon/service/hours.py daemon/service/metrics.py
+daemon/service/service.py daemon/service/signals.py daemon/service/status.py daemon/service/systemd.py
+daemon/service/upkeep.py daemon/service/work_thread.py
+docs/architecture.md CONTRIBUTING.md
+tests/unit/worker tests/unit/service/test_backoff.py tests/unit/service/test_hours.py
+tests/unit/service/test_hours_of_a_service.py tests/unit/service/test_metrics.py
+tests/unit/service/test_status.py tests/unit/service/test_systemd.py tests/unit/service/test_upkeep.py
+tests/flow/conftest.py tests/flow/test_drain.py tests/flow/test_nights.py tests/flow/test_nothing_waits.py
+tests/flow/test_rough_service.py tests/flow/test_running_service.py tests/flow/test_service_manager.py
+tests/flow/test_stops_and_starts.py tests/faults/test_finishing_kills.py tests/faults/test_kill_matrix.py
+tests/faults/test_poison_jobs.py tests/support/quick_daemon.py tests/support/running.py tests/support/trees.py
 tests/docs/test_words.py tests/unit/cli tests/unit/test_config.py tests/unit/test_errors.py
 tests/unit/test_images.py tests/unit/test_logs.py tests/unit/test_safe_yaml.py tests/unit/test_settings.py
 tests/unit/test_sidecar.py tests/unit/test_validation.py

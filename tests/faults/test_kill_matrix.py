@@ -1,7 +1,7 @@
-"""SIGKILL before, amid and after every operation, and once more in all that follows: nothing is lost.
+"""SIGKILL before, during and after every operation, and once more in all that follows: nothing is lost.
 
 The invariant is checked on every disk that a kill can leave, and again after a new start worked it off. The
-everyday run goes on from a sample of these disks; `-m slow` from all of them, and says at its end how many
+everyday run resumes from a sample of these disks; `-m slow` from all of them, and prints at its end how many
 points that were.
 """
 
@@ -70,7 +70,7 @@ def test_the_disks_met_are_those_that_kills_leave(moment: str, make_stage: Calla
     stage = make_stage("f")
     run = Sweep(stage).first()
     passed = dict(run.points)
-    names = {"before": "before", "torn": "amid", "after": "after"}
+    names = {"before": "before", "torn": "during", "after": "after"}
     compared = 0
     while True:
         stage.put(stage.beginning)

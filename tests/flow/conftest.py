@@ -59,7 +59,7 @@ class Live:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> Live:
-        """Start it; the log begins anew."""
+        """Start it with an empty log."""
         with self.log.open("wb") as stdout, (self.base / "stderr.log").open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self._module, "run", "--config", str(self.config_file), *options],

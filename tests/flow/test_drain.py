@@ -125,7 +125,7 @@ def test_a_drain_waits_out_a_missing_outbox(tree: Tree, run: Runs) -> None:
 
 
 def test_a_stop_ends_a_drain(tree: Tree, run: Runs) -> None:
-    """A drain that is told to stop ends soon, with the job queued again."""
+    """A drain that is asked to stop ends soon, with the job queued again."""
     tree.drop("a")
     drain = run(tree.config, FakeEngine("hang"), drains=True)
     wait_for(lambda: tree.spool.count(State.RUNNING), "the job to start")

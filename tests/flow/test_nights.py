@@ -36,7 +36,7 @@ NIGHT = "22:00-06:00"
 
 
 class Wall:
-    """The clock on the wall, which goes on from what a test sets it to."""
+    """The clock on the wall, which runs from the time that a test sets."""
 
     def __init__(self, shown: str) -> None:
         self.set(shown)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Press:
-    """Holds up the drawing of the curve, which is the publisher's work, until it is let go."""
+    """Holds up the drawing of the curve, which is the publisher's work, until the gate opens."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gate = threading.Event()
@@ -47,7 +47,7 @@ class Press:
 
 @pytest.fixture
 def press(monkeypatch: pytest.MonkeyPatch) -> Iterator[Press]:
-    """Make one; in the end it lets go of everything."""
+    """Make one; in the end nothing is held up any more."""
     made = Press(monkeypatch)
     yield made
     made.gate.set()

@@ -315,7 +315,7 @@ def test_verbs_refuse_what_makes_no_sense(quick: Live) -> None:
 
 @pytest.mark.nightly
 def test_a_killed_engine_costs_one_attempt(live: Live) -> None:
-    """An engine killed under a job is started anew, and the job is done at its second attempt."""
+    """An engine killed during a job is restarted, and the job is done at its second attempt."""
     live.tree.drop("struck", iterations=150, frames={"every": 0})
     live.until("job.progressed", job="struck", count=3)
     os.kill(live.records("engine.started")[-1]["engine_pid"], signal.SIGKILL)

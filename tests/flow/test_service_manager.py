@@ -70,7 +70,7 @@ class Manager:
         wait_for(lambda: self.words(key).count(word) >= count, f"{word} {count} times", deadline_s)
 
     def until_fed(self, count: int = 2) -> None:
-        """Wait for so many more signs of life."""
+        """Wait for so many more heartbeats."""
         self.until("WATCHDOG=1", len(self.words("WATCHDOG")) + count)
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ def _reload(live: Live, event: str = "service.reloaded") -> dict[str, Any]:
     return live.until(event, count=count + 1)[-1]
 
 
-def test_the_service_manager_hears_of_every_turn(
+def test_the_service_manager_gets_every_change_of_state(
     manager: Manager, make_quick: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """READY once the model is loaded, WATCHDOG while idle and painting, RELOADING and READY, STOPPING last."""
@@ -194,7 +194,7 @@ def run() -> Iterator[Runs]:
 
 
 def _assert_silent(manager: Manager, for_s: float) -> None:
-    """See that no sign of life comes for a while."""
+    """Assert that no heartbeat comes for a while."""
     count = len(manager.words("WATCHDOG"))
     assert not threading.Event().wait(for_s)
     assert len(manager.words("WATCHDOG")) == count
@@ -297,7 +297,7 @@ def test_status_says_stopping_while_what_is_painted_is_brought_to_its_end(
 
 
 def test_an_engine_that_takes_its_time_to_end_leaves_no_loop_to_be_missed(tree: Tree, run: Runs) -> None:
-    """Signs of life while the engine is stopped do not make the watchdog wait for more from the worker."""
+    """Heartbeats while the engine is stopped do not make the watchdog wait for more from the worker."""
     ended = threading.Event()
 
     class Slow(FakeEngine):
@@ -392,7 +392,7 @@ def test_the_inbox_rules_apply_after_a_reload(tree: Tree, run: Runs) -> None:
     assert kept == ["sea-style.png", "sea.jpg", "sea.yaml"]
 
 
-def test_sidecars_are_read_anew_when_the_house_defaults_change(tree: Tree, run: Runs) -> None:
+def test_sidecars_are_read_again_when_the_defaults_change(tree: Tree, run: Runs) -> None:
     """A sidecar that was read, and waits for its picture, is accepted with the defaults of that moment."""
     running = run(tree.config)
     running.until_ready()
@@ -463,7 +463,7 @@ def test_the_attempts_apply_after_a_reload(tree: Tree, run: Runs) -> None:
 
 
 def test_what_needs_a_restart_is_named_and_left(tree: Tree) -> None:
-    """Folders, the engine and the largest picture stay as they were; what differs is told, the rest adopted."""
+    """Folders, the engine and the largest picture stay, and are named; the rest is adopted."""
     running = tree.config
     read = config_module.build(
         {

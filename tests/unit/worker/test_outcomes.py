@@ -229,7 +229,7 @@ def test_a_failure_stays_what_it_is_where_the_job_was_cancelled_too(court: Court
     assert court.records[-1]["reason"] == "diverged"
 
 
-def test_where_it_cannot_be_told_a_cancelled_job_goes_through_the_queue(court: Court) -> None:
+def test_without_the_outbox_a_cancelled_job_goes_through_the_queue(court: Court) -> None:
     """With the outbox away nobody knows what is published: the job is queued, and looked for again there."""
     court.cancel()
     court.take_outbox_away()
