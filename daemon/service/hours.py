@@ -94,19 +94,13 @@ class Hours:
         Raises:
             ValueError: they are no times.
         """
-        self.window = window
+        self.change_window(window)
         self._last = next_time(stop_starting_at, now) if stop_starting_at else None
         self._was_open = False
 
-    @property
-    def window(self) -> str | None:
-        """The window as it is written in the config; it may be replaced by another thread."""
-        return self._text
-
-    @window.setter
-    def window(self, text: str | None) -> None:
+    def change_window(self, text: str | None) -> None:
+        """Replace the window, from any thread; raises ValueError and keeps it where the new one is none."""
         self._window = Window.parse(text) if text else None
-        self._text = text
 
     def opens_at(self, now: datetime) -> datetime | None:
         """Give the time from which jobs may be started again; None while they may."""

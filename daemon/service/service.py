@@ -159,6 +159,9 @@ class Service:
     def ask_stop(self) -> None:
         """Ask every thread to end; returns at once."""
         self.stop.set()
+        self._wake()
+
+    def _wake(self) -> None:
         self.intake.wake.set()
         self.intake.has_work.set()
 
@@ -255,9 +258,8 @@ class Service:
         changed = config.differences(self.config, merged)
         self.situation.config = merged
         self._worker.max_attempts = merged.engine.max_attempts
-        self.work.hours.window = merged.schedule.window
+        self.work.hours.change_window(merged.schedule.window)
         logs.configure(merged.log.level, merged.log.format)
         log.info("service.reloaded", changed=changed)
         self.upkeep.hasten()
-        self.intake.wake.set()
-        self.intake.has_work.set()
+        self._wake()

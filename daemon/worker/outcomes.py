@@ -259,10 +259,10 @@ class Outcomes:
             NotReady: the environment interrupted it.
         """
         if isinstance(outcome, Crashed):
-            error, event = outcome.error, "exhausted" if outcome.is_exhausted else "crashed"
-            self._requeue(claim, event, error.message, life)
-            facts = {"max_attempts": outcome.max_attempts, "reason": error.reason.value}
-            log.warning("spool.requeued", attempt=claim.attempt, **facts, message=error.message)
+            message, reason = outcome.error.message, outcome.error.reason.value
+            self._requeue(claim, "exhausted" if outcome.is_exhausted else "crashed", message, life)
+            facts = {"attempt": claim.attempt, "max_attempts": outcome.max_attempts}
+            log.warning("spool.requeued", **facts, reason=reason, message=message)
             return self._note(Ending.CRASHED)
         if outcome.error is not None:
             message = str(outcome.error)
