@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.job import Step
-    from daemon.lifeline import Lifeline
 
 NIGHT = "22:00-06:00"
 
@@ -172,15 +171,6 @@ def test_a_drain_ends_with_the_night(
         tree.drop(name)
     engine = FakeEngine(script, on_step=lambda _step: wall.set("2026-03-03 06:00"))
     stops = None if end == "window" else "06:00"
-    if script == "job_error":
-        engine = FakeEngine(script, on_step=lambda _step: None)
-        real = engine._act
-
-        def fail(act: str, life: Lifeline) -> None:
-            wall.set("2026-03-03 06:00")
-            real(act, life)
-
-        engine._act = fail  # type: ignore[method-assign]
     with capture_logs() as records:
         running = run(tree.config, engine, drains=True, stop_starting_at=stops)
         assert running.wait() == (1 if script == "job_error" else 0)

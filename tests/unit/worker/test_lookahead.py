@@ -130,11 +130,11 @@ def test_an_engine_that_died_has_no_hint(tree: Tree) -> None:
 
 def test_the_gap_is_recorded_for_jobs_that_waited(tree: Tree) -> None:
     """gap_s is from the last step of the job before to the first one here; None where nothing waited."""
-    engine = FakeEngine()
+    clock = Clock()
+    engine = FakeEngine(on_step=lambda step: clock.sleep(1.0 if step.iteration == 0 else 5.0))
     stepper = Stepper(tree.config, engine)
     _queue(tree, stepper, "a", "b")
-    with Clock().attached() as clock, _captured() as records:
-        engine._on_step = lambda step: clock.sleep(1.0 if step.iteration == 0 else 5.0)
+    with clock.attached(), _captured() as records:
         assert [stepper.turn(), stepper.turn()] == [Ending.COMPLETED] * 2
         assert stepper.turn() is None
         _queue(tree, stepper, "c")
