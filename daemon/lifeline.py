@@ -1,4 +1,4 @@
-"""What links a thread to the service: a flag that asks it to stop, and its heartbeat."""
+"""A thread's link to the service: a flag that asks it to stop, and its heartbeat."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Lifeline:
         parent: Lifeline | None = None,
     ) -> None:
         self._stop = stop or threading.Event()
-        self._clock = clock
-        self._parent = parent
+        self._clock = clock  # monotonic seconds
+        self._parent = parent  # gets the heartbeats, too, and its stop counts as well
         self._beat_at: float | None = None
         self._stop_noticed_at: float | None = None
 

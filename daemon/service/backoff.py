@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from daemon import files, logs
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 PAUSE_S: Final = 2.0
-_TRIES: Final = 3  # of what another try does not mend
+_TRIES: Final = 3  # where waiting is unlikely to help
 
 
 class Pause(NamedTuple):
@@ -27,23 +28,13 @@ class Pause(NamedTuple):
 
 
 class Backoff:
-    """The parts of the service that wait for the environment; called from all of its threads."""
+    """Keeps account of the parts of the service that wait for the environment; called from all threads."""
 
     def __init__(self, pauses: dict[str, Pause]) -> None:
-        """Know no obstacle yet.
-
-        Args:
-            pauses: the parts that wait, kept up to date.
-        """
-        self._pauses = pauses
+        self._pauses = pauses  # by part, kept up to date
 
     def begin(self, part: str, error: Exception) -> None:
-        """Say what a part waits for, once for each reason.
-
-        Args:
-            part: the part of the service, such as `outbox`.
-            error: the NotReady or OSError that holds it up.
-        """
+        """Log why a part such as `outbox` waits, once for each reason."""
         reason = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             reason = f"{error.strerror}: {error.filename}"
@@ -54,37 +45,30 @@ class Backoff:
             notify(STATUS=f"paused: {reason}")
 
     def end(self, part: str) -> None:
-        """Say that a part goes on, if it waited."""
+        """Log that a part continues, if it waited."""
         if self._pauses.pop(part, None) is not None:
             log.info("service.resumed", part=part)
 
     def retry(self, part: str, action: Callable[[], object], life: Lifeline, *, gives_up: bool = False) -> bool:
-        """Run an action until it succeeds.
-
-        Args:
-            part: the part of the service that waits meanwhile.
-            action: raises NotReady or OSError while the environment does not allow it.
-            life: the calling thread's.
-            gives_up: raise at the third try what waiting does not mend, such as a name that a share refuses.
+        """Run an action until it raises neither NotReady nor OSError.
 
         Returns:
             Whether it succeeded; False once the thread should end.
 
         Raises:
-            OSError: see `gives_up`.
+            OSError: `gives_up`, and waiting does not help, as with a name that a share refuses.
         """
-        tries = 0
-        while True:
+        for tries in itertools.count(1):
             try:
                 action()
             except (NotReady, OSError) as error:
-                tries += 1
                 if gives_up and tries >= _TRIES and files.is_of_the_file(error):
                     self.end(part)
                     raise
                 self.begin(part, error)
                 if life.wait(PAUSE_S):
-                    return False
+                    break
             else:
                 self.end(part)
                 return True
+        return False

@@ -1,8 +1,8 @@
 """When work may start: a window of the day, and the next time a clock on the wall shows an hour.
 
-What people write is what the clock on the wall shows, so that is what is compared, also in the nights in which
-clocks change. The future is walked minute by minute: times that a night skips or shows twice then need no case
-of their own, and a whole day costs a few milliseconds.
+People write what a clock on the wall shows, so that is compared, also in the nights in which clocks change. The
+future is searched minute by minute, a few milliseconds a day: hours that a night skips or repeats need no case
+of their own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _parse(clock: str) -> time:
 
 def _minutes_after(now: datetime) -> Iterator[datetime]:
     """Give every full minute after a moment, in local time."""
-    # The offset that `astimezone()` attaches holds for its own moment only; the system knows those to come.
+    # The offset that `astimezone()` attaches is that of its own moment; the system knows the later ones.
     zone = None if isinstance(now.tzinfo, timezone) else now.tzinfo
     start = now.astimezone(UTC).replace(second=0, microsecond=0)
     for count in itertools.count(1):
@@ -38,7 +38,7 @@ def _minutes_after(now: datetime) -> Iterator[datetime]:
 
 @dataclass(frozen=True)
 class Window:
-    """A span of each day, over midnight where it closes no later than it opens; of equal ends, all day."""
+    """A span of each day, over midnight where it closes before it opens; all day where both are equal."""
 
     opens: time
     closes: time
@@ -54,49 +54,34 @@ class Window:
         return cls(_parse(opens), _parse(closes))
 
     def is_open(self, now: datetime) -> bool:
-        """Tell whether the clock on the wall shows a time in the window.
-
-        Args:
-            now: local time; aware, as `datetime.now().astimezone()` gives it.
-        """
-        shown = now.time()
+        """Whether the clock on the wall shows a time in the window; `now` is aware local time."""
         if self.opens < self.closes:
-            return self.opens <= shown < self.closes
-        return shown >= self.opens or shown < self.closes
+            return self.opens <= now.time() < self.closes
+        return now.time() >= self.opens or now.time() < self.closes
 
     def opens_at(self, now: datetime) -> datetime:
-        """Say from when on the window is open: `now` if it is.
-
-        Args:
-            now: local time; see `is_open`.
-
-        Returns:
-            Local time, with the offset of that moment.
-        """
+        """Give the next time at which the window is open, `now` included; aware local time, both."""
         return now if self.is_open(now) else next(filter(self.is_open, _minutes_after(now)))
 
 
 def next_time(clock: str, now: datetime) -> datetime:
-    """Say when the clock on the wall shows a time next, or jumps over it.
+    """Give the next moment after `now` at which the clock on the wall shows a time, or jumps over it.
 
     Args:
-        clock: such as "05:30".
-        now: local time; aware, as `datetime.now().astimezone()` gives it.
-
-    Returns:
-        A moment after `now`; local time, with the offset of that moment.
+        clock: time of the day, such as "05:30".
+        now: aware local time, as is what is returned.
 
     Raises:
         ValueError: `clock` is no time of the day.
     """
-    sought = _parse(clock)
+    wanted = _parse(clock)
     earlier = now.replace(tzinfo=None)
     for moment in _minutes_after(now):
-        shown = moment.replace(tzinfo=None)
-        due = datetime.combine(shown, sought)
-        if shown == due or earlier < due < shown:
+        wall = moment.replace(tzinfo=None)
+        due = datetime.combine(wall, wanted)
+        if wall == due or earlier < due < wall:
             return moment
-        earlier = shown
+        earlier = wall
     raise AssertionError  # the minutes never end
 
 
@@ -104,43 +89,28 @@ class Hours:
     """When jobs may be started: in the window, if there is one, and before a last moment, if there is one."""
 
     def __init__(self, window: str | None, stop_starting_at: str | None, now: datetime) -> None:
-        """Read what people wrote.
-
-        Args:
-            window: "22:00-06:00", or None for always.
-            stop_starting_at: "06:00": none from its next occurrence on; or None.
-            now: local time; see `Window.is_open`.
+        """Read a window such as "22:00-06:00" and a time such as "06:00", after which none is started.
 
         Raises:
-            ValueError: it is not that.
+            ValueError: they are no times.
         """
-        self.window = window
+        self.change_window(window)
         self._last = next_time(stop_starting_at, now) if stop_starting_at else None
         self._was_open = False
 
-    @property
-    def window(self) -> str | None:
-        """The window as it is written in the config; it may change from one moment to the next."""
-        return self._text
-
-    @window.setter
-    def window(self, text: str | None) -> None:
+    def change_window(self, text: str | None) -> None:
+        """Replace the window, from any thread; raises ValueError and keeps it where the new one is none."""
         self._window = Window.parse(text) if text else None
-        self._text = text
 
     def opens_at(self, now: datetime) -> datetime | None:
-        """Say when jobs may be started again; None while they may.
-
-        Args:
-            now: local time; see `Window.is_open`.
-        """
-        window = self._window  # which another thread may replace
+        """Give the time from which jobs may be started again; None while they may."""
+        window = self._window
         if window is None or window.is_open(now):
             self._was_open = True
             return None
         return window.opens_at(now)
 
     def are_over(self, now: datetime) -> bool:
-        """Tell whether the night is over: its last moment has passed, or the window has closed again."""
+        """Whether the night is over: its last moment has passed, or the window has closed again."""
         is_late = self._last is not None and now >= self._last
         return is_late or (self._was_open and self.opens_at(now) is not None)

@@ -26,7 +26,7 @@ _READABLE_BY_ALL: Final = 0o644  # node_exporter is another user
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known at one moment; None, or a missing key, is what is not."""
+    """What is known at one moment; None, or a missing key, is not known."""
 
     version: str
     device: str
@@ -46,7 +46,7 @@ class Facts:
 
 
 def render(facts: Facts) -> bytes:
-    """Write every known figure, in a fixed order."""
+    """Format every known figure, in a fixed order."""
     about = {"version": facts.version, "device": facts.device, "precision": facts.precision}
     pauses = [{"part": part, "kind": kind.value} for part, kind in sorted(facts.paused.items())]
     families = (
@@ -69,11 +69,7 @@ def render(facts: Facts) -> bytes:
 
 
 def write(path: Path, facts: Facts) -> None:
-    """Put the figures in place whole, readable by all whatever the umask; see `render`.
-
-    Raises:
-        OSError: the place does not take them.
-    """
+    """Replace the file, readable by all whatever the umask; raises OSError."""
     files.replace(path, render(facts), is_durable=False, mode=_READABLE_BY_ALL)
 
 

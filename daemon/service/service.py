@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from daemon import __version__, clock, config, logs
@@ -57,19 +56,13 @@ class Service:
         decoder: Decoder | None = None,
         executor: Executor | None = None,
     ) -> None:
-        """Build the parts.
+        """Build the parts; engine and decoder are child processes, and the executor a thread, by default.
 
-        Args:
-            settings: the whole config.
-            drains: work off what is there, then end.
-            stop_starting_at: "HH:MM": from its next occurrence on no job is started.
-            engine: computes the pictures; default: a child process.
-            decoder: decodes what was dropped; default: a child process.
-            executor: publishes what was painted; default: a thread, while the next job is painted.
+        With `drains` it ends once all is done; from `stop_starting_at` ("HH:MM") on it starts no job.
         """
         folders = settings.folders
         self.stop = threading.Event()
-        self._is_over = threading.Event()  # for the status thread: all others have ended
+        self._is_over = threading.Event()  # all threads but the status thread have ended
         self._defect: Exception | None = None
         self.lives = {name: Lifeline(self.stop) for name in ("intake", "worker", "publisher")}
         self.situation = Situation(settings, drains)
@@ -84,15 +77,11 @@ class Service:
         self.attempts = Attempts()
         self.status = Status(self.spool, self.situation, self.attempts, self.lives)
         self.upkeep = Upkeep(self.spool, self.outbox, self.situation, self.attempts, self.status)
-        self.outcomes = Outcomes(self.spool, self.outbox, self.backoff, self.situation, self.attempts)
+        self.outcomes = Outcomes(self.spool, self.outbox, self.backoff, self.attempts)
         self.room = Room(self.spool, self.outbox)
         self.publisher = Publisher(self.outcomes, self.room, self.lives["publisher"], executor)
         self._worker = Worker(
-            self.engine,
-            self.outbox,
-            self.publisher,
-            self.attempts,
-            self.lives["worker"],
+            *(self.engine, self.outbox, self.publisher, self.attempts, self.lives["worker"]),
             max_attempts=settings.engine.max_attempts,
         )
         self.intake = IntakeThread(
@@ -111,15 +100,13 @@ class Service:
 
     @property
     def config(self) -> Config:
-        """The config of the moment."""
+        """The current config."""
         return self.situation.config
 
     @property
     def counts(self) -> Counts:
         """What this run has done so far."""
-        return self.situation.counts
-
-    # The run
+        return self.status.counts
 
     def run(self) -> int:
         """Run until stopped or, when draining, until all is done.
@@ -133,13 +120,9 @@ class Service:
         drains = self.situation.drains
         self.spool.prepare()
         with self.spool.locked():
-            log.info(
-                "service.started",
-                version=__version__,
-                pid=os.getpid(),
-                mode="drain" if drains else "watch",
-                **{name: str(path) for name, path in self.config.folders if path},
-            )
+            folders = {name: str(path) for name, path in self.config.folders if path}
+            mode = "drain" if drains else "watch"
+            log.info("service.started", version=__version__, pid=os.getpid(), mode=mode, **folders)
             for key in config.without_effect(self.config):
                 log.warning("service.key_ignored", key=key, reason="it has no effect in this version")
             self.recover()
@@ -153,11 +136,8 @@ class Service:
     def step(self, now: float) -> Outcome | None:
         """Turn every part once in the calling thread, after `recover`: inbox, operators, worker.
 
-        Args:
-            now: monotonic seconds.
-
         Returns:
-            What the worker's turn came to; None when nothing was queued.
+            The outcome of the worker's turn; None when nothing was queued.
         """
         self.intake.turn(now)
         self.intake.answer_operators()
@@ -177,13 +157,16 @@ class Service:
             self._shut_down(intake, status)
 
     def ask_stop(self) -> None:
-        """Have every thread end; returns at once."""
+        """Ask every thread to end; returns at once."""
         self.stop.set()
+        self._wake()
+
+    def _wake(self) -> None:
         self.intake.wake.set()
         self.intake.has_work.set()
 
     def guarded(self, name: str, run: Callable[[], None]) -> None:
-        """Run a thread's loop; a defect in it ends the whole service, which then starts anew, recovered."""
+        """Run a thread's loop; a defect in it ends the whole service."""
         try:
             run()
         except Exception as error:  # noqa: BLE001 - raised again by `run`
@@ -194,11 +177,7 @@ class Service:
                 self.lives[name].rest()
 
     def recover(self) -> None:
-        """Bring the folders to rest after any end of the last run.
-
-        Raises:
-            NotReady: the environment does not allow it.
-        """
+        """Bring the folders in order after any end of the last run; raises NotReady."""
         try:
             for sentinel in self._sentinels.values():
                 sentinel.establish()
@@ -224,15 +203,15 @@ class Service:
             log.info("job.completed", job_id=entry.id, name=entry.label, **entry.facts)
             if entry.job is not None:
                 self.outbox.tidy(entry.job)
-            self.situation.note_ending(Ending.COMPLETED, None)
+            self.attempts.note(Ending.COMPLETED)
         for entry in found.corrupt:
             log.error("job.failed", job_id=entry.id, name=entry.label, reason=Reason.CORRUPT.value)
-            self.situation.note_ending(Ending.FAILED, entry.failure)
+            self.attempts.note(Ending.FAILED)
         counts = {name: len(entries) for name, entries in vars(found).items()}
         log.info("spool.recovered", **counts, queued=self.upkeep.queued())
 
     def _shut_down(self, intake: threading.Thread, status: threading.Thread) -> None:
-        """Await the threads' ends; the status is kept meanwhile, for what is painted is brought to its end."""
+        """Await the threads' ends; the status is written until all that is painted has ended."""
         self.situation.state = "stopping"
         notify(STOPPING="1", STATUS="stopping")
         self.ask_stop()
@@ -244,17 +223,11 @@ class Service:
         status.join()
         self.situation.state = "stopped"
         self.upkeep.end()
-        log.info(
-            "service.stopped",
-            **asdict(self.counts),
-            queued=self.upkeep.queued(),
-            uptime_s=round(time.monotonic() - self.situation.started, 1),
-        )
-
-    # The status thread
+        uptime_s = round(time.monotonic() - self.situation.started, 1)
+        log.info("service.stopped", **self.counts._asdict(), queued=self.upkeep.queued(), uptime_s=uptime_s)
 
     def _run_status(self) -> None:
-        """Keep house every second; nothing slow happens in this thread, which feeds the watchdog."""
+        """Turn the upkeep every second; nothing slow may happen in this thread, which feeds the watchdog."""
         while not self._is_over.is_set():
             try:
                 self.upkeep.turn(time.monotonic())
@@ -264,15 +237,9 @@ class Service:
                 self.backoff.end("status")
             self._is_over.wait(_STATUS_S)
 
-    # Reloading
-
     def reload(self, read: Callable[[], Config]) -> None:
-        """Take over what may change while the service runs; a config with faults changes nothing.
-
-        Args:
-            read: reads the config anew; raises ConfigError.
-        """
-        is_ready = self.situation.state == "running"  # else READY would say what is not so
+        """Adopt the keys that may change while the service runs; a faulty config changes nothing."""
+        is_ready = self.situation.state == "running"  # else READY would be wrong
         if is_ready:
             notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
@@ -291,9 +258,8 @@ class Service:
         changed = config.differences(self.config, merged)
         self.situation.config = merged
         self._worker.max_attempts = merged.engine.max_attempts
-        self.work.hours.window = merged.schedule.window
+        self.work.hours.change_window(merged.schedule.window)
         logs.configure(merged.log.level, merged.log.format)
         log.info("service.reloaded", changed=changed)
         self.upkeep.hasten()
-        self.intake.wake.set()
-        self.intake.has_work.set()
+        self._wake()

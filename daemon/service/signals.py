@@ -34,7 +34,7 @@ def run(
         settings: the whole config.
         drains: see `Service`.
         stop_starting_at: see `Service`.
-        reload: reads the config anew; raises ConfigError. None: SIGHUP ends the service.
+        reload: reader of the changed config; raises ConfigError. None: SIGHUP ends the service.
 
     Returns:
         The exit code.
@@ -44,25 +44,25 @@ def run(
     way of the threads that NumPy's libraries start before anything here runs.
     """
     service = Service(settings, drains=drains, stop_starting_at=stop_starting_at)
-    told, tells = os.pipe()
-    os.set_blocking(tells, False)
-    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    numbers, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: None)
-    listen = functools.partial(_await_signals, service, told, reload)
+    listen = functools.partial(_await_signals, service, numbers, reload)
     threading.Thread(target=service.guarded, args=("signals", listen), name="signals", daemon=True).start()
     return service.run()
 
 
-def _await_signals(service: Service, told: int, reload: Callable[[], Config] | None) -> None:
+def _await_signals(service: Service, pipe: int, reload: Callable[[], Config] | None) -> None:
     stops: list[int] = []
     while not stops:
-        numbers = os.read(told, _PIPE_BYTES)  # all that came: a storm of reloads is one
+        numbers = os.read(pipe, _PIPE_BYTES)  # all that came: a storm of reloads is one
         stops = [number for number in numbers if number != signal.SIGHUP or reload is None]
         if not stops and reload is not None:
             service.reload(reload)
     log.info("service.stop_requested", reason=signal.Signals(stops[0]).name)
     service.ask_stop()
     while len(stops) == 1:
-        stops += [number for number in os.read(told, _PIPE_BYTES) if number != signal.SIGHUP]
+        stops += [number for number in os.read(pipe, _PIPE_BYTES) if number != signal.SIGHUP]
     os._exit(0)  # asked twice: stop this instant; the spool recovers at the next start

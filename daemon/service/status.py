@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from daemon import __version__, clock, files
 from daemon.inbox.intake import Report
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from daemon.config import Config
-    from daemon.errors import Failure
     from daemon.job import EngineInfo
     from daemon.lifeline import Lifeline
     from daemon.service.backoff import Pause
@@ -28,14 +25,13 @@ if TYPE_CHECKING:
     from daemon.worker.progress import Attempts
 
 STATUS_FILE: Final = "status.json"
-_SHOWN: Final = 200
-_QUEUE_SHOWN: Final = 20
-_UNSEEN: Final = Report((), (), 0, None, is_at_rest=False)
+_LISTED: Final = 200
+_QUEUE_LISTED: Final = 20
+_NO_REPORT: Final = Report((), (), 0, None, is_at_rest=False)
 
 
-@dataclass
-class Counts:
-    """What this run has done so far."""
+class Counts(NamedTuple):
+    """What this run has done so far, in jobs."""
 
     accepted: int = 0
     completed: int = 0
@@ -47,35 +43,25 @@ class Situation:
     """What the service is doing: its threads write it, and its reports read it."""
 
     config: Config  # of the moment: a reload replaces it
-    drains: bool = False  # works off what is there, then ends
+    drains: bool = False  # ends once all is done that is there
     state: str = "starting"
     started: float = field(default_factory=time.monotonic)
     pauses: dict[str, Pause] = field(default_factory=dict)  # by the part of the service that waits
-    report: Report = _UNSEEN
+    report: Report = _NO_REPORT
     last_scan: float | None = None  # Unix time
     is_watcher_up: bool | None = None
     info: EngineInfo | None = None
-    opens_at: str | None = None  # while no job may be started: when one may
-    counts: Counts = field(default_factory=Counts)
-    endings: Counter[str] = field(default_factory=Counter)  # how attempts ended
-    _noting: threading.Lock = field(default_factory=threading.Lock)  # endings are noted by several threads
+    opens_at: str | None = None  # the time from which jobs may be started; None while they may
+    accepted: int = 0  # jobs, in this run
 
     @property
     def paused(self) -> dict[str, str]:
-        """Why each part of the service waits that does."""
+        """The reason of each part of the service that waits."""
         return {part: pause.reason for part, pause in dict(self.pauses).items()}
 
     def note_accepted(self) -> None:
         """Count an accepted job."""
-        with self._noting:
-            self.counts.accepted += 1
-
-    def note_ending(self, ending: Ending, failure: Failure | None) -> None:
-        """Count an ending; see `worker.outcomes.Journal`."""
-        with self._noting:
-            self.endings[ending.value] += 1
-            self.counts.failed += failure is not None
-            self.counts.completed += ending is Ending.COMPLETED
+        self.accepted += 1
 
 
 class Status:
@@ -84,24 +70,22 @@ class Status:
     def __init__(
         self, spool: Spool, situation: Situation, attempts: Attempts, lives: Mapping[str, Lifeline]
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            spool: where the state is written, and whose queue is listed.
-            situation: what the service is doing.
-            attempts: what is being painted.
-            lives: the lifeline of each thread by its name.
-        """
         self._spool = spool
         self._situation = situation
         self._attempts = attempts
-        self._lives = lives
+        self._lives = lives  # by the thread's name
         self.limit_s = limit_s()
 
     @property
     def stalled(self) -> list[str]:
         """The threads that gave no heartbeat for longer than `limit_s`."""
         return sorted(name for name, life in self._lives.items() if life.silence_s > self.limit_s)
+
+    @property
+    def counts(self) -> Counts:
+        """What this run has done so far."""
+        endings = self._attempts.endings
+        return Counts(self._situation.accepted, endings[Ending.COMPLETED], endings[Ending.FAILED])
 
     def write(self) -> None:
         """Write `status.json`, and the STATUS line of a running service.
@@ -134,10 +118,10 @@ class Status:
             "job": jobs[0] if jobs else None,
             "jobs": jobs,
             "queued": len(queue),
-            "queue": [{"id": entry.id, "name": entry.label} for entry in queue[:_QUEUE_SHOWN]],
-            "waiting": [asdict(item) for item in now.report.waiting[:_SHOWN]],
+            "queue": [{"id": entry.id, "name": entry.label} for entry in queue[:_QUEUE_LISTED]],
+            "waiting": [asdict(item) for item in now.report.waiting[:_LISTED]],
             "waiting_count": len(now.report.waiting),
-            "run": asdict(now.counts),
+            "run": self.counts._asdict(),
         }
 
 

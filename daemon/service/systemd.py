@@ -1,4 +1,4 @@
-"""systemd's words: READY, STATUS, STOPPING over the socket that systemd names, and its watchdog's patience."""
+"""sd_notify: READY, STATUS, STOPPING over the socket that systemd names, and the limit of its watchdog."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEFAULT_LIMIT_S: Final = 150.0
 
 
 def notify(**facts: str) -> bool:
-    """Tell the service manager facts such as `READY="1"` or `STATUS="painting sunset"`.
+    """Send facts such as `READY="1"` or `STATUS="painting sunset"` to the service manager.
 
     Returns:
         Whether a service manager was listening.
@@ -30,7 +30,7 @@ def notify(**facts: str) -> bool:
 
 
 def limit_s() -> float:
-    """Give the silence of a thread after which the watchdog is not fed any more: half of its period."""
+    """Give the seconds without a heartbeat after which the watchdog is no longer fed: half of its period."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     has_period = microseconds.isdecimal() and int(microseconds) > 0

@@ -1,4 +1,4 @@
-"""What is done beside the work, each when it is due: watchdog, status, metrics, the report, retention."""
+"""The timers beside the work: watchdog, status, metrics, morning report, retention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from daemon.service.report import Report
 from daemon.service.systemd import notify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from daemon.outbox.publish import Outbox
     from daemon.service.status import Situation, Status
@@ -27,24 +27,15 @@ log = logs.get(__name__)
 _METRICS_S: Final = 5.0
 _SUMMARY_S: Final = 10.0
 _RETENTION_S: Final = 3600.0
-_SETTLED_S: Final = 300.0  # after a start: until then a machine's clock may be set
+_SETTLED_S: Final = 300.0  # after a start, when the machine's clock has been set
 
 
 class Upkeep:
-    """Turned every second by a thread of its own."""
+    """Everything that the status thread does, once a second."""
 
     def __init__(
         self, spool: Spool, outbox: Outbox, situation: Situation, attempts: Attempts, status: Status
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            spool: whose jobs are counted, and forgotten in time.
-            outbox: where the report goes.
-            situation: what the service is doing.
-            attempts: what is being painted.
-            status: the state that is written every second.
-        """
         self._spool = spool
         self._outbox = outbox
         self._attempts = attempts
@@ -52,25 +43,22 @@ class Upkeep:
         self.status = status
         self._is_stalled = False
         self._dues: dict[str, float] = {"retention": situation.started + _SETTLED_S}
-        self._troubles: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
         self.report = Report(spool, outbox)
 
     def turn(self, now: float) -> None:
-        """Do what is due.
-
-        Args:
-            now: monotonic time in seconds.
+        """Do what is due at a moment (monotonic seconds).
 
         Raises:
             OSError: the spool does not take status.json, or cannot be read.
         """
         self._feed_watchdog()
         if self._is_due("metrics", _METRICS_S, now):
-            self._best_effort("metrics", self._write_metrics)
+            self._write_metrics()
         if self.report.is_due and self._is_due("summary", _SUMMARY_S, now):
             self._report(is_final=False)
         if self._is_due("retention", _RETENTION_S, now):
-            self._best_effort("retention", self._expire)
+            self._expire()
         self.status.write()
 
     def hasten(self) -> None:
@@ -78,19 +66,21 @@ class Upkeep:
         self._dues.clear()
 
     def end_night(self) -> None:
-        """Close the report of a night; what comes next is another entry of it."""
+        """Close the report of a night and begin the next one."""
         self._report(is_final=True)
         self.report.begin()
 
     def end(self) -> None:
         """Leave a last status, last metrics and the report of the whole run."""
-        self._best_effort("status", self.status.write)
-        self._best_effort("metrics", self._write_metrics)
+        with self._best_effort("status"):
+            self.status.write()
+        self._write_metrics()
         self._report(is_final=True)
 
     def _report(self, *, is_final: bool) -> None:
         waiting = [(item.path, item.reason) for item in self.situation.report.waiting]
-        self._best_effort("summary", lambda: self.report.write(waiting, is_final=is_final))
+        with self._best_effort("summary"):
+            self.report.write(waiting, is_final=is_final)
 
     def _is_due(self, name: str, interval_s: float, now: float) -> bool:
         if now < self._dues.get(name, now):
@@ -98,28 +88,27 @@ class Upkeep:
         self._dues[name] = now + interval_s
         return True
 
-    def _best_effort(self, what: str, action: Callable[[], None]) -> None:
-        """Do what nobody's picture depends on; say once why it does not work."""
+    @contextlib.contextmanager
+    def _best_effort(self, what: str) -> Iterator[None]:
+        """Do what no picture depends on; log once why it does not work."""
         try:
-            action()
+            yield
         except (NotReady, OSError) as error:
-            if self._troubles.get(what) != str(error):
-                self._troubles[what] = str(error)
+            if self._errors.get(what) != str(error):
+                self._errors[what] = str(error)
                 log.warning("service.report_failed", what=what, error=str(error))
         else:
-            self._troubles.pop(what, None)
+            self._errors.pop(what, None)
 
     def queued(self) -> int | None:
-        """Count what waits for its turn; None where the disk cannot be read."""
+        """Count the queued jobs; None where the disk cannot be read."""
         try:
             return self._spool.count(State.QUEUED)
         except OSError:
             return None
 
-    # The watchdog
-
     def _feed_watchdog(self) -> None:
-        """Vouch for the service only while no thread is silent for too long."""
+        """Send a heartbeat to systemd, but not while a thread has given none for too long."""
         stalled = self.status.stalled
         if not stalled:
             notify(WATCHDOG="1")
@@ -127,16 +116,18 @@ class Upkeep:
             log.error("service.stalled", loops=stalled, limit_s=self.status.limit_s)
         self._is_stalled = bool(stalled)
 
-    # Metrics
-
     def _write_metrics(self) -> None:
         path = self.situation.config.metrics.textfile
-        if path is not None:
-            metrics.write(path, self._facts())
+        with self._best_effort("metrics"):
+            if path is not None:
+                metrics.write(path, self._facts())
 
     def _facts(self) -> metrics.Facts:
         now, progress = self.situation, next(iter(self._attempts.progress()), None)
-        rooms = self._rooms()
+        rooms = {}
+        for name, folder in (("spool", self._spool.root), ("outbox", self._outbox.root)):
+            with contextlib.suppress(OSError):  # a share that is away has no figure
+                rooms[name] = files.room(folder)
         oldest = self._spool.oldest(State.QUEUED)
         since = datetime.fromisoformat(oldest.job.accepted_at) if oldest and oldest.job else None
         return metrics.Facts(
@@ -150,27 +141,17 @@ class Upkeep:
             last_scan=now.last_scan,
             is_watcher_up=now.is_watcher_up,
             paused={part: pause.kind for part, pause in dict(now.pauses).items()},
-            attempts=dict(now.endings),
+            attempts={ending.value: count for ending, count in dict(self._attempts.endings).items()},
             free_bytes={name: room.size for name, room in rooms.items()},
             free_inodes={name: room.entries for name, room in rooms.items() if room.entries is not None},
             iteration_s=progress.iteration_s if progress else None,
             progress=progress.iteration / progress.iterations if progress else None,
         )
 
-    def _rooms(self) -> dict[str, files.Room]:
-        """Ask each file system what it has left; one that is away is left out."""
-        rooms = {}
-        for name, folder in (("spool", self._spool.root), ("outbox", self._outbox.root)):
-            with contextlib.suppress(OSError):
-                rooms[name] = files.room(folder)
-        return rooms
-
-    # Retention
-
     def _expire(self) -> None:
         self._report(is_final=False)  # before its records go
         days = self.situation.config.outbox.retention_days
-        for state, kept in ((State.DONE, days.done), (State.FAILED, days.failed)):
-            gone = self._spool.expire(state, timedelta(days=kept))
-            if gone:
-                log.info("spool.expired", state=state.value, jobs=len(gone), retention_days=kept)
+        with self._best_effort("retention"):
+            for state, kept in ((State.DONE, days.done), (State.FAILED, days.failed)):
+                if gone := self._spool.expire(state, timedelta(days=kept)):
+                    log.info("spool.expired", state=state.value, jobs=len(gone), retention_days=kept)

@@ -28,7 +28,7 @@ _IDLE_S: Final = 1.0
 
 
 class WorkLoop:
-    """What works off the spool, in the hours for it."""
+    """Works through the spool, in the hours for it."""
 
     def __init__(
         self,
@@ -40,16 +40,6 @@ class WorkLoop:
         backoff: Backoff,
         life: Lifeline,
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            worker: takes one job after the other.
-            intake: tells when something is queued, and whether more is about to come.
-            hours: when jobs may be started.
-            upkeep: closes the report of a night.
-            backoff: is told of obstacles.
-            life: this thread's.
-        """
         self._worker = worker
         self._publisher = worker.publisher
         self._intake = intake
@@ -79,7 +69,7 @@ class WorkLoop:
                 self._stay_closed()
                 continue
             self._intake.has_work.clear()
-            # Read before the queue, so that no late drop is missed, nor a job that comes back into it.
+            # Read before the queue, so that neither a late drop nor a job that comes back is missed.
             is_last_look = self._publisher.is_idle and self._intake.at_rest.is_set()
             if self.turn() is None:
                 if drains and is_last_look:
@@ -99,44 +89,39 @@ class WorkLoop:
         return outcome
 
     def _get_ready(self) -> bool:
-        """Load the model, await the first look at the inbox, and say READY; False once the service stops."""
+        """Load the model, await the first look at the inbox, and send READY; False once the service stops."""
         try:
             self._situation.info = self._worker.start()
         except NotReady:
             if self._life.is_stopping:
                 return False
             raise
-        while not (self._intake.first_scan.is_set() or self._life.is_stopping):
-            self._life.wait(_TICK_S, self._intake.first_scan)
-        if self._life.is_stopping:
-            return False
+        while not self._intake.first_scan.is_set():
+            if self._life.wait(_TICK_S, self._intake.first_scan):
+                return False
         self._situation.state = "running"
         notify(READY="1", STATUS="watching the inbox")
         log.info("service.ready", startup_s=round(time.monotonic() - self._situation.started, 3))
         return True
 
     def _look_at_clock(self) -> bool:
-        """Find out whether jobs may be started now, and say so when that changes.
-
-        Returns:
-            Whether they may.
-        """
+        """Find out whether jobs may be started now, and log it when that changes."""
         opens_at = self.hours.opens_at(clock.local())
         text = None if opens_at is None else clock.stamp(opens_at)
         was_open, self._is_open = self._is_open, text is None
         if text is not None and was_open is not False:
             log.info("service.window_closed", queued=self._upkeep.queued(), opens_at=text)
-        if text is not None and was_open and not self._situation.drains:  # whose end is its night's
-            self._publisher.await_idle(self._life)  # what was painted at night is of its report
+        if text is not None and was_open and not self._situation.drains:  # a drain ends with its night
+            self._publisher.await_idle(self._life)  # what was painted at night belongs to its report
             self._upkeep.end_night()
         if text is None and was_open is False:
             log.info("service.window_opened", queued=self._upkeep.queued())
-            self._upkeep.end_night()  # and the day's: what comes belongs to the night
+            self._upkeep.end_night()  # the report of the day, too
         self._situation.opens_at = text
         return text is None
 
     def _stay_closed(self) -> None:
-        """Wait for a moment outside of the hours, in which no obstacle counts but a defect does."""
+        """Wait for a moment outside of the hours, in which only a defect matters."""
         self._worker.rest()
         with contextlib.suppress(NotReady, OSError):
             self._publisher.raise_error()

@@ -1,4 +1,4 @@
-"""One attempt at one claim: the engine's steps become rows, frames and progress, and in the end a painting."""
+"""One attempt at one claim: the engine's steps become rows, frames and progress, and at the end a painting."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ if TYPE_CHECKING:
     from daemon.job import EngineInfo, Painting, Step
     from daemon.lifeline import Lifeline
     from daemon.outbox.publish import Outbox
-    from daemon.settings import Settings
     from daemon.spool import Claim
     from daemon.worker.lookahead import LookAhead, Start
 
 log = logs.get(__name__)
 
 _PROGRESS_S: Final = 5.0
-# When the engine is told what comes next, in shares of this job: once early, and once more for what came
-# meanwhile.
+# The shares of a job after which the engine gets a hint of the next one: a late one for what came meanwhile.
 _LOOKS_AHEAD: Final = (0.0, 0.75)
 
 
@@ -40,16 +38,8 @@ class Attempt:
     """The painting of one claim."""
 
     def __init__(self, claim: Claim, outbox: Outbox, life: Lifeline, ahead: LookAhead) -> None:
-        """Set it up; nothing is done yet.
-
-        Args:
-            claim: the job.
-            outbox: where its progress is published.
-            life: the attempt's own, which ends with the service or when the job is cancelled.
-            ahead: what comes before and after it on the same engine.
-        """
         self.claim = claim
-        self.life = life
+        self.life = life  # its own: it ends with the service, or when the job is cancelled
         self.progress: Progress | None = None
         self.plan: Plan | None = None
         self._outbox = outbox
@@ -57,8 +47,7 @@ class Attempt:
         self._rows: list[loss_table.Row] = []
         self._pace: Pace | None = None
         self._steps_back = 0
-        self._looks_ahead = iter(_LOOKS_AHEAD)
-        self._next_look: float | None = next(self._looks_ahead)
+        self._looks_ahead = list(_LOOKS_AHEAD)
         self._begun = self._reported = self._last_step = time.monotonic()
         self._started_at = clock.stamp(clock.utc())
 
@@ -89,11 +78,7 @@ class Attempt:
             return Interrupted()
         self._ahead.end(self._last_step)
         facts = {**self._facts(info), **self._times(start)}
-        return Painted(painting, tuple(self._rows), self._settings, info, facts, writer)
-
-    @property
-    def _settings(self) -> Settings:
-        return settings_of(self.claim.job)
+        return Painted(painting, tuple(self._rows), request.settings, info, facts, writer)
 
     def _follow(self, items: Iterator[Plan | Step], info: EngineInfo, writer: FrameWriter) -> Painting | None:
         painting = None
@@ -128,23 +113,20 @@ class Attempt:
 
     def _take(self, step: Step, writer: FrameWriter) -> Painting | None:
         is_new = self._add_row(step)
-        pace = self._pace or self._first_pace(step)
-        self._note_turns(step)
-        self.progress = progress = self._progress_at(step, pace)
-        self._look_ahead(progress)
+        self._log_changes(step)
+        self.progress = progress = self._progress_at(step)
+        if self._looks_ahead and step.iteration >= self._looks_ahead[0] * step.iterations:
+            self._looks_ahead.pop(0)
+            self._ahead.hint()
         self._report(step, progress)
-        is_frame = is_new and self._settings.frames.keeps(step.iteration)
+        is_frame = is_new and settings_of(self.claim.job).frames.keeps(step.iteration)
         writer.put(step.iteration if is_frame else None, step.picture, vars(progress))
         return step.painting
 
-    def _first_pace(self, step: Step) -> Pace:
-        self._pace = Pace(self.claim.job.scales, step.iteration, time.monotonic(), step.step_s)
-        if len(self._rows) > 1:
+    def _log_changes(self, step: Step) -> None:
+        """Log what is not so at every step: a resume, a step back, a restart of the optimizer, a warning."""
+        if self._pace is None and len(self._rows) > 1:
             log.info("job.resumed", iteration=step.iteration)
-        return self._pace
-
-    def _note_turns(self, step: Step) -> None:
-        """Log what is not as on every step: a step back, a restart of the optimizer, a warning."""
         if step.steps_back > self._steps_back:
             self._steps_back = step.steps_back
             log.warning("job.damped", iteration=step.iteration, reason="the loss was no number")
@@ -153,12 +135,15 @@ class Attempt:
         if step.trouble:
             log.warning("job.troubled", message=step.trouble)
 
-    def _progress_at(self, step: Step, pace: Pace) -> Progress:
-        now = time.monotonic()
+    def _progress_at(self, step: Step) -> Progress:
+        now, job = time.monotonic(), self.claim.job
+        if self._pace is None:
+            self._pace = Pace(job.scales, step.iteration, now, begun_at=now - step.step_s)
+        pace = self._pace
         iteration_s = pace.iteration_s(step, now)
         return Progress(
-            job_id=self.claim.job.id,
-            name=self.claim.job.label,
+            job_id=job.id,
+            name=job.label,
             attempt=self.claim.attempt,
             iteration=step.iteration,
             iterations=step.iterations,
@@ -169,11 +154,6 @@ class Attempt:
             eta_s=pace.eta_s(step, now),
             started_at=self._started_at,
         )
-
-    def _look_ahead(self, progress: Progress) -> None:
-        if self._next_look is not None and progress.iteration >= self._next_look * progress.iterations:
-            self._next_look = next(self._looks_ahead, None)
-            self._ahead.hint()
 
     def _report(self, step: Step, progress: Progress) -> None:
         """Log the paper's "Iteration: N": every one at debug, one every five seconds at info."""
@@ -196,7 +176,7 @@ class Attempt:
         return {
             "attempt": self.claim.attempt,
             "preset": job.preset,
-            "size": self._settings.size,
+            "size": settings_of(job).size,
             "iterations": job.total_iterations,
             "styles": len(job.parts_of("style")),
             "device": info.device,
@@ -205,7 +185,7 @@ class Attempt:
         }
 
     def _times(self, start: Start) -> dict[str, Any]:
-        """Give the time it took, and that from the last step of the job before to the first one of this."""
+        """Give the time it took, and that from the last step of the previous job to the first one of this."""
         gap_s = None
         if start.follows is not None and self._pace is not None:
             gap_s = round(self._pace.begun_at - start.follows, 3)
@@ -218,8 +198,6 @@ def _clear(out: Path, *, keeps_frames: bool) -> None:
     if not keeps_frames:
         files.remove_tree(out)
     files.make_folder(out)
-    for item in out.iterdir():
+    for item in (*out.iterdir(), *out.glob(f"{FRAMES}/animation.*")):
         if item.name != FRAMES:
             files.remove_tree(item)
-    files.remove_tree(out / FRAMES / "animation.webp")
-    files.remove_tree(out / FRAMES / "animation.gif")

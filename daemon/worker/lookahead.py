@@ -1,4 +1,4 @@
-"""The order in which one engine works: the hint at its next job, and whether that job had to wait."""
+"""The order in which one engine works: what it should prepare next, and whether a job had to wait for it."""
 
 from __future__ import annotations
 
@@ -18,75 +18,54 @@ if TYPE_CHECKING:
 class Start(NamedTuple):
     """What is known of a job as its attempt begins."""
 
-    is_prepared: bool  # the engine was told of it before
-    follows: float | None  # the last step of the job before, where this one waited for it (monotonic seconds)
-
-
-class _Before(NamedTuple):
-    """The job before."""
-
-    last_step: float  # monotonic seconds
-    queued: frozenset[str]  # the ids that waited at that moment
+    is_prepared: bool  # the engine got a hint of it before
+    follows: float | None  # the last step of the previous job, while which this one waited (monotonic seconds)
 
 
 class LookAhead:
     """What one worker remembers from job to job."""
 
     def __init__(self, spool: Spool, engine: Engine) -> None:
-        """Know of no job.
-
-        Args:
-            spool: the queue.
-            engine: what is told of the next job.
-        """
         self._spool = spool
         self._engine = engine
-        self._announced = ""  # the job that the engine was told of
-        self._before: _Before | None = None
+        self._hinted = ""  # the job that the engine got a hint of
+        self._last_step: float | None = None  # of the previous job, in monotonic seconds
+        self._waiting: frozenset[str] = frozenset()  # the ids that were queued at that moment
 
     def begin(self, id_: str) -> Start:
         """Note that a job begins."""
-        before, self._before = self._before, None
-        announced, self._announced = self._announced, ""
-        is_next = before is not None and id_ in before.queued
-        return Start(announced == id_, before.last_step if before is not None and is_next else None)
+        start = Start(id_ == self._hinted, self._last_step if id_ in self._waiting else None)
+        self._hinted = ""
+        self.rest()
+        return start
 
     def hint(self) -> None:
-        """Tell the engine what comes next, so that it can prepare for it; a wrong guess costs nothing."""
+        """Have the engine prepare for the next job in the queue; a wrong guess costs nothing."""
         with contextlib.suppress(OSError):  # a disk that cannot be read
             for entry in self._spool.entries(State.QUEUED):
                 if entry.job is None or entry.failure or entry.is_cancelled or result.is_stored(entry):
                     continue
-                if entry.id != self._announced:
-                    self._announced = entry.id
+                if entry.id != self._hinted:
+                    self._hinted = entry.id
                     self._engine.prepare(request_for(entry, entry.job))
                 return
 
     def end(self, last_step: float) -> None:
-        """Note that a job was painted, and what waits now.
-
-        Args:
-            last_step: when its last step came, in monotonic seconds.
-        """
+        """Note that a job was painted whose last step came at a moment (monotonic seconds)."""
         with contextlib.suppress(OSError):  # a disk that cannot be read
-            self._before = _Before(last_step, frozenset(self._spool.ids(State.QUEUED)))
+            self._last_step, self._waiting = last_step, frozenset(self._spool.ids(State.QUEUED))
 
     def rest(self) -> None:
         """Forget the previous job: the next one does not follow directly."""
-        self._before = None
+        self._last_step, self._waiting = None, frozenset()
 
     def lose_engine(self) -> None:
         """Forget the hint: the engine that had it is gone."""
-        self._announced = ""
+        self._hinted = ""
 
 
 def request_for(entry: StoredJob, job: Job) -> Request:
-    """Ask for a job's picture.
-
-    Args:
-        entry: where the job lies.
-        job: the same, without a failure.
-    """
+    """Ask for the picture of a job without a failure."""
     init = job.parts_of("init")
     return Request(
         content=entry.input(job.parts_of("content")[0]),
@@ -101,5 +80,5 @@ def request_for(entry: StoredJob, job: Job) -> Request:
 
 def settings_of(job: Job) -> Settings:
     """Give the settings of a job without a failure."""
-    assert job.settings is not None  # noqa: S101 - see above
+    assert job.settings is not None  # noqa: S101 - only a failed job has none
     return job.settings

@@ -6,18 +6,17 @@ import contextlib
 import functools
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from daemon import clock, files, images, logs
 from daemon.errors import Failure, JobError, NotReady, Reason
 from daemon.outbox import record
 from daemon.worker import result
-from daemon.worker.result import OutOfTime
 from daemon.worker.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from daemon.errors import EngineError
     from daemon.job import EngineInfo, Painting, Picture
@@ -79,13 +78,6 @@ Outcome = Painted | Stored | Failed | Interrupted | Crashed
 _Some = TypeVar("_Some", bound=Outcome)
 
 
-@dataclass(frozen=True)
-class _Published:
-    """The result is in the outbox."""
-
-    path: Path
-
-
 class Ending(StrEnum):
     """What became of a claimed job, as metrics count it."""
 
@@ -96,48 +88,26 @@ class Ending(StrEnum):
 
 
 class Retry(Protocol):
-    """What waits for the environment; see `service.backoff.Backoff.retry`."""
+    """Waits for the environment; see `service.backoff.Backoff.retry`."""
 
     def retry(self, part: str, action: Callable[[], object], life: Lifeline, *, gives_up: bool = False) -> bool:
         """Run an action until it succeeds; False once the thread should end."""
 
 
-class Journal(Protocol):
-    """What counts how jobs end."""
-
-    def note_ending(self, ending: Ending, failure: Failure | None) -> None:
-        """Count one; `failure` is the reason, where it failed."""
-
-
 class Outcomes:
-    """Every way out of `running/`, for all threads; each call says whose thread it is."""
+    """Every way out of `running/`, for all threads; each call gets the lifeline of the calling one."""
 
-    def __init__(
-        self, spool: Spool, outbox: Outbox, backoff: Retry, journal: Journal, attempts: Attempts
-    ) -> None:
-        """Put the parts together.
-
-        Args:
-            spool: where jobs are ended.
-            outbox: where endings are published.
-            backoff: waits where the environment does not allow an ending.
-            journal: is told of every ending.
-            attempts: the running ones, which a cancel stops.
-        """
+    def __init__(self, spool: Spool, outbox: Outbox, backoff: Retry, attempts: Attempts) -> None:
         self._spool = spool
         self._outbox = outbox
         self._backoff = backoff
-        self._journal = journal
         self._attempts = attempts
 
     def settle(self, claim: Claim, outcome: Outcome, life: Lifeline) -> Ending:
         """Bring a claimed job to its end, with retries while the environment does not allow it.
 
-        Args:
-            claim: the job, in `running/`.
-            outcome: what its attempt came to.
-            life: the calling thread's. Once it is stopping nothing is waited for: what cannot be ended at the
-                first try is left to the next start.
+        Once the thread is stopping nothing is waited for: what cannot be ended at the first try is left to the
+        next start.
 
         Raises:
             NotReady: the environment interrupted the job; it is queued again, for the service to pause.
@@ -145,19 +115,16 @@ class Outcomes:
         if isinstance(outcome, Painted):
             outcome = self.decide(claim, self._store(claim, outcome, life))
         ended = self._publish(claim, life) if isinstance(outcome, Stored) else outcome
-        if isinstance(ended, _Published):
+        if isinstance(ended, Path):
             return self._complete(claim, ended, life)
         if isinstance(ended, Failed):
             return self._fail(claim.entry, ended, life)
         return self._put_back(claim, ended, life)
 
-    # Cancelling
+    # Cancels
 
     def end_cancelled(self, life: Lifeline) -> bool:
         """End what operators cancelled: queued and held jobs now, running ones by stopping their attempt.
-
-        Args:
-            life: the calling thread's.
 
         Returns:
             Whether all of them have ended that were not running; if not, the worker ends the rest.
@@ -172,20 +139,18 @@ class Outcomes:
     def decide(self, claim: Claim, outcome: _Some) -> _Some | Failed:
         """Let a cancel take effect on what would be queued again; what would be published is up to `settle`."""
         if isinstance(outcome, Interrupted | Crashed):
-            with contextlib.suppress(NotReady, OSError):  # in the queue it is looked for again
+            with contextlib.suppress(NotReady, OSError):  # `end_cancelled` finds it in the queue
                 if self._is_cancelled(claim):
                     return Failed(CANCELLED)
         return outcome
 
     def _is_cancelled(self, claim: Claim) -> bool:
-        """Whether a cancel takes effect: an operator asked for it, and no result is published.
+        """Whether an operator cancelled the job before its result was published.
 
         Raises:
-            NotReady, OSError: it cannot be told now.
+            NotReady, OSError: the outbox cannot be read.
         """
-        if not claim.entry.is_cancelled:
-            return False
-        return not self._outbox.is_published(claim.job)
+        return claim.entry.is_cancelled and not self._outbox.is_published(claim.job)
 
     # A result
 
@@ -198,13 +163,13 @@ class Outcomes:
             files.replace(entry.out / result.RECORD, document)
         except JobError as error:
             return Failed(error.failure)
-        except OutOfTime:
+        except result.OutOfTime:
             return Interrupted()
         except (NotReady, OSError) as error:
             return Interrupted(error)
         return Stored()
 
-    def _publish(self, claim: Claim, life: Lifeline) -> _Published | Failed | Interrupted:
+    def _publish(self, claim: Claim, life: Lifeline) -> Path | Failed | Interrupted:
         paths: list[Path] = []
 
         def publish() -> None:
@@ -217,19 +182,20 @@ class Outcomes:
         except JobError as error:
             return Failed(error.failure)
         except OSError as error:
-            return Failed(_refusal(error))
+            message = f"the outbox does not take the result: {error.strerror}"
+            hint = "another file system or share for folders.outbox may; then retry"
+            return Failed(Failure(Reason.OUTBOX_REFUSED, message, hint=hint))
         if not is_published:
             return Interrupted()
         log.info("outbox.published", path=str(paths[-1]))
-        return _Published(paths[-1])
+        return paths[-1]
 
-    def _complete(self, claim: Claim, published: _Published, life: Lifeline) -> Ending:
+    def _complete(self, claim: Claim, published: Path, life: Lifeline) -> Ending:
         facts = claim.entry.facts
         if not self._backoff.retry("spool", functools.partial(self._spool.complete, claim), life):
             return Ending.INTERRUPTED  # recovery finds it published
-        log.info("job.completed", **facts, path=str(published.path))
-        self._journal.note_ending(Ending.COMPLETED, None)
-        return Ending.COMPLETED
+        log.info("job.completed", **facts, path=str(published))
+        return self._note(Ending.COMPLETED)
 
     # A failure
 
@@ -245,21 +211,15 @@ class Outcomes:
             log.warning("outbox.refused", message=str(error))
             with contextlib.suppress(OSError, NotReady):
                 self._outbox.clean([entry.id])
-            end = functools.partial(self._end_failed, entry, failed.failure, life, is_published=False)
-            is_ended = self._backoff.retry("spool", end, life)
+            is_ended = self._backoff.retry("spool", functools.partial(end, is_published=False), life)
         # Interrupted, recovery ends it: its failure is on record.
         return Ending.FAILED if is_ended else Ending.INTERRUPTED
 
     def fail_now(self, entry: StoredJob, failure: Failure, life: Lifeline) -> bool:
-        """End a job that lies in `running/`, at the first try; where that fails, it waits in the queue.
-
-        Args:
-            entry: the job.
-            failure: the reason.
-            life: the calling thread's.
+        """End a job that lies in `running/`, at the first try.
 
         Returns:
-            Whether it ended; if not, the worker ends it when its turn comes.
+            Whether it ended; if not, it is queued, and the worker ends it when its turn comes.
         """
         try:
             self._end_failed(entry, failure, life)
@@ -288,7 +248,7 @@ class Outcomes:
             hint=failure.hint,
             attempt=attempt,
         )
-        self._journal.note_ending(Ending.FAILED, failure)
+        self._note(Ending.FAILED)
 
     # Back to the queue
 
@@ -299,17 +259,11 @@ class Outcomes:
             NotReady: the environment interrupted it.
         """
         if isinstance(outcome, Crashed):
-            error = outcome.error
-            self._requeue(claim, "exhausted" if outcome.is_exhausted else "crashed", error.message, life)
-            log.warning(
-                "spool.requeued",
-                attempt=claim.attempt,
-                max_attempts=outcome.max_attempts,
-                reason=error.reason.value,
-                message=error.message,
-            )
-            self._journal.note_ending(Ending.CRASHED, None)
-            return Ending.CRASHED
+            message, reason = outcome.error.message, outcome.error.reason.value
+            self._requeue(claim, "exhausted" if outcome.is_exhausted else "crashed", message, life)
+            facts = {"attempt": claim.attempt, "max_attempts": outcome.max_attempts}
+            log.warning("spool.requeued", **facts, reason=reason, message=message)
+            return self._note(Ending.CRASHED)
         if outcome.error is not None:
             message = str(outcome.error)
             self._requeue(claim, "interrupted", message, life)
@@ -317,17 +271,12 @@ class Outcomes:
             raise NotReady(message) from outcome.error
         self._requeue(claim, "interrupted", "the service was stopped", life)
         log.info("job.interrupted", attempt=claim.attempt, reason="stop")
-        self._journal.note_ending(Ending.INTERRUPTED, None)
-        return Ending.INTERRUPTED
+        return self._note(Ending.INTERRUPTED)
 
     def _requeue(self, claim: Claim, event: str, reason: str, life: Lifeline) -> None:
         requeue = functools.partial(self._spool.requeue, claim.entry, event, reason)
         self._backoff.retry("spool", requeue, life)
 
-
-def _refusal(error: OSError) -> Failure:
-    return Failure(
-        Reason.OUTBOX_REFUSED,
-        f"the outbox does not take the result: {error.strerror}",
-        hint="another file system or share for folders.outbox may; then retry",
-    )
+    def _note(self, ending: Ending) -> Ending:
+        self._attempts.note(ending)
+        return ending

@@ -1,8 +1,10 @@
-"""How far the running attempts are, how fast each of them goes, and which an operator wants ended."""
+"""The attempts of this run: how far each running one is, and how the others ended."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from daemon.job import Step
     from daemon.settings import Scale
     from daemon.worker.attempt import Attempt
+    from daemon.worker.outcomes import Ending
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,8 @@ class Pace:
 
     scales: tuple[Scale, ...]
     iteration: int  # of that step
-    at: float  # when it ended, monotonic seconds
-    step_s: float  # that it took
-
-    @property
-    def begun_at(self) -> float:
-        """When the first step began, in monotonic seconds."""
-        return self.at - self.step_s
+    at: float  # the end of that step, in monotonic seconds
+    begun_at: float  # its beginning
 
     def iteration_s(self, step: Step, now: float) -> float | None:
         """Give the seconds an iteration takes; None at the first step."""
@@ -67,11 +65,12 @@ class Pace:
 
 
 class Attempts:
-    """The running attempts, by job; any thread may look at them."""
+    """The attempts of all workers; any thread may look at them, and note how one ended."""
 
     def __init__(self) -> None:
-        """Know none."""
-        self._running: dict[str, Attempt] = {}
+        self.endings: Counter[Ending] = Counter()
+        self._running: dict[str, Attempt] = {}  # by job
+        self._noting = threading.Lock()
 
     @contextlib.contextmanager
     def running(self, attempt: Attempt) -> Iterator[None]:
@@ -82,8 +81,13 @@ class Attempts:
         finally:
             del self._running[attempt.claim.job.id]
 
+    def note(self, ending: Ending) -> None:
+        """Count an ending."""
+        with self._noting:
+            self.endings[ending] += 1
+
     def progress(self) -> list[Progress]:
-        """List what each of them is doing, from its first step on."""
+        """List what each running one is doing, from its first step on."""
         return [attempt.progress for attempt in list(self._running.values()) if attempt.progress]
 
     def stop_cancelled(self) -> None:

@@ -1,8 +1,8 @@
 """One background thread that brings jobs to their end while the next ones are painted.
 
-Jobs end in the order in which they are submitted, one after the other. One may wait beside the one that is
-being published; then the worker waits too, since a job that waits holds a whole painting. What goes back to the
-queue does so at once, or a stop would have to wait for the publications before it.
+Jobs end one after the other, in the order in which they are submitted. At most one waits beside the one that is
+being published, since a job that waits holds a whole painting. What goes back to the queue does so at once, or
+a stop would have to wait for the publications before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _UNDER_WAY: Final = 2  # the one that is published, and one that waits
 _TICK_S: Final = 0.2
-_NICE: Final = 5  # the painting goes first, but nobody shall wait long for a result
+_NICE: Final = 5  # the painting has priority, but nobody should wait long for a result
 
 
 class Publisher:
@@ -34,17 +34,9 @@ class Publisher:
     def __init__(
         self, outcomes: Outcomes, room: Room, life: Lifeline, executor: Executor | None = None
     ) -> None:
-        """Have nothing to do.
-
-        Args:
-            outcomes: ends the jobs.
-            room: gets back what was reserved for a job that has ended.
-            life: of the background thread.
-            executor: runs one task after the other; default: a thread.
-        """
         self.room = room
         self._outcomes = outcomes
-        self._life = life
+        self._life = life  # of the background thread
         self._executor = executor or ThreadPoolExecutor(
             max_workers=1, thread_name_prefix="publisher", initializer=functools.partial(yield_to_others, _NICE)
         )
@@ -57,12 +49,7 @@ class Publisher:
         return not self._unfinished()
 
     def submit(self, claim: Claim, outcome: Outcome, life: Lifeline) -> None:
-        """Have a claim brought to its end; waits while there are enough of them.
-
-        Args:
-            claim: the job.
-            outcome: what its attempt came to.
-            life: the calling thread's.
+        """Have a claim brought to its end; waits, with heartbeats, while there are enough of them.
 
         Raises:
             NotReady: the environment interrupted the job; it is queued again, for the service to pause.
@@ -80,11 +67,7 @@ class Publisher:
             self._futures.append(future)
 
     def await_idle(self, life: Lifeline) -> None:
-        """Wait until everything that was submitted has come to its end, or the service stops.
-
-        Args:
-            life: the calling thread's.
-        """
+        """Wait, with heartbeats, until all that was submitted has ended, or the service stops."""
         while (unfinished := self._unfinished()) and not life.is_stopping:
             life.beat()
             wait(unfinished, _TICK_S)
@@ -100,7 +83,7 @@ class Publisher:
             ended = [future for future in self._futures if future.done()]
             self._futures = [future for future in self._futures if not future.done()]
         errors = [error for future in ended if (error := future.exception())]
-        for error in sorted(errors, key=_is_of_the_environment):  # a defect first
+        for error in sorted(errors, key=lambda error: isinstance(error, NotReady | OSError)):  # a defect first
             raise error
 
     def close(self) -> None:
@@ -118,7 +101,7 @@ class Publisher:
         except (NotReady, OSError):
             raise
         except Exception:
-            self._life.ask_stop()  # a defect ends the whole service, before the worker's next turn raises it
+            self._life.ask_stop()  # a defect ends the service, before the worker's next turn raises it
             raise
         finally:
             self._life.rest()
@@ -128,7 +111,3 @@ class Publisher:
             return self._outcomes.settle(claim, outcome, life)
         finally:
             self.room.release(claim.entry.id)
-
-
-def _is_of_the_environment(error: BaseException) -> bool:
-    return isinstance(error, NotReady | OSError)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 FRAMES: Final = "frames"
 RECORD: Final = "result.yaml"
-# After a stop; checked between two pieces. What is not written by then is painted again from the checkpoint.
+# The time after a stop, checked between two pieces. What is not written by then is painted again from the
+# checkpoint.
 GRACE_S: Final = 20.0
 
 
@@ -27,7 +28,7 @@ class OutOfTime(Exception):  # noqa: N818 - an answer, not an error
 
 
 def is_stored(entry: StoredJob) -> bool:
-    """Tell whether a whole result waits in a job's `out/`."""
+    """Whether a whole result waits in a job's `out/`."""
     return (entry.out / RECORD).exists()
 
 
@@ -39,11 +40,6 @@ def frames_in(folder: Path) -> dict[int, Path]:
 
 def write(claim: Claim, painted: Painted, life: Lifeline) -> tuple[bytes, dict[str, Any]]:
     """Write everything that is to be published into the job's `out/`, but the record.
-
-    Args:
-        claim: the job.
-        painted: what its attempt came to.
-        life: the calling thread's.
 
     Returns:
         The record (the bytes of result.yaml), and the facts of `job.completed`.
@@ -68,7 +64,7 @@ def write(claim: Claim, painted: Painted, life: Lifeline) -> tuple[bytes, dict[s
     return document, _facts(painted)
 
 
-def _go_on(life: Lifeline) -> None:
+def _continue(life: Lifeline) -> None:
     """Give a heartbeat between two pieces, and end the writing once its time is up."""
     life.beat()
     if life.is_stopping and life.overtime_s > GRACE_S:
@@ -77,15 +73,15 @@ def _go_on(life: Lifeline) -> None:
 
 def _write_pieces(claim: Claim, painted: Painted, life: Lifeline) -> None:
     out, output, painting = claim.entry.out, painted.settings.output, painted.painting
-    _go_on(life)
+    _continue(life)
     picture = images.encode(painting.picture, output.format, painting.profile)
     files.write(out / f"result{images.SUFFIXES[output.format]}", picture)
-    _go_on(life)
+    _continue(life)
     files.write(out / "losses.csv", loss_table.table(painted.rows))
     files.write(out / "losses.png", loss_table.curve(painted.rows, printable(claim.job.stem)))
     frames, animation = _own_frames(out / FRAMES, painted), painted.settings.frames.animation
     if frames and animation != "none":
-        film = images.animate(frames, animation, functools.partial(_go_on, life))
+        film = images.animate(frames, animation, functools.partial(_continue, life))
         files.write(out / FRAMES / f"animation.{animation}", film)
 
 

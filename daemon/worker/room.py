@@ -1,4 +1,4 @@
-"""Is there room on the disks: for the next job, beside what is claimed and not ended yet."""
+"""Whether there is room on the disks for the next job, beside what is claimed and not ended yet."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _CHECKPOINTS: Final = 3  # two are kept while one is written
 class Needed(NamedTuple):
     """What a job takes."""
 
-    shown: int  # bytes in the outbox
-    kept: int  # bytes in the spool
+    outbox: int  # bytes
+    spool: int  # bytes
     entries: int  # files in each
 
 
@@ -32,19 +32,13 @@ class Room:
     """The disks under spool and outbox, and what the claimed jobs may still take of them."""
 
     def __init__(self, spool: Spool, outbox: Outbox) -> None:
-        """Owe nobody any room.
-
-        Args:
-            spool: where jobs are claimed, and painted.
-            outbox: where they are published.
-        """
         self.spool = spool
         self._outbox = outbox
         self._claiming = threading.Lock()
         self.reserved: dict[str, Needed] = {}  # by job
 
     def claim(self) -> Claim | None:
-        """Claim the next job that there is room for, and reserve that until its `release`.
+        """Claim the next job that there is room for, and reserve it until its `release`.
 
         Raises:
             NotReady: there is room for none that is queued.
@@ -64,35 +58,31 @@ class Room:
         """Refuse a job whose result would not fit on the empty disks."""
         needed = room_needed(job)
         capacity = min(files.capacity(self.spool.root), files.capacity(self._outbox.root))
-        if max(needed.kept, needed.shown) <= capacity:
+        if max(needed.spool, needed.outbox) <= capacity:
             return None
         return Failure(
             Reason.PICTURE_TOO_LARGE,
-            f"it needs {needed.kept / 1e9:.1f} GB of a disk that has {capacity / 1e9:.1f} GB in all",
+            f"it needs {needed.spool / 1e9:.1f} GB of a disk that has {capacity / 1e9:.1f} GB in all",
             hint="use a smaller size, or keep fewer frames",
             key="size",
         )
 
     def _require(self, entry: StoredJob) -> None:
-        """See that there is room for a job before it is started; one that only ends needs none.
-
-        Raises:
-            NotReady: there is not.
-        """
+        """Raise NotReady where there is no room to start a job; one that only ends needs none."""
         if entry.job is None or entry.failure or is_stored(entry) or self.hopeless(entry.job):
             return
         needed, reserved = room_needed(entry.job), list(self.reserved.values())
-        kept = max(0, needed.kept - files.size_of(entry.out) - files.size_of(entry.checkpoints))
-        kept += sum(other.shown for other in reserved)
-        shown = needed.shown + sum(other.shown for other in reserved)
+        others = sum(other.outbox for other in reserved)  # of theirs, no more than the results is to come
+        spool = max(0, needed.spool - files.size_of(entry.out) - files.size_of(entry.checkpoints)) + others
+        outbox = needed.outbox + others
         entries = needed.entries + sum(other.entries for other in reserved)
-        spool, outbox = self.spool.root, self._outbox.root
-        files.require_room(spool, kept + (shown if files.is_same_disk(spool, outbox) else 0), entries)
-        files.require_room(outbox, shown, entries)
+        is_one_disk = files.is_same_disk(self.spool.root, self._outbox.root)
+        files.require_room(self.spool.root, spool + (outbox if is_one_disk else 0), entries)
+        files.require_room(self._outbox.root, outbox, entries)
 
 
 def room_needed(job: Job) -> Needed:
-    """Estimate from above what a job takes."""
+    """Give an upper bound of what a job takes."""
     dropped = sum(part.size for part in job.parts if part.sha256)
     settings = job.settings
     if settings is None:
@@ -100,6 +90,6 @@ def room_needed(job: Job) -> Needed:
     (content,) = job.parts_of("content")
     frames = job.total_iterations // settings.frames.every + 1 if settings.frames.every else 0
     pixels = math.prod(scaled(content.height_px, content.width_px, job.scales[-1].size))
-    shown = dropped + pixels * 3 * (frames + 2)
+    outbox = dropped + pixels * 3 * (frames + 2)
     state = optimizer_memory.state_bytes(settings.optimizer, pixels)
-    return Needed(shown, shown + state * _CHECKPOINTS, frames + len(job.parts) + 16)
+    return Needed(outbox, outbox + state * _CHECKPOINTS, frames + len(job.parts) + 16)

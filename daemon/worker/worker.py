@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -22,9 +22,15 @@ if TYPE_CHECKING:
     from daemon.worker.progress import Attempts
     from daemon.worker.publisher import Publisher
 
+_HINT: Final = "see the log; retry once the cause is gone"
+_HINTS: Final = {
+    Reason.OUT_OF_MEMORY: "use a smaller size, or raise engine.memory_limit_mb if it is set",
+    Reason.TIMED_OUT: "use fewer iterations or a smaller size, or raise engine.job_timeout_s",
+}
+
 
 class Worker:
-    """Works off the queue with one engine, one job a turn."""
+    """Works through the queue with one engine, one job a turn."""
 
     def __init__(
         self,
@@ -36,18 +42,8 @@ class Worker:
         *,
         max_attempts: int,
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            engine: computes the pictures.
-            outbox: where progress is published.
-            publisher: brings what was painted, and what failed, to its end.
-            attempts: the running ones of all workers.
-            life: the calling thread's.
-            max_attempts: how often a job may end the engine without progress.
-        """
         self.publisher = publisher
-        self.max_attempts = max_attempts  # may be changed between two jobs
+        self.max_attempts = max_attempts  # without progress; may be changed between two jobs
         self._engine = engine
         self._outbox = outbox
         self._room = publisher.room
@@ -56,11 +52,7 @@ class Worker:
         self._ahead = LookAhead(self._room.spool, engine)
 
     def start(self) -> EngineInfo:
-        """Load the model, or say what is loaded.
-
-        Raises:
-            NotReady: see `Engine.start`.
-        """
+        """Load the model, or say what is loaded; raises NotReady as `Engine.start` does."""
         return self._engine.start(self._life)
 
     def turn(self) -> Outcome | None:
@@ -72,7 +64,7 @@ class Worker:
         """
         self.publisher.raise_error()
         self._outbox.check()
-        self.start()  # anew, where it died idle: before a job is claimed for one that cannot start
+        self.start()  # again, where it died idle: no job is claimed for an engine that cannot start
         claim = self._room.claim()
         if claim is None:
             self.rest()
@@ -111,7 +103,7 @@ class Worker:
             return Interrupted(error)
 
     def _without_painting(self, claim: Claim) -> Outcome | None:
-        """Give the outcome of a job that need not be painted, or not any more."""
+        """Give the outcome of a job that need not be painted, or not again."""
         if failure := claim.entry.failure:
             return Failed(failure)
         if is_stored(claim.entry):
@@ -120,32 +112,20 @@ class Worker:
         return Failed(failure) if failure else None
 
     def _crashed(self, attempt: Attempt, error: EngineError) -> Crashed | Failed:
-        """Decide whether a job under which the engine ended is tried again."""
+        """Decide whether a job whose attempt ended the engine is tried again."""
         claim = attempt.claim
         has_smaller = attempt.plan is not None and not attempt.plan.is_smallest
         is_exhausted = error.reason is Reason.OUT_OF_MEMORY and has_smaller
         has_advanced = claim.entry.progress > claim.progress
         if is_exhausted or has_advanced or claim.attempt < self.max_attempts:
             return Crashed(error, self.max_attempts, is_exhausted)
-        return Failed(_crash_failure(error, claim.attempt))
+        hint = _HINTS.get(error.reason, _HINT)
+        message = f"{error.message} (attempt {claim.attempt})"
+        return Failed(Failure(error.reason, message, hint=hint, last_lines=error.last_lines))
 
     def _given_up(self, claim: Claim) -> Failure | None:
         """Fail what ended the service or the engine too often."""
         if claim.attempt <= self.max_attempts:
             return None
-        return Failure(
-            Reason.ENGINE_CRASHED,
-            f"{claim.attempt - 1} attempts ended without a result",
-            hint="see the log; retry once the cause is gone",
-        )
-
-
-def _crash_failure(error: EngineError, attempt: int) -> Failure:
-    """Say why a job failed whose attempts ended the engine too often."""
-    hints = {
-        Reason.OUT_OF_MEMORY: "use a smaller size, or raise engine.memory_limit_mb if it is set",
-        Reason.TIMED_OUT: "use fewer iterations or a smaller size, or raise engine.job_timeout_s",
-    }
-    hint = hints.get(error.reason, "see the log; retry once the cause is gone")
-    message = f"{error.message} (attempt {attempt})"
-    return Failure(error.reason, message, hint=hint, last_lines=error.last_lines)
+        message = f"{claim.attempt - 1} attempts ended without a result"
+        return Failure(Reason.ENGINE_CRASHED, message, hint=_HINT)

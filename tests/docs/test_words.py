@@ -14,15 +14,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 # Files and folders that keep to these words.
-ROOTS: Final = """
-.pre-commit-config.yaml config.example.yaml pyproject.toml daemon/__main__.py daemon/cli daemon/clock.py
-daemon/config.py daemon/errors.py daemon/files.py daemon/images.py daemon/job.py daemon/lifeline.py
-daemon/logs.py daemon/safe_yaml.py daemon/sentinel.py daemon/settings.py daemon/sidecar.py
-daemon/validation.py tests/docs tests/unit/cli tests/unit/test_config.py tests/unit/test_errors.py
-tests/unit/test_files.py tests/unit/test_images.py tests/unit/test_job.py tests/unit/test_lifeline.py
-tests/unit/test_logs.py tests/unit/test_safe_yaml.py tests/unit/test_sentinel.py tests/unit/test_settings.py
-tests/unit/test_sidecar.py tests/unit/test_validation.py
-""".split()  # noqa: SIM905 - a list would take a line for each
+ROOTS: Final = (
+    *("daemon", "docs", "examples", "systemd", "tests", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("config.example.yaml", "pyproject.toml", ".pre-commit-config.yaml"),
+)
 TEXTS: Final = {".py", ".md", ".yaml", ".toml", ".service", ".timer", ".conf", ".html", ".css", ".js"}
 # A word that only this project understood, as a pattern, and what to write instead.
 INSTEAD: Final = {

@@ -19,6 +19,7 @@ from support.trees import NearDecoder, Tree, wait_for
 
 from daemon import config as config_module
 from daemon import logs
+from daemon.outbox import loss_table
 from daemon.service.service import Service
 
 END_S = 60
@@ -91,8 +92,8 @@ def _live_through(base: Path, kills: int, seed: int) -> list[int]:
     return hits
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_kill_while_jobs_are_finished_and_painted_loses_nothing(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_a_kill_while_jobs_are_published_and_painted_loses_nothing(tmp_path: Path, seed: int) -> None:
     """At random moments the service dies; the invariant holds, and every drop gets its one result, whole."""
     assert any(_live_through(tmp_path / "tree", kills=3, seed=seed))
 
@@ -100,7 +101,7 @@ def test_a_kill_while_jobs_are_finished_and_painted_loses_nothing(tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(10, 30))
-def test_many_kills_while_jobs_are_finished_and_painted_lose_nothing(tmp_path: Path, seed: int) -> None:
+def test_many_kills_while_jobs_are_published_and_painted_lose_nothing(tmp_path: Path, seed: int) -> None:
     """The same for hundreds of kills, some of them with several jobs under way."""
     assert max(_live_through(tmp_path / "tree", kills=10, seed=seed)) > 1
 
@@ -109,6 +110,7 @@ def main() -> None:
     """Be the service, which may be killed."""
     base, *options = sys.argv[1:]
     logs.configure("info", "json")
+    loss_table.curve = lambda _rows, _title: b"a curve"
     config = _tree(Path(base)).config
     config = config.model_copy(update={"engine": config.engine.model_copy(update={"max_attempts": 99})})
     service = Service(config, drains="drain" in options, engine=FakeEngine(), decoder=NearDecoder())

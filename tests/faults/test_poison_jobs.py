@@ -22,6 +22,7 @@ from support.trees import Stepper, Tree, save, wait_for
 from daemon import config as config_module
 from daemon import safe_yaml
 from daemon.engine.process import ProcessEngine
+from daemon.outbox import loss_table
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ if "daemon.engine.child" in sys.orig_argv:
     strikes = {9001: segfault, 9002: lambda: os._exit(0), 9003: eat, 9004: loop}
     real = LocalEngine.stylize
 
-    def stylize(self, request, is_stopping=lambda: False):
-        for step in real(self, request, is_stopping):
-            if step.iteration == 1 and request.settings.seed in strikes:
+    def stylize(self, request, life):
+        for item in real(self, request, life):
+            if getattr(item, "iteration", 0) == 1 and request.settings.seed in strikes:
                 strikes[request.settings.seed]()
-            yield step
+            yield item
 
     LocalEngine.stylize = stylize
 """
@@ -72,41 +73,57 @@ def _poisoned(folder: Path) -> str:
 
 @dataclass
 class Night:
-    """What became of a series of jobs: a poisonous one, a good one, and so on."""
+    """What became of a poisonous job, and of a good one after it."""
 
+    kind: str
     tree: Tree
     endings: dict[str, list[Ending]] = field(default_factory=dict)
     children: dict[str, list[int]] = field(default_factory=dict)  # the engine's, started while each job lasted
-    last: dict[str, int] = field(default_factory=dict)  # the one that lived at its end
     died: dict[str, list[str]] = field(default_factory=dict)  # how the engine ended, for each job
 
+    @property
+    def error(self) -> dict[str, Any]:
+        """The record of the failure."""
+        (entry,) = self.tree.outbox.glob(f"{self.kind}-*.failed")
+        document: dict[str, Any] = safe_yaml.parse((entry / "error.yaml").read_bytes())
+        return document
 
-@pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
-    """Work off four kinds of poison, each followed by a good job, with one engine."""
-    base = tmp_path_factory.mktemp("night")
+    def work_off(self, stepper: Stepper, name: str, seed: int) -> None:
+        """Drop a job and see it through."""
+        _drop(self.tree, name, seed)
+        with capture_logs() as records:
+            self.endings[name] = stepper.until_quiet(deadline_s=200)
+        self.children[name] = [r["engine_pid"] for r in records if r["event"] == "engine.started"]
+        self.died[name] = [r["ended_by"] for r in records if r["event"] == "engine.died"]
+
+
+@pytest.fixture(
+    scope="module",
+    params=["segfault", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("exit", "eat", "loop"))],
+)
+def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    """Work through a kind of poison, and a good job after it, with one engine."""
+    kind, base = request.param, tmp_path_factory.mktemp("night")
     structlog.reset_defaults()
-    raw = {"inbox": {"settle_s": 0.01, "rescan_s": 0.02}, "engine": ENGINE}
+    options = {**ENGINE, "job_timeout_s": 3} if kind == "loop" else ENGINE
+    raw = {"inbox": {"settle_s": 0.01, "rescan_s": 0.02}, "engine": options}
     config = config_module.build(raw, base, environment={})
-    hasty = config_module.build({**raw, "engine": {**ENGINE, "job_timeout_s": 3}}, base, environment={})
     config.folders.inbox.mkdir()
-    engine, found = ProcessEngine(config), Night(Tree(config))
+    engine, found = ProcessEngine(config), Night(kind, Tree(config))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", _poisoned(base / "poison"))
+        patch.setenv("PYTHONPATH", _poisoned(base / "poison") + os.pathsep + os.environ.get("PYTHONPATH", ""))
+        patch.setattr(loss_table, "curve", lambda _rows, _title: b"a curve")
         stepper = Stepper(config, engine)
         try:
-            for kind, seed in SEEDS.items():
-                engine._config = hasty if kind == "loop" else config
-                _work_off(found, stepper, kind, seed)
-                engine._config = config
-                _work_off(found, stepper, f"good-{kind}", 1)
+            found.work_off(stepper, kind, SEEDS[kind])
+            found.work_off(stepper, "good", 1)
             yield found
         finally:
             engine.stop()
 
 
 def _drop(tree: Tree, name: str, seed: int) -> None:
-    """Drop a job of which the poison can tell by its seed whether to strike."""
+    """Drop a job whose seed says whether the poison strikes."""
     content, style = save(tree.inbox / f"{name}.jpg", len(tree.drops)), save(tree.inbox / f"{name}-s.png", seed)
     sidecar = tree.inbox / f"{name}.yaml"
     keys = {"content": content.name, "style": style.name, "size": 64, "iterations": 2, "seed": seed}
@@ -114,69 +131,47 @@ def _drop(tree: Tree, name: str, seed: int) -> None:
     tree.note(sidecar, content, style)
 
 
-def _work_off(night: Night, stepper: Stepper, name: str, seed: int) -> None:
-    _drop(night.tree, name, seed)
-    with capture_logs() as records:
-        night.endings[name] = stepper.until_quiet(deadline_s=200)
-    night.children[name] = [r["engine_pid"] for r in records if r["event"] == "engine.started"]
-    child = stepper.service.engine._child  # type: ignore[attr-defined]
-    night.last[name] = child.pid
-    night.died[name] = [r["ended_by"] for r in records if r["event"] == "engine.died"]
-
-
-def _error(night: Night, kind: str) -> dict[str, Any]:
-    (entry,) = night.tree.outbox.glob(f"{kind}-*.failed")
-    document: dict[str, Any] = safe_yaml.parse((entry / "error.yaml").read_bytes())
-    return document
-
-
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("kind", "reason", "message", "died"),
-    [
-        ("segfault", "engine_crashed", "the engine's process ended by signal SIGSEGV", "signal SIGSEGV"),
-        ("exit", "engine_crashed", "the engine's process ended by exit code 0", "exit code 0"),
-        ("eat", "out_of_memory", f"engine.memory_limit_mb is {MEMORY_LIMIT_MB}", "memory limit"),
-        ("loop", "timed_out", "engine.job_timeout_s passed: 3 s", "time limit"),
-    ],
-    ids=SEEDS,
-)
-def test_poison_costs_its_attempts_and_fails_for_its_own_reason(
-    kind: str, reason: str, message: str, died: str, night: Night
-) -> None:
+def test_poison_costs_its_attempts_and_fails_for_its_own_reason(night: Night) -> None:
     """Each kind is tried twice, each time with an engine that dies of it, and fails with what it died of."""
-    assert night.endings[kind] == [Ending.CRASHED, Ending.FAILED]
-    assert night.died[kind] == [died, died]
-    error = _error(night, kind)
+    reason, message, died = {
+        "segfault": ("engine_crashed", "the engine's process ended by signal SIGSEGV", "signal SIGSEGV"),
+        "exit": ("engine_crashed", "the engine's process ended by exit code 0", "exit code 0"),
+        "eat": ("out_of_memory", f"engine.memory_limit_mb is {MEMORY_LIMIT_MB}", "memory limit"),
+        "loop": ("timed_out", "engine.job_timeout_s passed: 3 s", "time limit"),
+    }[night.kind]
+    assert night.endings[night.kind] == [Ending.CRASHED, Ending.FAILED]
+    assert night.died[night.kind] == [died, died]
+    error = night.error
     assert (error["reason"], error["attempt"]) == (reason, 2)
     assert message in error["message"]
     assert error["hint"]
-    assert ("engine.memory_limit_mb" in error["hint"]) is (kind == "eat")
+    assert ("engine.memory_limit_mb" in error["hint"]) is (night.kind == "eat")
 
 
 def test_the_last_lines_of_a_crash_are_kept(night: Night) -> None:
-    """The failure of a segfault tells what the process printed last, with the place in the program."""
-    lines = _error(night, "segfault")["last_lines"]
+    """The failure of a segfault has what the process printed last, with the place in the program."""
+    if night.kind != "segfault":
+        pytest.skip("nothing is printed")
+    lines = night.error["last_lines"]
     assert "about to fall" in lines
     assert any("Fatal Python error: Segmentation fault" in line for line in lines)
     assert any("in segfault" in line for line in lines)
 
 
-@pytest.mark.parametrize("kind", SEEDS)
-def test_the_next_good_job_is_painted_by_a_fresh_child(kind: str, night: Night) -> None:
-    """After each kind of poison the next job is painted at its first attempt, by a child of its own."""
-    assert night.endings[f"good-{kind}"] == [Ending.COMPLETED]
-    assert night.died[f"good-{kind}"] == []
-    assert len(night.children[kind]) >= len(night.died[kind]) == 2
-    assert night.last[f"good-{kind}"] == night.children[kind][-1]
-    record = safe_yaml.parse((night.tree.result(f"good-{kind}") / "result.yaml").read_bytes())["result"]
+def test_the_next_good_job_is_painted_by_a_fresh_child(night: Night) -> None:
+    """After the poison the next job is painted at its first attempt, by a child that was started for it."""
+    assert night.endings["good"] == [Ending.COMPLETED]
+    assert night.died["good"] == []
+    assert len(night.children[night.kind]) + len(night.children["good"]) == 3  # two of them died
+    record = safe_yaml.parse((night.tree.result("good") / "result.yaml").read_bytes())["result"]
     assert record["attempt"] == 1
 
 
 def test_nothing_is_lost_to_poison(night: Night) -> None:
     """Every drop has come to its one ending, and the invariant holds."""
     night.tree.check(is_quiet=True)
-    assert len(night.tree.results()) == 2 * len(SEEDS)
+    assert len(night.tree.results()) == 2
 
 
 # A dead parent
@@ -203,7 +198,7 @@ def _is_gone(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("moment", ["painting", "stopped"])
+@pytest.mark.parametrize("moment", ["painting", pytest.param("stopped", marks=pytest.mark.nightly)])
 def test_a_dead_service_leaves_no_child(moment: str, tmp_path: Path) -> None:
     """SIGKILL of the whole service in the middle of a job that loops for ever ends engine and decoder too.
 

@@ -1,27 +1,31 @@
-"""The real service in a process of its own, with the real engine, on small pictures."""
+"""The service in a process of its own: with the real engine on small pictures, or quick, with a fake one."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import json
 import os
-import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.trees import Tree, hasten, wait_for
 
 from daemon import config as config_module
+from daemon.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from daemon.config import Config
 
+TESTS = Path(__file__).parents[1]
 START_S = 90  # on a machine with other things to do
+QUICK = "support.quick_daemon"
 CONFIG: dict[str, Any] = {
     "inbox": {"settle_s": 0.3, "rescan_s": 0.5},
     "engine": {"device": "cpu", "precision": "float32"},
@@ -42,10 +46,11 @@ def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) ->
 class Live:
     """A service that is, was, or will be running on a tree."""
 
-    def __init__(self, base: Path, **sections: dict[str, Any]) -> None:
+    def __init__(self, base: Path, module: str = "daemon", **sections: dict[str, Any]) -> None:
         base.mkdir(parents=True, exist_ok=True)
         raw = {**CONFIG, **{key: {**CONFIG.get(key, {}), **value} for key, value in sections.items()}}
         self.base = base
+        self._module = module
         self.config_file = base / "config.yaml"
         self.config_file.write_text(json.dumps(raw))
         self.tree = Tree(config_module.build(raw, base, environment={}))
@@ -54,10 +59,10 @@ class Live:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> Live:
-        """Start it; the log begins anew."""
+        """Start it with an empty log."""
         with self.log.open("wb") as stdout, (self.base / "stderr.log").open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "run", "--config", str(self.config_file), *options],
+                [sys.executable, "-m", self._module, "run", "--config", str(self.config_file), *options],
                 stdout=stdout,
                 stderr=stderr,
                 env=_environment(),
@@ -70,15 +75,31 @@ class Live:
         return self
 
     def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run another command on the same config."""
+        """Run another command on the same config, in a process of its own."""
         return subprocess.run(
-            [sys.executable, "-m", "daemon", *arguments, "--config", str(self.config_file)],
+            [sys.executable, "-m", self._module, *arguments, "--config", str(self.config_file)],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
             env=_environment(),
         )
+
+    def ask_here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command on the same config, in this process, which takes no start of one."""
+        words = [*arguments, "--config", str(self.config_file)]
+        stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            patch.setattr(sys, "argv", ["styletransferd", *words])
+            try:
+                main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return subprocess.CompletedProcess(words, code, stdout.getvalue(), stderr.getvalue())
 
     def send(self, number: int) -> None:
         """Send a signal."""
@@ -137,30 +158,53 @@ class Live:
 
 
 def _environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith("STYLETRANSFERD")}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("STYLETRANSFERD")}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
 
 
 @pytest.fixture
 def make_live(tmp_path: Path) -> Iterator[Callable[..., Live]]:
-    """Make services; those that still run are ended."""
+    """Make real services; those that still run are ended."""
+    with _making(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def make_quick(tmp_path: Path) -> Iterator[Callable[..., Live]]:
+    """Make services with a fake engine; those that still run are ended."""
+    with _making(tmp_path) as make:
+        yield functools.partial(make, module=QUICK)
+
+
+@contextlib.contextmanager
+def _making(base: Path) -> Iterator[Callable[..., Live]]:
     made: list[Live] = []
 
-    def make(**sections: dict[str, Any]) -> Live:
-        made.append(Live(tmp_path / f"live-{len(made)}", **sections))
+    def make(module: str = "daemon", **sections: dict[str, Any]) -> Live:
+        made.append(Live(base / f"live-{len(made)}", module, **sections))
         return made[-1]
 
-    yield make
-    for live in made:
-        live.end()
+    try:
+        yield make
+    finally:
+        for live in made:
+            live.end()
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """Run one service for all tests of a file."""
-    service = Live(tmp_path_factory.mktemp("live")).start()
+    """Run one real service for all tests of a file."""
+    yield from _running(Live(tmp_path_factory.mktemp("live")))
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """Run one service with a fake engine for all tests of a file."""
+    yield from _running(Live(tmp_path_factory.mktemp("quick"), QUICK))
+
+
+def _running(live: Live) -> Iterator[Live]:
     try:
-        yield service.until_ready()
+        yield live.start().until_ready()
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            service.send(signal.SIGTERM)
-        service.end()
+        live.end()

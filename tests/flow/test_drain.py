@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.fakes import FakeEngine
 from support.running import Runs
-from support.trees import NearDecoder, Tree, wait_for
+from support.trees import NearDecoder, Tree, hasten, wait_for
 
 from daemon.errors import NotReady
 from daemon.job import State
-from daemon.service import backoff
 from daemon.service.service import Service
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ SETTLE_S = 0.2
 @pytest.fixture
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Make a tree that settles quickly."""
-    monkeypatch.setattr(backoff, "PAUSE_S", 0.05)
+    hasten(monkeypatch)
     made = Tree(make_config(inbox={"settle_s": SETTLE_S, "rescan_s": 0.2}))
     made.inbox.mkdir()
     return made
@@ -126,7 +125,7 @@ def test_a_drain_waits_out_a_missing_outbox(tree: Tree, run: Runs) -> None:
 
 
 def test_a_stop_ends_a_drain(tree: Tree, run: Runs) -> None:
-    """A drain that is told to stop ends soon, with the job queued again."""
+    """A drain that is asked to stop ends soon, with the job queued again."""
     tree.drop("a")
     drain = run(tree.config, FakeEngine("hang"), drains=True)
     wait_for(lambda: tree.spool.count(State.RUNNING), "the job to start")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Press:
-    """Holds up the drawing of the curve, which is the publisher's work, until it is let go."""
+    """Holds up the drawing of the curve, which is the publisher's work, until the gate opens."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gate = threading.Event()
@@ -47,7 +47,7 @@ class Press:
 
 @pytest.fixture
 def press(monkeypatch: pytest.MonkeyPatch) -> Iterator[Press]:
-    """Make one; in the end it lets go of everything."""
+    """Make one; in the end nothing is held up any more."""
     made = Press(monkeypatch)
     yield made
     made.gate.set()
@@ -256,7 +256,7 @@ def test_a_job_that_was_cut_off_before_is_alone(tree: Tree, run: Runs, press: Pr
         tree.drop(name)
     engine = FakeEngine("paint", "crash")
     running = run(tree.config, engine, drains=True)
-    wait_for(lambda: running.service.situation.endings["crashed"], "the crash", END_S)
+    wait_for(lambda: running.service.attempts.endings["crashed"], "the crash", END_S)
     wait_for(lambda: tree.spool.count(State.RUNNING) == 2, "its second attempt", END_S)
     running.join(0.2)
     assert len(engine.calls) == 2  # it waits for the first job's end
@@ -274,7 +274,7 @@ def test_the_room_of_what_is_finished_is_not_given_away(tree: Tree, run: Runs, p
     running = run(tree.config, engine)
     room = running.service.room
     wait_for(lambda: len(room.reserved) == 2 and not running.service.attempts.progress(), "both", END_S)
-    assert all(needed.shown > 0 for needed in room.reserved.values())
+    assert all(needed.outbox > 0 for needed in room.reserved.values())
     press.gate.set()
     wait_for(lambda: running.service.counts.completed == 2, "their end", END_S)
     wait_for(lambda: not room.reserved, "their room", END_S)
@@ -318,6 +318,7 @@ def test_an_encoding_that_hangs_is_noticed(tree: Tree, run: Runs, press: Press) 
 # With the real engine
 
 
+@pytest.mark.nightly
 def test_the_engine_hardly_waits_between_two_jobs(make_live: Callable[..., Live]) -> None:
     """Of three real jobs of one size each has its first step within a second of the last one before."""
     live = make_live()

@@ -1,4 +1,4 @@
-"""One real service, with the real engine, that works through all that people do to it."""
+"""All that people do to a running service: a real one, or a quick one where the engine does not matter."""
 
 from __future__ import annotations
 
@@ -39,16 +39,18 @@ def _at(record: dict[str, Any]) -> float:
     return datetime.fromisoformat(record["timestamp"]).timestamp()
 
 
-def _state(live: Live, job: str) -> str:
-    listed = json.loads(live.ask("list", "--json").stdout)
+def _state(quick: Live, job: str) -> str:
+    listed = json.loads(quick.ask_here("list", "--json").stdout)
     return next((item["state"] for item in listed if item["name"].rpartition("-")[0] == job), "")
 
 
 # Dropping
 
 
-@pytest.mark.parametrize("is_first", [True, False], ids=["sidecar first", "sidecar last"])
-def test_a_slow_copy_is_painted_once(is_first: bool, live: Live, tmp_path: Path) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    "is_first", [pytest.param(True, marks=pytest.mark.nightly), False], ids=["sidecar first", "sidecar last"]
+)
+def test_a_slow_copy_is_painted_once(is_first: bool, quick: Live, tmp_path: Path) -> None:  # noqa: FBT001
     """A pair copied at 1 KB every 50 ms, with pauses longer than settle_s, is taken once, whole."""
     name = f"slow-{'first' if is_first else 'last'}"
     pictures = [
@@ -57,24 +59,25 @@ def test_a_slow_copy_is_painted_once(is_first: bool, live: Live, tmp_path: Path)
     sidecar = tmp_path / f"{name}.yaml"
     sidecar.write_text(f"content: {name}.png\nstyle: {name}-style.png\n")
     for path in [sidecar, *pictures] if is_first else [*pictures, sidecar]:
-        with (live.tree.inbox / path.name).open("wb", buffering=0) as target:
+        with (quick.tree.inbox / path.name).open("wb", buffering=0) as target:
             for chunk in _chunks(path.read_bytes()):
                 target.write(chunk)
                 time.sleep(0.05)
-        assert live.records("inbox.accepted", job=name) == []
-        time.sleep(2 * live.tree.config.inbox.settle_s)
-    live.tree.note(sidecar, *pictures)
-    entry = live.completed(name)
+        assert quick.records("inbox.accepted", job=name) == []
+        time.sleep(2 * quick.tree.config.inbox.settle_s)
+    quick.tree.note(sidecar, *pictures)
+    entry = quick.completed(name)
     inputs = safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["inputs"]
     assert {item["sha256"] for item in inputs} == {digest(path.read_bytes()) for path in (sidecar, *pictures)}
-    assert len(live.records("inbox.accepted", job=name)) == 1
-    live.tree.check()
+    assert len(quick.records("inbox.accepted", job=name)) == 1
+    quick.tree.check()
 
 
 def _chunks(data: bytes) -> list[bytes]:
     return [data[start : start + 1024] for start in range(0, len(data), 1024)]
 
 
+@pytest.mark.nightly
 def test_ten_pairs_give_ten_results_in_order(live: Live) -> None:
     """Drops made while another job runs wait, and are painted in the natural order of their names."""
     live.tree.drop("busy", iterations=60)
@@ -146,6 +149,7 @@ def _failure(live: Live, name: str) -> tuple[Path, Any]:
     return entry, safe_yaml.parse((entry / "error.yaml").read_bytes())
 
 
+@pytest.mark.nightly
 def test_a_misspelt_key_gets_a_suggestion(live: Live) -> None:
     """error.yaml asks "did you mean" for a key that is nearly one."""
     live.tree.drop("spelt", itterations=5)
@@ -195,13 +199,13 @@ def test_a_result_repeats_itself(live: Live) -> None:
     live.tree.check()
 
 
-def test_progress_can_be_read_at_any_time(live: Live) -> None:
+def test_progress_can_be_read_at_any_time(quick: Live) -> None:
     """While a job runs, latest.png and both status files are whole whenever somebody looks."""
-    live.tree.drop("watched", iterations=60, frames={"every": 1})
+    quick.tree.drop("watched", iterations=60, frames={"every": 1})
     looks, iterations = 0, set()
-    while not live.records("job.completed", job="watched"):
-        assert live.status()["state"] == "running"
-        for folder in live.tree.outbox.glob("_running/watched-*"):
+    while not quick.records("job.completed", job="watched"):
+        assert quick.status()["state"] == "running"
+        for folder in quick.tree.outbox.glob("_running/watched-*"):
             try:
                 data, status = (folder / "latest.png").read_bytes(), (folder / "status.json").read_bytes()
             except FileNotFoundError:
@@ -211,8 +215,8 @@ def test_progress_can_be_read_at_any_time(live: Live) -> None:
             looks += 1
     assert looks > 5
     assert len(iterations) > 2
-    assert not (live.tree.outbox / "_running").exists()
-    live.tree.check()
+    assert not (quick.tree.outbox / "_running").exists()
+    quick.tree.check()
 
 
 # Logs
@@ -246,61 +250,61 @@ def test_every_line_parses_and_events_tell_one_story(live: Live) -> None:
 # Operators
 
 
-def test_held_jobs_wait_and_released_ones_run(live: Live) -> None:
+def test_held_jobs_wait_and_released_ones_run(quick: Live) -> None:
     """A queued job that is held is passed over; released, it is painted."""
-    live.tree.drop("blocker", **LONG)
-    live.until("job.started", job="blocker")
-    live.tree.drop("parked")
-    live.tree.drop("passing")
-    (parked,) = live.until("inbox.accepted", job="parked")
-    live.until("inbox.accepted", job="passing")
-    assert live.ask("hold", parked["job_id"][:10]).returncode == 0
-    (blocker,) = live.records("inbox.accepted", job="blocker")
-    assert live.ask("cancel", blocker["job_id"]).returncode == 0
-    live.completed("passing")
-    assert _state(live, "parked") == "held"
-    assert live.ask("release", parked["name"]).returncode == 0
-    live.completed("parked")
-    live.tree.check()
+    quick.tree.drop("blocker", **LONG)
+    quick.until("job.started", job="blocker")
+    quick.tree.drop("parked")
+    quick.tree.drop("passing")
+    (parked,) = quick.until("inbox.accepted", job="parked")
+    quick.until("inbox.accepted", job="passing")
+    assert quick.ask_here("hold", parked["job_id"][:10]).returncode == 0
+    (blocker,) = quick.records("inbox.accepted", job="blocker")
+    assert quick.ask_here("cancel", blocker["job_id"]).returncode == 0
+    quick.completed("passing")
+    assert _state(quick, "parked") == "held"
+    assert quick.ask_here("release", parked["name"]).returncode == 0
+    quick.completed("parked")
+    quick.tree.check()
 
 
-def test_a_running_job_can_be_cancelled_and_retried(live: Live) -> None:
+def test_a_running_job_can_be_cancelled_and_retried(quick: Live) -> None:
     """A running job that is cancelled ends within seconds; a retry paints it and removes the failure."""
-    live.tree.drop("regret", iterations=300, frames={"every": 0})
-    (started,) = live.until("job.started", job="regret")
-    assert live.ask("cancel", started["job_id"]).returncode == 0
-    (failed,) = live.until("job.failed", job="regret", deadline_s=15)
+    quick.tree.drop("regret", iterations=60, frames={"every": 0})
+    (started,) = quick.until("job.started", job="regret")
+    assert quick.ask_here("cancel", started["job_id"]).returncode == 0
+    (failed,) = quick.until("job.failed", job="regret", deadline_s=15)
     assert failed["reason"] == "cancelled"
-    assert _state(live, "regret") == "failed"
-    assert live.ask("retry", started["job_id"]).returncode == 0
-    entry = live.completed("regret")
+    assert _state(quick, "regret") == "failed"
+    assert quick.ask_here("retry", started["job_id"]).returncode == 0
+    entry = quick.completed("regret")
     assert not entry.with_name(f"{entry.name}.failed").exists()
     assert safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
-    live.tree.check()
+    quick.tree.check()
 
 
-def test_a_queued_job_can_be_cancelled(live: Live) -> None:
+def test_a_queued_job_can_be_cancelled(quick: Live) -> None:
     """A job cancelled while it waits ends without waiting for the running one."""
-    live.tree.drop("front", **LONG)
-    live.until("job.started", job="front")
-    live.tree.drop("back")
-    (back,) = live.until("inbox.accepted", job="back")
-    assert live.ask("cancel", back["job_id"]).returncode == 0
-    (failed,) = live.until("job.failed", job="back", deadline_s=15)
+    quick.tree.drop("front", **LONG)
+    quick.until("job.started", job="front")
+    quick.tree.drop("back")
+    (back,) = quick.until("inbox.accepted", job="back")
+    assert quick.ask_here("cancel", back["job_id"]).returncode == 0
+    (failed,) = quick.until("job.failed", job="back", deadline_s=15)
     assert failed["reason"] == "cancelled"
-    assert live.records("job.completed", "job.failed", job="front") == []
-    assert live.ask("cancel", live.records("job.started", job="front")[0]["job_id"]).returncode == 0
-    live.until("job.failed", job="front", deadline_s=15)
-    live.tree.check()
+    assert quick.records("job.completed", "job.failed", job="front") == []
+    assert quick.ask_here("cancel", quick.records("job.started", job="front")[0]["job_id"]).returncode == 0
+    quick.until("job.failed", job="front", deadline_s=15)
+    quick.tree.check()
 
 
-def test_verbs_refuse_what_makes_no_sense(live: Live) -> None:
+def test_verbs_refuse_what_makes_no_sense(quick: Live) -> None:
     """A verb on an unknown job, or on one in another state, is one readable line and exit 1."""
-    live.tree.drop("ended")
-    name = live.completed("ended").name
+    quick.tree.drop("ended")
+    name = quick.completed("ended").name
     for verb in ("hold", "release", "retry", "cancel"):
         for job, words in ((name, "is done, not"), ("ffffffffffffffff", "no such job")):
-            asked = live.ask(verb, job)
+            asked = quick.ask_here(verb, job)
             assert asked.returncode == 1
             assert words in asked.stderr
             assert asked.stderr.count("\n") == 1
@@ -309,8 +313,9 @@ def test_verbs_refuse_what_makes_no_sense(live: Live) -> None:
 # The last of the file: they end the engine.
 
 
+@pytest.mark.nightly
 def test_a_killed_engine_costs_one_attempt(live: Live) -> None:
-    """An engine killed under a job is started anew, and the job is done at its second attempt."""
+    """An engine killed during a job is restarted, and the job is done at its second attempt."""
     live.tree.drop("struck", iterations=150, frames={"every": 0})
     live.until("job.progressed", job="struck", count=3)
     os.kill(live.records("engine.started")[-1]["engine_pid"], signal.SIGKILL)
@@ -323,11 +328,13 @@ def test_a_killed_engine_costs_one_attempt(live: Live) -> None:
     live.tree.check()
 
 
-def test_in_the_end_everything_is_at_rest(live: Live) -> None:
+@pytest.mark.parametrize("name", ["live", "quick"])
+def test_in_the_end_everything_is_at_rest(name: str, request: pytest.FixtureRequest) -> None:
     """After all of the above every drop has come to its one end and nothing lies around."""
-    wait_for(lambda: live.tree.left() == [], "the originals to be retired")
-    live.tree.check()
-    spool = live.tree.config.folders.spool
+    tree = request.getfixturevalue(name).tree
+    wait_for(lambda: tree.left() == [], "the originals to be retired")
+    tree.check()
+    spool = tree.config.folders.spool
     left = [path for name in ("tmp", "queued", "running", "held") for path in (spool / name).iterdir()]
     assert left == []
-    assert [name for name in os.listdir(live.tree.outbox) if name.startswith((".tmp", "_running"))] == []
+    assert [name for name in os.listdir(tree.outbox) if name.startswith((".tmp", "_running"))] == []

@@ -18,7 +18,7 @@ from support.trees import NearDecoder, Tree, hasten, wait_for
 
 from daemon import clock, logs
 from daemon import config as config_module
-from daemon.inbox.intake import Intake
+from daemon.inbox.intake import Inbox
 from daemon.job import State
 from daemon.service import intake_thread
 from daemon.service import signals as signals_module
@@ -69,8 +69,8 @@ class Manager:
         key = word.partition("=")[0]
         wait_for(lambda: self.words(key).count(word) >= count, f"{word} {count} times", deadline_s)
 
-    def until_fed_anew(self, count: int = 3) -> None:
-        """Wait for so many more signs of life."""
+    def until_fed(self, count: int = 2) -> None:
+        """Wait for so many more heartbeats."""
         self.until("WATCHDOG=1", len(self.words("WATCHDOG")) + count)
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager
     made.close()
 
 
-# The real service, in a process of its own
+# In a process of its own
 
 
 def _rewrite(live: Live, **sections: dict[str, Any]) -> None:
@@ -108,66 +108,68 @@ def _reload(live: Live, event: str = "service.reloaded") -> dict[str, Any]:
     return live.until(event, count=count + 1)[-1]
 
 
-def test_the_service_manager_hears_of_every_turn(
-    manager: Manager, make_live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+def test_the_service_manager_gets_every_change_of_state(
+    manager: Manager, make_quick: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """READY once the model is loaded, WATCHDOG while idle and painting, RELOADING and READY, STOPPING last."""
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
-    live = make_live().start()
-    live.until("engine.started", deadline_s=90)
+    quick = make_quick()
+    (quick.base / "loading").touch()
+    quick.start().until("service.started")
     assert manager.words("READY") == []
-    live.until_ready()
+    (quick.base / "loading").unlink()
+    quick.until_ready()
     manager.until("READY=1")
-    manager.until_fed_anew()
+    manager.until_fed()
 
-    live.tree.drop("long", **LONG)
-    live.until("job.progressed", job="long", count=3)
-    manager.until_fed_anew()
+    quick.tree.drop("long", **LONG)
+    quick.until("job.progressed", job="long", count=3)
+    manager.until_fed()
 
     before = time.monotonic_ns() // 1000
-    _reload(live)
+    _reload(quick)
     manager.until("READY=1", count=2)
     reloading = [facts for _, facts in manager.heard if "RELOADING" in facts]
     assert [facts["RELOADING"] for facts in reloading] == ["1"]
     assert before < int(reloading[0]["MONOTONIC_USEC"]) < time.monotonic_ns() // 1000
-    manager.until_fed_anew()
+    manager.until_fed()
 
-    live.send(signal.SIGTERM)
-    assert live.wait() == 0
+    quick.send(signal.SIGTERM)
+    assert quick.wait() == 0
     manager.until("STOPPING=1")
     said = manager.words("READY", "RELOADING", "STOPPING")
     assert said == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
-    assert live.records("service.stalled") == []
-    assert live.tree.spool.count(State.QUEUED) == 1
+    assert quick.records("service.stalled") == []
+    assert quick.tree.spool.count(State.QUEUED) == 1
 
 
-def test_sighup_applies_what_can_change_and_names_what_cannot(make_live: Callable[..., Live]) -> None:
+def test_sighup_applies_what_can_change_and_names_what_cannot(make_quick: Callable[..., Live]) -> None:
     """Settling, ignored names, house defaults and the log's level change at once; folders and device do not."""
-    live = make_live(inbox={"settle_s": 0.3, "rescan_s": 0.5, "ignore": ["*.yaml"]}).start().until_ready()
-    live.tree.drop("sea")
-    _rewrite(live, inbox={"ignore": ["*.bak"]}, defaults={"seed": 7}, log={"level": "info"})
-    _rewrite(live, folders={"outbox": "elsewhere"}, engine={"device": "gpu", "max_attempts": 5})
-    assert live.records("inbox.noticed") == []
+    quick = make_quick(inbox={"settle_s": 0.3, "rescan_s": 0.5, "ignore": ["*.yaml"]}).start().until_ready()
+    quick.tree.drop("sea")
+    _rewrite(quick, inbox={"ignore": ["*.bak"]}, defaults={"seed": 7}, log={"level": "info"})
+    _rewrite(quick, folders={"outbox": "elsewhere"}, engine={"device": "gpu", "max_attempts": 5})
+    assert quick.records("inbox.noticed") == []
 
-    record = _reload(live)
+    record = _reload(quick)
 
     assert set(record["changed"]) == {"inbox.ignore", "defaults", "log.level", "engine.max_attempts"}
-    ignored = {record["key"] for record in live.records("service.key_ignored")}
+    ignored = {record["key"] for record in quick.records("service.key_ignored")}
     assert ignored == {"folders.outbox", "engine.device"}
-    result = live.completed("sea") / "result.yaml"
+    result = quick.completed("sea") / "result.yaml"
     assert "seed: 7" in result.read_text()
-    last = live.records().index(record)
-    assert {one["level"] for one in live.records()[:last]} >= {"debug", "info"}
-    assert "debug" not in {one["level"] for one in live.records()[last:]}
-    assert not (live.base / "elsewhere").exists()
+    last = quick.records().index(record)
+    assert {one["level"] for one in quick.records()[:last]} >= {"debug", "info"}
+    assert "debug" not in {one["level"] for one in quick.records()[last:]}
+    assert not (quick.base / "elsewhere").exists()
 
-    live.config_file.write_text("inbox: {settle: 1}\nlog: {level: loud}\n")
-    refused = _reload(live, "service.reload_refused")
+    quick.config_file.write_text("inbox: {settle: 1}\nlog: {level: loud}\n")
+    refused = _reload(quick, "service.reload_refused")
     assert len(refused["faults"]) == 2
     assert any("did you mean 'settle_s'" in fault for fault in refused["faults"])
-    live.tree.drop("lake")
-    assert "seed: 7" in (live.completed("lake") / "result.yaml").read_text()
-    live.tree.check(is_quiet=True)
+    quick.tree.drop("lake")
+    assert "seed: 7" in (quick.completed("lake") / "result.yaml").read_text()
+    quick.tree.check(is_quiet=True)
 
 
 # In this process, so that a loop can be held up
@@ -192,7 +194,7 @@ def run() -> Iterator[Runs]:
 
 
 def _assert_silent(manager: Manager, for_s: float) -> None:
-    """See that no sign of life comes for a while."""
+    """Assert that no heartbeat comes for a while."""
     count = len(manager.words("WATCHDOG"))
     assert not threading.Event().wait(for_s)
     assert len(manager.words("WATCHDOG")) == count
@@ -208,12 +210,12 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
 ) -> None:
     """With the scan or the engine deadlocked nothing is fed, one record says so, and feeding resumes after."""
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
-    held, free, real = threading.Event(), threading.Event(), Intake.turn
+    held, free, real = threading.Event(), threading.Event(), Inbox.look
 
-    def hold(intake: Intake, now: float) -> Any:
+    def hold(inbox: Inbox, now: float) -> Any:
         if held.is_set():
             free.wait()
-        return real(intake, now)
+        return real(inbox, now)
 
     def step(_step: Step) -> None:
         if held.is_set():
@@ -223,9 +225,9 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
         running = run(tree.config, FakeEngine(on_step=step))
         try:
             running.until_ready()
-            manager.until_fed_anew()
+            manager.until_fed()
             if loop == "intake":
-                monkeypatch.setattr(Intake, "turn", hold)
+                monkeypatch.setattr(Inbox, "look", hold)
             held.set()
             if loop == "worker":
                 tree.drop("sea")
@@ -238,7 +240,7 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
         finally:
             held.clear()
             free.set()
-        manager.until_fed_anew()
+        manager.until_fed()
         running.stop()
     assert [record["loops"] for record in stalled] == [[loop]]
     assert [record["event"] for record in records].count("service.stalled") == 1
@@ -247,10 +249,10 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
 def test_status_names_the_loop_that_hangs(tree: Tree, run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """status.json is still written while the intake hangs, and says which loop does."""
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
-    free, real = threading.Event(), Intake.turn
+    free, real = threading.Event(), Inbox.look
     running = run(tree.config)
     running.until_ready()
-    monkeypatch.setattr(Intake, "turn", lambda intake, now: free.wait() and real(intake, now))
+    monkeypatch.setattr(Inbox, "look", lambda inbox, now: free.wait() and real(inbox, now))
     try:
         status = tree.config.folders.spool / "status.json"
         wait_for(lambda: json.loads(status.read_bytes())["stalled"] == ["intake"], "the status", END_S)
@@ -286,7 +288,7 @@ def test_status_says_stopping_while_what_is_painted_is_brought_to_its_end(
         wait_for(lambda: json.loads(status.read_bytes())["state"] == "stopping", "the status", END_S)
         before = status.stat().st_mtime_ns
         wait_for(lambda: status.stat().st_mtime_ns > before, "the next status", END_S)
-        manager.until_fed_anew()
+        manager.until_fed()
     finally:
         free.set()
     running.stop()
@@ -295,7 +297,7 @@ def test_status_says_stopping_while_what_is_painted_is_brought_to_its_end(
 
 
 def test_an_engine_that_takes_its_time_to_end_leaves_no_loop_to_be_missed(tree: Tree, run: Runs) -> None:
-    """Signs of life while the engine is stopped do not make the watchdog wait for more from the worker."""
+    """Heartbeats while the engine is stopped do not make the watchdog wait for more from the worker."""
     ended = threading.Event()
 
     class Slow(FakeEngine):
@@ -335,7 +337,7 @@ def test_a_spool_that_refuses_does_not_silence_the_watchdog(
 
     monkeypatch.setattr(running.service.outcomes, "end_cancelled", refuse)
     wait_for(lambda: "operators" in running.service.situation.paused, "the pause", END_S)
-    manager.until_fed_anew()
+    manager.until_fed()
     assert running.service.situation.paused["operators"] == "Read-only file system: asked"
 
 
@@ -390,7 +392,7 @@ def test_the_inbox_rules_apply_after_a_reload(tree: Tree, run: Runs) -> None:
     assert kept == ["sea-style.png", "sea.jpg", "sea.yaml"]
 
 
-def test_sidecars_are_read_anew_when_the_house_defaults_change(tree: Tree, run: Runs) -> None:
+def test_sidecars_are_read_again_when_the_defaults_change(tree: Tree, run: Runs) -> None:
     """A sidecar that was read, and waits for its picture, is accepted with the defaults of that moment."""
     running = run(tree.config)
     running.until_ready()
@@ -461,7 +463,7 @@ def test_the_attempts_apply_after_a_reload(tree: Tree, run: Runs) -> None:
 
 
 def test_what_needs_a_restart_is_named_and_left(tree: Tree) -> None:
-    """Folders, the engine and the largest picture stay as they were; what differs is told, the rest adopted."""
+    """Folders, the engine and the largest picture stay, and are named; the rest is adopted."""
     running = tree.config
     read = config_module.build(
         {

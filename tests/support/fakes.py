@@ -291,7 +291,7 @@ class Disk:
             if name == "write":
                 tear()
                 self._strike("torn", number, label)
-                self._on_moment(f"amid {label}")
+                self._on_moment(f"during {label}")
             else:
                 self._strike("torn", number, label)
             result = None

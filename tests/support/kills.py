@@ -1,7 +1,7 @@
 """Every disk that a kill can leave behind: seen at each operation of a run, put back, and gone on from.
 
 A killed process leaves its disk and nothing else, and a new start knows nothing but that disk. So one run, with
-its disk kept as it was before and amid each operation, shows every kill in it; after one operation is before
+its disk kept as it was before and during each operation, shows every kill in it; after one operation is before
 the next. Two kills that leave the same disk need one new start. What is put back lies at the same paths, the
 dropped files with the same inodes, since a job is known by them.
 """
@@ -134,7 +134,7 @@ class Met:
 class Run:
     """One run to the end, and every disk that a kill in it leaves."""
 
-    points: list[tuple[str, bytes]] = field(default_factory=list)  # "before 7", "amid 7", "after 7": its disk
+    points: list[tuple[str, bytes]] = field(default_factory=list)  # "before 7", "during 7", "after 7": its disk
     met: dict[bytes, Met] = field(default_factory=dict)  # those never met before
     engine: FakeEngine = field(default_factory=FakeEngine)
 
@@ -232,11 +232,11 @@ class Sweep:
         return run
 
     def _meet(self, run: Run, begun: Met, label: str) -> None:
-        """Keep a disk that a kill would leave now: after the operation before, and before or amid the next."""
+        """Keep a disk that a kill would leave now: after one operation, and before or during the next."""
         still = self.stage.take()
         key = key_of(still)
         moment, _, what = label.partition(" ")
-        if moment != "amid" and run.points:
+        if moment != "during" and run.points:
             run.points.append((f"after {run.points[-1][0].partition(' ')[2]}", key))
         if what:
             run.points.append((f"{moment} {what.partition(':')[0]}", key))

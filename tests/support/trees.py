@@ -60,7 +60,7 @@ def save(path: Path, seed: int, height: int = 24, width: int = 32) -> Path:
 @contextlib.contextmanager
 def folder_in_memory() -> Iterator[Path]:
     """Make a folder on a disk in memory, where there is one, for tests of thousands of files."""
-    memory = Path("/dev/shm")  # noqa: S108 - looked for, not relied upon
+    memory = Path("/dev/shm")  # noqa: S108 - looked for, not required
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
 
@@ -92,9 +92,9 @@ class Tree:
 
         Args:
             name: the sidecar's stem.
-            folder: below the inbox.
-            seed: of the pictures; default: drawn from the name.
-            keys: the sidecar's keys, over a small and quick default.
+            folder: path below the inbox.
+            seed: seed of the pictures; default: drawn from the name.
+            keys: keys of the sidecar, over a small and quick default.
         """
         seed = int(digest(name.encode())[:6], 16) if seed is None else seed
         place = self.inbox / folder
@@ -192,9 +192,7 @@ class Stepper:
     def __init__(self, config: Config, engine: Engine, decoder: Decoder | None = None) -> None:
         """Start it, recovery included."""
         self._executor = InlineExecutor()
-        self.service = Service(
-            config, engine=engine, decoder=decoder or NearDecoder(), executor=self._executor
-        )
+        self.service = Service(config, engine=engine, decoder=decoder or NearDecoder(), executor=self._executor)
         self.service.spool.prepare()
         self.service.recover()
 
@@ -242,13 +240,13 @@ def check_invariant(
     """Assert conservation, publication, no phantom and bounded work; with `is_quiet`, quiescence too.
 
     Args:
-        inbox: where the drops were put.
-        spool: the daemon's tree.
-        outbox: where results appear.
-        drops: for each complete drop its files' names and SHA-256; no two drops hold the same bytes.
-        is_quiet: faults have stopped and the queue is drained.
-        starts: how often an engine began to paint each job so far, over all runs; None: nobody counted.
-        max_attempts: the limit of attempts without progress.
+        inbox: folder of the drops.
+        spool: root of the spool.
+        outbox: folder of the results.
+        drops: names and SHA-256 of each complete drop's files; no two drops hold the same bytes.
+        is_quiet: whether faults have stopped and the queue is drained.
+        starts: number of times an engine began to paint each job, over all runs; None: nobody counted.
+        max_attempts: limit of attempts without progress.
     """
     drops = list(drops)
     jobs = _jobs(spool)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Waiting:
-    """Pauses that take no time, and an action that fails as told."""
+    """Pauses that take no time, and an action that fails as asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backoff, "PAUSE_S", 0.0)
@@ -84,7 +84,7 @@ def test_a_wait_is_no_silence(waiting: Waiting) -> None:
 
 
 def test_only_where_asked_to_it_gives_up(waiting: Waiting) -> None:
-    """An error that waiting does not mend is raised at the third time where that is wanted, never else."""
+    """An error for which waiting does not help is raised at the third try, but only on request."""
     refusals = [OSError(errno.EINVAL, "Invalid argument", "a?b")] * 5
     with pytest.raises(OSError, match="Invalid argument"):
         waiting.backoff.retry("outbox", waiting.failing(*refusals), waiting.life, gives_up=True)
@@ -92,7 +92,7 @@ def test_only_where_asked_to_it_gives_up(waiting: Waiting) -> None:
     assert waiting.backoff.retry("spool", waiting.failing(*refusals), waiting.life)
 
 
-def test_what_waiting_may_mend_is_never_given_up(waiting: Waiting) -> None:
+def test_what_waiting_may_help_is_never_given_up(waiting: Waiting) -> None:
     """A full disk is waited for, however long it takes."""
     full = [OSError(errno.ENOSPC, "No space left on device")] * 9
     assert waiting.backoff.retry("outbox", waiting.failing(*full), waiting.life, gives_up=True)

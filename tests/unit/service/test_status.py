@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.fakes import INFO
 
-from daemon.errors import Failure, PauseKind, Reason
+from daemon.errors import PauseKind
 from daemon.inbox.intake import Report, Waiting
 from daemon.lifeline import Lifeline
 from daemon.service import status
@@ -36,8 +36,8 @@ class Desk:
         self.attempts = Attempts()
         self.now = 0.0
         self.lives = {name: Lifeline(clock=lambda: self.now) for name in ("worker", "intake", "publisher")}
-        self.told: list[str] = []
-        monkeypatch.setattr(status, "notify", lambda **facts: self.told.append(facts["STATUS"]))
+        self.sent: list[str] = []
+        monkeypatch.setattr(status, "notify", lambda **facts: self.sent.append(facts["STATUS"]))
         monkeypatch.delenv("WATCHDOG_USEC", raising=False)
         self.status = Status(self.spool, self.situation, self.attempts, self.lives)
 
@@ -74,8 +74,8 @@ def test_every_key_is_there_from_the_start(desk: Desk) -> None:
         *("engines", "job", "jobs", "queued", "queue", "waiting", "waiting_count", "run"),
     }
     assert (document["engine"], document["engines"], document["job"], document["jobs"]) == (None, [], None, [])
-    assert document["run"] == asdict(Counts())
-    assert desk.told == []  # the service manager hears of a running service
+    assert document["run"] == Counts()._asdict()
+    assert desk.sent == []  # systemd gets the state of a running service only
 
 
 def test_all_running_jobs_are_listed_and_the_first_one_is_the_job(desk: Desk) -> None:
@@ -91,12 +91,12 @@ def test_all_running_jobs_are_listed_and_the_first_one_is_the_job(desk: Desk) ->
     assert document["job"] == document["jobs"][0] == asdict(_progress("a"))
     assert document["engines"] == [document["engine"]]
     assert document["engine"]["device"] == "fake"
-    assert desk.told == ["painting a-1: 3/10, 0 queued"]
+    assert desk.sent == ["painting a-1: 3/10, 0 queued"]
     assert desk.read()["jobs"] == []
 
 
 def test_the_status_says_what_waits_and_why(desk: Desk) -> None:
-    """Pauses make it `paused`, a closed window is named, and a thousand waiting files are counted, not told."""
+    """Pauses make it `paused`, a closed window is named, and a thousand waiting files are only counted."""
     waiting = tuple(Waiting(f"{number}.yaml", "waiting for x.png") for number in range(1000))
     desk.situation.report = Report((), waiting, 1000, None, is_at_rest=True)
     document = desk.read()
@@ -105,11 +105,11 @@ def test_the_status_says_what_waits_and_why(desk: Desk) -> None:
     assert document["waiting"][0] == {"path": "0.yaml", "reason": "waiting for x.png"}
     desk.situation.opens_at = "2026-03-02T22:00:00.000+01:00"
     desk.read()
-    assert desk.told[-1] == "0 queued, starting at 2026-03-02T22:00:00.000+01:00"
+    assert desk.sent[-1] == "0 queued, starting at 2026-03-02T22:00:00.000+01:00"
     desk.situation.pauses["outbox"] = Pause("outbox unavailable", PauseKind.UNAVAILABLE)
     document = desk.read()
     assert (document["state"], document["paused"]) == ("paused", {"outbox": "outbox unavailable"})
-    assert len(desk.told) == 2  # the reason of a pause stays to be read
+    assert len(desk.sent) == 2  # the reason of a pause stays to be read
     desk.situation.state = "stopping"
     assert desk.read()["state"] == "stopping"
 
@@ -127,12 +127,10 @@ def test_the_silent_threads_are_named_in_order(desk: Desk) -> None:
 
 
 def test_endings_are_counted(desk: Desk) -> None:
-    """Each kind for metrics; done and failed for people, a failure also where its kind is another."""
-    failure = Failure(Reason.CORRUPT, "x")
+    """The status lists accepted, completed and failed jobs; a crash is for the metrics alone."""
     desk.situation.note_accepted()
-    desk.situation.note_ending(Ending.COMPLETED, None)
-    desk.situation.note_ending(Ending.CRASHED, None)
-    desk.situation.note_ending(Ending.CRASHED, None)
-    desk.situation.note_ending(Ending.FAILED, failure)
-    assert desk.situation.counts == Counts(accepted=1, completed=1, failed=1)
-    assert desk.situation.endings == {"completed": 1, "crashed": 2, "failed": 1}
+    for ending in (Ending.COMPLETED, Ending.CRASHED, Ending.CRASHED, Ending.FAILED):
+        desk.attempts.note(ending)
+    assert desk.status.counts == Counts(accepted=1, completed=1, failed=1)
+    assert desk.read()["run"] == {"accepted": 1, "completed": 1, "failed": 1}
+    assert desk.attempts.endings == {"completed": 1, "crashed": 2, "failed": 1}

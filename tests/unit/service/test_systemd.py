@@ -1,4 +1,4 @@
-"""systemd is told over its socket, and its watchdog's period is read; without them nothing happens."""
+"""Facts are sent over systemd's socket, and its watchdog's period is read; without them nothing happens."""
 
 from __future__ import annotations
 

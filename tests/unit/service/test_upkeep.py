@@ -41,8 +41,8 @@ class House:
         self.situation = Situation(config, state="running")
         self.now = 0.0
         self.life = Lifeline(clock=lambda: self.now)
-        self.told: list[dict[str, str]] = []
-        monkeypatch.setattr(upkeep, "notify", lambda **facts: self.told.append(facts))
+        self.sent: list[dict[str, str]] = []
+        monkeypatch.setattr(upkeep, "notify", lambda **facts: self.sent.append(facts))
         monkeypatch.setattr(status, "notify", lambda **facts: None)
         monkeypatch.delenv("WATCHDOG_USEC", raising=False)
         self.upkeep = self.make()
@@ -104,7 +104,7 @@ def test_each_thing_is_done_when_it_is_due(house: House, monkeypatch: pytest.Mon
     for second in range(0, 3600, 3):
         house.upkeep.turn(1000.0 + second)
     assert (len(status), len(written), len(expired)) == (1200, 600, 2)
-    assert [facts for facts in house.told if "WATCHDOG" in facts] == [{"WATCHDOG": "1"}] * 1200
+    assert [facts for facts in house.sent if "WATCHDOG" in facts] == [{"WATCHDOG": "1"}] * 1200
     house.upkeep.turn(4600.0)
     assert [state for state, _age in expired] == [State.DONE, State.FAILED] * 2
 
@@ -182,14 +182,14 @@ def test_what_fails_costs_one_warning_and_nothing_else(
     assert [(record["what"], record["error"]) for record in failed] == [
         *((what, "disk"), (what, "share"), (what, "share"))
     ]
-    assert len([facts for facts in house.told if "WATCHDOG" in facts]) == 6
+    assert len([facts for facts in house.sent if "WATCHDOG" in facts]) == 6
     assert house.status["state"] == "running"
 
 
-def test_a_spool_that_refuses_the_status_is_told_upward_after_the_watchdog(
+def test_a_spool_that_refuses_the_status_raises_after_the_watchdog_was_fed(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pause is the service's to make; but whoever lives has been vouched for."""
+    """The service pauses; but the heartbeat was sent before."""
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -197,10 +197,10 @@ def test_a_spool_that_refuses_the_status_is_told_upward_after_the_watchdog(
     monkeypatch.setattr(files, "replace", fail)
     with pytest.raises(OSError, match="No space"):
         house.upkeep.turn(1000.0)
-    assert {"WATCHDOG": "1"} in house.told
+    assert {"WATCHDOG": "1"} in house.sent
 
 
-def test_a_silent_thread_is_told_once_and_stops_the_watchdog(house: House) -> None:
+def test_a_silent_thread_is_logged_once_and_stops_the_watchdog(house: House) -> None:
     """No WATCHDOG while one is silent past the limit, one record for each silence, `stalled` in the status."""
     house.life.beat()
     with capture_logs() as records:
@@ -211,7 +211,7 @@ def test_a_silent_thread_is_told_once_and_stops_the_watchdog(house: House) -> No
         house.upkeep.turn(1500.0)
         house.now = 600
         house.upkeep.turn(1600.0)
-    assert len([facts for facts in house.told if "WATCHDOG" in facts]) == 3
+    assert len([facts for facts in house.sent if "WATCHDOG" in facts]) == 3
     stalled = _named(records, "service.stalled")
     assert [(record["loops"], record["limit_s"]) for record in stalled] == [(["intake"], 150.0)] * 2
 
@@ -243,7 +243,7 @@ def test_a_run_in_which_nothing_happened_says_nothing(house: House) -> None:
 
 
 def test_a_night_is_summed_up_once(house: House) -> None:
-    """What the close of the window told is not told again at the end of the service."""
+    """What was reported at the close of the window is not reported again at the end of the service."""
     house.accept()
     with capture_logs() as records:
         house.upkeep.end_night()
@@ -286,7 +286,7 @@ def test_without_a_textfile_no_figures_are_written(
     assert (house.spool.root.parent / "later.prom").exists()
 
 
-def test_the_retention_is_told_with_its_figures(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_retention_is_logged_with_its_figures(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One record for each state of which jobs were forgotten, none for the other."""
     monkeypatch.setattr(
         house.spool, "expire", lambda state, _age: [object(), object()] if state is State.DONE else []

@@ -10,6 +10,7 @@ from support.trees import Stepper, Tree, wait_for
 
 from daemon.job import State, Step
 from daemon.lifeline import Lifeline
+from daemon.outbox import loss_table
 from daemon.service import backoff
 from daemon.worker.attempt import Attempt
 from daemon.worker.lookahead import LookAhead
@@ -78,7 +79,8 @@ class Studio:
 
 @pytest.fixture
 def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Tree:
-    """Make a tree that settles at once."""
+    """Make a tree that settles at once, and draw no curves."""
+    monkeypatch.setattr(loss_table, "curve", lambda _rows, _title: b"a curve")
     monkeypatch.setattr(backoff, "PAUSE_S", 0.001)
     made = Tree(make_config(inbox={"settle_s": 0.001, "rescan_s": 0.002}))
     made.inbox.mkdir()

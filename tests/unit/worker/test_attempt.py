@@ -73,7 +73,7 @@ def test_an_engine_that_ends_unasked_has_failed(make_studio: Callable[..., Any])
 
 
 def test_errors_of_the_engine_come_through_and_take_the_preview_away(make_studio: Callable[..., Any]) -> None:
-    """A crash and a job error are the worker's to judge; nothing of the progress stays in the outbox."""
+    """A crash and a job error are raised to the worker; nothing of the progress stays in the outbox."""
     for word, error in (("crash", EngineError), ("job_error", JobError)):
         studio = make_studio(seed=len(word))
         with pytest.raises(error):
@@ -109,7 +109,7 @@ def test_replayed_steps_are_rows_and_nothing_else(
 
 
 def test_a_fresh_painting_is_not_called_resumed(make_studio: Callable[..., Any]) -> None:
-    """From iteration 0 on there is nothing to go on from."""
+    """From iteration 0 on there is nothing to resume."""
     with capture_logs() as records:
         _painted(make_studio(), FakeEngine())
     assert _named(records, "job.resumed") == []
@@ -137,7 +137,7 @@ def test_the_time_left_counts_only_what_was_painted_now(
     assert paces == [(8, 3.0, None, None), (9, 6.0, 3.0, 3.0), (10, 9.0, 3.0, 0.0)]
 
 
-def test_steps_back_and_troubles_are_told_as_often_as_they_come(
+def test_each_step_back_and_each_warning_is_logged_once(
     make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
 ) -> None:
     """Each further step back is one record, not one for every iteration after it; each trouble is one."""
@@ -179,7 +179,7 @@ def test_what_an_earlier_attempt_left_is_cleared_and_its_frames_only_where_they_
 def test_each_attempt_that_ran_out_of_memory_is_followed_by_a_smaller_one(
     make_studio: Callable[..., Any], make_engine: Callable[..., Any]
 ) -> None:
-    """The engine is told how many tile sizes to go down; a retry begins anew."""
+    """The request says how many tile sizes to go down; a retry starts with the planned one."""
     studio, engine = make_studio(iterations=1), make_engine()
     record = studio.claim.entry.folder / "attempts.jsonl"
     for events in ([], ["exhausted"], ["crashed", "exhausted"], ["retried"], ["exhausted"]):
@@ -206,7 +206,7 @@ def test_each_attempt_that_ran_out_of_memory_is_followed_by_a_smaller_one(
 def test_a_resume_goes_no_further_than_the_frames(
     every: int, present: list[int], passed: Iterable[int], *, is_whole: bool, make_studio: Callable[..., Any]
 ) -> None:
-    """The engine is told which frames are there, and goes on from no picture past one that is missing."""
+    """The request names the frames that are there, and no picture past a missing one is resumed."""
     studio = make_studio(iterations=6, frames={"every": every})
     frames = studio.claim.entry.out / "frames"
     frames.mkdir(parents=True)

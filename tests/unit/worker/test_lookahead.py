@@ -41,7 +41,7 @@ def _completed(records: list[Any]) -> dict[str, Any]:
     }
 
 
-def test_the_engine_is_told_once_what_comes_next(tree: Tree) -> None:
+def test_the_engine_gets_one_hint_of_what_comes_next(tree: Tree) -> None:
     """While a job is painted the next one in the queue is hinted at, once; the last job has no next one."""
     engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
@@ -82,7 +82,7 @@ class Asked(FakeEngine):
 
 @pytest.mark.parametrize("at", [2, 7], ids=["early", "too late"])
 def test_what_comes_meanwhile_is_seen_near_the_end(tree: Tree, at: int) -> None:
-    """A job that overtakes the queue amid a picture is hinted at before its end; after that look it is not."""
+    """A job that overtakes the queue during a painting gets its hint near the end, not after that look."""
 
     def overtake(step: Step) -> None:
         if step.iteration == at and len(engine.calls) == 1:
@@ -114,7 +114,7 @@ def test_jobs_that_need_no_engine_are_not_hinted_at(tree: Tree) -> None:
     assert [request.content.parent.parent.name for request in engine.hints] == [last]
 
 
-def test_an_engine_that_died_was_not_told(tree: Tree) -> None:
+def test_an_engine_that_died_has_no_hint(tree: Tree) -> None:
     """A hint given to an engine that ended since counts for nothing."""
     options = tree.config.engine.model_copy(update={"max_attempts": 1})
     stepper = Stepper(tree.config.model_copy(update={"engine": options}), engine := FakeEngine("crash"))
@@ -128,13 +128,13 @@ def test_an_engine_that_died_was_not_told(tree: Tree) -> None:
 # The gap between two jobs
 
 
-def test_the_gap_is_told_for_jobs_that_waited(tree: Tree) -> None:
+def test_the_gap_is_recorded_for_jobs_that_waited(tree: Tree) -> None:
     """gap_s is from the last step of the job before to the first one here; None where nothing waited."""
-    engine = FakeEngine()
+    clock = Clock()
+    engine = FakeEngine(on_step=lambda step: clock.sleep(1.0 if step.iteration == 0 else 5.0))
     stepper = Stepper(tree.config, engine)
     _queue(tree, stepper, "a", "b")
-    with Clock().attached() as clock, _captured() as records:
-        engine._on_step = lambda step: clock.sleep(1.0 if step.iteration == 0 else 5.0)
+    with clock.attached(), _captured() as records:
         assert [stepper.turn(), stepper.turn()] == [Ending.COMPLETED] * 2
         assert stepper.turn() is None
         _queue(tree, stepper, "c")

@@ -13,7 +13,6 @@ from daemon import images
 from daemon.errors import EngineError, Failure, JobError, NotReady, PauseKind, Reason
 from daemon.job import State
 from daemon.lifeline import Lifeline
-from daemon.outbox import loss_table
 from daemon.worker import result
 from daemon.worker.outcomes import CANCELLED, Crashed, Ending, Failed, Interrupted, Stored
 
@@ -65,9 +64,8 @@ class Court:
 
 
 @pytest.fixture
-def court(make_studio: Callable[..., Any], tree: Tree, monkeypatch: pytest.MonkeyPatch) -> Court:
-    """Make one, without a curve."""
-    monkeypatch.setattr(loss_table, "curve", lambda _rows, _title: b"a curve")
+def court(make_studio: Callable[..., Any], tree: Tree) -> Court:
+    """Make one."""
     return Court(make_studio(), tree)
 
 
@@ -129,7 +127,7 @@ def test_what_is_tried_again_is_queued(
     assert court.state is State.QUEUED
     (entry,) = court.spool.entries(State.QUEUED)
     assert entry.attempts[-1]["event"] == record
-    assert court.studio.service.situation.endings == {ending.value: 1}
+    assert court.studio.service.attempts.endings == {ending.value: 1}
 
 
 def test_the_environment_is_handed_up_with_its_kind(court: Court) -> None:
@@ -231,7 +229,7 @@ def test_a_failure_stays_what_it_is_where_the_job_was_cancelled_too(court: Court
     assert court.records[-1]["reason"] == "diverged"
 
 
-def test_where_it_cannot_be_told_a_cancelled_job_goes_through_the_queue(court: Court) -> None:
+def test_without_the_outbox_a_cancelled_job_goes_through_the_queue(court: Court) -> None:
     """With the outbox away nobody knows what is published: the job is queued, and looked for again there."""
     court.cancel()
     court.take_outbox_away()

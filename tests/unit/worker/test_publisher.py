@@ -34,7 +34,7 @@ class Bench:
         self.threads: dict[str, str] = {}
         self.contexts: list[dict[str, Any]] = []
         self.errors: dict[str, Exception] = {}  # by job
-        self.decided: Outcome | None = None  # what each outcome is turned into
+        self.decided: Outcome | None = None  # the result of each decision
         self.released: list[str] = []
         room: Any = SimpleNamespace(release=self.released.append)
         outcomes: Any = self

@@ -108,7 +108,7 @@ def test_the_film_shows_its_frames_in_the_order_of_the_iterations(
 
 
 def test_each_piece_and_each_frame_of_the_film_is_a_heartbeat(make_studio: Callable[..., Any]) -> None:
-    """However long it takes, signs of life come while it is written."""
+    """However long it takes, heartbeats come while it is written."""
     studio, clock = make_studio(iterations=9, frames={"every": 1}), Seconds(1.0)
     _written(studio, FakeEngine(), Lifeline(clock=clock))
     assert clock.now >= 2 + 10  # one of each is a beat

@@ -31,11 +31,11 @@ def _job(studio: Any, settings: Settings | None) -> Job:
 def test_the_room_estimated_is_enough_for_what_is_written(make_studio: Callable[..., Any]) -> None:
     """Bytes and files of a finished painting stay below what was asked for before its start."""
     studio = make_studio(size=64, iterations=10, frames={"every": 1})
-    shown, kept, entries = room_needed(studio.claim.job)
+    outbox, spool, entries = room_needed(studio.claim.job)
     result.write(studio.claim, studio.paint(FakeEngine()), Lifeline())
     used = sum(path.stat().st_size for path in studio.claim.entry.out.rglob("*") if path.is_file())
     dropped = sum(path.stat().st_size for path in studio.claim.entry.inputs.iterdir())
-    assert used + dropped < shown < kept
+    assert used + dropped < outbox < spool
     assert len(studio.out) + len(list(studio.claim.entry.inputs.iterdir())) < entries
 
 
@@ -45,21 +45,21 @@ def test_the_room_grows_with_size_and_frames(make_studio: Callable[..., Any]) ->
     job = _job(make_studio(), base)
     small = room_needed(job)
     large = room_needed(replace(job, settings=base.model_copy(update={"size": 1024})))
-    assert 3.5 < large.kept / small.kept < 4.5
+    assert 3.5 < large.spool / small.spool < 4.5
     filmed = room_needed(replace(job, settings=base.model_copy(update={"frames": Frames(every=10)})))
     assert filmed.entries == small.entries + 11
-    assert filmed.shown > small.shown + 10 * 512 * 512
+    assert filmed.outbox > small.outbox + 10 * 512 * 512
     original = room_needed(replace(job, settings=base.model_copy(update={"size": "original"})))
     assert original == room_needed(replace(job, settings=base.model_copy(update={"size": 32})))
-    assert original.kept < small.kept
+    assert original.spool < small.spool
 
 
 def test_a_faulty_job_needs_room_for_what_was_dropped(make_studio: Callable[..., Any]) -> None:
     """Its failure is shown with the files, and nothing is painted."""
     job = _job(make_studio(), None)
-    shown, kept, entries = room_needed(job)
-    assert shown == sum(part.size for part in job.parts)
-    assert (kept, entries) == (0, len(job.parts) + 4)
+    outbox, spool, entries = room_needed(job)
+    assert outbox == sum(part.size for part in job.parts)
+    assert (spool, entries) == (0, len(job.parts) + 4)
 
 
 def test_what_is_claimed_keeps_its_room_until_it_is_released(
@@ -70,7 +70,7 @@ def test_what_is_claimed_keeps_its_room_until_it_is_released(
     room, spool = studio.service.room, studio.service.spool
     spool.requeue(studio.claim.entry, "interrupted", "x")
     needed = room_needed(studio.claim.job)
-    fits_one = int(needed.kept + 1.5 * needed.shown) + files.SPARE_BYTES  # both folders are on one disk
+    fits_one = int(needed.spool + 1.5 * needed.outbox) + files.SPARE_BYTES  # both folders are on one disk
     monkeypatch.setattr(files, "room", lambda _folder: files.Room(fits_one, None))
     claim = room.claim()
     assert claim
