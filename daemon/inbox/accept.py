@@ -1,4 +1,4 @@
-"""The last check before a drop is accepted: the sandbox decodes every picture whole, and its size is judged."""
+"""The last check before a drop is accepted: the sandbox decodes every picture whole, and reports its size."""
 
 from __future__ import annotations
 
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 def examine(
     settings: Settings | None, parts: tuple[Part, ...], inputs: Path, decoder: Decoder, life: Lifeline
 ) -> tuple[tuple[Part, ...], Failure | None]:
-    """Decode every picture whole: half a JPEG passes anything less.
-
-    Args:
-        settings: the settings of the drop.
-        parts: its copied files.
-        inputs: the folder of the copies.
-        decoder: the sandbox.
-        life: of the calling thread.
+    """Decode every picture among the copied files of a drop whole: half a JPEG passes anything less.
 
     Returns:
         The parts with their sizes, and the failure of the first picture that cannot be painted.
@@ -36,20 +29,16 @@ def examine(
     Raises:
         NotReady: the sandbox does not start.
         NotTaken: the service stops.
-        OSError: the disk does not give the copy.
+        OSError: a copy cannot be read.
     """
     sized = []
     for part in parts:
+        is_picture = part.role != "sidecar" and part.sha256  # one over the cap was not copied
         try:
-            sized.append(_sized(settings, part, inputs, decoder, life) if _is_picture(part) else part)
+            sized.append(_sized(settings, part, inputs, decoder, life) if is_picture else part)
         except JobError as error:
             return parts, replace(error.failure, file=printable(part.name))
     return tuple(sized), None
-
-
-def _is_picture(part: Part) -> bool:
-    """Tell a copied picture from a sidecar, and from a file that was too large to be copied."""
-    return part.role != "sidecar" and bool(part.sha256)
 
 
 def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder, life: Lifeline) -> Part:

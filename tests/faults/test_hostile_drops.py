@@ -86,13 +86,13 @@ def _faults(tree: Tree, stepper: Stepper, cases: list[Case]) -> list[str]:
 
 
 def _failure_faults(tree: Tree, case: Case, label: str, reason: Reason) -> list[str]:
-    """See that the outbox tells the same reason and keeps what was dropped, to the byte."""
+    """Check that the outbox has the same reason and keeps what was dropped, to the byte."""
     entry = tree.outbox / f"{label}.failed"
-    told = safe_yaml.parse((entry / "error.yaml").read_bytes())["reason"]
+    published = safe_yaml.parse((entry / "error.yaml").read_bytes())["reason"]
     kept = sorted(digest(path.read_bytes()) for path in (entry / "drop").iterdir())
     dropped = sorted({digest(data) for data in case.taken.values()})
     is_kept = sorted(set(kept)) == dropped
-    return [] if told == reason and is_kept else [f"{case.name}: told {told}, kept {is_kept}"]
+    return [] if published == reason and is_kept else [f"{case.name}: {published}, kept {is_kept}"]
 
 
 def _left(tree: Tree, case: Case) -> bool:

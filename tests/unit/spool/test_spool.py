@@ -162,7 +162,7 @@ def _claim(spool: Spool, tmp_path: Path, stem: str) -> object:
     ],
 )
 def test_attempts_that_count(events: str, used: int, spool: Spool, tmp_path: Path) -> None:
-    """Starts count unless a stop or the surroundings ended them, and a retry counts afresh."""
+    """Starts count unless a stop or the environment ended them; a retry counts again from zero."""
     entry = accept(spool, _drop(tmp_path / "in"))
     lines = [json.dumps({"event": event}) for event in events.split()]
     (entry.folder / "attempts.jsonl").write_text("\n".join(lines) + '\n{"event": "sta')
@@ -178,7 +178,7 @@ def test_a_requeued_job_keeps_what_it_painted(spool: Spool, tmp_path: Path) -> N
 
 
 def test_a_completed_job_is_not_kept_twice(spool: Spool, tmp_path: Path) -> None:
-    """Done keeps the inputs and lets go of the result, which lies in the outbox."""
+    """A done job keeps its inputs, not the result, which lies in the outbox."""
     accept(spool, _drop(tmp_path / "in"))
     claim = spool.claim()
     assert claim
@@ -214,7 +214,7 @@ def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_
 
 
 def test_a_cancelled_job_whose_end_did_not_get_through_is_the_workers(spool: Spool, tmp_path: Path) -> None:
-    """Put back with its failure on record it is not handed out again: else each second would write anew."""
+    """Put back with its failure on record it is not handed out again: else each second would write again."""
     spool.ask_cancel(accept(spool, _drop(tmp_path / "in")))
     (taken,) = spool.take_cancelled()
     spool.note_failure(taken, Failure(Reason.CANCELLED, "cancelled"))
@@ -240,7 +240,7 @@ def _cancelled_queued_and_running(spool: Spool, tmp_path: Path) -> tuple[StoredJ
     return queued, running
 
 
-def test_a_cancel_requeued_amid_the_look_is_not_lost(spool: Spool, tmp_path: Path) -> None:
+def test_a_cancel_requeued_during_the_look_is_not_lost(spool: Spool, tmp_path: Path) -> None:
     """A cancelled job that is put back while others are handed out is handed out at the next look."""
     queued, running = _cancelled_queued_and_running(spool, tmp_path)
     taken = []
@@ -254,7 +254,7 @@ def test_a_cancel_requeued_amid_the_look_is_not_lost(spool: Spool, tmp_path: Pat
 def test_a_look_just_before_a_requeued_job_moves_is_not_the_last(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look that comes amid a requeue, too early to find the cancelled job, is followed by another."""
+    """A look during a requeue, too early to find the cancelled job, is followed by another."""
     queued, running = _cancelled_queued_and_running(spool, tmp_path)
     found = []
     move = files.move
@@ -273,14 +273,14 @@ def test_a_look_just_before_a_requeued_job_moves_is_not_the_last(
 def test_a_look_that_did_not_get_through_is_made_again(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an error amid the look, and after one left half way, every cancelled job is still handed out."""
+    """After an error during the look, and after one left half way, every cancelled job is still handed out."""
     queued, _ = _cancelled_queued_and_running(spool, tmp_path)
 
-    def fail(_spool: Spool, _state: State) -> list[str]:
+    def fail(_spool: Spool, *_states: State) -> list[str]:
         raise OSError(errno.EIO, "the disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Spool, "_ids", fail)
+        patch.setattr(Spool, "ids", fail)
         with pytest.raises(OSError, match="the disk"):
             list(spool.take_cancelled())
     looking = spool.take_cancelled()
