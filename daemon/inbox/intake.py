@@ -105,10 +105,7 @@ class Inbox:
         self._reasons: dict[str, str] = {}  # as logged last
 
     def look(self, now: float) -> Look:
-        """Look at everything once; nothing in the inbox or the spool changes.
-
-        Args:
-            now: monotonic time in seconds.
+        """Look at everything once, at the monotonic time `now`; nothing in the inbox or the spool changes.
 
         Raises:
             NotReady, OSError: the inbox cannot be read.
@@ -180,15 +177,11 @@ class Inbox:
         paired = replace(folder, groups=tuple(groups), unread=tuple(unread))
         if self.config.inbox.sidecar != "optional" or not paired.is_known:
             return paired
-        return replace(paired, groups=(*paired.groups, *self._bare(paired)))
-
-    def _bare(self, folder: Folder) -> list[Group]:
-        """Find the pairs without a sidecar that are not accepted yet."""
-        found = pairing.pair_bare(folder.stamps, folder.needed, folder.strange)
-        groups = [group for group in found if not self._retirer.is_accepted(folder, group.trigger)]
-        for group in groups:
-            self._notice(folder, group.trigger)
-        return groups
+        for group in pairing.pair_bare(folder.stamps, paired.needed, folder.strange):
+            if not self._retirer.is_accepted(folder, group.trigger):
+                self._notice(folder, group.trigger)
+                groups.append(group)
+        return replace(paired, groups=tuple(groups))
 
     def _notice(self, folder: Folder, name: str) -> None:
         path = folder.path_of(name)
@@ -269,14 +262,12 @@ class Inbox:
         )
 
     def _part(self, folder: Folder, member: Member) -> Part:
-        if not member.library or self._library is None:
-            stamp = folder.stamps[member.name]
-        else:
-            try:
-                stamp = Stamp.of((self._library / member.name).lstat())
-            except OSError as error:
-                why = f"{printable(member.name)} in the styles library: {error.strerror}"
-                raise NotTaken(f"not ready: {why}") from None
+        try:
+            place = self._library / member.name if member.library and self._library else None
+            stamp = Stamp.of(place.lstat()) if place else folder.stamps[member.name]
+        except OSError as error:
+            why = f"{printable(member.name)} in the styles library: {error.strerror}"
+            raise NotTaken(f"not ready: {why}") from None
         return Part.seen(member.role, member.name, stamp, member.weight, library=member.library)
 
     def _require_no_doubt(self, drop: Drop, view: _View) -> None:
@@ -291,13 +282,7 @@ class Inbox:
             raise NotTaken(f"not ready: {reason}")
 
     def doubt(self, drop: Drop, reason: str, now: float) -> None:
-        """Remember that a drop was not taken: it is tried again once it changes or its doubt ends.
-
-        Args:
-            drop: one that the last look found.
-            reason: the message for whoever waits.
-            now: the time of that look.
-        """
+        """Remember that a drop of the look at `now` was not taken: until it changes or its doubt ends."""
         until = now + (drop.doubt_s or self.config.inbox.rescan_s)
         self._doubts[drop.path] = _Doubt(_stamps(drop), until, reason)
 

@@ -72,10 +72,7 @@ class Retirer:
     def retire(self, folders: Mapping[str, Folder], now: float, config: InboxConfig) -> Iterator[Retired]:
         """Retire the originals of each accepted job; what cannot be removed is tried again after a rescan.
 
-        Args:
-            folders: every folder of the inbox by its path, from the look of this turn.
-            now: monotonic time in seconds.
-            config: the `inbox` section.
+        `folders` are those of the look at the monotonic time `now`, by path.
 
         Yields:
             Each job in turn. One that leaves nothing is to be put on record, then forgotten.
@@ -84,27 +81,22 @@ class Retirer:
             NotReady: the inbox is not there.
         """
         end = time.monotonic() + STAGE_S  # a stop does not shorten it: what is accepted leaves the inbox
-        needed = {path: self._needed(folder) for path, folder in folders.items()}
+        needed = {}  # by path: the names that a drop needs which is not accepted yet
+        for path, folder in folders.items():
+            waiting = (group for group in folder.groups if not self.is_accepted(folder, group.trigger))
+            needed[path] = frozenset[str]().union(*(group.local_names for group in waiting))
         for job in list(self._pending.values()):
             folder = folders.get(job.folder, Folder(Path(job.folder), trouble="not there"))
             if is_put_off := time.monotonic() > end:
-                names = [part.name for part in job.parts if part.name in folder.stamps]
-                left = dict.fromkeys(names or [job.parts[0].name], NEXT)
+                present = [part.name for part in job.parts if part.name in folder.stamps]
+                left = dict.fromkeys(present or [job.parts[0].name], NEXT)
             else:
                 left = self._left(job, folder, needed.get(job.folder, frozenset()), now, config)
-            gone = {part.name for part in job.parts if not part.library} - left.keys()
-            yield Retired(
-                id=job.id,
-                gone=frozenset(folder.path_of(name) for name in gone),
-                left={folder.path_of(name): reason for name, reason in left.items()},
-                was_removed=job.id in self._removed,
-                is_put_off=is_put_off,
-            )
-
-    def _needed(self, folder: Folder) -> frozenset[str]:
-        """List the names that a drop needs which is not accepted yet."""
-        waiting = (group for group in folder.groups if not self.is_accepted(folder, group.trigger))
-        return frozenset().union(*(group.local_names for group in waiting))
+            names = {part.name for part in job.parts if not part.library} - left.keys()
+            gone = frozenset(folder.path_of(name) for name in names)
+            why = {folder.path_of(name): reason for name, reason in left.items()}
+            was_removed = job.id in self._removed
+            yield Retired(job.id, gone, why, was_removed=was_removed, is_put_off=is_put_off)
 
     def _left(
         self, job: Job, folder: Folder, needed: frozenset[str], now: float, config: InboxConfig

@@ -7,28 +7,29 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from daemon import logs
-from daemon.errors import NotReady, NotTaken
-from daemon.inbox import accept
+from daemon import images, logs
+from daemon.errors import Failure, JobError, NotReady, NotTaken
 from daemon.inbox.intake import Inbox, Report, Waiting
 from daemon.inbox.retire import Retirer
 from daemon.inbox.scan import STAGE_S
 from daemon.inbox.watcher import Watcher
-from daemon.job import State
+from daemon.job import State, printable
 from daemon.service import backoff
 from daemon.worker.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from daemon.config import Config
     from daemon.inbox.intake import Look
-    from daemon.job import Drop, Job
+    from daemon.job import Drop, Job, Part
     from daemon.lifeline import Lifeline
     from daemon.sandbox.client import Decoder
     from daemon.sentinel import Sentinel
     from daemon.service.backoff import Backoff
     from daemon.service.status import Situation
+    from daemon.settings import Settings
     from daemon.spool import Spool, StoredJob
     from daemon.worker.outcomes import Outcomes
 
@@ -63,10 +64,38 @@ def accept_drop(drop: Drop, spool: Spool, decoder: Decoder, max_bytes: int, life
     with spool.draft(drop, max_bytes, life) as draft:
         parts, failure = draft.parts, drop.failure or draft.failure
         if failure is None:
-            parts, failure = accept.examine(drop.settings, parts, draft.inputs, decoder, life)
+            parts, failure = _examined(drop.settings, parts, draft.inputs, decoder, life)
         if failure is not None and drop.doubt_s:
             raise NotTaken(failure.message)
         return spool.commit(replace(draft, parts=parts, failure=failure), versions())
+
+
+def _examined(
+    settings: Settings | None, parts: tuple[Part, ...], inputs: Path, decoder: Decoder, life: Lifeline
+) -> tuple[tuple[Part, ...], Failure | None]:
+    """Decode every copied picture whole, since half a JPEG passes anything less, and fill in its size.
+
+    The failure is that of the first picture that cannot be painted.
+    """
+    sized = []
+    for part in parts:
+        is_picture = part.role != "sidecar" and part.sha256  # one over the cap was not copied
+        try:
+            sized.append(_sized(settings, part, inputs, decoder, life) if is_picture else part)
+        except JobError as error:
+            return parts, replace(error.failure, file=printable(part.name))
+    return tuple(sized), None
+
+
+def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder, life: Lifeline) -> Part:
+    height, width = decoder.size(inputs / part.stored, printable(part.name), life)
+    if part.role != "init":  # which is cropped to the content's shape
+        longest = max(height, width)
+        if settings:  # a style is not made narrower than it may be
+            scales = settings.all_scales(height, width)
+            longest = scales[0 if part.role == "content" else -1].size
+        images.fit(height, width, longest)
+    return replace(part, height_px=height, width_px=width)
 
 
 class IntakeThread:

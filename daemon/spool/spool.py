@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from daemon.spool.recovery import Recovery
 
 _ENTRIES_A_JOB: Final = 16  # files and folders that accepting one takes
-_ASKED: Final = "asked"  # grows when an operator asks for something
 
 
 class Spool(Listing):
@@ -42,7 +41,6 @@ class Spool(Listing):
         self._clock = now
         self._tmp = root / "tmp"
         self._next_sequence = 1
-        self._seen = -1  # the last request of operators that was looked at
         self._claiming = threading.Lock()  # each engine claims from a thread of its own
 
     def prepare(self) -> None:
@@ -176,24 +174,17 @@ class Spool(Listing):
     def take_cancelled(self) -> Iterator[StoredJob]:
         """Take every queued or held job that an operator cancelled, for the caller to end.
 
-        The jobs are looked through only after somebody asked for something. A running one is left to whoever
-        runs it. A queued one whose failure is on record was taken before and could not be ended; the worker
-        ends it when its turn comes.
+        A running one is left to whoever runs it. A queued one whose failure is on record was taken before and
+        could not be ended; the worker ends it when its turn comes.
         """
-        asked = 0
-        with contextlib.suppress(FileNotFoundError):  # nobody asked yet
-            asked = (self.root / _ASKED).stat().st_size
-        if asked == self._seen:
-            return
-        self._seen = asked  # before the look: what `requeue` notes meanwhile, in another thread, must stand
-        try:
-            for entry in self.all_entries(State.QUEUED, State.HELD):
-                if entry.is_cancelled and entry.job and not (entry.state is State.QUEUED and entry.failure):
+        for state in (State.QUEUED, State.HELD):
+            for id_ in self.ids(state):
+                if not os.path.exists(f"{self.root}/{state.value}/{id_}/{CANCEL}"):  # noqa: PTH110 - faster
+                    continue
+                entry = StoredJob.at(self.root, state, id_)
+                if entry.job and not (state is State.QUEUED and entry.failure):
                     with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
                         yield self._taken(entry)
-        except BaseException:
-            self._seen = -1
-            raise
 
     def note_failure(self, entry: StoredJob, failure: Failure) -> None:
         """Write down why a job fails, before its failure is published and it moves."""
@@ -215,19 +206,14 @@ class Spool(Listing):
         Of the events, `crashed` uses an attempt; `interrupted` and `exhausted` (out of memory) do not.
         """
         self._note(entry, event, reason=reason)
-        queued = self._ended(entry, State.QUEUED)
-        self._seen = -1  # it may carry a cancel that was passed over until it was moved
-        return queued
+        return self._ended(entry, State.QUEUED)
 
     # Operators' verbs
 
     def hold(self, entry: StoredJob) -> StoredJob:
         """Keep a queued job from being started."""
         self._note(entry, "held")
-        held = self._moved(entry, State.HELD)
-        if held.is_cancelled:  # `take_cancelled` may have passed it over in the queue
-            self._ask(held)
-        return held
+        return self._moved(entry, State.HELD)
 
     def release(self, entry: StoredJob) -> StoredJob:
         """Put a held job back into the queue."""
@@ -245,10 +231,6 @@ class Spool(Listing):
     def ask_cancel(self, entry: StoredJob) -> None:
         """Ask whoever works on the spool to end a job."""
         files.append_line(entry.folder / CANCEL, self._now())
-        self._ask(entry)
-
-    def _ask(self, entry: StoredJob) -> None:
-        files.append_line(self.root / _ASKED, entry.id)  # longer each time, whoever else asks
 
     # Retiring originals
 
@@ -281,7 +263,7 @@ class Spool(Listing):
 
         `is_published` says whether the result of a job already lies whole in the outbox.
         """
-        for leftover in (*self._tmp.iterdir(), self.root / _ASKED):
+        for leftover in self._tmp.iterdir():
             files.remove_tree(leftover)
         done = recovery.recover(self, is_published)
         self._next_sequence = max((self._order(entry)[1] for entry in self.all_entries()), default=0) + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ import pytest
 from support.desk import accept
 from support.trees import save
 
-from daemon import files
 from daemon.errors import Failure, NotReady, NotTaken, Reason
 from daemon.job import Drop, Part, Stamp, State
 from daemon.settings import Settings
@@ -232,63 +230,18 @@ def test_a_cancelled_job_that_was_passed_over_is_taken_once_it_is_held(spool: Sp
     assert [taken.id for taken in spool.take_cancelled()] == [entry.id]
 
 
-def _cancelled_queued_and_running(spool: Spool, tmp_path: Path) -> tuple[StoredJob, StoredJob]:
+def test_a_cancel_requeued_during_the_look_is_not_lost(spool: Spool, tmp_path: Path) -> None:
+    """A cancelled job that is put back while others are handed out is handed out at the next look."""
     running = _started(spool, tmp_path)
     queued = accept(spool, _drop(tmp_path / "bb", "bb"))
     for entry in (running, queued):
         spool.ask_cancel(entry)
-    return queued, running
-
-
-def test_a_cancel_requeued_during_the_look_is_not_lost(spool: Spool, tmp_path: Path) -> None:
-    """A cancelled job that is put back while others are handed out is handed out at the next look."""
-    queued, running = _cancelled_queued_and_running(spool, tmp_path)
     taken = []
     for entry in spool.take_cancelled():
         taken.append(entry.id)
         spool.requeue(running, "interrupted", "stop")  # as the publisher's thread does
     assert taken == [queued.id]
     assert [entry.id for entry in spool.take_cancelled()] == [running.id]
-
-
-def test_a_look_just_before_a_requeued_job_moves_is_not_the_last(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A look during a requeue, too early to find the cancelled job, is followed by another."""
-    queued, running = _cancelled_queued_and_running(spool, tmp_path)
-    found = []
-    move = files.move
-
-    def look_first(source: Path, target: Path) -> None:
-        found.extend(entry.id for entry in spool.take_cancelled())
-        move(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "move", look_first)
-        spool.requeue(running, "interrupted", "stop")
-    assert found == [queued.id]
-    assert [entry.id for entry in spool.take_cancelled()] == [running.id]
-
-
-def test_a_look_that_did_not_get_through_is_made_again(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After an error during the look, and after one left half way, every cancelled job is still handed out."""
-    queued, _ = _cancelled_queued_and_running(spool, tmp_path)
-
-    def fail(_spool: Spool, *_states: State) -> list[str]:
-        raise OSError(errno.EIO, "the disk")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Spool, "ids", fail)
-        with pytest.raises(OSError, match="the disk"):
-            list(spool.take_cancelled())
-    looking = spool.take_cancelled()
-    assert next(looking).id == queued.id
-    other = accept(spool, _drop(tmp_path / "ccc", "ccc"))
-    (other.folder / "cancel").touch()
-    looking.close()
-    assert [entry.id for entry in spool.take_cancelled()] == [other.id]
 
 
 def test_a_job_that_ends_while_it_is_sorted_is_no_error(spool: Spool, tmp_path: Path) -> None:
