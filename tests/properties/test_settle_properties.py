@@ -392,19 +392,15 @@ class Writers(RuleBasedStateMachine):
         return any(part.sha256 == wanted for job in jobs for part in job.parts)
 
 
-def _run(examples: int, steps: int) -> None:
-    run_state_machine_as_test(
-        Writers, settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None)
-    )
-
-
-def test_what_is_taken_is_quiet_and_whole() -> None:
+@pytest.mark.parametrize(
+    ("examples", "steps"),
+    [
+        (30, 50),
+        pytest.param(150, 50, marks=pytest.mark.nightly),
+        pytest.param(5000, 80, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_what_is_taken_is_quiet_and_whole(examples: int, steps: int) -> None:
     """Whatever the habits of those who write, a drop is copied whole, once it was quiet, or stays."""
-    _run(150, 50)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_what_is_taken_is_quiet_and_whole_for_long() -> None:
-    """The same, over more and longer stories."""
-    _run(5000, 80)
+    options = settings(max_examples=examples, stateful_step_count=steps, deadline=None)
+    run_state_machine_as_test(Writers, settings=options)

@@ -434,21 +434,18 @@ def _size(path: Path, name: str, _life: Lifeline) -> tuple[int, int]:
     return 8, 8
 
 
-def _run(examples: int, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("examples", "steps"),
+    [
+        (25, 40),
+        pytest.param(100, 40, marks=pytest.mark.nightly),
+        pytest.param(4000, 60, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_the_spool_agrees_with_its_model(examples: int, steps: int) -> None:
+    """After any steps of users, operators, worker and death, every job is where and what the model says."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
     options = settings(
         max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=slow
     )
     run_state_machine_as_test(SpoolMachine, settings=options)
-
-
-def test_the_spool_agrees_with_its_model() -> None:
-    """After any steps of users, operators, worker and death, every job is where and what the model says."""
-    _run(100, 40)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_the_spool_agrees_with_its_model_for_long() -> None:
-    """The same, over more and longer stories."""
-    _run(4000, 60)
