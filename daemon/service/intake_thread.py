@@ -280,8 +280,8 @@ class IntakeThread:
         self._announced.add(job.id)
         self._situation.note_accepted()
         if job.failure is None:
-            facts = {"job_id": job.id, "name": job.label, "files": len(job.parts), "sequence": job.sequence}
-            log.info("inbox.accepted", **facts)
+            count, number = len(job.parts), job.sequence
+            log.info("inbox.accepted", job_id=job.id, name=job.label, files=count, sequence=number)
         else:
             log.warning("inbox.rejected", job_id=job.id, name=job.label, reason=job.failure.reason.value)
 
