@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from daemon import files, logs, sidecar
+from daemon import files, logs, safe_yaml, sidecar
 from daemon.errors import Failure, NotReady, NotTaken
 from daemon.inbox import pairing
-from daemon.inbox.budget import Budget
-from daemon.inbox.scan import Folder, scan
+from daemon.inbox.scan import STAGE_S, Folder, scan
 from daemon.inbox.settle import Settle
-from daemon.inbox.sidecars import Sidecars
 from daemon.job import Drop, Job, Part, Stamp, natural_key, printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ log = logs.get(__name__)
 
 BEING_WRITTEN: Final = "still being written"
 UNREAD: Final = "not read yet"
-# A fault is believed once the files have been quiet for so many times settle_s: a copy may stall.
+# A drop fails as faulty only after its files have been quiet for so many times settle_s: a copy may stall.
 DOUBT_FACTOR: Final = 5
 
 
@@ -37,13 +37,8 @@ class Look:
     drops: tuple[Drop, ...]  # complete, in the order to accept them
     waiting: dict[str, str]  # path -> why it is not being worked on
     files: int
-    due_s: float | None  # until a file may be settled or a fault believed
+    due_s: float | None  # until a file may be settled or a doubt may end
     folders: dict[str, Folder]  # by path
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether nothing is complete, being written or doubted: what waits, waits for somebody."""
-        return not self.drops and self.due_s is None
 
 
 @dataclass(frozen=True)
@@ -71,9 +66,18 @@ class _View:
     """What gathers up during one look."""
 
     now: float
-    budget: Budget  # for reading sidecars
+    end: float  # of the time for reading sidecars
     waiting: dict[str, str] = field(default_factory=dict)
     dues: list[float] = field(default_factory=list)
+
+
+class _Read(NamedTuple):
+    """A sidecar that was read, good for as long as its file and the defaults of the config stay the same."""
+
+    stamp: Stamp
+    defaults: dict[str, Any]
+    sidecar: Sidecar
+    sha256: str | None  # None: too large to be read whole
 
 
 class _Doubt(NamedTuple):
@@ -88,34 +92,25 @@ class Inbox:
     """The inbox, and what is remembered of it from look to look."""
 
     def __init__(self, config: Config, retirer: Retirer, life: Lifeline) -> None:
-        """Prepare for looks.
-
-        Args:
-            config: the whole config.
-            retirer: knows what is accepted and still there.
-            life: of the thread that looks.
-        """
+        """Prepare for looks; `life` is that of the thread that looks."""
         self.config = config  # may be replaced between two looks; the folders stay those of the beginning
         self._root = config.folders.inbox.resolve()
         self._library = config.folders.styles.resolve() if config.folders.styles else None
         self._retirer = retirer
         self._life = life
         self._settle = Settle()
-        self._sidecars = Sidecars(self._root)
+        self._sidecars: dict[str, _Read] = {}
         self._doubts: dict[str, _Doubt] = {}
         self._noticed: set[str] = set()
         self._reasons: dict[str, str] = {}  # as logged last
 
     def look(self, now: float) -> Look:
-        """Look at everything once; nothing in the inbox or the spool changes.
-
-        Args:
-            now: monotonic time in seconds.
+        """Look at everything once, at the monotonic time `now`; nothing in the inbox or the spool changes.
 
         Raises:
             NotReady, OSError: the inbox cannot be read.
         """
-        view = _View(now, Budget(self._life))
+        view = _View(now, time.monotonic() + STAGE_S)
         found = scan(self._root, self.config.inbox.ignore)
         present = {str(folder.path / name): stamp for folder in found for name, stamp in folder.stamps.items()}
         self._settle.observe(present, now)
@@ -125,7 +120,7 @@ class Inbox:
         drops = self._complete(folders, view)
         self._name_orphans(folders, view)
         self._noticed &= {folder.path_of(name) for folder in folders for name in folder.triggers}
-        self._sidecars.keep(present)
+        self._sidecars = {path: read for path, read in self._sidecars.items() if path in present}
         return Look(
             drops=tuple(drops),
             waiting=view.waiting,
@@ -143,7 +138,7 @@ class Inbox:
         return self._quiet_s(folder, name, view) >= self.config.inbox.settle_s
 
     def _name_troubles(self, folders: list[Folder], view: _View) -> None:
-        """Note what cannot be listed, and when each file that is still moving may be settled."""
+        """Note what cannot be listed, and when each file that is still changing may be settled."""
         for folder in folders:
             if folder.trouble:
                 view.waiting[printable(str(folder.path))] = folder.trouble
@@ -182,15 +177,11 @@ class Inbox:
         paired = replace(folder, groups=tuple(groups), unread=tuple(unread))
         if self.config.inbox.sidecar != "optional" or not paired.is_known:
             return paired
-        return replace(paired, groups=(*paired.groups, *self._bare(paired)))
-
-    def _bare(self, folder: Folder) -> list[Group]:
-        """Find the pairs without a sidecar that are not accepted yet."""
-        found = pairing.pair_bare(folder.stamps, folder.needed, folder.strange)
-        groups = [group for group in found if not self._retirer.is_accepted(folder, group.trigger)]
-        for group in groups:
-            self._notice(folder, group.trigger)
-        return groups
+        for group in pairing.pair_bare(folder.stamps, paired.needed, folder.strange):
+            if not self._retirer.is_accepted(folder, group.trigger):
+                self._notice(folder, group.trigger)
+                groups.append(group)
+        return replace(paired, groups=tuple(groups))
 
     def _notice(self, folder: Folder, name: str) -> None:
         path = folder.path_of(name)
@@ -199,27 +190,34 @@ class Inbox:
             log.info("inbox.noticed", path=path)
 
     def _read(self, folder: Folder, name: str, view: _View) -> Sidecar | None:
-        """Read a settled sidecar; None where it has to wait."""
+        """Read a settled sidecar, once for each state of its file; None where it has to wait."""
         if not self._is_settled(folder, name, view):
             return None
-        if known := self._sidecars.known(folder, name, self.config.defaults):
+        path, stamp, defaults = str(folder.path / name), folder.stamps[name], self.config.defaults
+        known = self._sidecars.get(path)
+        if known and known.stamp == stamp and known.defaults == defaults:
             return known.sidecar
-        if view.budget.is_spent:
+        if self._life.is_stopping or time.monotonic() > view.end:
             view.dues.append(0.0)
             view.waiting[folder.path_of(name)] = UNREAD
             return None
         self._life.beat()
         try:
-            return self._sidecars.read(folder, name, self.config.defaults).sidecar
+            with os.fdopen(files.open_regular(self._root / folder.path, name), "rb") as file:
+                data = file.read(safe_yaml.MAX_BYTES + 1)
         except (OSError, files.ChangedError) as error:
             why = getattr(error, "strerror", None) or error
             view.waiting[folder.path_of(name)] = f"cannot be read: {why}"
             return None
+        parsed = sidecar.parse(data, printable(name), defaults)
+        digest = hashlib.sha256(data).hexdigest() if len(data) <= safe_yaml.MAX_BYTES else None
+        self._sidecars[path] = _Read(stamp, defaults, parsed, digest)
+        return parsed
 
     # Complete drops
 
     def _complete(self, folders: list[Folder], view: _View) -> list[Drop]:
-        """Make a drop of each group that waits for nothing; of the others, say what for."""
+        """Make a drop of each group that waits for nothing; of the others, note what for."""
         groups = [(folder, group) for folder in folders for group in folder.groups]
         groups.sort(key=lambda pair: natural_key(pair[0].path_of(pair[1].trigger)))
         drops = []
@@ -227,7 +225,7 @@ class Inbox:
             try:
                 self._require_whole(folder, group, view)
                 drop = self._drop(folder, group, view)
-                self._require_belief(drop, view)
+                self._require_no_doubt(drop, view)
             except NotTaken as error:
                 view.waiting[folder.path_of(group.trigger)] = str(error)
             else:
@@ -237,23 +235,17 @@ class Inbox:
         return drops
 
     def _require_whole(self, folder: Folder, group: Group, view: _View) -> None:
-        """See that every file of a group is there, regular and settled.
-
-        Raises:
-            NotTaken: one is not.
-        """
+        """Raise NotTaken unless every file of a group is there, regular and settled."""
         if group.missing:
             raise NotTaken(f"waiting for {', '.join(printable(name) for name in group.missing)}")
-        for member in group.members:
-            if member.library:
-                continue
-            if member.name in folder.strange:
-                raise NotTaken(f"{printable(member.name)} is {folder.strange[member.name]}")
-            if not self._is_settled(folder, member.name, view):
-                raise NotTaken(f"{printable(member.name)} is still being written")
+        for name in (member.name for member in group.members if not member.library):
+            if name in folder.strange:
+                raise NotTaken(f"{printable(name)} is {folder.strange[name]}")
+            if not self._is_settled(folder, name, view):
+                raise NotTaken(f"{printable(name)} is still being written")
 
     def _drop(self, folder: Folder, group: Group, view: _View) -> Drop:
-        known = self._sidecars.known(folder, group.trigger, self.config.defaults) if group.sidecar else None
+        known = self._sidecars.get(str(folder.path / group.trigger)) if group.sidecar else None
         read = group.sidecar or sidecar.read({}, "", self.config.defaults)
         quiet = min(self._quiet_s(folder, member.name, view) for member in group.members if not member.library)
         return Drop(
@@ -270,22 +262,16 @@ class Inbox:
         )
 
     def _part(self, folder: Folder, member: Member) -> Part:
-        if not member.library or self._library is None:
-            stamp = folder.stamps[member.name]
-        else:
-            try:
-                stamp = Stamp.of((self._library / member.name).lstat())
-            except OSError as error:
-                why = f"{printable(member.name)} in the styles library: {error.strerror}"
-                raise NotTaken(f"not ready: {why}") from None
+        try:
+            place = self._library / member.name if member.library and self._library else None
+            stamp = Stamp.of(place.lstat()) if place else folder.stamps[member.name]
+        except OSError as error:
+            why = f"{printable(member.name)} in the styles library: {error.strerror}"
+            raise NotTaken(f"not ready: {why}") from None
         return Part.seen(member.role, member.name, stamp, member.weight, library=member.library)
 
-    def _require_belief(self, drop: Drop, view: _View) -> None:
-        """See that a drop is not doubted now.
-
-        Raises:
-            NotTaken: it looks faulty and may still be incomplete.
-        """
+    def _require_no_doubt(self, drop: Drop, view: _View) -> None:
+        """Raise NotTaken if a drop looks faulty and may still be incomplete."""
         doubt = self._doubts.get(drop.path)
         reason = drop.failure.message if drop.failure and drop.doubt_s else ""
         if doubt and doubt.stamps == _stamps(drop) and view.now < doubt.until:
@@ -296,18 +282,12 @@ class Inbox:
             raise NotTaken(f"not ready: {reason}")
 
     def doubt(self, drop: Drop, reason: str, now: float) -> None:
-        """Remember that a drop was not taken: it is tried again once it changes or could be believed.
-
-        Args:
-            drop: a drop of the last look.
-            reason: the message for whoever waits.
-            now: the time of that look.
-        """
+        """Remember that a drop of the look at `now` was not taken: until it changes or its doubt ends."""
         until = now + (drop.doubt_s or self.config.inbox.rescan_s)
         self._doubts[drop.path] = _Doubt(_stamps(drop), until, reason)
 
     def forget(self, drop: Drop) -> None:
-        """Take a drop of the last look for accepted: files of the same names are then another one."""
+        """Forget an accepted drop: later files of the same names are another one."""
         self._noticed.discard(drop.path)
 
     # Reasons
@@ -322,11 +302,7 @@ class Inbox:
                 view.waiting.setdefault(folder.path_of(name), kind)
 
     def log_waiting(self, waiting: dict[str, str]) -> None:
-        """Log each new reason once, at the end of a turn.
-
-        Args:
-            waiting: everything that is not being worked on by now: path -> why.
-        """
+        """Log each new reason once; `waiting` is all that the turn leaves: path -> why."""
         for path, reason in waiting.items():
             if self._reasons.get(path) != reason and reason not in {BEING_WRITTEN, UNREAD}:
                 log.info("inbox.waiting", path=path, reason=reason)

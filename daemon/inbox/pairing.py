@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,7 +35,7 @@ class Group:
     stem: str
     members: tuple[Member, ...]
     sidecar: Sidecar | None
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...] = ()
 
     @property
     def trigger(self) -> str:
@@ -49,7 +49,7 @@ class Group:
 
 
 def is_sidecar(name: str) -> bool:
-    """Tell a sidecar by its name."""
+    """Whether a name is that of a sidecar."""
     return PurePath(name).suffix.casefold() in _SIDECAR_SUFFIXES
 
 
@@ -97,39 +97,33 @@ def _tables(names: Collection[str]) -> Names:
 
 
 def pair_sidecar(name: str, sidecar: Sidecar, names: Collection[str], library: Collection[str]) -> Group:
-    """Gather what one sidecar asks for.
-
-    A faulty sidecar does not wait for pictures that are not there: it takes along those that are.
+    """Gather the files that one sidecar asks for; a faulty one does not wait for those that are missing.
 
     Args:
-        name: the sidecar's file name.
-        sidecar: what it says.
+        name: its file name.
+        sidecar: its content.
         names: every file name in its folder.
-        library: the names in folders.styles.
+        library: every file name in folders.styles.
     """
     names, library = _tables(names), _tables(library)
     stem = PurePath(name).stem
     members, missing = [Member("sidecar", name)], []
 
-    def want(
-        role: Role, wanted: str, found: str | None, *, weight: float = 1.0, is_library: bool = False
-    ) -> None:
+    def want(role: Role, wanted: str, weight: float = 1.0) -> None:
+        local = find(wanted, names)
+        found = local or (find(wanted, library) if role == "style" else None)
         if found is None:
             missing.append(wanted)
         else:
-            members.append(Member(role, found, weight, is_library))
+            members.append(Member(role, found, weight, library=local is None))
 
-    content = sidecar.content or _conventional(stem, "content", names)
-    want("content", content, find(content, names))
+    want("content", sidecar.content or _conventional(stem, "content", names))
     for style in sidecar.styles:
-        local = find(style.image, names)
-        shared = None if local else find(style.image, library)
-        want("style", style.image, local or shared, weight=style.weight, is_library=local is None)
+        want("style", style.image, style.weight)
     if not sidecar.styles:
-        style_name = _conventional(stem, "style", names)
-        want("style", style_name, find(style_name, names))
+        want("style", _conventional(stem, "style", names))
     if sidecar.init:
-        want("init", sidecar.init, find(sidecar.init, names))
+        want("init", sidecar.init)
     return Group(stem, tuple(members), sidecar, () if sidecar.faults else tuple(missing))
 
 
@@ -142,19 +136,19 @@ def _conventional(stem: str, role: str, names: Names) -> str:
 
 
 def pair_bare(names: Collection[str], claimed: Collection[str], strange: Collection[str] = ()) -> list[Group]:
-    """Find pairs `NAME.content.*` and `NAME.style.*` that no sidecar speaks for.
+    """Find pairs `NAME.content.*` and `NAME.style.*` without a sidecar.
 
     Args:
         names: every regular file in the folder.
-        claimed: the names that its sidecars need.
-        strange: what else is there; a sidecar that is a link still speaks for its pair.
+        claimed: names that its sidecars need.
+        strange: names of everything else there; a sidecar that is a link still claims its pair.
     """
     free = Names(name for name in names if name not in claimed)
-    spoken_for = {folded(PurePath(name).stem) for name in (*names, *strange) if is_sidecar(name)}
+    with_sidecar = {folded(PurePath(name).stem) for name in (*names, *strange) if is_sidecar(name)}
     groups = []
     for (role, stem), contents in free.by_convention.items():
         styles = free.by_convention.get(("style", stem), [])
-        if role == "content" and stem not in spoken_for and len(contents) == len(styles) == 1:
+        if role == "content" and stem not in with_sidecar and len(contents) == len(styles) == 1:
             name = PurePath(contents[0]).stem.rpartition(".")[0]
             groups.append(Group(name, (Member("content", contents[0]), Member("style", styles[0])), None))
     return groups

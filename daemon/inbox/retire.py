@@ -6,16 +6,15 @@ import contextlib
 import errno
 import itertools
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final
 
 from daemon import files
 from daemon.errors import NotReady
-from daemon.inbox.budget import Budget
-from daemon.inbox.scan import Folder
+from daemon.inbox.scan import STAGE_S, Folder
 from daemon.job import Stamp, printable
-from daemon.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -45,12 +44,7 @@ class Retirer:
     """Removes the originals of accepted jobs, and knows those that are still there."""
 
     def __init__(self, inbox: Path, sentinel: Sentinel) -> None:
-        """Know no accepted job yet.
-
-        Args:
-            inbox: the inbox, resolved.
-            sentinel: proves that it is mounted.
-        """
+        """Know no accepted job yet; `inbox` is resolved, and the sentinel proves that it is mounted."""
         self._inbox = inbox
         self._sentinel = sentinel
         self._pending: dict[str, Job] = {}
@@ -59,12 +53,12 @@ class Retirer:
         self._removed: set[str] = set()  # of the pending: the trigger was removed here
 
     def remember(self, job: Job) -> None:
-        """Take on a job that is accepted; its `folder` is where its originals lie now."""
+        """Add an accepted job; its `folder` is where its originals lie now."""
         self._pending[job.id] = job
         self._triggers[job.folder, job.parts[0].name] = job.parts[0].stamp
 
     def forget(self, job_id: str) -> None:
-        """Be done with a job whose retirement is on record."""
+        """Forget a job whose retirement is on record."""
         job = self._pending.pop(job_id)
         self._rests.pop(job_id, None)
         self._removed.discard(job_id)
@@ -72,16 +66,13 @@ class Retirer:
             del self._triggers[job.folder, job.parts[0].name]
 
     def is_accepted(self, folder: Folder, name: str) -> bool:
-        """Tell whether a file is the unchanged trigger of a job that the spool has already."""
+        """Whether a file is the unchanged trigger of a job that the spool has already."""
         return self._triggers.get((str(folder.path), name)) == folder.stamps[name]
 
     def retire(self, folders: Mapping[str, Folder], now: float, config: InboxConfig) -> Iterator[Retired]:
         """Retire the originals of each accepted job; what cannot be removed is tried again after a rescan.
 
-        Args:
-            folders: every folder of the inbox by its path, as found by the look of this turn.
-            now: monotonic time in seconds.
-            config: the `inbox` section.
+        `folders` are those of the look at the monotonic time `now`, by path.
 
         Yields:
             Each job in turn. One that leaves nothing is to be put on record, then forgotten.
@@ -89,29 +80,23 @@ class Retirer:
         Raises:
             NotReady: the inbox is not there.
         """
-        budget = Budget(Lifeline())  # a stop does not end it: what is accepted leaves the inbox
-        needed = {path: self._needed(folder) for path, folder in folders.items()}
+        end = time.monotonic() + STAGE_S  # a stop does not shorten it: what is accepted leaves the inbox
+        needed = {}  # by path: the names that a drop needs which is not accepted yet
+        for path, folder in folders.items():
+            waiting = (group for group in folder.groups if not self.is_accepted(folder, group.trigger))
+            needed[path] = frozenset[str]().union(*(group.local_names for group in waiting))
         for job in list(self._pending.values()):
             folder = folders.get(job.folder, Folder(Path(job.folder), trouble="not there"))
-            is_put_off = budget.is_spent
-            if is_put_off:
-                names = [part.name for part in job.parts if part.name in folder.stamps]
-                left = dict.fromkeys(names or [job.parts[0].name], NEXT)
+            if is_put_off := time.monotonic() > end:
+                present = [part.name for part in job.parts if part.name in folder.stamps]
+                left = dict.fromkeys(present or [job.parts[0].name], NEXT)
             else:
                 left = self._left(job, folder, needed.get(job.folder, frozenset()), now, config)
-            gone = {part.name for part in job.parts if not part.library} - left.keys()
-            yield Retired(
-                id=job.id,
-                gone=frozenset(folder.path_of(name) for name in gone),
-                left={folder.path_of(name): reason for name, reason in left.items()},
-                was_removed=job.id in self._removed,
-                is_put_off=is_put_off,
-            )
-
-    def _needed(self, folder: Folder) -> frozenset[str]:
-        """List the names that somebody waits for who is not accepted yet."""
-        waiting = (group for group in folder.groups if not self.is_accepted(folder, group.trigger))
-        return frozenset().union(*(group.local_names for group in waiting))
+            names = {part.name for part in job.parts if not part.library} - left.keys()
+            gone = frozenset(folder.path_of(name) for name in names)
+            why = {folder.path_of(name): reason for name, reason in left.items()}
+            was_removed = job.id in self._removed
+            yield Retired(job.id, gone, why, was_removed=was_removed, is_put_off=is_put_off)
 
     def _left(
         self, job: Job, folder: Folder, needed: frozenset[str], now: float, config: InboxConfig
@@ -122,7 +107,7 @@ class Retirer:
             return left
         if not folder.is_known:
             needed = frozenset(part.name for part in job.parts)
-        with opened_inbox(self._inbox, self._sentinel) as root:
+        with self._opened() as root:
             left, was_removed = retire(root, job, needed, keeps=config.keep_originals)
         if was_removed:
             self._removed.add(job.id)
@@ -131,7 +116,7 @@ class Retirer:
         return left
 
     def note_rejection(self, job: Job) -> None:
-        """Leave a readable note of a faulty drop in the inbox; a share that refuses it is let be."""
+        """Leave a readable note of a faulty drop in the inbox, unless the share refuses it."""
         if job.failure is None:
             return
         lines = [f"{printable(job.stem)} was not painted: {job.failure.reason}", ""]
@@ -139,27 +124,22 @@ class Retirer:
         lines += ["", job.failure.hint] if job.failure.hint else []
         with (
             contextlib.suppress(OSError, files.ChangedError, NotReady),
-            opened_inbox(self._inbox, self._sentinel) as root,
+            self._opened() as root,
             files.opened_folder(PurePath(REJECTED_FOLDER), at=root, makes=True) as folder,
         ):
             note = PurePath(f"{job.label}.txt")
             files.replace(note, ("\n".join(lines) + "\n").encode(), is_durable=False, at=folder)
 
-
-@contextlib.contextmanager
-def opened_inbox(inbox: Path, sentinel: Sentinel) -> Iterator[int]:
-    """Open the inbox, and see that it is the mounted one: what is missing in it then is gone.
-
-    Raises:
-        NotReady: it is not there.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            root = stack.enter_context(files.opened_folder(inbox))
-        except files.ChangedError as error:
-            raise NotReady(f"inbox unavailable: {inbox}: {error}") from error
-        sentinel.check_in(root)
-        yield root
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Open the mounted inbox, else raise NotReady: what is missing in it then is gone."""
+        with contextlib.ExitStack() as stack:
+            try:
+                root = stack.enter_context(files.opened_folder(self._inbox))
+            except files.ChangedError as error:
+                raise NotReady(f"inbox unavailable: {self._inbox}: {error}") from error
+            self._sentinel.check_in(root)
+            yield root
 
 
 def retire(root: int, job: Job, needed: Collection[str], *, keeps: bool) -> tuple[dict[str, str], bool]:
@@ -168,8 +148,8 @@ def retire(root: int, job: Job, needed: Collection[str], *, keeps: bool) -> tupl
     Args:
         root: the open inbox.
         job: an accepted job.
-        needed: the names in its folder that another sidecar may ask for.
-        keeps: move to `_accepted/` instead of removing.
+        needed: names in its folder that another sidecar may ask for.
+        keeps: whether to move them to `_accepted/` instead of removing them.
 
     Returns:
         What remains of them unchanged: name -> why, empty when the job is done with the inbox. And whether the
@@ -203,11 +183,8 @@ def _retire_one(root: int, job: Job, part: Part, needed: Collection[str], *, kee
     aside = f".styletransferd-{job.id}-{part.stored}"
     with files.opened_folder(PurePath(job.folder), at=root) as fd:
         # The hidden name may be left of an original that got its own name back.
-        if (
-            files.exists_at(fd, aside)
-            and files.exists_at(fd, part.name)
-            and files.is_same(fd, aside, fd, part.name)
-        ):
+        is_double = files.exists_at(fd, aside) and files.exists_at(fd, part.name)
+        if is_double and files.is_same(fd, aside, fd, part.name):
             os.unlink(aside, dir_fd=fd)
         if not files.exists_at(fd, aside):
             reason = _refusal(fd, part, needed)
@@ -229,14 +206,14 @@ def _retire_one(root: int, job: Job, part: Part, needed: Collection[str], *, kee
 
 
 def _give_back(folder: int, aside: str, job: Job, part: Part) -> None:
-    """Give a file its name again, or, where somebody took that meanwhile, one that says what happened."""
+    """Give a file its name again or, if that is taken by now, a name that says what happened."""
     if files.exists_at(folder, aside):
         others = (f"put-back-{job.id}{number}-{part.stored}" for number in _numbers())
         files.show(folder, aside, folder, itertools.chain((part.name,), others))
 
 
 def _numbers() -> Iterator[str]:
-    """Give nothing, -2, -3 and so on."""
+    """Yield nothing, -2, -3 and so on."""
     return itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
 
 
@@ -256,7 +233,7 @@ def _refusal(folder: int, part: Part, needed: Collection[str]) -> str | None:
 
 
 def _is_original(folder: int, name: str, part: Part) -> bool:
-    """Tell whether the file set aside is the one that was hashed.
+    """Whether the file set aside is the one that was hashed.
 
     Some shares give a renamed file another inode number; there its bytes decide once more.
     """
@@ -266,9 +243,8 @@ def _is_original(folder: int, name: str, part: Part) -> bool:
         return False
     try:
         now = Stamp.of(os.fstat(fd))
-        if (now.size, now.mtime_ns) != (part.size, part.mtime_ns):
-            return False
-        return now == part.stamp or files.hash_fd(fd) == part.sha256
+        is_alike = (now.size, now.mtime_ns) == (part.size, part.mtime_ns)
+        return is_alike and (now == part.stamp or files.hash_fd(fd) == part.sha256)
     finally:
         os.close(fd)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 from dataclasses import dataclass, field
@@ -23,10 +24,11 @@ IGNORED: Final = (
 )
 
 MAX_DEPTH: Final = 64
+STAGE_S: Final = 2.0  # what a stage of a turn may take: none keeps the others waiting for long
 
 
 def is_ignored(name: str, extra: Iterable[str], *, is_folder: bool) -> bool:
-    """Tell a name that is never looked at, by the built-in globs and extra ones; case does not matter."""
+    """Match a name against the built-in and the extra globs, whatever its case."""
     name = name.casefold()
     return any(
         fnmatch.fnmatchcase(f"{name}/" if pattern.endswith("/") else name, pattern.casefold())
@@ -53,7 +55,7 @@ class Folder:
 
     @property
     def triggers(self) -> list[str]:
-        """The files that stand for a drop that is not accepted yet."""
+        """The files that each stand for a drop that is not accepted yet."""
         return [*self.unread, *(group.trigger for group in self.groups)]
 
     @property
@@ -62,16 +64,12 @@ class Folder:
         return frozenset().union(*(group.local_names for group in self.groups))
 
     def path_of(self, name: str) -> str:
-        """Give the path of a file in it, below the inbox, as people read it."""
+        """Give the printable path of a file in it, relative to the inbox."""
         return printable(str(self.path / name))
 
 
 def scan(root: Path, ignore: Iterable[str]) -> list[Folder]:
-    """List every folder, no link followed; one that cannot be listed is in trouble alone.
-
-    Args:
-        root: the inbox, resolved.
-        ignore: globs beside the built-in ones.
+    """List every folder below the resolved `root`, no link followed, each with its own trouble.
 
     Raises:
         NotReady: the inbox itself cannot be listed.
@@ -114,13 +112,11 @@ def _list(root: Path, folder: Folder, ignore: Iterable[str]) -> list[Path]:
 
 
 def _classify(folder: Folder, item: os.DirEntry[str]) -> None:
-    """Sort one directory entry; what vanishes meanwhile was never there."""
-    try:
+    """Sort one directory entry; one that vanishes meanwhile is skipped."""
+    with contextlib.suppress(OSError):
         if item.is_symlink():
             folder.strange[item.name] = "a symbolic link, which is not followed"
         elif item.is_file(follow_symlinks=False):
             folder.stamps[item.name] = Stamp.of(item.stat(follow_symlinks=False))
         else:
             folder.strange[item.name] = "not a regular file"
-    except OSError:
-        return

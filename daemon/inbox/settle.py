@@ -22,12 +22,11 @@ class Settle:
 
     def observe(self, stamps: Mapping[str, Stamp], now: float) -> None:
         """Take in one whole scan; what is not in it is forgotten."""
-        before = self._since
-        self._since = {}
+        before, self._since = self._since, {}
         for path, stamp in stamps.items():
             known = before.get(path)
             self._since[path] = known if known and known[0] == stamp else (stamp, now)
 
     def quiet_s(self, path: str, now: float) -> float:
-        """Tell for how long a scanned file has not changed, in seconds."""
+        """Give the seconds for which a scanned file has not changed."""
         return now - self._since[path][1]

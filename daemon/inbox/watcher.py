@@ -40,7 +40,7 @@ class Watcher:
         self._observer: BaseObserver | None = None
         self._threads: set[threading.Thread] = set()
         self._has_watched = False
-        self._trouble = ""  # why watching does not work, as it was told last
+        self._trouble = ""  # why watching does not work, as logged last
 
     @property
     def is_up(self) -> bool:
@@ -53,7 +53,7 @@ class Watcher:
         )
 
     def ensure(self) -> None:
-        """Start watching, or start anew where one of the threads died; say once why that does not work."""
+        """Start watching, or start again if a thread died; log once why that does not work."""
         if self.is_up:
             return
         self.stop()
@@ -78,7 +78,7 @@ class Watcher:
         self._observer.start()
 
     def stop(self) -> None:
-        """Stop watching, also what was started only in part."""
+        """Stop watching, even if only a part of it was started."""
         if self._observer is not None:
             self._observer.stop()
             if self._observer.is_alive():
@@ -88,5 +88,5 @@ class Watcher:
 
 
 def _threads() -> set[threading.Thread]:
-    """List watchdog's threads: not all that an observer needs are in its reach."""
+    """List watchdog's threads: an observer does not know all that it needs."""
     return {thread for thread in threading.enumerate() if type(thread).__module__.startswith("watchdog.")}

@@ -7,28 +7,29 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from daemon import logs
-from daemon.errors import NotReady, NotTaken
-from daemon.inbox import accept
-from daemon.inbox.budget import Budget
+from daemon import images, logs
+from daemon.errors import Failure, JobError, NotReady, NotTaken
 from daemon.inbox.intake import Inbox, Report, Waiting
 from daemon.inbox.retire import Retirer
+from daemon.inbox.scan import STAGE_S
 from daemon.inbox.watcher import Watcher
-from daemon.job import State
+from daemon.job import State, printable
 from daemon.service import backoff
 from daemon.worker.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from daemon.config import Config
     from daemon.inbox.intake import Look
-    from daemon.job import Drop, Job
+    from daemon.job import Drop, Job, Part
     from daemon.lifeline import Lifeline
     from daemon.sandbox.client import Decoder
     from daemon.sentinel import Sentinel
     from daemon.service.backoff import Backoff
     from daemon.service.status import Situation
+    from daemon.settings import Settings
     from daemon.spool import Spool, StoredJob
     from daemon.worker.outcomes import Outcomes
 
@@ -50,14 +51,7 @@ class _Turn:
 
 
 def accept_drop(drop: Drop, spool: Spool, decoder: Decoder, max_bytes: int, life: Lifeline) -> StoredJob:
-    """Copy a drop, check its pictures, and commit it: from then on a result is owed.
-
-    Args:
-        drop: a complete drop.
-        spool: where it is committed.
-        decoder: the sandbox of its pictures.
-        max_bytes: the size of the largest file taken.
-        life: the lifeline of the calling thread.
+    """Copy a complete drop, check its pictures, and commit it: from then on it survives any crash.
 
     Returns:
         The job: in `queued/`, or, of a faulty drop, in `running/`, for the caller to end.
@@ -70,10 +64,38 @@ def accept_drop(drop: Drop, spool: Spool, decoder: Decoder, max_bytes: int, life
     with spool.draft(drop, max_bytes, life) as draft:
         parts, failure = draft.parts, drop.failure or draft.failure
         if failure is None:
-            parts, failure = accept.examine(drop.settings, parts, draft.inputs, decoder, life)
+            parts, failure = _examined(drop.settings, parts, draft.inputs, decoder, life)
         if failure is not None and drop.doubt_s:
             raise NotTaken(failure.message)
         return spool.commit(replace(draft, parts=parts, failure=failure), versions())
+
+
+def _examined(
+    settings: Settings | None, parts: tuple[Part, ...], inputs: Path, decoder: Decoder, life: Lifeline
+) -> tuple[tuple[Part, ...], Failure | None]:
+    """Decode every copied picture whole, since half a JPEG passes anything less, and fill in its size.
+
+    The failure is that of the first picture that cannot be painted.
+    """
+    sized = []
+    for part in parts:
+        is_picture = part.role != "sidecar" and part.sha256  # one over the cap was not copied
+        try:
+            sized.append(_sized(settings, part, inputs, decoder, life) if is_picture else part)
+        except JobError as error:
+            return parts, replace(error.failure, file=printable(part.name))
+    return tuple(sized), None
+
+
+def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder, life: Lifeline) -> Part:
+    height, width = decoder.size(inputs / part.stored, printable(part.name), life)
+    if part.role != "init":  # which is cropped to the content's shape
+        longest = max(height, width)
+        if settings:  # a style is not made narrower than it may be
+            scales = settings.all_scales(height, width)
+            longest = scales[0 if part.role == "content" else -1].size
+        images.fit(height, width, longest)
+    return replace(part, height_px=height, width_px=width)
 
 
 class IntakeThread:
@@ -111,7 +133,7 @@ class IntakeThread:
         return self._situation.config
 
     def remember(self, unretired: Iterable[Job]) -> None:
-        """Know, before the first turn, what was accepted before this start and may still lie in the inbox."""
+        """Add, before the first turn, the accepted jobs whose originals may still lie in the inbox."""
         for job in unretired:
             self._retirer.remember(job)
             self._announced.add(job.id)
@@ -123,12 +145,18 @@ class IntakeThread:
             self._watch(watcher)
             report = self.turn(time.monotonic())
             self._life.wait(_LEAST_S)  # a copy sends thousands of events; one look for many is enough
-            self._wait_for_news(self._longest_wait_s(report))
+            rescan_s = self._config.inbox.rescan_s
+            if report is None:
+                self._wait_for_news(backoff.PAUSE_S)
+            elif report.due_s is None:
+                self._wait_for_news(rescan_s)
+            else:
+                self._wait_for_news(min(rescan_s, report.due_s + 0.01))
         watcher.stop()
         self._decoder.stop()
 
     def _watch(self, watcher: Watcher) -> None:
-        """Watch the inbox, or do not: the config may change that."""
+        """Start or stop watching the inbox, as the config asks by now."""
         if self._config.inbox.observer != "off":
             watcher.ensure()
             self._situation.is_watcher_up = watcher.is_up
@@ -136,23 +164,15 @@ class IntakeThread:
             watcher.stop()
             self._situation.is_watcher_up = None
 
-    def _longest_wait_s(self, report: Report | None) -> float:
-        if report is None:
-            return backoff.PAUSE_S
-        rescan_s = self._config.inbox.rescan_s
-        return rescan_s if report.due_s is None else min(rescan_s, report.due_s + 0.01)
-
     def _wait_for_news(self, longest_s: float) -> None:
         """Wait for a file event, a reload or the end of the time; answer operators meanwhile."""
         end = time.monotonic() + longest_s
         while not self._life.is_stopping:
             self.answer_operators()
             left = end - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self.wake.is_set():
                 break
             self._life.wait(min(left, _OPERATORS_S), self.wake)
-            if self.wake.is_set():
-                break
         self.wake.clear()  # before the look that answers it
 
     # The inbox
@@ -213,9 +233,9 @@ class IntakeThread:
 
     def _accept_complete(self, drops: Iterable[Drop], turn: _Turn) -> None:
         """Accept one drop after the other, until the time is up or the service stops."""
-        budget = Budget(self._life)
+        end = time.monotonic() + STAGE_S
         for drop in drops:
-            if budget.is_spent:
+            if self._life.is_stopping or time.monotonic() > end:
                 turn.dues.append(0.0)
                 return
             try:
@@ -245,7 +265,7 @@ class IntakeThread:
         if job is None:
             raise NotReady(f"spool: {entry.folder} cannot be read back")
         self.at_rest.clear()
-        # Else it is the very drop again: after an error at the end of its acceptance, or moved by somebody.
+        # Else it is the same drop again: after an error at the end of its acceptance, or moved by somebody.
         if job.id not in self._announced and not entry.was_moved:
             self._announce(job)
         if job.failure is not None and entry.state is State.RUNNING:
@@ -260,9 +280,8 @@ class IntakeThread:
         self._announced.add(job.id)
         self._situation.note_accepted()
         if job.failure is None:
-            log.info(
-                "inbox.accepted", job_id=job.id, name=job.label, files=len(job.parts), sequence=job.sequence
-            )
+            count, number = len(job.parts), job.sequence
+            log.info("inbox.accepted", job_id=job.id, name=job.label, files=count, sequence=number)
         else:
             log.warning("inbox.rejected", job_id=job.id, name=job.label, reason=job.failure.reason.value)
 

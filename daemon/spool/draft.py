@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 from daemon import files
 from daemon.errors import Failure, NotTaken, Reason
 from daemon.job import Part, Stamp, State, job_id, printable
-from daemon.spool.stored_job import JOB, StoredJob
+from daemon.spool.stored_job import StoredJob
 
 if TYPE_CHECKING:
-    from daemon.job import Drop, Job
+    from daemon.job import Drop
     from daemon.lifeline import Lifeline
 
 EXPIRED: Final = "expired"  # ids of jobs that are forgotten, empty files
@@ -36,13 +36,7 @@ class Draft:
 
 
 def copy(drop: Drop, folder: Path, max_bytes: int, life: Lifeline) -> Draft:
-    """Copy every file of a drop and hash it; a file over the cap is left out, and is the failure.
-
-    Args:
-        drop: the files as the scan saw them.
-        folder: does not exist.
-        max_bytes: the size of the largest file taken.
-        life: of the calling thread.
+    """Copy every file of a drop to a new folder and hash it; one over the cap is left out, and is the failure.
 
     Raises:
         NotTaken: a file changed, or the thread should end.
@@ -71,13 +65,9 @@ def _safe_suffix(name: str) -> str:
 
 
 def _too_large(part: Part, max_bytes: int) -> Failure:
-    name = printable(part.name)
-    return Failure(
-        Reason.FILE_TOO_LARGE,
-        f"{name}: {part.size} bytes is more than {max_bytes}",
-        hint="use a smaller file, or raise inbox.max_file_mb",
-        file=name,
-    )
+    name, hint = printable(part.name), "use a smaller file, or raise inbox.max_file_mb"
+    message = f"{name}: {part.size} bytes is more than {max_bytes}"
+    return Failure(Reason.FILE_TOO_LARGE, message, hint=hint, file=name)
 
 
 def _copy_part(part: Part, source: Path, target: Path, max_bytes: int, life: Lifeline) -> str:
@@ -124,20 +114,3 @@ def identify(root: Path, parts: tuple[Part, ...]) -> tuple[str, StoredJob | None
         if not any(job.is_retired and not job.was_moved for job in present):
             return found, present[0]
     raise AssertionError
-
-
-def commit(draft: Draft, job: Job, root: Path) -> StoredJob:
-    """Move a draft to its state with one rename: from then on a result is owed.
-
-    A faulty one goes straight to `running/`, where no claim finds it, for the caller to end.
-
-    Raises:
-        OSError: the disk of the spool does not take it, or does not say that it is durable.
-    """
-    files.write(draft.folder / JOB, job.to_json())
-    files.fsync_folder(draft.inputs)
-    files.fsync_folder(draft.folder)
-    state = State.RUNNING if job.failure else State.QUEUED
-    entry = StoredJob.of(job, state, root)
-    files.move(draft.folder, entry.folder)
-    return entry

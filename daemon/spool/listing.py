@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import TYPE_CHECKING
@@ -15,10 +16,9 @@ if TYPE_CHECKING:
 
 
 class Listing:
-    """The read-only view of a spool."""
+    """The read-only view of a spool, of which nothing needs to be there."""
 
     def __init__(self, root: Path) -> None:
-        """Look at a spool; nothing needs to be there."""
         self.root = root
         self._orders: dict[str, tuple[int, int]] = {}
 
@@ -26,33 +26,36 @@ class Listing:
         """Give the directory of one state."""
         return self.root / state.value
 
-    def entries(self, state: State) -> list[StoredJob]:
-        """List the jobs in one state in the order they are worked off."""
-        return sorted(self._unsorted(state), key=self._order)
-
-    def _unsorted(self, state: State) -> list[StoredJob]:
-        return [StoredJob.at(self.root, state, id_) for id_ in self._ids(state)]
-
-    def _ids(self, state: State) -> list[str]:
-        try:
-            with os.scandir(self.folder(state)) as items:
-                return [item.name for item in items if item.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
-            return []
-
     def ids(self, *states: State) -> list[str]:
         """List the ids of the jobs in some states, or of all jobs, without reading any."""
-        return [id_ for state in states or State for id_ in self._ids(state)]
+        found: list[str] = []
+        for state in states or State:
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.folder(state)) as items:
+                found += [item.name for item in items if item.is_dir(follow_symlinks=False)]
+        return found
 
     def count(self, state: State) -> int:
         """Count the jobs in one state without reading them."""
-        return len(self._ids(state))
+        return len(self.ids(state))
+
+    def all_entries(self, *states: State) -> Iterator[StoredJob]:
+        """List every job in some states, or of all states, in no order."""
+        for state in states or State:
+            yield from [StoredJob.at(self.root, state, id_) for id_ in self.ids(state)]
+
+    def entries(self, state: State) -> list[StoredJob]:
+        """List the jobs in one state in the order in which they are to be run."""
+        return sorted(self.all_entries(state), key=self._order)
+
+    def oldest(self, state: State) -> StoredJob | None:
+        """Find the job in one state that was accepted first."""
+        return min(self.all_entries(state), key=lambda entry: self._order(entry)[1], default=None)
 
     def _order(self, entry: StoredJob) -> tuple[int, int]:
         """Higher priority first, then first come, first served.
 
-        job.json never changes, so it is looked into once, and for these two numbers only: thousands of jobs are
-        listed before one of them is needed whole.
+        job.json never changes, so it is read once, and for these two numbers only: thousands of jobs are listed
+        before one of them is needed whole.
         """
         order = self._orders.get(entry.id)
         if order is None:
@@ -64,16 +67,6 @@ class Listing:
                 return (0, 0)
             self._orders[entry.id] = order  # which another thread may forget this instant
         return order
-
-    def oldest(self, state: State) -> StoredJob | None:
-        """Find the job in one state that was accepted first."""
-        found = self._unsorted(state)
-        return min(found, key=lambda entry: self._order(entry)[1], default=None)
-
-    def all_entries(self) -> Iterator[StoredJob]:
-        """List every job of every state, in no order."""
-        for state in State:
-            yield from self._unsorted(state)
 
     def find(self, prefix: str) -> list[StoredJob]:
         """Find jobs by an id's beginning, or by the name of their outbox entry."""

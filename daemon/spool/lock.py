@@ -44,7 +44,7 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def is_locked(root: Path) -> bool:
-    """Tell whether a daemon works on a spool now."""
+    """Whether a daemon works on a spool now."""
     try:
         fd = os.open(root / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

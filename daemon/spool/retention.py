@@ -19,19 +19,10 @@ if TYPE_CHECKING:
 
 
 def expire(root: Path, entries: Iterable[StoredJob], now: datetime, age: timedelta) -> list[StoredJob]:
-    """Forget the jobs that ended longer ago than `age`, with their inputs.
+    """Remove, and return, those of the jobs that ended longer ago than `age`, with their inputs.
 
     Jobs whose originals may still lie in the inbox stay, or those would be taken for a new drop; so do jobs
     whose record cannot be read. Of the others the id is remembered, since their outbox entries may be there.
-
-    Args:
-        root: the spool.
-        entries: the jobs of one state.
-        now: the present.
-        age: the time for which ended jobs are kept.
-
-    Returns:
-        The jobs that are gone.
     """
     gone = []
     for entry in entries:
@@ -40,15 +31,11 @@ def expire(root: Path, entries: Iterable[StoredJob], now: datetime, age: timedel
             # Beyond a year too long it is the clock that is wrong.
             if not entry.is_retired or not age <= elapsed < age + timedelta(days=366) or entry.job is None:
                 continue
-            _remember(root, entry)
+            with contextlib.suppress(FileExistsError):
+                # A second name for the job's own marker: a full disk has no inode for a new file.
+                (root / EXPIRED / entry.id).hardlink_to(entry.folder / RETIRED)
             doomed = root / "tmp" / f"expired-{entry.id}"  # out of sight at once; recovery removes what is left
             entry.folder.rename(doomed)
             files.remove_tree(doomed)
             gone.append(entry)
     return gone
-
-
-def _remember(root: Path, entry: StoredJob) -> None:
-    """Give the job's own marker a second name, since a full disk has no inode for a new file."""
-    with contextlib.suppress(FileExistsError):
-        (root / EXPIRED / entry.id).hardlink_to(entry.folder / RETIRED)

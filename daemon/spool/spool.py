@@ -13,9 +13,9 @@ from daemon import clock, files
 from daemon.errors import NotReady
 from daemon.job import Job, State
 from daemon.spool import lock, recovery, retention
-from daemon.spool.draft import EXPIRED, commit, copy, identify
+from daemon.spool.draft import EXPIRED, copy, identify
 from daemon.spool.listing import Listing
-from daemon.spool.stored_job import ATTEMPTS, CANCEL, FACTS, FAILURE, RETIRED, Claim, StoredJob
+from daemon.spool.stored_job import ATTEMPTS, CANCEL, FACTS, FAILURE, JOB, RETIRED, Claim, StoredJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,19 +30,17 @@ if TYPE_CHECKING:
     from daemon.spool.recovery import Recovery
 
 _ENTRIES_A_JOB: Final = 16  # files and folders that accepting one takes
-_ASKED: Final = "asked"  # grows when an operator asks for something
 
 
 class Spool(Listing):
     """The daemon's own directory tree on a local disk."""
 
     def __init__(self, root: Path, now: Callable[[], datetime] = clock.utc) -> None:
-        """Look at a spool; nothing is created before `prepare`."""
+        """Create nothing before `prepare`."""
         super().__init__(root)
         self._clock = now
         self._tmp = root / "tmp"
         self._next_sequence = 1
-        self._seen = -1  # the asking that was answered
         self._claiming = threading.Lock()  # each engine claims from a thread of its own
 
     def prepare(self) -> None:
@@ -59,11 +57,11 @@ class Spool(Listing):
             raise NotReady(f"spool {self.root}: {error.strerror}") from error
 
     def locked(self) -> AbstractContextManager[None]:
-        """Be the only daemon of this spool; see `lock.locked`."""
+        """Be the only daemon of this spool, else raise NotReady."""
         return lock.locked(self.root)
 
     def is_locked(self) -> bool:
-        """Tell whether a daemon works on this spool now."""
+        """Whether a daemon works on this spool now."""
         return lock.is_locked(self.root)
 
     # Accepting
@@ -71,11 +69,6 @@ class Spool(Listing):
     @contextlib.contextmanager
     def draft(self, drop: Drop, max_bytes: int, life: Lifeline) -> Iterator[Draft]:
         """Copy a drop, to be committed; what is not committed in the end is removed.
-
-        Args:
-            drop: the files as the scan saw them.
-            max_bytes: the size of the largest file taken.
-            life: of the calling thread.
 
         Raises:
             NotReady: the spool's disk has no room for it.
@@ -92,18 +85,14 @@ class Spool(Listing):
             files.remove_tree(folder)
 
     def commit(self, draft: Draft, versions: dict[str, str]) -> StoredJob:
-        """Make a job of a draft. From the return on, the daemon owes a result.
+        """Make a job of a draft with one rename: from then on it survives any crash.
 
         A faulty one is taken too, with its failure on record; it goes straight to `running/`, where no claim
         finds it, for the caller to end. A drop that was committed before, with an error after the rename, gives
         the same job again, wherever it lies by now.
 
-        Args:
-            draft: the copy, in the `draft` context.
-            versions: the versions of the programs, for the record.
-
         Raises:
-            OSError: the spool's disk does not take it.
+            OSError: the spool's disk does not take it, or does not say that it is durable.
         """
         id_, known = identify(self.root, draft.parts)
         if known is not None:
@@ -122,7 +111,11 @@ class Spool(Listing):
             failure=draft.failure,
             versions=versions,
         )
-        entry = commit(draft, job, self.root)
+        files.write(draft.folder / JOB, job.to_json())
+        files.fsync_folder(draft.inputs)
+        files.fsync_folder(draft.folder)
+        entry = StoredJob.of(job, State.RUNNING if job.failure else State.QUEUED, self.root)
+        files.move(draft.folder, entry.folder)
         self._next_sequence += 1
         return entry
 
@@ -162,7 +155,7 @@ class Spool(Listing):
         return Claim(self._taken(entry), job, attempt, progress)
 
     def keep_facts(self, entry: StoredJob, facts: dict[str, Any]) -> None:
-        """Keep what `job.completed` shall say, in case that the publication has to wait for another run."""
+        """Keep the keys of `job.completed`, in case the publication has to wait for another run."""
         files.replace(entry.folder / FACTS, json.dumps(facts).encode("ascii"))
 
     def complete(self, claim: Claim) -> StoredJob:
@@ -181,30 +174,17 @@ class Spool(Listing):
     def take_cancelled(self) -> Iterator[StoredJob]:
         """Take every queued or held job that an operator cancelled, for the caller to end.
 
-        The jobs are looked through only after somebody asked for something. A running one is left to whoever
-        runs it. A queued one whose failure is on record was taken before and could not be ended; the worker
-        ends it when its turn comes.
+        A running one is left to whoever runs it. A queued one whose failure is on record was taken before and
+        could not be ended; the worker ends it when its turn comes.
         """
-        asked = self._last_asked()
-        if asked == self._seen:
-            return
-        self._seen = asked  # before the look: what `requeue` says meanwhile, in another thread, must stand
-        try:
-            for state in (State.QUEUED, State.HELD):
-                for entry in self._unsorted(state):
-                    if entry.is_cancelled and entry.job and not (state is State.QUEUED and entry.failure):
-                        with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
-                            yield self._taken(entry)
-        except BaseException:
-            self._seen = -1
-            raise
-
-    def _last_asked(self) -> int:
-        """Tell one asking from another; 0 before the first of a run."""
-        try:
-            return (self.root / _ASKED).stat().st_size
-        except FileNotFoundError:
-            return 0
+        for state in (State.QUEUED, State.HELD):
+            for id_ in self.ids(state):
+                if not os.path.exists(f"{self.root}/{state.value}/{id_}/{CANCEL}"):  # noqa: PTH110 - faster
+                    continue
+                entry = StoredJob.at(self.root, state, id_)
+                if entry.job and not (state is State.QUEUED and entry.failure):
+                    with contextlib.suppress(FileNotFoundError):  # claimed this instant: the worker sees it
+                        yield self._taken(entry)
 
     def note_failure(self, entry: StoredJob, failure: Failure) -> None:
         """Write down why a job fails, before its failure is published and it moves."""
@@ -223,33 +203,25 @@ class Spool(Listing):
     def requeue(self, entry: StoredJob, event: str, reason: str) -> StoredJob:
         """Put a running job back, with what it had ready for the outbox.
 
-        Args:
-            entry: the job.
-            event: `crashed` uses an attempt, `interrupted` and `exhausted` (out of memory) do not.
-            reason: the cause, for the record.
+        Of the events, `crashed` uses an attempt; `interrupted` and `exhausted` (out of memory) do not.
         """
         self._note(entry, event, reason=reason)
-        queued = self._ended(entry, State.QUEUED)
-        self._seen = -1  # it may carry a cancel that was passed over until it was moved
-        return queued
+        return self._ended(entry, State.QUEUED)
 
     # Operators' verbs
 
     def hold(self, entry: StoredJob) -> StoredJob:
         """Keep a queued job from being started."""
         self._note(entry, "held")
-        held = self._moved(entry, State.HELD)
-        if held.is_cancelled:  # `take_cancelled` may have passed it over in the queue
-            self._ask(held)
-        return held
+        return self._moved(entry, State.HELD)
 
     def release(self, entry: StoredJob) -> StoredJob:
-        """Let a held job be started."""
+        """Put a held job back into the queue."""
         self._note(entry, "released")
         return self._moved(entry, State.QUEUED)
 
     def retry(self, entry: StoredJob) -> StoredJob:
-        """Queue a failed job again, with its attempts counted afresh."""
+        """Queue a failed job again, with no attempt counted."""
         self._record(entry, "retried")
         (entry.folder / FAILURE).unlink(missing_ok=True)
         (entry.folder / CANCEL).unlink(missing_ok=True)
@@ -259,10 +231,6 @@ class Spool(Listing):
     def ask_cancel(self, entry: StoredJob) -> None:
         """Ask whoever works on the spool to end a job."""
         files.append_line(entry.folder / CANCEL, self._now())
-        self._ask(entry)
-
-    def _ask(self, entry: StoredJob) -> None:
-        files.append_line(self.root / _ASKED, entry.id)  # longer each time, whoever else asks
 
     # Retiring originals
 
@@ -271,12 +239,7 @@ class Spool(Listing):
         return [entry for entry in self.all_entries() if not entry.is_retired and entry.job]
 
     def set_retired(self, id: str, *, was_removed: bool = True) -> None:  # noqa: A002 - what it is
-        """Remember that a job's originals are dealt with, wherever the job lies by now.
-
-        Args:
-            id: of the job.
-            was_removed: False where they were found gone.
-        """
+        """Record, wherever a job lies by now, that its originals were removed or else found gone."""
         for state in (*State, *State):  # twice: it may move from a state not yet looked at to one that was
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
@@ -288,7 +251,7 @@ class Spool(Listing):
 
     def expire(self, state: State, age: timedelta) -> list[StoredJob]:
         """Forget the jobs of one state that ended longer ago than `age`; see `retention.expire`."""
-        gone = retention.expire(self.root, self._unsorted(state), self._clock(), age)
+        gone = retention.expire(self.root, self.all_entries(state), self._clock(), age)
         for entry in gone:
             self._orders.pop(entry.id, None)
         return gone
@@ -296,8 +259,11 @@ class Spool(Listing):
     # Recovery
 
     def recover(self, is_published: Callable[[Job], bool]) -> Recovery:
-        """Bring the tree to rest after any end of the last run; see `recovery.recover`. Needs the lock."""
-        for leftover in (*self._tmp.iterdir(), self.root / _ASKED):
+        """Bring the spool, which must be locked, to rest after any end of the last run.
+
+        `is_published` says whether the result of a job already lies whole in the outbox.
+        """
+        for leftover in self._tmp.iterdir():
             files.remove_tree(leftover)
         done = recovery.recover(self, is_published)
         self._next_sequence = max((self._order(entry)[1] for entry in self.all_entries()), default=0) + 1
@@ -308,15 +274,15 @@ class Spool(Listing):
     def _taken(self, entry: StoredJob) -> StoredJob:
         """Move a job to `running/` without fsync.
 
-        A failing fsync after the rename would leave a job in `running/` that nobody owns. After a power cut the
-        job is simply still queued.
+        A failing fsync after the rename would leave a job in `running/` that nobody works on. After a power cut
+        the job is simply still queued.
         """
         taken = StoredJob.at(self.root, State.RUNNING, entry.id)
         entry.folder.rename(taken.folder)
         return taken
 
     def _moved(self, entry: StoredJob, state: State) -> StoredJob:
-        """Move a job; done twice it is done once, so that an ending can be tried again.
+        """Move a job, or find it moved already: an ending can be tried again.
 
         Raises:
             FileNotFoundError: another process moved it elsewhere first.
@@ -330,13 +296,13 @@ class Spool(Listing):
         return moved
 
     def _ended(self, entry: StoredJob, state: State) -> StoredJob:
-        """Move a job out of `running/`; where it is in neither place by now, an operator took it on already."""
+        """Move a job out of `running/`; if it is in neither place by now, an operator moved it on already."""
         with contextlib.suppress(FileNotFoundError):
             return self._moved(entry, state)
         return StoredJob.at(self.root, state, entry.id)
 
     def _note(self, entry: StoredJob, event: str, **facts: Any) -> None:
-        """Record what is good to know but must not stop an ending: a rename needs no space, a record does."""
+        """Record what is useful but must not stop an ending: a rename needs no space, a record does."""
         with contextlib.suppress(OSError):
             self._record(entry, event, **facts)
 

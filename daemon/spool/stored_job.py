@@ -35,7 +35,7 @@ class StoredJob:
 
     @classmethod
     def at(cls, root: Path, state: State, id: str) -> StoredJob:  # noqa: A002 - the field's name
-        """Find the place of a job in a spool, whether it is there or not."""
+        """Give the place of a job in a spool, whether it is there or not."""
         return cls(state, id, root / state.value / id)
 
     @classmethod
@@ -65,7 +65,7 @@ class StoredJob:
 
     @property
     def out(self) -> Path:
-        """What is to be published."""
+        """The folder of what is to be published."""
         return self.folder / "out"
 
     @property
@@ -75,7 +75,7 @@ class StoredJob:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the engine keeps the state of the painting."""
+        """The folder of the engine's checkpoints."""
         return self.folder / "ckpt"
 
     @property

@@ -27,6 +27,7 @@ MAX_MB = 200
 STATUS_S = 0.5
 STARTS = 1.5  # or so many times what a command takes that only reads the config, on a slow machine
 TRIES = 25  # the machine may have other things to do
+PAIRS = [pytest.param(1000, marks=pytest.mark.nightly), pytest.param(10_000, marks=pytest.mark.slow)]
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_files_dropped_while_it_was_stopped_are_all_found_within_one_rescan(
     _assert_small_and_quick(live, f"{files} files waiting")
 
 
-@pytest.mark.parametrize("pairs", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pairs", PAIRS)
 @pytest.mark.timeout(1200)
 def test_a_start_on_a_full_inbox_stays_small_and_quick(pairs: int, make_live: Callable[..., Live]) -> None:
     """With a thousand pairs and more in the inbox at the start, the parent stays small and `status` quick."""
@@ -118,7 +119,7 @@ def test_a_start_on_a_full_inbox_stays_small_and_quick(pairs: int, make_live: Ca
     assert document["waiting_count"] == files
 
 
-@pytest.mark.parametrize("pairs", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pairs", PAIRS)
 @pytest.mark.timeout(1200)
 def test_a_start_on_a_full_spool_stays_small_and_quick(
     pairs: int, in_memory: Path, make_live: Callable[..., Live]

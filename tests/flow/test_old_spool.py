@@ -72,7 +72,7 @@ def test_a_failure_of_an_old_spool_can_be_tried_again(tree: Tree) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_real_engine_takes_an_old_checkpoint_or_begins_anew(make_live: Callable[..., Live]) -> None:
+def test_the_real_engine_takes_an_old_checkpoint_or_starts_over(make_live: Callable[..., Live]) -> None:
     """The running job has all its iterations in the end, by the real engine; nothing is an error."""
     live = make_live(engine={"device": "cpu", "precision": "float32"})
     _unpack(live.tree)

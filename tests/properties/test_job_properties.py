@@ -76,7 +76,7 @@ def test_ids_tell_drops_apart(one: list[Part], other: list[Part]) -> None:
 
 
 @given(st.binary() | PLAIN.map(lambda data: json.dumps(data).encode()))
-def test_what_is_no_job_is_told_by_three_errors(text: bytes) -> None:
+def test_what_is_no_job_raises_one_of_three_errors(text: bytes) -> None:
     """Only ValueError, KeyError and TypeError leave from_json()."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         Job.from_json(text)

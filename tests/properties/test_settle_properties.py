@@ -316,13 +316,12 @@ class Writers(RuleBasedStateMachine):
     def look_until_all_is_quiet(
         self, meddling: tuple[str, int, int] | None, *, is_complete: bool, writes: bool
     ) -> None:
-        """Look, let all settle, and look again; perhaps somebody meddles amid the copy.
+        """Look, let all settle, and look again; perhaps somebody meddles during the copy.
 
         Args:
-            is_complete: what is missing is put there before.
-            writes: those who write go on in the middle of it.
-            meddling: with which file, after how many reads, and how: by a write in place, by another file, by
-                removing it.
+            meddling: file, number of reads before it, and kind: a write in place, another file, or a removal.
+            is_complete: whether missing files are put there first.
+            writes: whether writers go on in the middle of it.
         """
         if is_complete:
             self._put_what_is_missing()
@@ -345,11 +344,11 @@ class Writers(RuleBasedStateMachine):
         entry = Spool.commit(self.spool, draft, versions)
         assert entry.job
         for part in entry.job.parts:
-            self._judge(part.name, entry.input(part).read_bytes(), self.before[part.name])
+            self._check(part.name, entry.input(part).read_bytes(), self.before[part.name])
         self.accepted += 1
         return entry
 
-    def _judge(self, name: str, taken: bytes, before: bytes | None) -> None:
+    def _check(self, name: str, taken: bytes, before: bytes | None) -> None:
         """See that what was taken is what lay there whole, and that nobody was about to change it."""
         original = self.originals[name]
         assert taken == before, f"{name}: what was taken is not what lay there"
@@ -358,10 +357,10 @@ class Writers(RuleBasedStateMachine):
             assert quiet_s >= SETTLE_S, f"{name} changed {quiet_s} s ago"
             original.content = original.stamp = None
             original.writer = None  # somebody who has slept for so long writes on into nothing
-        # else somebody put another file in its place amid the copy, which stays
+        # else somebody put another file in its place during the copy, which stays
 
     def _meddle(self) -> None:
-        """Change a file amid the copy of it or of another one."""
+        """Change a file during the copy of it or of another one."""
         if not self.meddling:
             return
         name, after, how = self.meddling.pop()
@@ -393,19 +392,15 @@ class Writers(RuleBasedStateMachine):
         return any(part.sha256 == wanted for job in jobs for part in job.parts)
 
 
-def _run(examples: int, steps: int) -> None:
-    run_state_machine_as_test(
-        Writers, settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None)
-    )
-
-
-def test_what_is_taken_is_quiet_and_whole() -> None:
+@pytest.mark.parametrize(
+    ("examples", "steps"),
+    [
+        (30, 50),
+        pytest.param(150, 50, marks=pytest.mark.nightly),
+        pytest.param(5000, 80, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_what_is_taken_is_quiet_and_whole(examples: int, steps: int) -> None:
     """Whatever the habits of those who write, a drop is copied whole, once it was quiet, or stays."""
-    _run(150, 50)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_what_is_taken_is_quiet_and_whole_for_long() -> None:
-    """The same, over more and longer stories."""
-    _run(5000, 80)
+    options = settings(max_examples=examples, stateful_step_count=steps, deadline=None)
+    run_state_machine_as_test(Writers, settings=options)

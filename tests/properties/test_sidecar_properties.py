@@ -170,7 +170,7 @@ def test_no_bytes_make_it_raise(data: bytes) -> None:
 
 @given(SIDECARS | ANYTHING, SIDECARS)
 def test_no_data_makes_it_raise(raw: Any, house: dict[str, Any]) -> None:
-    """Plain data of any shape is settings or faults, and all that is told of it can be logged and recorded."""
+    """Plain data of any shape is settings or faults, and all that is reported can be logged and recorded."""
     read = sidecar.read(raw, "s.yaml", house)
 
     assert (read.settings is None) == bool(read.faults)
@@ -183,14 +183,14 @@ def test_no_data_makes_it_raise(raw: Any, house: dict[str, Any]) -> None:
 
 @given(SIDECARS)
 def test_names_never_lead_out_of_the_folder(raw: dict[str, Any]) -> None:
-    """Whatever names are told, of a good or of a faulty sidecar, none is a path."""
+    """No name in a good or a faulty sidecar is a path."""
     for name in sidecar.read(raw, "s.yaml").names:
         assert not set(name) & set("/\\\0")
         assert name not in {"", ".", ".."}
 
 
 @given(NAMES, NAMES, NAMES)
-def test_a_path_is_told_with_its_reason(content: str, style: str, init: str) -> None:
+def test_a_path_is_reported_with_its_reason(content: str, style: str, init: str) -> None:
     """Exactly the names with a separator or dots alone count as paths."""
     read = sidecar.read({"content": content, "style": style, "init": init}, "s.yaml")
 

@@ -110,9 +110,7 @@ class SpoolMachine(RuleBasedStateMachine):
     # Accepting
 
     def _accept(self, drop: Drop, *, believes: bool = True) -> StoredJob:
-        return accept(
-            self.spool, drop, believes=believes, max_bytes=100, decoder=SimpleNamespace(size=_size)
-        )
+        return accept(self.spool, drop, believes=believes, max_bytes=100, decoder=SimpleNamespace(size=_size))
 
     def _drop(self, priority: int, content: bytes) -> Drop:
         """Make two files and say what they ask for."""
@@ -191,7 +189,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @where(State.QUEUED)
     @rule(
         paints=st.booleans(),
-        end=st.sampled_from(["interrupted", "crashed", "exhausted", "died", "died amid a record"]),
+        end=st.sampled_from(["interrupted", "crashed", "exhausted", "died", "died during a record"]),
     )
     def work_in_vain(self, end: str, *, paints: bool) -> None:
         """Take the first of the queue, come further or not, and end without a result."""
@@ -348,7 +346,7 @@ class SpoolMachine(RuleBasedStateMachine):
     # Death
 
     @rule(is_torn=st.booleans())
-    def die_and_start_anew(self, *, is_torn: bool) -> None:
+    def die_and_restart(self, *, is_torn: bool) -> None:
         """Recover from a death, with half a draft and perhaps half a line left behind."""
         self._die(is_torn=is_torn)
 
@@ -424,10 +422,10 @@ class SpoolMachine(RuleBasedStateMachine):
             assert not self._entry(id_).checkpoints.exists()
 
     @invariant()
-    def the_unretired_are_told(self) -> None:
-        """A new start hears of every job whose originals may still be in the inbox."""
-        told = {entry.id for entry in self.spool.unretired()}
-        assert told == {id_ for id_, known in self.jobs.items() if not known.is_retired}
+    def the_unretired_are_listed(self) -> None:
+        """A new start lists every job whose originals may still be in the inbox."""
+        found = {entry.id for entry in self.spool.unretired()}
+        assert found == {id_ for id_, known in self.jobs.items() if not known.is_retired}
 
 
 def _size(path: Path, name: str, _life: Lifeline) -> tuple[int, int]:
@@ -436,21 +434,18 @@ def _size(path: Path, name: str, _life: Lifeline) -> tuple[int, int]:
     return 8, 8
 
 
-def _run(examples: int, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("examples", "steps"),
+    [
+        (25, 40),
+        pytest.param(100, 40, marks=pytest.mark.nightly),
+        pytest.param(4000, 60, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_the_spool_agrees_with_its_model(examples: int, steps: int) -> None:
+    """After any steps of users, operators, worker and death, every job is where and what the model says."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
     options = settings(
         max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=slow
     )
     run_state_machine_as_test(SpoolMachine, settings=options)
-
-
-def test_the_spool_agrees_with_its_model() -> None:
-    """After any steps of users, operators, worker and death, every job is where and what the model says."""
-    _run(100, 40)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_the_spool_agrees_with_its_model_for_long() -> None:
-    """The same, over more and longer stories."""
-    _run(4000, 60)

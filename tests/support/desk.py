@@ -103,7 +103,7 @@ class Desk:
         sentinel = Sentinel(config.folders.inbox, "inbox", config.folders.spool / "met-inbox")
         sentinel.establish()
         self.pauses = _Pauses()
-        outcomes: Any = SimpleNamespace(fail_now=lambda _entry, _failure: True, end_cancelled=lambda: True)
+        outcomes: Any = SimpleNamespace(fail_now=lambda *_: True, end_cancelled=lambda _life: True)
         backoff: Any = self.pauses
         self.intake = IntakeThread(
             *(self.spool, self._decoder, sentinel, Situation(config)),

@@ -25,7 +25,7 @@ def members(group: Group) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["a.yaml", "a.yml", "A.YAML", "a.b.Yml"])
-def test_sidecars_are_told_by_their_suffix(name: str) -> None:
+def test_sidecars_are_recognized_by_their_suffix(name: str) -> None:
     """Either suffix counts, in any case."""
     assert pairing.is_sidecar(name)
 

@@ -57,7 +57,7 @@ def test_unchanged_originals_go(tmp_path: Path, drop: dict[str, Path]) -> None:
 
 
 def test_the_sidecar_goes_first(tmp_path: Path, drop: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trigger is the first to go, so that a cut between two removals leaves no drop that asks anew."""
+    """The trigger is removed first, so that a crash after it leaves no drop that is accepted again."""
     gone, real = [], os.rename
 
     def rename(name: str, *others: Any, **options: Any) -> None:
@@ -71,7 +71,7 @@ def test_the_sidecar_goes_first(tmp_path: Path, drop: dict[str, Path], monkeypat
 
 @pytest.mark.parametrize("role", ["content", "style", "sidecar"])
 def test_a_file_that_changed_is_left(role: str, tmp_path: Path, drop: dict[str, Path]) -> None:
-    """A file written anew under its name is a new drop's, and stays."""
+    """A newer file of the same name belongs to a new drop, and stays."""
     job = _job(drop)
     drop[role].write_text("something newer")
     assert _retire(tmp_path, job) == {}
@@ -117,7 +117,7 @@ def test_a_library_picture_is_not_touched(tmp_path: Path, drop: dict[str, Path])
     assert list(tmp_path.iterdir()) == [drop["style"]]
 
 
-def test_what_cannot_be_removed_is_told(
+def test_what_cannot_be_removed_is_reported(
     tmp_path: Path, drop: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An original that cannot be set aside remains, with the system's reason; the others go."""
@@ -174,7 +174,7 @@ def test_retiring_twice_is_retiring_once(tmp_path: Path, drop: dict[str, Path]) 
 def test_a_disk_that_does_not_remove_shows_the_file_again(
     tmp_path: Path, drop: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that was set aside and cannot be removed has its own name again, and the reason is told."""
+    """A file that was set aside and cannot be removed has its own name again, and the reason is reported."""
     real = os.unlink
 
     def unlink(path: Any, **options: Any) -> None:

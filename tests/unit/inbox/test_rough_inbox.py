@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from support.trees import save
 
 from daemon import files
 from daemon.errors import NotReady
-from daemon.inbox import budget
 from daemon.inbox.intake import DOUBT_FACTOR
+from daemon.service import intake_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -282,8 +283,8 @@ def test_a_turn_ends_when_its_time_is_up(desk: Desk, monkeypatch: pytest.MonkeyP
         desk.tree.drop(f"p{number}")
     desk.turn()
     # a minute on the clock for every drop that was offered
-    clock = SimpleNamespace(monotonic=lambda: 60.0 * len(desk.spool.offered))
-    monkeypatch.setattr(budget, "time", clock)
+    clock = SimpleNamespace(monotonic=lambda: 60.0 * len(desk.spool.offered), time=time.time)
+    monkeypatch.setattr(intake_thread, "time", clock)
     assert stems(desk.turn(SETTLE_S)) == ["p1"]
     assert desk.report
     assert not desk.report.is_at_rest
@@ -320,14 +321,14 @@ def test_an_original_that_cannot_be_removed_is_hashed_once_a_rescan(
     assert desk.tree.left() == []
 
 
-def test_a_retirement_that_cannot_be_recorded_is_told_again(
+def test_a_retirement_that_cannot_be_recorded_is_recorded_later(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the spool does not take the note that a job is retired, the next turn hands it in again."""
-    told: list[str] = []
+    """While the spool refuses the record that a job is retired, each turn tries again to write it."""
+    refused: list[str] = []
 
     def refuse(id_: str, **_options: Any) -> None:
-        told.append(id_)
+        refused.append(id_)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     desk.tree.drop("sea")
@@ -338,7 +339,7 @@ def test_a_retirement_that_cannot_be_recorded_is_told_again(
             with pytest.raises(OSError, match="No space left"):
                 desk.turn(SETTLE_S)
     (entry,) = desk.spool.all_entries()
-    assert told == [entry.id, entry.id]
+    assert refused == [entry.id, entry.id]
     assert not entry.is_retired
     desk.turn()
     assert entry.is_retired

@@ -32,7 +32,7 @@ def test_a_file_is_quiet_since_it_was_first_seen() -> None:
     ],
     ids=["device", "inode", "size", "newer", "older", "before 1970"],
 )
-def test_any_change_starts_the_clock_anew(changed: Stamp) -> None:
+def test_any_change_restarts_the_clock(changed: Stamp) -> None:
     """Another inode, size or time, be it earlier, is a change; the other files' clocks run on."""
     settle = Settle()
     settle.observe({"a": STAMP, "b": STAMP}, 0.0)
@@ -53,7 +53,7 @@ def test_a_change_back_is_a_change() -> None:
 
 
 def test_a_file_that_was_away_is_new() -> None:
-    """A file missing from one scan is forgotten, and starts anew when it returns."""
+    """A file missing from one scan is forgotten, and counts from zero when it returns."""
     settle = Settle()
     settle.observe({"a": STAMP}, 0.0)
     settle.observe({}, 1.0)

@@ -73,7 +73,7 @@ def _is_calm(wake: threading.Event) -> bool:
     return not wake.wait(0.2)
 
 
-def test_a_folder_made_anew_is_watched_anew(tmp_path: Path, watcher: Watcher, wake: threading.Event) -> None:
+def test_a_folder_made_again_is_watched_again(tmp_path: Path, watcher: Watcher, wake: threading.Event) -> None:
     """A folder removed and made again kills watchdog's emitter; the next `ensure` watches again."""
     shutil.rmtree(tmp_path / "inbox")
     wait_for(lambda: not watcher.is_up, "the emitter to die")
@@ -107,7 +107,7 @@ def test_inotifys_limits_are_not_fatal(
 
 
 @pytest.mark.parametrize("place", ["the instance", "the watch", "the thread"])
-def test_what_lacks_is_told_once_and_leaves_nothing_behind(
+def test_a_refused_resource_is_logged_once_and_leaves_nothing_behind(
     place: str, tmp_path: Path, wake: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is tried in vain: one warning for one reason, and no thread or descriptor more."""
@@ -141,7 +141,7 @@ def test_what_lacks_is_told_once_and_leaves_nothing_behind(
     watcher.stop()
 
 
-def test_another_reason_is_told_and_so_is_the_same_after_a_success(
+def test_another_reason_is_logged_and_so_is_the_same_after_a_success(
     tmp_path: Path, wake: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A warning is left out only where the one before it said the same."""
@@ -215,7 +215,7 @@ def test_many_folders_made_while_it_stops_end_no_thread_loudly(
     assert threading.active_count() == before
 
 
-def test_a_service_notices_drops_in_an_inbox_made_anew(
+def test_a_service_notices_drops_in_an_inbox_made_again(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An inbox removed and made again, sentinel and all, pauses the service, is watched again, and works."""

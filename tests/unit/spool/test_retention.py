@@ -129,7 +129,7 @@ def test_what_is_not_ended_is_never_forgotten(spool: Spool, now: Now) -> None:
     assert sorted(spool.ids()) == sorted([running.id, held.id, queued.id])
 
 
-def test_a_second_ending_counts_afresh(spool: Spool, now: Now) -> None:
+def test_the_age_counts_from_the_last_ending(spool: Spool, now: Now) -> None:
     """A job that failed, was retried and failed again is as old as its last ending."""
     failed = _ended(spool, "sea", State.FAILED)
     now.pass_(29 * DAY)
@@ -189,7 +189,7 @@ def test_a_retry_in_that_instant_wins(spool: Spool, now: Now, monkeypatch: pytes
 
 
 def test_a_retry_of_what_was_just_forgotten_fails_and_makes_nothing(spool: Spool, now: Now) -> None:
-    """An operator who comes too late hears of it; no half job appears."""
+    """An operator who comes too late gets an error; no half job appears."""
     failed = _ended(spool, "sea", State.FAILED)
     now.pass_(31 * DAY)
     spool.expire(State.FAILED, 30 * DAY)
@@ -198,7 +198,7 @@ def test_a_retry_of_what_was_just_forgotten_fails_and_makes_nothing(spool: Spool
     assert spool.ids() == []
 
 
-def test_a_crash_amid_the_removal_leaves_only_what_recovery_removes(
+def test_a_crash_during_the_removal_leaves_only_what_recovery_removes(
     spool: Spool, now: Now, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half removed, the job is in tmp/ and in no state; the next start removes the rest."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ import pytest
 from support.desk import accept
 from support.trees import save
 
-from daemon import files
 from daemon.errors import Failure, NotReady, NotTaken, Reason
 from daemon.job import Drop, Part, Stamp, State
 from daemon.settings import Settings
@@ -162,7 +160,7 @@ def _claim(spool: Spool, tmp_path: Path, stem: str) -> object:
     ],
 )
 def test_attempts_that_count(events: str, used: int, spool: Spool, tmp_path: Path) -> None:
-    """Starts count unless a stop or the surroundings ended them, and a retry counts afresh."""
+    """Starts count unless a stop or the environment ended them; a retry counts again from zero."""
     entry = accept(spool, _drop(tmp_path / "in"))
     lines = [json.dumps({"event": event}) for event in events.split()]
     (entry.folder / "attempts.jsonl").write_text("\n".join(lines) + '\n{"event": "sta')
@@ -178,7 +176,7 @@ def test_a_requeued_job_keeps_what_it_painted(spool: Spool, tmp_path: Path) -> N
 
 
 def test_a_completed_job_is_not_kept_twice(spool: Spool, tmp_path: Path) -> None:
-    """Done keeps the inputs and lets go of the result, which lies in the outbox."""
+    """A done job keeps its inputs, not the result, which lies in the outbox."""
     accept(spool, _drop(tmp_path / "in"))
     claim = spool.claim()
     assert claim
@@ -214,7 +212,7 @@ def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_
 
 
 def test_a_cancelled_job_whose_end_did_not_get_through_is_the_workers(spool: Spool, tmp_path: Path) -> None:
-    """Put back with its failure on record it is not handed out again: else each second would write anew."""
+    """Put back with its failure on record it is not handed out again: else each second would write again."""
     spool.ask_cancel(accept(spool, _drop(tmp_path / "in")))
     (taken,) = spool.take_cancelled()
     spool.note_failure(taken, Failure(Reason.CANCELLED, "cancelled"))
@@ -232,63 +230,18 @@ def test_a_cancelled_job_that_was_passed_over_is_taken_once_it_is_held(spool: Sp
     assert [taken.id for taken in spool.take_cancelled()] == [entry.id]
 
 
-def _cancelled_queued_and_running(spool: Spool, tmp_path: Path) -> tuple[StoredJob, StoredJob]:
+def test_a_cancel_requeued_during_the_look_is_not_lost(spool: Spool, tmp_path: Path) -> None:
+    """A cancelled job that is put back while others are handed out is handed out at the next look."""
     running = _started(spool, tmp_path)
     queued = accept(spool, _drop(tmp_path / "bb", "bb"))
     for entry in (running, queued):
         spool.ask_cancel(entry)
-    return queued, running
-
-
-def test_a_cancel_requeued_amid_the_look_is_not_lost(spool: Spool, tmp_path: Path) -> None:
-    """A cancelled job that is put back while others are handed out is handed out at the next look."""
-    queued, running = _cancelled_queued_and_running(spool, tmp_path)
     taken = []
     for entry in spool.take_cancelled():
         taken.append(entry.id)
         spool.requeue(running, "interrupted", "stop")  # as the publisher's thread does
     assert taken == [queued.id]
     assert [entry.id for entry in spool.take_cancelled()] == [running.id]
-
-
-def test_a_look_just_before_a_requeued_job_moves_is_not_the_last(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A look that comes amid a requeue, too early to find the cancelled job, is followed by another."""
-    queued, running = _cancelled_queued_and_running(spool, tmp_path)
-    found = []
-    move = files.move
-
-    def look_first(source: Path, target: Path) -> None:
-        found.extend(entry.id for entry in spool.take_cancelled())
-        move(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "move", look_first)
-        spool.requeue(running, "interrupted", "stop")
-    assert found == [queued.id]
-    assert [entry.id for entry in spool.take_cancelled()] == [running.id]
-
-
-def test_a_look_that_did_not_get_through_is_made_again(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After an error amid the look, and after one left half way, every cancelled job is still handed out."""
-    queued, _ = _cancelled_queued_and_running(spool, tmp_path)
-
-    def fail(_spool: Spool, _state: State) -> list[str]:
-        raise OSError(errno.EIO, "the disk")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Spool, "_ids", fail)
-        with pytest.raises(OSError, match="the disk"):
-            list(spool.take_cancelled())
-    looking = spool.take_cancelled()
-    assert next(looking).id == queued.id
-    other = accept(spool, _drop(tmp_path / "ccc", "ccc"))
-    (other.folder / "cancel").touch()
-    looking.close()
-    assert [entry.id for entry in spool.take_cancelled()] == [other.id]
 
 
 def test_a_job_that_ends_while_it_is_sorted_is_no_error(spool: Spool, tmp_path: Path) -> None:
