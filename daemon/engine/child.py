@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def serve(pipe: Connection) -> None:
     """Load the model, then paint request after request until the pipe closes.
 
-    After the config, every message is a tuple of its kind and content: up `paint`, `prepare`, `stop`; down
-    `started`, `not_ready`, `step` (also the plan), `ended`, `job_error`, `engine_error`.
+    After the config, every message is a tuple of its kind and content. The daemon sends `paint`, `prepare` and
+    `stop`; the child `started`, `not_ready`, `step` (also the plan), `ended`, `job_error`, `engine_error`.
     """
     from daemon.engine.local import LocalEngine  # noqa: PLC0415 - TensorFlow's output must be piped first
 

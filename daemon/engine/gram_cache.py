@@ -32,12 +32,9 @@ class GramCache:
     def __init__(
         self, folder: Path | None, memory_bytes: int = MEMORY_BYTES, disk_bytes: int = DISK_BYTES
     ) -> None:
-        """Begin with an empty memory.
+        """Begin with an empty memory; beyond either bound the least recently used goes first.
 
-        Args:
-            folder: the place on disk, made when first needed, in a folder that exists; None: memory alone.
-            memory_bytes: the most that is kept in memory; the least recently used goes first.
-            disk_bytes: the same on disk.
+        The folder is made when first needed, in a folder that exists. None: memory alone.
         """
         self._folder = folder
         self._memory_bytes = memory_bytes
@@ -69,15 +66,13 @@ class GramCache:
     def _read(self, key: str) -> Grams | None:
         if self._folder is None:
             return None
-        path = self._folder / f"{key}{_SUFFIX}"
-        try:
+        with contextlib.suppress(Exception):  # numpy raises nearly anything, and they can be computed again
+            path = self._folder / f"{key}{_SUFFIX}"
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 grams = dict(arrays)
-        except Exception:  # noqa: BLE001 - numpy raises nearly anything, and they can be computed again
-            return None
-        with contextlib.suppress(OSError):
             os.utime(path)  # `_tidy` goes by it
-        return grams
+            return grams
+        return None
 
     def _write(self, key: str, grams: Grams) -> None:
         if self._folder is None:
@@ -91,9 +86,8 @@ class GramCache:
 
     def _tidy(self, folder: Path) -> None:
         """Remove the least recently used files beyond the bound, and those that a kill left half written."""
-        found = sorted(folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True)
         total = 0
-        for path in found:
+        for path in sorted(folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True):
             is_whole = path.suffix == _SUFFIX
             total += path.lstat().st_size if is_whole else 0
             if path.name.endswith(f"{_SUFFIX}.new") or (is_whole and total > self._disk_bytes):

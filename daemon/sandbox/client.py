@@ -163,7 +163,7 @@ class Decoder:
 def _require_going_on(life: Lifeline) -> None:
     """Raise NotTaken once the thread should stop."""
     if life.is_stopping:
-        raise NotTaken("told to stop")
+        raise NotTaken("asked to stop")
 
 
 def _size(answer: dict[str, Any], path: Path) -> tuple[int, int]:

@@ -96,9 +96,9 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
         stepper = Stepper(config, engine)
         try:
             for kind, seed in SEEDS.items():
-                engine._config = hasty if kind == "loop" else config
+                engine.config = hasty if kind == "loop" else config
                 _work_off(found, stepper, kind, seed)
-                engine._config = config
+                engine.config = config
                 _work_off(found, stepper, f"good-{kind}", 1)
             yield found
         finally:
@@ -119,8 +119,7 @@ def _work_off(night: Night, stepper: Stepper, name: str, seed: int) -> None:
     with capture_logs() as records:
         night.endings[name] = stepper.until_quiet(deadline_s=200)
     night.children[name] = [r["engine_pid"] for r in records if r["event"] == "engine.started"]
-    child = stepper.service.engine._child  # type: ignore[attr-defined]
-    night.last[name] = child.pid
+    night.last[name] = stepper.service.engine.pid  # type: ignore[attr-defined]
     night.died[name] = [r["ended_by"] for r in records if r["event"] == "engine.died"]
 
 

@@ -395,7 +395,7 @@ def test_a_stop_does_not_wait_for_a_decoder(make: Make, tmp_path: Path, poison: 
     """Told to stop amid a picture, it ends the decoder in a moment, and the drop is not taken."""
     decoder, life = make(), AskedLife((tmp_path / "hangs").exists)
     begun = time.monotonic()
-    with pytest.raises(NotTaken, match="told to stop"):
+    with pytest.raises(NotTaken, match="asked to stop"):
         decoder.size(saved(tmp_path / "b.png", 104), "b", life)
     assert time.monotonic() - begun < MOMENT_S
     assert decoder.pid is None
