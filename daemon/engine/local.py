@@ -47,31 +47,23 @@ class Ready:
     prepared: Prepared | None = None
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """The network in memory, and the engine's description of itself."""
-
-    painter: Painter
-    info: EngineInfo
-
-
 class LocalEngine:
     """Loads the network once and paints one picture after the other."""
 
     def __init__(self, config: Config, kept: Path | None = None) -> None:
-        """Remember what to load; styles' Gram matrices are kept in an existing folder, or in memory alone."""
-        self._gram_cache = GramCache(kept and kept / "style-targets")
+        """Remember what to load; styles' Gram matrices are kept in an existing folder, or not at all."""
+        self._gram_store = GramCache(kept / "style-targets") if kept else None
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
         self._prefetcher = Prefetcher(self.make_ready)
-        self._loaded: _Loaded | None = None
+        self._loaded: tuple[Painter, EngineInfo] | None = None
         self._spare_mb: float | None = None  # of the memory limit, beside the running job
 
     def start(self, life: Lifeline = _NEVER_STOPPED) -> EngineInfo:  # noqa: ARG002 - loading takes seconds
         """Choose the device and load the weights; see `Engine.start`."""
-        return self._load().info
+        return self._load()[1]
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> tuple[Painter, EngineInfo]:
         if self._loaded is None:
             begun = time.perf_counter()
             options = self._options
@@ -89,7 +81,7 @@ class LocalEngine:
                 load_s=round(time.perf_counter() - begun, 3),
                 versions=device.versions(),
             )
-            self._loaded = _Loaded(Painter(network, exact, self._gram_cache), info)
+            self._loaded = (Painter(network, exact, self._gram_store), info)
         return self._loaded
 
     def _require_room(self, device_name: str) -> None:
@@ -100,36 +92,34 @@ class LocalEngine:
         """
         held_mb, limit_mb = _held_mb(), self._options.memory_limit_mb
         if limit_mb is not None and not device_name.startswith("GPU") and held_mb > limit_mb:
-            raise NotReady(
-                f"engine.memory_limit_mb is {limit_mb}, "
-                f"and the engine holds about {round(held_mb, -2)} MB before it paints"
-            )
+            held = f"the engine holds about {round(held_mb, -2)} MB before it paints"
+            raise NotReady(f"engine.memory_limit_mb is {limit_mb}, and {held}")
 
     def stylize(self, request: Request, life: Lifeline = _NEVER_STOPPED) -> Generator[Plan | Step, None, None]:
         """Plan, decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
-        loaded = self._load()
+        painter, info = self._load()
         device.begin_peak()
         try:
             with device.out_of_memory_as_engine_error():
-                yield from self._paint(loaded, request, life)
+                yield from self._paint(painter, info, request, life)
                 return
         except EngineError as error:
             exhausted = EngineError(error.message, error.reason)
-        # What is only kept to be faster; after the error is gone, whose traceback holds the picture's tensors.
-        self._gram_cache.forget()
-        self._prefetcher.forget()
+        self._prefetcher.forget()  # after the error is gone, whose traceback holds the picture's tensors
         gc.collect()
         device.trim()
         raise exhausted
 
-    def _paint(self, loaded: _Loaded, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
+    def _paint(
+        self, painter: Painter, info: EngineInfo, request: Request, life: Lifeline
+    ) -> Generator[Plan | Step, None, None]:
         ready = self._prefetcher.take(request) or Ready(_decoded(request, self._max_megapixels))
-        works = _works(ready.subject, loaded.info)
-        tile_sizes, plan, self._spare_mb = memory.plan(works, self._limit_mb(loaded.info), request.smaller)
+        works = _works(ready.subject, info)
+        tile_sizes, plan, self._spare_mb = memory.plan(works, self._limit_mb(info), request.smaller)
         yield plan
-        kept = self._checkpoints(request, loaded.info)
+        kept = self._checkpoints(request, info)
         checkpoint, trouble = kept.newest(request.has_frames) if kept else Found(None)
-        session = loaded.painter.begin(
+        session = painter.begin(
             ready.subject, tile_sizes=tile_sizes, prepared=ready.prepared, resumed=checkpoint
         )
         del checkpoint  # the session drops it as well, once it is loaded
@@ -172,18 +162,18 @@ class LocalEngine:
             EngineError: the engine was stopped.
             MemoryError: there is no room even for the pictures.
         """
-        loaded, spare_mb = self._loaded, self._spare_mb
-        if loaded is None:
+        if self._loaded is None:
             raise EngineError("stopped")
+        (painter, info), spare_mb = self._loaded, self._spare_mb
         decoded_mb = memory.decoded_mb([images.header_size(path) for path in pictures(request)])
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
-        targets_mb = memory.targets_mb(_works(subject, loaded.info)[0])
+        targets_mb = memory.targets_mb(_works(subject, info)[0])
         is_large = subject.scales()[0].longest > _PREPARED_SIDE_PX
         if is_large or (spare_mb is not None and decoded_mb + targets_mb > spare_mb):
             return Ready(subject)
-        return Ready(subject, loaded.painter.prepare(subject))
+        return Ready(subject, painter.prepare(subject))
 
     def stop(self) -> None:
         """Free the model."""
@@ -212,12 +202,10 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
 
 def _completed(step: Step, request: Request, computed: str, trouble: str) -> Step:
     """Add to a step what the session does not know."""
-    painting = step.painting and replace(
-        step.painting,
-        profile=images.icc_profile(request.content),
-        computed=computed,
-        memory_peak_mb=device.peak_mb(),
-    )
+    painting = step.painting
+    if painting is not None:
+        profile = images.icc_profile(request.content)
+        painting = replace(painting, profile=profile, computed=computed, memory_peak_mb=device.peak_mb())
     return replace(step, painting=painting, trouble=trouble)
 
 

@@ -48,10 +48,10 @@ _ROTATED_MB: Final = {"float32": 76, "bfloat16": 38}
 
 # The next three count tensors of 64 channels, as block 1 has: gradients in block 1 with the allocator's losses
 # between unlike sizes; the room that activations need elsewhere once the pairs of L-BFGS lie in theirs; and the
-# forward pass alone.
+# forward pass alone, in bytes a pixel.
 _TRANSIENTS: Final = 3.3
 _SCATTERED: Final = {"adam": 0.0, "lbfgs": 1.0}
-_FORWARD: Final = 3.2
+_FORWARD_BYTES: Final = 3.2 * _FLOAT_BYTES * _CHANNELS[1]
 
 # Picture-sized tensors of an update, with the activations gone: Adam's two new moments and its quotient; the
 # recursion's two vectors, their products and the new pair.
@@ -155,7 +155,7 @@ def _first_within(options: Sequence[_Way], bound_mb: float) -> int:
 def targets_mb(work: Work) -> int:
     """Estimate what computing the targets of a size in one piece takes, on top of what is there."""
     pixels = max(height * width for height, width in [work.size, *work.styles])
-    return round(_forward_bytes(pixels) / _MB)
+    return round(_FORWARD_BYTES * pixels / _MB)
 
 
 def decoded_mb(pictures: Collection[Size]) -> int:
@@ -170,7 +170,7 @@ def available_mb(held_mb: int, proc: Path = Path("/proc")) -> int:
 
 def estimate_mb(work: Work, tile_size: TileSize) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
-    styles = [_forward_bytes(_piece(size, work.style_layers, tile_size)) for size in work.styles]
+    styles = [_FORWARD_BYTES * _piece(size, work.style_layers, tile_size) for size in work.styles]
     base_mb = (_GPU_BASE_MB if work.is_on_gpu else _BASE_MB)[work.precision]
     rotated_mb = _ROTATED_MB[work.precision] if work.backward == "convolution" else 0
     return base_mb + rotated_mb + round(max(_step_bytes(work, tile_size), *styles) / _MB)
@@ -182,22 +182,14 @@ def _step_bytes(work: Work, tile_size: TileSize) -> float:
     pixels = height * width
     layers = {*work.content_layers, *work.style_layers}
     piece = _piece(work.size, layers, tile_size)
-    pictures = _pictures(work.optimizer, pixels) * PICTURE_BYTES * pixels
+    # This picture, the last, the best and the gradient; Adam's moments, or L-BFGS' pairs and last gradient.
+    count = 4 + (2 if work.optimizer == "adam" else 1 + 2 * kept_pairs(pixels))
     kinds = 1 if work.precision == "float32" else 2  # of targets: the network's, and float32's to report
     contents = kinds * _FLOAT_BYTES * _channels(work.content_layers) * pixels
     scattered = _SCATTERED[work.optimizer] * _FLOAT_BYTES * _CHANNELS[1]
     gradient = (_activation_bytes(work, layers) + scattered) * piece
     update = _UPDATE[work.optimizer] * PICTURE_BYTES * pixels
-    return pictures + contents + max(gradient, update)
-
-
-def _pictures(optimizer: str, pixels: int) -> int:
-    """Count the picture-sized tensors that are held through the gradient of a step.
-
-    This picture, the last one, the best one and the gradient. With Adam: its two moments. With L-BFGS: the
-    pairs, and the gradient at the last picture.
-    """
-    return 4 + (2 if optimizer == "adam" else 1 + 2 * kept_pairs(pixels))
+    return count * PICTURE_BYTES * pixels + contents + max(gradient, update)
 
 
 def _piece(size: Size, layers: Collection[str], tile_size: TileSize) -> int:
@@ -211,23 +203,16 @@ def _piece(size: Size, layers: Collection[str], tile_size: TileSize) -> int:
 
 
 def _activation_bytes(work: Work, layers: Collection[str]) -> float:
-    """Count the bytes a pixel that the gradient needs: every ReLU's and pooling's output, up to the last layer.
-
-    In bfloat16 the features that are compared are kept in float32 as well.
-    """
+    """Count the bytes a pixel that the gradient needs: outputs of ReLU and pooling, up to the last layer."""
     item_bytes = 2 if work.precision == "bfloat16" else _FLOAT_BYTES
     seen = LAYERS[: max(LAYERS.index(layer) for layer in layers) + 1]
     blocks = sorted({tile_layout.feature_px(layer) for layer in seen})
     pooled = sum(_CHANNELS[px] / (2 * px) ** 2 for px in blocks[:-1])
     kept = item_bytes * (_channels(seen) + pooled + _TRANSIENTS * _CHANNELS[1])
+    # In bfloat16 the features that are compared are kept in float32 as well.
     return kept if work.precision == "float32" else kept + _FLOAT_BYTES * _channels(layers)
-
-
-def _forward_bytes(pixels: int) -> float:
-    return _FORWARD * _FLOAT_BYTES * _CHANNELS[1] * pixels
 
 
 def _channels(layers: Iterable[str]) -> float:
     """Count the features of some layers at a pixel of the picture."""
-    spacings = [tile_layout.feature_px(layer) for layer in layers]
-    return sum(_CHANNELS[px] / px**2 for px in spacings)
+    return sum(_CHANNELS[px] / px**2 for px in map(tile_layout.feature_px, layers))

@@ -109,8 +109,7 @@ class _EngineChild(processes.Child):
     def _killed(self, excess: Excess, life: Lifeline) -> EngineError:
         """Kill a child that does not end by itself."""
         self.end(life)
-        log.error("engine.died", ended_by=excess.by, last_lines=list(self.lines)[-5:])
-        return EngineError(excess.message, excess.reason, tuple(self.lines))
+        return self._error(excess.by, excess.message, excess.reason)
 
     def _died(self, life: Lifeline) -> EngineError:
         """Find out how the child ended."""
@@ -118,13 +117,16 @@ class _EngineChild(processes.Child):
         how = "closing its pipe" if code is None else processes.ending(code)
         is_killed = code == -signal.SIGKILL
         self._listener.join(_LAST_LINES_S)
-        lines = tuple(self.lines)
-        log.error("engine.died", ended_by=how, last_lines=lines[-5:])
         if is_killed and oom_kills() > self._oom_kills:
             message = "the kernel ended the engine's process because memory ran out"
-            return EngineError(message, Reason.OUT_OF_MEMORY, lines)
+            return self._error(how, message, Reason.OUT_OF_MEMORY)
         guess = " (perhaps memory ran out)" if is_killed else ""
-        return EngineError(f"the engine's process ended by {how}{guess}", Reason.ENGINE_CRASHED, lines)
+        return self._error(how, f"the engine's process ended by {how}{guess}", Reason.ENGINE_CRASHED)
+
+    def _error(self, ended_by: str, message: str, reason: Reason) -> EngineError:
+        lines = tuple(self.lines)
+        log.error("engine.died", ended_by=ended_by, last_lines=lines[-5:])
+        return EngineError(message, reason, lines)
 
 
 class ProcessEngine:
@@ -161,17 +163,13 @@ class ProcessEngine:
             raise NotReady(f"the engine ended while it started: {error}") from error
         if kind != "started":
             child.end(life)
-            raise NotReady("asked to stop" if kind == "stopped" else str(content))
+            raise NotReady("asked to stop") if kind == "stopped" else content
         child.info = info = content
-        log.info(
-            "engine.model_loaded",
-            device=info.device,
-            precision=info.precision,
-            backward=info.backward,
-            weights=info.weights_source,
-            weights_sha256=info.weights_sha256,
-            load_s=info.load_s,
-        )
+        facts = {
+            name: getattr(info, name)
+            for name in ("device", "precision", "backward", "weights_sha256", "load_s")
+        }
+        log.info("engine.model_loaded", weights=info.weights_source, **facts)
         return child
 
     def stylize(self, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
@@ -204,22 +202,16 @@ def process_limit_mb(asked_mb: int | None, info: EngineInfo) -> int | None:
 
 
 def _follow(child: _EngineChild, watch: Watch, life: Lifeline) -> Iterator[Plan | Step]:
-    while True:
+    kind, content = child.receive(watch, life)
+    while kind == "step":
+        yield content
         kind, content = child.receive(watch, life)
-        if kind == "step":
-            yield content
-        elif kind == "job_error":
-            raise content
-        elif kind == "not_ready":
-            raise NotReady(content)
-        elif kind == "engine_error":
-            message, reason = content
-            raise EngineError(message, reason or Reason.ENGINE_CRASHED, tuple(child.lines))
-        elif kind == "stopped":
-            yield from _last_steps(child, life)
-            return
-        else:
-            return
+    if kind == "stopped":
+        yield from _last_steps(child, life)
+    elif kind == "error":
+        if isinstance(content, EngineError):
+            content.last_lines = tuple(child.lines)
+        raise content
 
 
 def _last_steps(child: _EngineChild, life: Lifeline) -> Iterator[Plan | Step]:

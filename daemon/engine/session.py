@@ -194,15 +194,13 @@ class Session:
         if self._is_last_scale and self._exact is not None:
             self._first = self._exact_losses(self._exact, image)
 
-    def _targets(self) -> Targets:
-        if self._prepared is not None and self._prepared.scale == self._scale:
-            return self._prepared.targets
-        return targets(self._step, self._subject, self._scale, self._gram_store)
-
     def _descend(self, previews: Previews | None) -> Iterator[Step]:
         """Descend at one scale to its last iteration, or until it has settled."""
         with self._preparing():
-            compared = self._targets()
+            if self._prepared is not None and self._prepared.scale == self._scale:
+                compared = self._prepared.targets
+            else:
+                compared = targets(self._step, self._subject, self._scale, self._gram_store)
         descent = self._resumed_descent(compared)
         while True:
             begun = time.perf_counter()
