@@ -108,7 +108,7 @@ def plan(job: Sequence[Work], limit_mb: int | None, smaller: int = 0) -> JobPlan
     Args:
         job: the work at every scale, coarse to fine.
         limit_mb: the most memory the whole process may take; None: not known, and nothing is estimated.
-        smaller: how many tile sizes below the chosen ones to go, because memory ran out before.
+        smaller: number of tile sizes below the chosen ones, one for each time that memory ran out.
     """
     options = [_options(work) for work in job]
     bound_mb = math.inf if limit_mb is None else limit_mb

@@ -74,7 +74,7 @@ def test_time_between_two_waits_is_no_silence(clock: Clock) -> None:
     assert watch.excess() is None
 
 
-def test_memory_beyond_the_limit_is_told_in_megabytes(clock: Clock, used: list[int]) -> None:
+def test_memory_beyond_the_limit_is_reported_in_megabytes(clock: Clock, used: list[int]) -> None:
     """At the limit is within it; beyond, both figures are named."""
     watch = Watch(os.getpid(), memory_limit_mb=10, clock=clock)
     assert watch.excess() is None
