@@ -1,7 +1,7 @@
-"""Children: processes of our own interpreter, each behind a pipe; the one place that starts them and ties them.
+"""Child processes of our own interpreter, each behind a pipe.
 
-A child ends when the thread that started it ends, however it ends. When memory is short the kernel takes the
-child and never the daemon, and a child that crashes leaves no file with the pictures it held.
+A child ends when the thread that started it ends. When memory is short the kernel ends the child and never the
+daemon, and a child that crashes leaves no core file with the pictures it held.
 """
 
 from __future__ import annotations
@@ -37,14 +37,8 @@ OOM_SCORE: Final = 500  # of 1000: the kernel counts half of the machine's memor
 _PR_SET_PDEATHSIG: Final = 1
 
 
-# In the daemon
-
-
 class Child:
-    """A child process and our end of its pipe: started with the object, and ended by `end` or `stop`.
-
-    A read of the pipe that stalls in the middle of a message raises BlockingIOError.
-    """
+    """A child process and our end of its pipe, whose reads raise BlockingIOError if a message stalls midway."""
 
     def __init__(
         self,
@@ -54,16 +48,10 @@ class Child:
         environment: Mapping[str, str] | None = None,
         output: int = subprocess.DEVNULL,
     ) -> None:
-        """Start a module of this package, which calls `adopt` first.
-
-        Args:
-            module: its full name.
-            arguments: for the module; it finds them in `sys.argv[3:]`.
-            environment: the child's variables; default: this process's.
-            output: where its stdout and stderr go together, as for `Popen`.
+        """Start a module, which calls `adopt` first and finds its arguments in `sys.argv[3:]`.
 
         Raises:
-            OSError: no process or descriptor is to be had.
+            OSError: the process cannot be started.
         """
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", HALF_MESSAGE_S, 0))
@@ -87,21 +75,21 @@ class Child:
 
     @property
     def output(self) -> IO[bytes] | None:
-        """What it prints, where that was piped."""
+        """Its stdout and stderr together, if piped."""
         return self._process.stdout
 
     @property
     def is_running(self) -> bool:
-        """Whether it was not ended and has not ended by itself."""
+        """Whether it has not ended yet."""
         return not self.pipe.closed and self._process.poll() is None
 
     def has_message(self, life: Lifeline) -> bool:
-        """Wait a moment, with a heartbeat; returns whether there is a message, or the end of the pipe."""
+        """Wait a moment, with a heartbeat, for a message or the end of the pipe."""
         life.beat()
         return self.pipe.poll(_TICK_S)
 
     def await_message(self, life: Lifeline, limit_s: float) -> bool:
-        """Wait for a message, or the end of the pipe; False after the time limit, or once asked to stop."""
+        """Wait for a message or the end of the pipe; False after the time limit or once asked to stop."""
         deadline = time.monotonic() + limit_s
         while not self.has_message(life):
             if life.is_stopping or time.monotonic() > deadline:
@@ -109,14 +97,10 @@ class Child:
         return True
 
     def end(self, life: Lifeline, patience_s: float = 0.0) -> int | None:
-        """Wait for its end, with heartbeats, and kill it where that does not come; close the pipe.
-
-        Args:
-            life: the waiting thread's.
-            patience_s: how long it may take to end by itself.
+        """Wait for its end, with heartbeats; kill it after `patience_s`; close the pipe.
 
         Returns:
-            How it ended, as `Popen.returncode`; None where it had to be killed.
+            The code as in `Popen.returncode`; None if it had to be killed.
         """
         code = self._awaited_code(life, patience_s)
         if code is None:
@@ -126,7 +110,7 @@ class Child:
         return code
 
     def stop(self) -> None:
-        """Close the pipe, by which it ends by itself; kill it where it does not."""
+        """Close the pipe, by which it ends by itself, or kill it."""
         self.pipe.close()
         self.end(Lifeline(), _STOP_S)
 
@@ -155,72 +139,35 @@ def ending(code: int) -> str:
         return f"signal {-code}"  # a real-time signal has no name
 
 
-# In the child
-
-
 def adopt() -> Connection:
-    """Tie this process to the daemon that spawned it.
-
-    Returns:
-        The child's end of the pipe.
-    """
+    """In the child: tie this process to the daemon that started it, and return the child's end of the pipe."""
     parent, fd = int(sys.argv[1]), int(sys.argv[2])
-    die_with_parent(parent)
-    _go_first_when_memory_is_short()
-    _leave_no_core()
-    return Connection(fd)
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when the thread that started it ends, however it ends."""
+    # The kernel ends this process when the thread that started it ends.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)  # it ended before the line above
-
-
-def _go_first_when_memory_is_short() -> None:
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write(str(OOM_SCORE))
-
-
-def _leave_no_core() -> None:
-    """Allow core dumps of one byte: less than any file, and Linux's word for none where a program gets them.
-
-    A limit of 0 does not keep a core from a `core_pattern` that is a pipe (core(5)); of 1 it does.
-    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), "ascii")
+    # No core dump: where `core_pattern` is a pipe, a limit of 0 does not prevent one, but of 1 does (core(5)).
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     byte = 1 if hard == resource.RLIM_INFINITY else min(hard, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (byte, byte))
+    return Connection(fd)
 
 
 def limit_memory(limit: int) -> None:
-    """Refuse this process more address space than `limit` bytes: an allocation beyond it fails, here alone."""
+    """Limit this process's address space to some bytes: an allocation beyond it raises MemoryError."""
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-# Memory
-
-
 def kilobytes(path: Path, key: str) -> int:
-    """Read a size from one of the kernel's tables, such as `/proc/meminfo`.
-
-    Raises:
-        OSError: there is no such table.
-        StopIteration: it has no such line.
-    """
+    """Read a size from a table such as `/proc/meminfo`; StopIteration if it has no such line."""
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
 
 
-# Threads
-
-
 def yield_to_others(nice: int) -> None:
-    """Let the calling thread stand back where others want the processors; on Linux, where threads can.
-
-    Args:
-        nice: as of nice(1), from 1 (a little) to 19 (only what nobody else wants).
-    """
+    """Lower the calling thread's priority, as nice(1) does; only Linux can for one thread."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # filtered system calls: then it does not stand back
+        with contextlib.suppress(OSError):  # filtered system calls: then it keeps its priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

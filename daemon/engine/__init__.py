@@ -18,8 +18,7 @@ class Engine(Protocol):
         """Load the model, or say what is loaded.
 
         Raises:
-            NotReady: the device, the weights or the memory are not what the config asks for, or the thread
-                was asked to stop meanwhile.
+            NotReady: device, weights or memory are not what the config asks for, or `life` is stopping.
         """
 
     def stylize(self, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:

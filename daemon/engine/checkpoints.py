@@ -23,15 +23,14 @@ KEPT: Final = 2
 # A checkpoint may take one part in so many of the time between two of them.
 _MAX_SHARE: Final = 200
 _ARRAYS: Final = ("image", "moved", "best_image", "first", "rows")
-UNREADABLE: Final = "an older checkpoint cannot be read; the painting begins anew"
+UNREADABLE: Final = "an older checkpoint cannot be read; the painting begins again"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """One `Iterate`, with the table of losses so far and the best picture of its scale.
 
-    Its loss is a finite number, so it is also a picture to step back to. Nothing in the loop is random: the
-    seed shapes the start alone.
+    Its loss is finite, so it is also a picture to step back to. Nothing in the loop is random.
     """
 
     scale: int  # number of the scale
@@ -58,20 +57,16 @@ class Found(NamedTuple):
 class Checkpoints:
     """The checkpoints of one job, in a folder of its own.
 
-    A file is an uncompressed `.npz`, whose CRC-32 tells if it is whole. Its name is the number of rows: newer
-    ones sort last, and the spool tells a job's progress without opening any.
+    A file is an uncompressed `.npz`, whose CRC-32 shows if it is whole. Its name is the number of rows: newer
+    ones sort last, and the spool reads a job's progress from it.
     """
 
     def __init__(
         self, folder: Path, key: str, interval_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Look at a folder, which need not exist.
+        """Take a folder, which need not exist; a checkpoint of another `key` is skipped.
 
-        Args:
-            folder: the job's own folder.
-            key: the name of everything that shapes the result; a checkpoint of another key is skipped.
-            interval_s: the time between two checkpoints; more if writing one takes over half a percent of it.
-            clock: monotonic seconds.
+        Between two checkpoints are `interval_s`, or more if writing one takes over half a percent of it.
         """
         self._folder = folder
         self._key = key
@@ -103,11 +98,7 @@ class Checkpoints:
         self._due = now + max(self._interval_s, _MAX_SHARE * (now - begun))
 
     def _tidy(self, newest: Path) -> None:
-        """Remove all but the newest two.
-
-        Later ones go too: they were skipped, and their steps are now taken anew. So does what a failed write,
-        or a kill during one, left half done.
-        """
+        """Remove all but the newest two: older ones, later ones that were skipped, and half-written files."""
         good = [path for path in kept(self._folder) if path.name <= newest.name][-KEPT:]
         for path in self._folder.iterdir():
             if path not in good:
@@ -116,24 +107,18 @@ class Checkpoints:
     def newest(self, is_usable: Callable[[list[int]], bool] = lambda _: True) -> Found:
         """Load the newest checkpoint that is whole, of this key and usable.
 
-        Args:
-            is_usable: a test of the iterations in its table.
-
-        Raises:
-            MemoryError: there is none to load it into.
+        `is_usable` tests the iterations in its table. MemoryError is raised; other errors mean a damaged file.
         """
         unreadable = 0
         paths = kept(self._folder)
         for path in reversed(paths):
             try:
-                found = _unpack(path, self._key, is_usable)
+                if found := _unpack(path, self._key, is_usable):
+                    return Found(found)
             except MemoryError:
                 raise
             except Exception:  # noqa: BLE001 - numpy raises nearly anything, and there is an older one, or the start
                 unreadable += 1
-            else:
-                if found is not None:
-                    return Found(found)
         return Found(None, UNREADABLE if paths and unreadable == len(paths) else "")
 
 
@@ -148,21 +133,16 @@ def key(*facts: Any) -> str:
 
 
 def _pack(checkpoint: Checkpoint, key_: str, file: BinaryIO) -> None:
-    plain = {
-        name: value for name, value in vars(checkpoint).items() if not isinstance(value, (np.ndarray, tuple))
-    }
-    head = json.dumps({**plain, "key": key_, "parts": len(checkpoint.state)}).encode("ascii")
-    arrays: dict[str, Any] = {f"state_{number}": part for number, part in enumerate(checkpoint.state)}
-    arrays |= {name: getattr(checkpoint, name) for name in _ARRAYS}
+    facts = dict(vars(checkpoint))
+    arrays = {name: facts.pop(name) for name in _ARRAYS}
+    parts = facts.pop("state")
+    arrays |= {f"state_{number}": part for number, part in enumerate(parts)}
+    head = json.dumps({**facts, "key": key_, "parts": len(parts)}).encode("ascii")
     np.savez(file, head=np.frombuffer(head, np.uint8), **arrays)
 
 
 def _unpack(path: Path, key_: str, is_usable: Callable[[list[int]], bool]) -> Checkpoint | None:
-    """Load a file; None if it is of another key or not usable.
-
-    Raises:
-        Exception: it is no whole checkpoint; one of the format before (with a SHA-256 in front) is none either.
-    """
+    """Load a file; None if it is of another key or not usable, and any exception if it is damaged."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
         if head.pop("key") != key_ or not is_usable(arrays["rows"][:, 0].astype(int).tolist()):
@@ -170,9 +150,5 @@ def _unpack(path: Path, key_: str, is_usable: Callable[[list[int]], bool]) -> Ch
         # Every byte of every member: reading an array with a damaged header might stop before its end.
         if damaged := arrays.zip.testzip():
             raise ValueError(f"{damaged} is damaged")
-        parts = range(head.pop("parts"))
-        return Checkpoint(
-            **head,
-            **{name: arrays[name] for name in _ARRAYS},
-            state=tuple(arrays[f"state_{number}"] for number in parts),
-        )
+        state = tuple(arrays[f"state_{number}"] for number in range(head.pop("parts")))
+        return Checkpoint(**head, **{name: arrays[name] for name in _ARRAYS}, state=state)

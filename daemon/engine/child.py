@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 def serve(pipe: Connection) -> None:
     """Load the model, then paint request after request until the pipe closes.
 
-    After the config, every message is a tuple of its kind and content: up `paint`, `prepare`, `stop`; down
-    `started`, `not_ready`, `step` (also the plan), `ended`, `job_error`, `engine_error`.
+    After the config, every message is a tuple of its kind and content. The daemon sends `paint`, `prepare` and
+    `stop`; the child `started`, `step` (also the plan), `ended` and `error` (the exception to raise).
     """
     from daemon.engine.local import LocalEngine  # noqa: PLC0415 - TensorFlow's output must be piped first
 
@@ -30,7 +31,7 @@ def serve(pipe: Connection) -> None:
     try:
         pipe.send(("started", engine.start()))
     except NotReady as error:
-        pipe.send(("not_ready", str(error)))
+        pipe.send(("error", error))
         return
     while True:
         kind, content = pipe.recv()
@@ -67,25 +68,20 @@ def _next(steps: Iterator[Plan | Step]) -> tuple[str, Any]:
     """Compute the next step, and turn errors into messages; an error of the pipe itself is not caught here."""
     try:
         step = next(steps, None)
-    except JobError as error:
-        return "job_error", error
-    except EngineError as error:
-        return "engine_error", (error.message, error.reason)
+    except (JobError, EngineError) as error:
+        return "error", error
     except OSError as error:  # of the disk that the job's files lie on
-        return "not_ready", str(error)
+        return "error", NotReady(str(error))
     except Exception as error:  # noqa: BLE001 - a defect under one job; the daemon counts the attempt
         traceback.print_exc()
-        return "engine_error", (f"{type(error).__name__}: {error}", None)
+        return "error", EngineError(f"{type(error).__name__}: {error}")
     return ("ended", None) if step is None else ("step", step)
 
 
 def main() -> None:
     """Serve until the daemon closes the pipe."""
-    pipe = processes.adopt()
-    try:
-        serve(pipe)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(processes.adopt())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""Gram matrices of styles, kept from job to job in memory and between runs on disk, both bounded."""
+"""Gram matrices of styles, kept on disk from job to job and from run to run."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,8 +17,7 @@ if TYPE_CHECKING:
     from daemon.transfer.targets import Grams
 
 _SUFFIX: Final = ".grams"
-MEMORY_BYTES: Final = 64_000_000  # about 25 styles at one size
-DISK_BYTES: Final = 256_000_000
+DISK_BYTES: Final = 256_000_000  # about 100 styles at one size
 
 
 class GramCache:
@@ -29,76 +26,32 @@ class GramCache:
     A file is a `.npz`, whose CRC-32 is checked when it is read; a damaged one is computed again.
     """
 
-    def __init__(
-        self, folder: Path | None, memory_bytes: int = MEMORY_BYTES, disk_bytes: int = DISK_BYTES
-    ) -> None:
-        """Begin with an empty memory.
-
-        Args:
-            folder: the place on disk, made when first needed, in a folder that exists; None: memory alone.
-            memory_bytes: the most that is kept in memory; the least recently used goes first.
-            disk_bytes: the same on disk.
-        """
+    def __init__(self, folder: Path, disk_bytes: int = DISK_BYTES) -> None:
+        """Take a folder, made when first needed; beyond the bound the least recently used file goes first."""
         self._folder = folder
-        self._memory_bytes = memory_bytes
         self._disk_bytes = disk_bytes
-        self._known: collections.OrderedDict[str, Grams] = collections.OrderedDict()
-        self._lock = threading.Lock()
 
     def get(self, key: str, compute: Callable[[], Grams]) -> Grams:
         """Return the Gram matrices of a key, layer -> (C, C) float32."""
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-        grams = self._read(key)
-        if grams is None:
-            grams = compute()
-            self._write(key, grams)
-        with self._lock:
-            self._known[key] = grams
-            while len(self._known) > 1 and sum(map(_size, self._known.values())) > self._memory_bytes:
-                self._known.popitem(last=False)
-        return grams
-
-    def forget(self) -> None:
-        """Free the memory; what is on disk stays."""
-        with self._lock:
-            self._known.clear()
-
-    def _read(self, key: str) -> Grams | None:
-        if self._folder is None:
-            return None
         path = self._folder / f"{key}{_SUFFIX}"
-        try:
+        with contextlib.suppress(Exception):  # numpy raises nearly anything, and they can be computed again
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 grams = dict(arrays)
-        except Exception:  # noqa: BLE001 - numpy raises nearly anything, and they can be computed again
-            return None
-        with contextlib.suppress(OSError):
             os.utime(path)  # `_tidy` goes by it
-        return grams
-
-    def _write(self, key: str, grams: Grams) -> None:
-        if self._folder is None:
-            return
+            return grams
+        grams = compute()
         with contextlib.suppress(OSError):
             self._folder.mkdir(exist_ok=True)
-            path = self._folder / f"{key}{_SUFFIX}"
-            with files.replaced(path, is_durable=False) as file:
-                np.savez(file, **dict[str, Any](grams))
-            self._tidy(self._folder)
+            with files.replaced(path, is_durable=False) as new:
+                np.savez(new, **dict[str, Any](grams))
+            self._tidy()
+        return grams
 
-    def _tidy(self, folder: Path) -> None:
+    def _tidy(self) -> None:
         """Remove the least recently used files beyond the bound, and those that a kill left half written."""
-        found = sorted(folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True)
         total = 0
-        for path in found:
+        for path in sorted(self._folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True):
             is_whole = path.suffix == _SUFFIX
             total += path.lstat().st_size if is_whole else 0
             if path.name.endswith(f"{_SUFFIX}.new") or (is_whole and total > self._disk_bytes):
                 files.remove_tree(path)
-
-
-def _size(grams: Grams) -> int:
-    return sum(gram.nbytes for gram in grams.values())

@@ -1,4 +1,4 @@
-"""The limits of an engine's child: time, silence and memory; and whether the kernel killed it."""
+"""The limits of an engine's child (time, silence, memory), and whether the kernel killed it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Excess(NamedTuple):
 
 
 class Watch:
-    """Tells when the child has passed a limit, while it paints one picture or loads the model."""
+    """Finds when the child has passed a limit, while it paints one picture or loads the model."""
 
     def __init__(
         self,
@@ -36,42 +36,30 @@ class Watch:
         memory_limit_mb: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start counting.
-
-        Args:
-            pid: the child's process.
-            timeout_s: `engine.job_timeout_s`; None: no limit.
-            memory_limit_mb: `engine.memory_limit_mb`, where it is of the child's resident memory.
-            clock: monotonic seconds.
-        """
+        """Start counting; the memory is the child's resident memory, and None means no limit."""
         self._pid = pid
         self._timeout_s = timeout_s
         self._memory_limit_mb = memory_limit_mb
         self._clock = clock
-        self._begun = self._heard = self._next_look = clock()
+        self._begun = self._last_step = self._next_look = clock()
 
-    def hear(self) -> None:
+    def restart(self) -> None:
         """Restart the stall timer; time that the caller spends on a step does not count."""
-        self._heard = self._clock()
+        self._last_step = self._clock()
 
     def excess(self) -> Excess | None:
         """Return the limit that is passed, if one is. Memory is measured once a second."""
         now = self._clock()
         if self._timeout_s is not None and now - self._begun > self._timeout_s:
             return Excess("time limit", f"engine.job_timeout_s passed: {self._timeout_s:g} s", Reason.TIMED_OUT)
-        if now - self._heard > STALL_S:
+        if now - self._last_step > STALL_S:
             return Excess("silence", f"the engine made no step for {STALL_S / 60:g} minutes", Reason.TIMED_OUT)
         if self._memory_limit_mb is None or now < self._next_look:
             return None
         self._next_look = now + _LOOK_S
-        return self._excess_of_memory(self._memory_limit_mb)
-
-    def _excess_of_memory(self, limit_mb: int) -> Excess | None:
-        used_mb = resident_bytes(self._pid) >> 20  # as TensorFlow counts them on a GPU
-        if used_mb <= limit_mb:
-            return None
+        used_mb, limit_mb = resident_bytes(self._pid) >> 20, self._memory_limit_mb
         message = f"the engine used {used_mb} MB of memory, engine.memory_limit_mb is {limit_mb}"
-        return Excess("memory limit", message, Reason.OUT_OF_MEMORY)
+        return Excess("memory limit", message, Reason.OUT_OF_MEMORY) if used_mb > limit_mb else None
 
 
 def resident_bytes(pid: int) -> int:
@@ -85,16 +73,16 @@ def resident_bytes(pid: int) -> int:
 def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """Count what the kernel has killed because memory ran out: in our control group, else on the machine.
 
-    It counts first and kills then, so a SIGKILL after which the count is higher than before has a likely cause.
+    The kernel counts before it kills, so a SIGKILL after which the count is higher has a likely cause.
     """
-    with contextlib.suppress(OSError, ValueError, KeyError, StopIteration):
+    with contextlib.suppress(OSError, KeyError, StopIteration):
         lines = (proc / "self" / "cgroup").read_text().splitlines()
         group = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
-        return _count(cgroups / group / "memory.events")
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return _count(proc / "vmstat")
+        return _oom_kills(cgroups / group / "memory.events")
+    with contextlib.suppress(OSError, KeyError):
+        return _oom_kills(proc / "vmstat")
     return 0
 
 
-def _count(path: Path) -> int:
+def _oom_kills(path: Path) -> int:
     return int(dict(line.split() for line in path.read_text().splitlines())["oom_kill"])

@@ -14,8 +14,8 @@ from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.gram_cache import GramCache
 from daemon.engine.limits import resident_bytes
 from daemon.engine.painter import Painter
-from daemon.engine.prefetch import Prefetcher
-from daemon.engine.previews import Previews
+from daemon.engine.prefetch import Prefetcher, pictures
+from daemon.engine.session import Previews
 from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
 from daemon.lifeline import Lifeline
@@ -29,59 +29,41 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.engine.memory import JobPlan, Work
+    from daemon.engine.memory import Work
     from daemon.engine.session import Prepared, Session
     from daemon.job import Plan, Request, Step
 
-# Nothing larger is decoded, or compared with, beforehand: it would take its memory from what is painted.
+# Nothing larger is decoded, or computed, ahead: it would take memory from the running painting.
 _PREPARED_MEGAPIXELS: Final = 50.0
 _PREPARED_SIDE_PX: Final = 1024
-_STYLE_TARGETS: Final = "style-targets"
 _NEVER_STOPPED: Final = Lifeline()
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A job decoded, and what could be computed ahead for it."""
+    """A job decoded, and its first targets if they could be computed ahead."""
 
     subject: Subject
     prepared: Prepared | None = None
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """The network in memory, and the engine's description of itself."""
-
-    painter: Painter
-    info: EngineInfo
 
 
 class LocalEngine:
     """Loads the network once and paints one picture after the other."""
 
     def __init__(self, config: Config, kept: Path | None = None) -> None:
-        """Remember what to load; `start` loads it.
-
-        Args:
-            config: the whole config.
-            kept: an existing folder for Gram matrices of styles; None: they are kept in memory alone.
-        """
-        self._gram_cache = GramCache(kept and kept / _STYLE_TARGETS)
-        self._versions = device.versions()
-        onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
-        # What this engine runs with, which may be replaced on disk while it runs: a checkpoint belongs to it.
-        self._software = {"styletransferd": __version__, **self._versions, "onednn": onednn}
+        """Remember what to load; styles' Gram matrices are kept in an existing folder, or not at all."""
+        self._gram_store = GramCache(kept / "style-targets") if kept else None
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
-        self._prefetcher = Prefetcher(self._make_ready)
-        self._loaded: _Loaded | None = None
+        self._prefetcher = Prefetcher(self.make_ready)
+        self._loaded: tuple[Painter, EngineInfo] | None = None
         self._spare_mb: float | None = None  # of the memory limit, beside the running job
 
     def start(self, life: Lifeline = _NEVER_STOPPED) -> EngineInfo:  # noqa: ARG002 - loading takes seconds
         """Choose the device and load the weights; see `Engine.start`."""
-        return self._load().info
+        return self._load()[1]
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> tuple[Painter, EngineInfo]:
         if self._loaded is None:
             begun = time.perf_counter()
             options = self._options
@@ -97,9 +79,9 @@ class LocalEngine:
                 weights_source=loaded.source,
                 weights_sha256=loaded.sha256,
                 load_s=round(time.perf_counter() - begun, 3),
-                versions=self._versions,
+                versions=device.versions(),
             )
-            self._loaded = _Loaded(Painter(network, exact, self._gram_cache), info)
+            self._loaded = (Painter(network, exact, self._gram_store), info)
         return self._loaded
 
     def _require_room(self, device_name: str) -> None:
@@ -110,43 +92,44 @@ class LocalEngine:
         """
         held_mb, limit_mb = _held_mb(), self._options.memory_limit_mb
         if limit_mb is not None and not device_name.startswith("GPU") and held_mb > limit_mb:
-            raise NotReady(
-                f"engine.memory_limit_mb is {limit_mb}, "
-                f"and the engine holds about {round(held_mb, -2)} MB before it paints"
-            )
+            held = f"the engine holds about {round(held_mb, -2)} MB before it paints"
+            raise NotReady(f"engine.memory_limit_mb is {limit_mb}, and {held}")
 
     def stylize(self, request: Request, life: Lifeline = _NEVER_STOPPED) -> Generator[Plan | Step, None, None]:
         """Plan, decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
-        loaded = self._load()
+        painter, info = self._load()
         device.begin_peak()
         try:
             with device.out_of_memory_as_engine_error():
-                yield from self._paint(loaded, request, life)
+                yield from self._paint(painter, info, request, life)
                 return
         except EngineError as error:
             exhausted = EngineError(error.message, error.reason)
-        self._free()  # after the error is gone, whose traceback holds the tensors of the picture
+        self._prefetcher.forget()  # after the error is gone, whose traceback holds the picture's tensors
+        gc.collect()
+        device.trim()
         raise exhausted
 
-    def _paint(self, loaded: _Loaded, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
+    def _paint(
+        self, painter: Painter, info: EngineInfo, request: Request, life: Lifeline
+    ) -> Generator[Plan | Step, None, None]:
         ready = self._prefetcher.take(request) or Ready(_decoded(request, self._max_megapixels))
-        planned = self._plan(loaded.info, ready.subject, request.smaller)
-        yield planned.report
-        kept = self._checkpoints(request, loaded.info)
-        checkpoint, trouble = Found(None) if kept is None else kept.newest(request.has_frames)
-        session = loaded.painter.begin(
-            ready.subject, tile_sizes=planned.tile_sizes, prepared=ready.prepared, resumed=checkpoint
+        works = _works(ready.subject, info)
+        tile_sizes, plan, self._spare_mb = memory.plan(works, self._limit_mb(info), request.smaller)
+        yield plan
+        kept = self._checkpoints(request, info)
+        checkpoint, trouble = kept.newest(request.has_frames) if kept else Found(None)
+        session = painter.begin(
+            ready.subject, tile_sizes=tile_sizes, prepared=ready.prepared, resumed=checkpoint
         )
         del checkpoint  # the session drops it as well, once it is loaded
-        for step in _steps(session, Previews(request.settings.frames, time.monotonic()), kept, life):
-            yield _completed(step, request, planned.report.computed, step.trouble or trouble)
-            trouble = ""
-
-    def _plan(self, info: EngineInfo, subject: Subject, smaller: int) -> JobPlan:
-        """Choose how to compute every scale, and note what that leaves to the next job."""
-        planned = memory.plan(_works(subject, info), self._limit_mb(info), smaller)
-        self._spare_mb = planned.spare_mb
-        return planned
+        for step in session.steps(Previews(request.settings.frames, time.monotonic())):
+            yield _completed(step, request, plan.computed, trouble)
+            trouble, is_stopping = "", life.is_stopping
+            if kept and not step.is_replayed and not step.painting and (is_stopping or kept.is_due()):
+                trouble = _save(kept, session)
+            if is_stopping:
+                return
 
     def _limit_mb(self, info: EngineInfo) -> int | None:
         """Give the most memory that this process may take, on a GPU of the GPU's; None: not known."""
@@ -156,20 +139,15 @@ class LocalEngine:
             return gpu_memory.available_mb(int(info.device.removeprefix("GPU:").partition(" ")[0]))
         return memory.available_mb(_held_mb())
 
-    def _free(self) -> None:
-        """Free everything that is only kept to be faster."""
-        self._gram_cache.forget()
-        self._prefetcher.forget()
-        gc.collect()
-        device.trim()
-
     def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
         """Find the job's checkpoints; those of another device, version or setting do not count."""
         if request.checkpoints is None:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
-        computed = info.device, info.precision, info.backward, info.weights_sha256, self._software
+        onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
+        software = {"styletransferd": __version__, **info.versions, "onednn": onednn}
+        computed = info.device, info.precision, info.backward, info.weights_sha256, software
         return Checkpoints(request.checkpoints, key(settings, shares, computed), self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:
@@ -177,30 +155,25 @@ class LocalEngine:
         if self._loaded is not None:
             self._prefetcher.begin(request)
 
-    def _make_ready(self, request: Request) -> Ready:
+    def make_ready(self, request: Request) -> Ready:
         """Decode a request's pictures, and compute what it begins with, as far as there is room for it.
 
         Raises:
             EngineError: the engine was stopped.
             MemoryError: there is no room even for the pictures.
         """
-        loaded = self._loaded
-        if loaded is None:
+        if self._loaded is None:
             raise EngineError("stopped")
-        paths = [
-            request.content,
-            *(path for path, _ in request.styles),
-            *([request.init] if request.init else []),
-        ]
-        spare_mb, decoded_mb = self._spare_mb, memory.decoded_mb([images.header_size(path) for path in paths])
+        (painter, info), spare_mb = self._loaded, self._spare_mb
+        decoded_mb = memory.decoded_mb([images.header_size(path) for path in pictures(request)])
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
-        targets_mb = memory.targets_mb(_works(subject, loaded.info)[0])
+        targets_mb = memory.targets_mb(_works(subject, info)[0])
         is_large = subject.scales()[0].longest > _PREPARED_SIDE_PX
         if is_large or (spare_mb is not None and decoded_mb + targets_mb > spare_mb):
             return Ready(subject)
-        return Ready(subject, loaded.painter.prepare(subject))
+        return Ready(subject, painter.prepare(subject))
 
     def stop(self) -> None:
         """Free the model."""
@@ -217,20 +190,6 @@ def _works(subject: Subject, info: EngineInfo) -> list[Work]:
     return memory.works(subject.settings, subject.content.shape[:2], sizes, info)
 
 
-def _steps(
-    session: Session, previews: Previews, kept: Checkpoints | None, life: Lifeline
-) -> Generator[Step, None, None]:
-    """Take the steps of a session, with a checkpoint now and then, until told to stop."""
-    trouble = ""
-    for step in session.steps(previews):
-        yield replace(step, trouble=trouble)
-        trouble, is_stopping = "", life.is_stopping
-        if kept and not step.is_replayed and not step.painting and (is_stopping or kept.is_due()):
-            trouble = _save(kept, session)
-        if is_stopping:
-            return
-
-
 def _decoded(request: Request, max_megapixels: float) -> Subject:
     """Decode what a request names; see `images.read`."""
     return Subject(
@@ -243,12 +202,10 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
 
 def _completed(step: Step, request: Request, computed: str, trouble: str) -> Step:
     """Add to a step what the session does not know."""
-    painting = step.painting and replace(
-        step.painting,
-        profile=images.icc_profile(request.content),
-        computed=computed,
-        memory_peak_mb=device.peak_mb(),
-    )
+    painting = step.painting
+    if painting is not None:
+        profile = images.icc_profile(request.content)
+        painting = replace(painting, profile=profile, computed=computed, memory_peak_mb=device.peak_mb())
     return replace(step, painting=painting, trouble=trouble)
 
 

@@ -1,15 +1,19 @@
 """How much memory a job takes, estimated before it starts, and the way of computing it that fits.
 
-What is counted follows from the network: the channels that the backward pass needs, at every pixel. What
-cannot be counted (the process, what an allocator loses) is measured; each figure names its measurement. All of
-them are the peak of the resident memory (VmHWM, in MB of 2^20 bytes) of a fresh process on the CPU: TensorFlow
-2.21 with oneDNN, square pictures, content at block4_conv2, style at block1_conv1 to block5_conv1. Without it,
-and with gradients by convolutions, a step at 1024 x 768 px took 2669 in float32 with L-BFGS (estimated: 2971),
-the rotated kernels included.
+What the backward pass keeps follows from the network: its channels, at every pixel. The rest is measured, as
+VmHWM of a fresh process in MB of 2^20 bytes: TensorFlow 2.21 on a CPU with oneDNN, square pictures, content at
+block4_conv2, style at block1_conv1 to block5_conv1. Peaks of whole jobs, of L-BFGS unless noted:
+
+                 512 px   1024 px   1024 px, Adam   one step at 2048 px   forward at 2048 px
+    float32        1530      3406            3111                  9208                 4216
+    bfloat16       1479      3429                                  7193                 4073
+
+Without oneDNN, a step at 1024 x 768 px took 2669 in float32 (estimated: 2971), the rotated kernels included.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -33,36 +37,30 @@ _MB: Final = 1 << 20
 _FLOAT_BYTES: Final = 4
 _CHANNELS: Final = {1: 64, 2: 128, 4: 256, 8: 512, 16: 512}  # by the pixels from one feature to the next
 
-# TensorFlow and the weights loaded: 820 (float32), 873 (bfloat16, with float32's beside it, which the reported
-# losses are computed with). What compiling adds: about 40.
+# TensorFlow and the weights: 820 and 873 (with float32's weights for the reported losses); compiling adds 40.
 _BASE_MB: Final = {"float32": 860, "bfloat16": 913}
 
-# On a GPU, whose memory holds no process: the kernels, and 256 MB for workspaces of convolutions. Not measured.
+# On a GPU, not measured: the kernels, and 256 MB for workspaces of convolutions.
 _GPU_BASE_MB: Final = {"float32": 332, "bfloat16": 370}
 
 # The kernels once more, rotated, where gradients go back by convolutions: 20,018,880 numbers.
 _ROTATED_MB: Final = {"float32": 76, "bfloat16": 38}
 
-# Gradients on their way through block 1, and what the allocator loses between tensors of unlike sizes, in
-# tensors of the 64 channels of block 1. From whole steps: 3185 and 2430 at 1024 px, 9208 and 7193 at 2048 px
-# (float32; bfloat16 from 745 on).
+# The next three count tensors of 64 channels, as block 1 has: gradients in block 1 with the allocator's losses
+# between unlike sizes; the room that activations need elsewhere once the pairs of L-BFGS lie in theirs; and the
+# forward pass alone, in bytes a pixel.
 _TRANSIENTS: Final = 3.3
-
-# The pairs of L-BFGS settle in the room that activations left, which then need some elsewhere: in float32
-# tensors of 64 channels. Jobs of 13 iterations at 1024 px: 3406 (float32) and 3429 (bfloat16), with Adam 3111.
 _SCATTERED: Final = {"adam": 0.0, "lbfgs": 1.0}
+_FORWARD_BYTES: Final = 3.2 * _FLOAT_BYTES * _CHANNELS[1]
 
-# Forward alone, in float32 tensors of 64 channels a pixel: 4216 and 4073 at 2048 px.
-_FORWARD: Final = 3.2
-
-# Picture-sized tensors that an update makes on its way, with the activations gone: Adam's two new moments and
-# its quotient; the recursion's two vectors, their products and the new pair.
+# Picture-sized tensors of an update, with the activations gone: Adam's two new moments and its quotient; the
+# recursion's two vectors, their products and the new pair.
 _UPDATE: Final = {"adam": 6, "lbfgs": 6}
 
 # A pixel decoded: three in Pillow, as many converted, as many in the array.
 _DECODED_BYTES: Final = 3 * 3
 
-MARGIN: Final = 1.1  # between an estimate and a limit, since whoever passes the limit is ended
+MARGIN: Final = 1.1  # between an estimate and a limit, since a process beyond the limit is ended
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Work:
 
 
 class JobPlan(NamedTuple):
-    """How every scale of a job will be computed, and what the engine says of it."""
+    """How every scale of a job will be computed, and what is reported of it."""
 
     tile_sizes: tuple[TileSize, ...]  # one for each scale, coarse to fine
     report: Plan
@@ -88,14 +86,7 @@ class JobPlan(NamedTuple):
 
 
 def works(settings: Settings, content: Size, styles: Sequence[Size], info: EngineInfo) -> list[Work]:
-    """Describe the work at every scale of a job, coarse to fine.
-
-    Args:
-        settings: the job's settings.
-        content: the size of the photo as it was dropped.
-        styles: the sizes of the paintings.
-        info: the engine's description of itself.
-    """
+    """Describe the work at every scale of a job, coarse to fine, from its pictures' sizes as dropped."""
     return [
         Work(
             size=scaled(*content, scale.size),
@@ -117,22 +108,24 @@ def plan(job: Sequence[Work], limit_mb: int | None, smaller: int = 0) -> JobPlan
     Args:
         job: the work at every scale, coarse to fine.
         limit_mb: the most memory the whole process may take; None: not known, and nothing is estimated.
-        smaller: how many tile sizes below the chosen ones to go, because memory ran out before.
+        smaller: number of tile sizes below the chosen ones, one for each time that memory ran out.
     """
     options = [_options(work) for work in job]
-    chosen = [min(_first_within(found, limit_mb) + smaller, len(found) - 1) for found in options]
+    bound_mb = math.inf if limit_mb is None else limit_mb
+    chosen = [min(_first_within(found, bound_mb) + smaller, len(found) - 1) for found in options]
     ways = [found[index] for found, index in zip(options, chosen, strict=True)]
     # What one scale took serves the next, so the largest decides.
     needed_mb = max(way.estimate_mb for way in ways)
-    estimated_mb = None if limit_mb is None else needed_mb
-    spare_mb = None if limit_mb is None else limit_mb / MARGIN - needed_mb
+    figures = f"{needed_mb} MB estimated, {limit_mb} MB to be had"
+    warning = f"memory may run out: {figures}, and an estimate may be wrong by a tenth"
     report = Plan(
-        memory_estimate_mb=estimated_mb,
+        memory_estimate_mb=None if limit_mb is None else needed_mb,
         memory_limit_mb=limit_mb,
         computed=str(ways[-1].tile_size),
         is_smallest=all(index == len(found) - 1 for found, index in zip(options, chosen, strict=True)),
-        warning=_warning(estimated_mb, limit_mb),
+        warning="" if MARGIN * needed_mb <= bound_mb else warning,
     )
+    spare_mb = None if limit_mb is None else limit_mb / MARGIN - needed_mb
     return JobPlan(tuple(way.tile_size for way in ways), report, spare_mb)
 
 
@@ -153,30 +146,16 @@ def _options(work: Work) -> list[_Way]:
     return found
 
 
-def _first_within(options: Sequence[_Way], limit_mb: int | None) -> int:
+def _first_within(options: Sequence[_Way], bound_mb: float) -> int:
     """Give the index of the first way that fits; where none does, of the last one, which takes least."""
-    if limit_mb is None:
-        return 0
-    fitting = (index for index, way in enumerate(options) if _fits(way.estimate_mb, limit_mb))
+    fitting = (index for index, way in enumerate(options) if MARGIN * way.estimate_mb <= bound_mb)
     return next(fitting, len(options) - 1)
-
-
-def _fits(estimated_mb: int, limit_mb: int) -> bool:
-    return MARGIN * estimated_mb <= limit_mb
-
-
-def _warning(estimated_mb: int | None, limit_mb: int | None) -> str:
-    """Say so where an estimate is not safely within the limit; empty where it is, or where neither is known."""
-    if estimated_mb is None or limit_mb is None or _fits(estimated_mb, limit_mb):
-        return ""
-    figures = f"{estimated_mb} MB estimated, {limit_mb} MB to be had"
-    return f"memory may run out: {figures}, and an estimate may be wrong by a tenth"
 
 
 def targets_mb(work: Work) -> int:
     """Estimate what computing the targets of a size in one piece takes, on top of what is there."""
-    pieces = [work.size, *work.styles]
-    return round(max(_forward_bytes(height * width) for height, width in pieces) / _MB)
+    pixels = max(height * width for height, width in [work.size, *work.styles])
+    return round(_FORWARD_BYTES * pixels / _MB)
 
 
 def decoded_mb(pictures: Collection[Size]) -> int:
@@ -191,7 +170,7 @@ def available_mb(held_mb: int, proc: Path = Path("/proc")) -> int:
 
 def estimate_mb(work: Work, tile_size: TileSize) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
-    styles = [_forward_bytes(_piece(size, work.style_layers, tile_size)) for size in work.styles]
+    styles = [_FORWARD_BYTES * _piece(size, work.style_layers, tile_size) for size in work.styles]
     base_mb = (_GPU_BASE_MB if work.is_on_gpu else _BASE_MB)[work.precision]
     rotated_mb = _ROTATED_MB[work.precision] if work.backward == "convolution" else 0
     return base_mb + rotated_mb + round(max(_step_bytes(work, tile_size), *styles) / _MB)
@@ -203,22 +182,14 @@ def _step_bytes(work: Work, tile_size: TileSize) -> float:
     pixels = height * width
     layers = {*work.content_layers, *work.style_layers}
     piece = _piece(work.size, layers, tile_size)
-    pictures = _pictures(work.optimizer, pixels) * PICTURE_BYTES * pixels
+    # This picture, the last, the best and the gradient; Adam's moments, or L-BFGS' pairs and last gradient.
+    count = 4 + (2 if work.optimizer == "adam" else 1 + 2 * kept_pairs(pixels))
     kinds = 1 if work.precision == "float32" else 2  # of targets: the network's, and float32's to report
     contents = kinds * _FLOAT_BYTES * _channels(work.content_layers) * pixels
     scattered = _SCATTERED[work.optimizer] * _FLOAT_BYTES * _CHANNELS[1]
     gradient = (_activation_bytes(work, layers) + scattered) * piece
     update = _UPDATE[work.optimizer] * PICTURE_BYTES * pixels
-    return pictures + contents + max(gradient, update)
-
-
-def _pictures(optimizer: str, pixels: int) -> int:
-    """Count the picture-sized tensors that are held through the gradient of a step.
-
-    This picture, the last one, the best one and the gradient. With Adam: its two moments. With L-BFGS: the
-    pairs, and the gradient at the last picture.
-    """
-    return 4 + (2 if optimizer == "adam" else 1 + 2 * kept_pairs(pixels))
+    return count * PICTURE_BYTES * pixels + contents + max(gradient, update)
 
 
 def _piece(size: Size, layers: Collection[str], tile_size: TileSize) -> int:
@@ -232,23 +203,16 @@ def _piece(size: Size, layers: Collection[str], tile_size: TileSize) -> int:
 
 
 def _activation_bytes(work: Work, layers: Collection[str]) -> float:
-    """Count the bytes a pixel that the gradient needs: every ReLU's and pooling's output, up to the last layer.
-
-    In bfloat16 the features that are compared are kept in float32 as well.
-    """
+    """Count the bytes a pixel that the gradient needs: outputs of ReLU and pooling, up to the last layer."""
     item_bytes = 2 if work.precision == "bfloat16" else _FLOAT_BYTES
     seen = LAYERS[: max(LAYERS.index(layer) for layer in layers) + 1]
     blocks = sorted({tile_layout.feature_px(layer) for layer in seen})
     pooled = sum(_CHANNELS[px] / (2 * px) ** 2 for px in blocks[:-1])
     kept = item_bytes * (_channels(seen) + pooled + _TRANSIENTS * _CHANNELS[1])
+    # In bfloat16 the features that are compared are kept in float32 as well.
     return kept if work.precision == "float32" else kept + _FLOAT_BYTES * _channels(layers)
-
-
-def _forward_bytes(pixels: int) -> float:
-    return _FORWARD * _FLOAT_BYTES * _CHANNELS[1] * pixels
 
 
 def _channels(layers: Iterable[str]) -> float:
     """Count the features of some layers at a pixel of the picture."""
-    spacings = [tile_layout.feature_px(layer) for layer in layers]
-    return sum(_CHANNELS[px] / px**2 for px in spacings)
+    return sum(_CHANNELS[px] / px**2 for px in map(tile_layout.feature_px, layers))

@@ -27,13 +27,7 @@ class Painter:
     """A loaded network and the steps compiled on it so far."""
 
     def __init__(self, network: Vgg19, exact: Vgg19 | None = None, gram_store: GramStore | None = None) -> None:
-        """Start with nothing compiled.
-
-        Args:
-            network: the network that iterates.
-            exact: the same in float32, for the losses that are reported; None if `network` is that.
-            gram_store: the store of the styles' Gram matrices; default: none.
-        """
+        """Take the network that iterates, and the same in float32 for the reported losses if it is another."""
         self._network = network
         self._exact = exact
         self._gram_store = gram_store
@@ -42,9 +36,10 @@ class Painter:
 
     def step(self, settings: Settings, tile_size: TileSize = WHOLE) -> Step:
         """Get the step for some settings, compiled at most once."""
-        return self._step(self._network, Method.of(settings), tile_size)
+        return self._step(self._network, settings, tile_size)
 
-    def _step(self, network: Vgg19, method: Method, tile_size: TileSize) -> Step:
+    def _step(self, network: Vgg19, settings: Settings, tile_size: TileSize) -> Step:
+        method = Method.of(settings)
         key = (network.precision, method, tile_size)
         with self._lock:
             if key not in self._steps:
@@ -72,22 +67,19 @@ class Painter:
 
         Args:
             subject: the job's pictures and settings.
-            tile_sizes: how each scale is computed, coarse to fine; default: in one piece.
+            tile_sizes: one for each scale, coarse to fine; default: each in one piece.
             prepared: the targets that were computed ahead for this very job.
             resumed: the state that an earlier run of the same job saved.
 
         Raises:
             JobError: a side would be too short for VGG19.
         """
-        chosen = list(tile_sizes or [WHOLE] * len(subject.scales()))
-        exact = None
-        if self._exact is not None:
-            exact = self._step(self._exact, Method.of(subject.settings), chosen[-1])
+        settings, chosen = subject.settings, tile_sizes or [WHOLE] * len(subject.scales())
         return Session(
             subject,
-            [self.step(subject.settings, tile_size) for tile_size in chosen],
+            [self.step(settings, tile_size) for tile_size in chosen],
             self._gram_store,
-            exact=exact,
+            exact=self._step(self._exact, settings, chosen[-1]) if self._exact else None,
             prepared=prepared if chosen[0] == WHOLE else None,
             resumed=resumed,
         )

@@ -12,6 +12,7 @@ from daemon.processes import yield_to_others
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+    from pathlib import Path
 
     from daemon.job import Request
 
@@ -20,14 +21,10 @@ _NICE: Final = 10  # it has the time of a whole picture, and must not slow down 
 
 
 class Prefetcher(Generic[T]):
-    """Keeps the result for one request at most, the last one that was hinted at; one thread does the work."""
+    """Keeps one result at most, for the last request that was announced; one thread does the work."""
 
     def __init__(self, make: Callable[[Request], T]) -> None:
-        """Have nothing ready.
-
-        Args:
-            make: the work; safe to call during a painting. Its errors are dropped: `stylize` meets them again.
-        """
+        """Take the work. It runs during a painting; its errors are dropped: `stylize` meets them again."""
         self._make = make
         self._executor = ThreadPoolExecutor(1, "prefetch", yield_to_others, (_NICE,))
         self._key: tuple[Any, ...] | None = None
@@ -45,10 +42,9 @@ class Prefetcher(Generic[T]):
         future = self._future if self._key == _key(request) else None
         if future is None:
             self.forget()
-            return None
         self._key, self._future = None, None
         with contextlib.suppress(Exception):
-            return future.result()
+            return future.result() if future else None
         return None
 
     def forget(self) -> None:
@@ -58,14 +54,18 @@ class Prefetcher(Generic[T]):
         self._key, self._future = None, None
 
 
+def pictures(request: Request) -> list[Path]:
+    """List the files that a request decodes."""
+    return [request.content, *(path for path, _ in request.styles), *([request.init] if request.init else [])]
+
+
 def _key(request: Request) -> tuple[Any, ...] | None:
-    """Identify a request by its files and settings, not by paths: a job moves between hint and painting.
+    """Identify a request by its files and settings, not by paths: a job moves before it is painted.
 
     None where the files cannot be read: then nothing can be made ready.
     """
-    paths = [request.content, *(path for path, _ in request.styles), *([request.init] if request.init else [])]
     try:
-        stamps = tuple(Stamp.of(path.stat()) for path in paths)
+        stamps = tuple(Stamp.of(path.stat()) for path in pictures(request))
     except OSError:
         return None
     return stamps, tuple(weight for _, weight in request.styles), request.settings

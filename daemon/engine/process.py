@@ -5,15 +5,15 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from daemon import logs, processes
-from daemon.engine import printed
-from daemon.engine.limits import Watch, oom_kills
+from daemon.engine.limits import Excess, Watch, oom_kills
 from daemon.errors import EngineError, NotReady, Reason
 
 if TYPE_CHECKING:
@@ -26,20 +26,36 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-_STOP_S: Final = 20.0  # for a checkpoint to be written, or an end to come after the pipe was closed
-_LAST_WORDS_S: Final = 1.0  # for what a dead child printed at the very end to be read
+STOP_S: Final = 20.0  # for a checkpoint to be written, or an end to come after the pipe was closed
+_LAST_LINES_S: Final = 1.0  # for what a dead child printed at the very end to be read
 _KEPT_LINES: Final = 40  # a crash report of faulthandler is about 25
+
+# An error that matters raises an exception, so TensorFlow's output only helps to look for a defect. Lines of
+# its logger (a letter and the date, or the date and a letter) have a level; its errors stay visible, except
+# those on every machine without a GPU.
+_LOGGED: Final = re.compile(r"(?:\d{4}-\d\d-\d\d [\d:.]+: (?=. )|(?=.\d{4} ))([IWEF])")
+_LEVELS: Final = {"I": "debug", "W": "debug", "E": "info", "F": "error"}
+_CHATTER: Final = re.compile(
+    "cuInit|CUDA_ERROR_NO_DEVICE|Could not find cuda drivers|Unable to register cu|TF-TRT|computation placer"
+    "|absl::InitializeLog|oneDNN custom operations are on|CPU instructions|CPU Frequency"
+)
+
+
+def level(line: str) -> str:
+    """Name the level at which a line that the child prints is logged: debug, info or error."""
+    if _CHATTER.search(line):
+        return "debug"
+    logged = _LOGGED.match(line)
+    return _LEVELS[logged[1]] if logged else "info"
 
 
 class _EngineChild(processes.Child):
-    """A running `daemon.engine.child`: its messages, what it prints, and how it ends."""
+    """A running `daemon.engine.child`: its messages, its output, and how it ends."""
+
+    info: EngineInfo  # once the model is loaded
 
     def __init__(self, config: Config) -> None:
-        """Start it and send it the config.
-
-        Raises:
-            OSError: it cannot be started.
-        """
+        """Start it and send it the config; OSError if it cannot be started."""
         environment = {"PYTHONFAULTHANDLER": "1", "TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
         self._oom_kills = oom_kills()
         super().__init__("daemon.engine.child", environment=environment, output=subprocess.PIPE)
@@ -50,20 +66,16 @@ class _EngineChild(processes.Child):
         self.pipe.send(config)
 
     def _listen(self, stream: IO[bytes]) -> None:
-        """Bring what TensorFlow, absl and the interpreter print into the one stream of log records."""
+        """Log what TensorFlow, absl and the interpreter print."""
         for raw in stream:
             line = raw.decode("utf-8", "replace").rstrip()
             if line:
                 self.lines.append(line)
-                getattr(log, printed.level(line))("engine.printed", line=line)
+                getattr(log, level(line))("engine.printed", line=line)
         stream.close()
 
     def ask(self, request: Request, life: Lifeline) -> None:
-        """Send a request.
-
-        Raises:
-            EngineError: the child ended.
-        """
+        """Send a request; EngineError if the child has ended."""
         self._oom_kills = oom_kills()
         try:
             self.pipe.send(("paint", request))
@@ -76,86 +88,71 @@ class _EngineChild(processes.Child):
         Raises:
             EngineError: the child ended, or passed a limit and was killed.
         """
-        watch.hear()
+        watch.restart()
         while not life.is_stopping:  # asked before every message: steps may come faster than a tick
-            excess = watch.excess()
-            if excess is not None:
-                raise self._killed(excess.by, excess.message, excess.reason, life)
-            message = self.poll(life)
-            if message is not None:
+            if excess := watch.excess():
+                raise self._killed(excess, life)
+            if message := self.poll(life):
                 return message
         return "stopped", None
 
     def poll(self, life: Lifeline) -> tuple[str, Any] | None:
-        """Wait a moment for a message.
-
-        Raises:
-            EngineError: see `receive`.
-        """
+        """Wait a moment for a message; see `receive`."""
         try:
             return self.pipe.recv() if self.has_message(life) else None
         except BlockingIOError:
             message = "the engine stopped in the middle of a message"
-            raise self._killed("silence", message, Reason.TIMED_OUT, life) from None
+            raise self._killed(Excess("silence", message, Reason.TIMED_OUT), life) from None
         except (EOFError, OSError):
             raise self._died(life) from None
 
-    def _killed(self, by: str, message: str, reason: Reason, life: Lifeline) -> EngineError:
+    def _killed(self, excess: Excess, life: Lifeline) -> EngineError:
         """Kill a child that does not end by itself."""
         self.end(life)
-        log.error("engine.died", ended_by=by, last_lines=list(self.lines)[-5:])
-        return EngineError(message, reason, tuple(self.lines))
+        return self._error(excess.by, excess.message, excess.reason)
 
     def _died(self, life: Lifeline) -> EngineError:
         """Find out how the child ended."""
-        code = self.end(life, _STOP_S)
+        code = self.end(life, STOP_S)
         how = "closing its pipe" if code is None else processes.ending(code)
         is_killed = code == -signal.SIGKILL
-        self._listener.join(_LAST_WORDS_S)
-        lines = tuple(self.lines)
-        log.error("engine.died", ended_by=how, last_lines=lines[-5:])
+        self._listener.join(_LAST_LINES_S)
         if is_killed and oom_kills() > self._oom_kills:
             message = "the kernel ended the engine's process because memory ran out"
-            return EngineError(message, Reason.OUT_OF_MEMORY, lines)
+            return self._error(how, message, Reason.OUT_OF_MEMORY)
         guess = " (perhaps memory ran out)" if is_killed else ""
-        return EngineError(f"the engine's process ended by {how}{guess}", Reason.ENGINE_CRASHED, lines)
+        return self._error(how, f"the engine's process ended by {how}{guess}", Reason.ENGINE_CRASHED)
 
-
-class _Loaded(NamedTuple):
-    """A child whose model is loaded."""
-
-    child: _EngineChild
-    info: EngineInfo
+    def _error(self, ended_by: str, message: str, reason: Reason) -> EngineError:
+        lines = tuple(self.lines)
+        log.error("engine.died", ended_by=ended_by, last_lines=lines[-5:])
+        return EngineError(message, reason, lines)
 
 
 class ProcessEngine:
     """Speaks with `daemon.engine.child`. Start it from the main thread: the child dies with its starter."""
 
     def __init__(self, config: Config) -> None:
-        """Remember what to start.
-
-        Args:
-            config: the whole config.
-        """
+        """Take the whole config; `start` starts the child."""
         self.config = config  # may be replaced between two jobs; a child that runs keeps its own
-        self._loaded: _Loaded | None = None
+        self._child: _EngineChild | None = None  # one whose model is loaded
 
     @property
     def pid(self) -> int | None:
         """The number of the child's process; None while none runs with a loaded model."""
-        return self._loaded.child.pid if self._loaded is not None and self._loaded.child.is_running else None
+        return self._child.pid if self._child is not None and self._child.is_running else None
 
     def start(self, life: Lifeline) -> EngineInfo:
         """Start the child and wait for its model; see `Engine.start`."""
         return self._load(life).info
 
-    def _load(self, life: Lifeline) -> _Loaded:
-        if self._loaded is None or not self._loaded.child.is_running:
-            self.stop()  # what is left of a child that died while it was idle, which is no job's fault
-            self._loaded = self._started(life)
-        return self._loaded
+    def _load(self, life: Lifeline) -> _EngineChild:
+        if self._child is None or not self._child.is_running:
+            self.stop()  # the rest of a child that died while it was idle, which is no job's fault
+            self._child = self._started(life)
+        return self._child
 
-    def _started(self, life: Lifeline) -> _Loaded:
+    def _started(self, life: Lifeline) -> _EngineChild:
         try:
             child = _EngineChild(self.config)
         except OSError as error:
@@ -166,24 +163,19 @@ class ProcessEngine:
             raise NotReady(f"the engine ended while it started: {error}") from error
         if kind != "started":
             child.end(life)
-            raise NotReady("told to stop" if kind == "stopped" else str(content))
-        info: EngineInfo = content
-        log.info(
-            "engine.model_loaded",
-            device=info.device,
-            precision=info.precision,
-            backward=info.backward,
-            weights=info.weights_source,
-            weights_sha256=info.weights_sha256,
-            load_s=info.load_s,
-        )
-        return _Loaded(child, info)
+            raise NotReady("asked to stop") if kind == "stopped" else content
+        child.info = info = content
+        facts = {
+            name: getattr(info, name)
+            for name in ("device", "precision", "backward", "weights_sha256", "load_s")
+        }
+        log.info("engine.model_loaded", weights=info.weights_source, **facts)
+        return child
 
     def stylize(self, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
         """Paint in the child; see `Engine.stylize`."""
-        child, info = self._load(life)
-        options = self.config.engine
-        watch = Watch(child.pid, options.job_timeout_s, process_limit_mb(options.memory_limit_mb, info))
+        child, options = self._load(life), self.config.engine
+        watch = Watch(child.pid, options.job_timeout_s, process_limit_mb(options.memory_limit_mb, child.info))
         child.ask(request, life)
         try:
             yield from _follow(child, watch, life)
@@ -192,16 +184,16 @@ class ProcessEngine:
             raise
 
     def prepare(self, request: Request) -> None:
-        """Hand the hint on to the child, if there is one; see `Engine.prepare`."""
-        if self._loaded is not None:
-            with contextlib.suppress(OSError):  # its death is told where its steps are awaited
-                self._loaded.child.pipe.send(("prepare", request))
+        """Announce the next request to the child, if there is one; see `Engine.prepare`."""
+        if self._child is not None:
+            with contextlib.suppress(OSError):  # its death is reported where its steps are awaited
+                self._child.pipe.send(("prepare", request))
 
     def stop(self) -> None:
         """End the child."""
-        if self._loaded is not None:
-            self._loaded.child.stop()
-        self._loaded = None
+        if self._child is not None:
+            self._child.stop()
+        self._child = None
 
 
 def process_limit_mb(asked_mb: int | None, info: EngineInfo) -> int | None:
@@ -210,33 +202,27 @@ def process_limit_mb(asked_mb: int | None, info: EngineInfo) -> int | None:
 
 
 def _follow(child: _EngineChild, watch: Watch, life: Lifeline) -> Iterator[Plan | Step]:
-    while True:
+    kind, content = child.receive(watch, life)
+    while kind == "step":
+        yield content
         kind, content = child.receive(watch, life)
-        if kind == "step":
-            yield content
-        elif kind == "job_error":
-            raise content
-        elif kind == "not_ready":
-            raise NotReady(content)
-        elif kind == "engine_error":
-            message, reason = content
-            raise EngineError(message, reason or Reason.ENGINE_CRASHED, tuple(child.lines))
-        elif kind == "stopped":
-            yield from _last_steps(child, life)
-            return
-        else:
-            return
+    if kind == "stopped":
+        yield from _last_steps(child, life)
+    elif kind == "error":
+        if isinstance(content, EngineError):
+            content.last_lines = tuple(child.lines)
+        raise content
 
 
 def _last_steps(child: _EngineChild, life: Lifeline) -> Iterator[Plan | Step]:
     """End the running picture but keep the model; a child that does not come to its next step is killed.
 
     Yields:
-        What was on its way: a checkpoint that the child writes now depends on their frames.
+        The steps that it still takes: a checkpoint that the child writes now depends on their frames.
     """
     if not child.is_running:
         return  # it was ended meanwhile
-    deadline = time.monotonic() + _STOP_S
+    deadline = time.monotonic() + STOP_S
     try:
         child.pipe.send(("stop", None))
         while time.monotonic() < deadline:

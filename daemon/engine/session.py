@@ -1,7 +1,7 @@
-"""One job being painted: everything beside the method itself that happens on the way down.
+"""One job being painted: everything around the descent itself.
 
 The descent yields an `Iterate`; from it follow the table of losses, the best picture so far, the early stop,
-the step back from a loss that is not finite, the clocks, and the checkpoint to go on from.
+the step back from a loss that is not finite, the clocks, and the checkpoint to resume from.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from daemon.transfer.targets import targets
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from daemon.engine.previews import Previews
-    from daemon.settings import EarlyStop
+    from daemon.settings import EarlyStop, Frames
     from daemon.transfer import Tensor
     from daemon.transfer import step as transfer
     from daemon.transfer.losses import Targets
@@ -36,6 +35,22 @@ if TYPE_CHECKING:
     from daemon.transfer.targets import GramStore
 
 MAX_STEPS_BACK: Final = 1
+PREVIEW_S: Final = 5.0  # the longest time without a picture, so that people see progress
+
+
+class Previews:
+    """Chooses the iterations whose pictures leave the engine: the frames, and one every few seconds."""
+
+    def __init__(self, frames: Frames, now_s: float) -> None:
+        """Start counting at a monotonic time."""
+        self._frames = frames
+        self._last_s = now_s
+
+    def choose(self, iteration: int, now_s: float) -> bool:
+        """Decide on an iteration's picture; a chosen one puts the next preview off."""
+        is_chosen = self._frames.keeps(iteration) or now_s - self._last_s >= PREVIEW_S
+        self._last_s = now_s if is_chosen else self._last_s
+        return is_chosen
 
 
 class Prepared(NamedTuple):
@@ -58,15 +73,9 @@ class Session:
         prepared: Prepared | None = None,
         resumed: Checkpoint | None = None,
     ) -> None:
-        """See `Painter.begin`.
+        """Take the compiled step of every scale, coarse to fine; see `Painter.begin`.
 
-        Args:
-            subject: the job's pictures and settings.
-            steps: the compiled step of every scale, coarse to fine.
-            gram_store: the store of the styles' Gram matrices; None: they are computed.
-            exact: the last scale's step in float32 for the reported losses, if it iterates in bfloat16.
-            prepared: the first scale's targets, computed ahead.
-            resumed: the state to go on from.
+        `exact` is the last scale's step in float32, for the reported losses of a job in bfloat16.
         """
         self._begun = time.perf_counter()
         self._subject = subject
@@ -80,7 +89,7 @@ class Session:
         self._total = sum(scale.iterations for scale in self._scales)
         self._number = -1  # of the current scale
         # The newest picture whose loss is finite. Nothing older is held: L-BFGS' memory is two dozen pictures.
-        self._iterate: Iterate | None = None
+        self._iterate: Iterate
         self._best_image: Tensor | None = None  # (1, H, W, 3), of this scale
         self._best_row = self._scale_row = 0  # in the table: the best picture, the first one of this scale
         self._steps_back = 0
@@ -89,19 +98,15 @@ class Session:
         self._table: list[Step] = []
 
     def steps(self, previews: Previews | None = None) -> Iterator[Step]:
-        """Yield every step of the way; those that a checkpoint has come again from its table.
+        """Yield steps 0 to n of each scale; those that a checkpoint has are replayed from its table.
 
-        Args:
-            previews: chooses the steps that carry their picture; default: none does.
-
-        Yields:
-            Steps 0 to n of each scale, picture and losses paired; the last one carries the painting.
+        Picture and losses of a step belong together. Some steps carry their picture (default: none), the last
+        one carries the painting.
 
         Raises:
             JobError: the loss was not finite twice.
         """
-        if self._resumed is not None:
-            self._load()
+        if self._load():
             yield from self._table.copy()
             if not self._is_scale_done:
                 yield from self._descend(previews)
@@ -112,7 +117,7 @@ class Session:
 
     def checkpoint(self) -> Checkpoint:
         """Take the state at the step that was yielded last."""
-        iteration, image, _, moved, state = self._current
+        iteration, image, _, moved, state = self._iterate
         image, moved, best_image, *parts = arrays_of((image, moved, self._best_image, state))
         rows = [(row.iteration, row.size_px, *vars(row.losses).values(), row.elapsed_s) for row in self._table]
         return Checkpoint(
@@ -129,12 +134,6 @@ class Session:
             first=np.array([self._first.total, self._first.style, self._first.content]),
             rows=np.asarray(rows, np.float64),
         )
-
-    @property
-    def _current(self) -> Iterate:
-        if self._iterate is None:
-            raise RuntimeError("no step was taken yet")
-        return self._iterate
 
     @property
     def _step(self) -> transfer.Step:
@@ -154,7 +153,7 @@ class Session:
         rule = self._subject.settings.early_stop
         totals = [row.losses.total for row in self._table[self._scale_row :]]
         is_settled = rule is not False and has_settled(totals, rule)
-        return self._current.iteration == self._scale.iterations or is_settled
+        return self._iterate.iteration == self._scale.iterations or is_settled
 
     @contextlib.contextmanager
     def _preparing(self) -> Iterator[None]:
@@ -162,31 +161,25 @@ class Session:
         yield
         self._target_s += time.perf_counter() - begun
 
-    def _load(self) -> None:
-        """Load the checkpoint and drop it, so that its arrays are not held twice."""
+    def _load(self) -> bool:
+        """Load the checkpoint, if there is one, and drop it, so that its arrays are not held twice."""
         known, self._resumed = self._resumed, None
         if known is None:
-            return
+            return False
         self._number, self._best_row, self._scale_row = known.scale, known.best_row, known.scale_row
         self._steps_back, self._target_s = known.steps_back, known.target_s
         self._first = Losses(*known.first.tolist())
         for iteration, size_px, total, style, content, elapsed_s in known.rows.tolist():
-            row = Step(
-                iteration=int(iteration),
-                iterations=self._total,
-                size_px=int(size_px),
-                losses=Losses(total, style, content),
-                elapsed_s=elapsed_s,
-                is_replayed=True,
-                steps_back=known.steps_back,
-            )
-            self._table.append(row)
+            losses = Losses(total, style, content)
+            row = Step(int(iteration), self._total, int(size_px), losses, elapsed_s, is_replayed=True)
+            self._table.append(replace(row, steps_back=known.steps_back))
         self._begun = time.perf_counter() - self._table[-1].elapsed_s
         iteration, arrays = known.iteration, [known.image, known.moved, known.best_image, *known.state]
         del known
         signature = self._step.optimizer.signature()
         image, moved, self._best_image, state = nest_of((PICTURE, PICTURE, PICTURE, signature), arrays)
         self._iterate = Iterate(iteration, image, Loss(*vars(self._table[-1].losses).values()), moved, state)
+        return True
 
     def _enter(self, number: int) -> None:
         """Begin a scale: with the first picture, or the best one of the scale before, enlarged."""
@@ -201,15 +194,13 @@ class Session:
         if self._is_last_scale and self._exact is not None:
             self._first = self._exact_losses(self._exact, image)
 
-    def _targets(self) -> Targets:
-        if self._prepared is not None and self._prepared.scale == self._scale:
-            return self._prepared.targets
-        return targets(self._step, self._subject, self._scale, self._gram_store)
-
     def _descend(self, previews: Previews | None) -> Iterator[Step]:
         """Descend at one scale to its last iteration, or until it has settled."""
         with self._preparing():
-            compared = self._targets()
+            if self._prepared is not None and self._prepared.scale == self._scale:
+                compared = self._prepared.targets
+            else:
+                compared = targets(self._step, self._subject, self._scale, self._gram_store)
         descent = self._resumed_descent(compared)
         while True:
             begun = time.perf_counter()
@@ -224,7 +215,7 @@ class Session:
                 self._step_back(losses)
                 descent = self._resumed_descent(compared)
                 continue
-            restart = self._step.optimizer.restart(self._current.state)
+            restart = self._step.optimizer.restart(self._iterate.state)
             self._iterate = found
             del found
             row = self._recorded(losses, step_s, restart)
@@ -234,7 +225,7 @@ class Session:
 
     def _resumed_descent(self, compared: Targets) -> Generator[Iterate, None, None]:
         """Descend from the picture after the current one."""
-        iteration, _, _, moved, state = self._current
+        iteration, _, _, moved, state = self._iterate
         return descend(self._step, compared, moved, state, self._scale.iterations, first=iteration + 1)
 
     def _step_back(self, losses: Losses) -> None:
@@ -243,16 +234,11 @@ class Session:
         Raises:
             JobError: there is no good picture, or it is the second time.
         """
-        current = self._current
+        current = self._iterate
         if current.iteration < 0 or self._steps_back == MAX_STEPS_BACK:
-            raise JobError(
-                Failure(
-                    Reason.DIVERGED,
-                    f"the loss is {losses.total} at iteration {self._before + current.iteration + 1}",
-                    hint="lower learning_rate or the weights",
-                ),
-                pixels.from_vgg(current.image),
-            )
+            message = f"the loss is {losses.total} at iteration {self._before + current.iteration + 1}"
+            failure = Failure(Reason.DIVERGED, message, hint="lower learning_rate or the weights")
+            raise JobError(failure, pixels.from_vgg(current.image))
         self._steps_back += 1
         moved, state = self._step.damped(current.image, current.state)
         self._iterate = current._replace(moved=moved, state=state)
@@ -264,7 +250,7 @@ class Session:
 
     def _recorded(self, losses: Losses, step_s: float, restart: str) -> Step:
         """Enter the current picture in the table, and remember it if it is the best of its scale."""
-        current = self._current
+        current = self._iterate
         if self._best_image is None or losses.total < self._table[self._best_row].losses.total:
             self._best_image, self._best_row = current.image, len(self._table)
         row = Step(
@@ -281,11 +267,11 @@ class Session:
         return row
 
     def _shown(self, row: Step, previews: Previews | None) -> Step:
-        """Add to the current row what leaves the engine with it: its picture if chosen, and the painting."""
+        """Add to the current row its picture, if it is chosen, and the painting, if it is the last one."""
         has_picture = previews is not None and previews.choose(row.iteration, time.monotonic())
         return replace(
             row,
-            picture=pixels.from_vgg(self._current.image) if has_picture else None,
+            picture=pixels.from_vgg(self._iterate.image) if has_picture else None,
             painting=self._painting() if self._is_last_scale and self._is_scale_done else None,
         )
 
@@ -296,7 +282,7 @@ class Session:
             first_losses = self._first
             best_losses = last_losses = self._exact_losses(self._exact, self._best_image)
             if best is not last:
-                last_losses = self._exact_losses(self._exact, self._current.image)
+                last_losses = self._exact_losses(self._exact, self._iterate.image)
         return Painting(
             picture=pixels.from_vgg(self._best_image),
             best_iteration=best.iteration,

@@ -1,11 +1,11 @@
 """The decoder's own process: `images.read` behind a pipe, under a memory limit. No TensorFlow.
 
-Run as `python -m daemon.sandbox.child PARENT FD MEGAPIXELS BYTES`. It ends by itself after some idle time, or
-after many pictures; the next question starts a new one.
+Run as `python -m daemon.sandbox.child PARENT FD MEGAPIXELS BYTES`. It ends when idle, or after many pictures.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import sys
@@ -20,15 +20,15 @@ from daemon.sandbox import READY
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-IDLE_S: Final = 60.0  # then its memory is better free; a new one is there in half a second
-PICTURES: Final = 500  # then whatever a damaged picture left behind in a decoder is gone
+IDLE_S: Final = 60.0  # to free its memory; a new one starts in half a second
+PICTURES: Final = 500  # to drop memory that damaged pictures leaked in a decoder
 
 
 def serve(pipe: Connection, max_megapixels: float) -> None:
     """Answer question after question until the pipe closes, or it is time for a new process.
 
-    The messages are JSON, since what decodes hostile bytes is not trusted with a pickle: up `[path, name]`;
-    down, after the word `ready`, `{"size": [height, width]}`, `{"failure": ...}` or `{"errno": ...}`.
+    Messages are JSON, since a decoder of hostile bytes is not trusted with a pickle. The daemon sends
+    `[path, name]`; the child `ready`, then `{"size": [height, width]}`, `{"failure": ...}` or `{"errno": ...}`.
     """
     for _ in range(PICTURES):
         if not pipe.poll(IDLE_S):
@@ -39,13 +39,13 @@ def serve(pipe: Connection, max_megapixels: float) -> None:
 
 
 def inspect(path: Path, name: str, max_megapixels: float) -> dict[str, Any]:
-    """Decode one picture whole, and answer for it; see `serve`."""
+    """Decode one picture whole, and give the answer; see `serve`."""
     try:
         return {"size": images.read(path, max_megapixels, name).shape[:2]}
     except JobError as error:
         return {"failure": asdict(error.failure)}
     except OSError as error:
-        if error.errno == errno.ENOMEM:  # of our own limit, which is no trouble of the disk
+        if error.errno == errno.ENOMEM:  # of our own limit, not of the disk
             return {"failure": asdict(too_large(name, "it needs more memory than there is"))}
         return {"errno": error.errno}
 
@@ -54,11 +54,9 @@ def main() -> None:
     """Serve until the daemon closes the pipe."""
     pipe = processes.adopt()
     processes.limit_memory(int(sys.argv[4]))
-    try:
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send_bytes(READY)
         serve(pipe, float(sys.argv[3]))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Asks the decoder's process for a picture's size; whatever becomes of that process, the daemon lives on."""
+"""Asks the decoder's process for a picture's size; if that process dies, the daemon lives on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import logs, processes
+from daemon import logs
 from daemon.errors import SCALE_DOWN, Failure, JobError, NotReady, NotTaken, too_large, unreadable
 from daemon.lifeline import Lifeline
-from daemon.processes import Child
+from daemon.processes import Child, ending
 from daemon.sandbox import READY
 
 if TYPE_CHECKING:
@@ -34,37 +34,29 @@ def memory_limit(max_megapixels: float) -> int:
     """Give the address space, in bytes, in which every picture of so many megapixels can be decoded.
 
     Measured with Pillow 13.0 on 20, 40 and 200 megapixels, EXIF orientation applied, in bytes a pixel on top
-    of 126 MiB for Python, NumPy and Pillow: 13 for 16-bit grey PNG and TIFF; 14 for JPEG (also progressive or
-    CMYK) and BMP; 15 for Lab TIFF; 17 for 32-bit grey TIFF; 18 for palette PNG, GIF and CMYK TIFF; 24 for PNG
-    with alpha; 29 for TIFF with alpha; 33 for lossy and 37 for lossless WebP with alpha. So 48 leaves room for
-    a third more. The least is what a WebP's header takes before its size can be refused: two canvases of
-    16383 x 16383 px, 2.1 GB that are never touched.
+    of 126 MiB for Python, NumPy and Pillow: 13 to 18 for every format without alpha; with alpha 24 for PNG, 29
+    for TIFF, 33 for lossy and 37 for lossless WebP. 48 leaves a third more. The least is for a WebP's header,
+    before its size can be refused: two canvases of 16383 x 16383 px, 2.1 GB that are never touched.
     """
     return max(_LEAST_BYTES, _BASE_BYTES + int(max_megapixels * 1e6) * _BYTES_A_PIXEL)
 
 
 class _Ended(Exception):  # noqa: N818 - how a process ended is a fact before it is an error
-    """The child ended without an answer; the message says how."""
+    """The child ended without an answer."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(processes.ending(code))
+        super().__init__(ending(code))
         self.code = code
 
 
 class Decoder:
     """Decodes pictures in a child, which is started when there is a picture, and again after its end.
 
-    Used by one thread. The child ends with the thread that started it; another thread's question starts a new
-    one.
+    Used by one thread at a time. The child ends with the thread that started it.
     """
 
     def __init__(self, max_megapixels: float, time_limit_s: float = TIME_LIMIT_S) -> None:
-        """Remember the limits.
-
-        Args:
-            max_megapixels: the largest picture that is decoded; a larger one is refused from its header.
-            time_limit_s: the time that decoding a picture may take.
-        """
+        """Refuse larger pictures from their header, and end the decoding of one after a time limit."""
         self._arguments = [repr(max_megapixels), str(memory_limit(max_megapixels))]
         self._time_limit_s = time_limit_s
         self._child: Child | None = None
@@ -75,45 +67,31 @@ class Decoder:
         return self._child.pid if self._child is not None and self._child.is_running else None
 
     def size(self, path: Path, name: str, life: Lifeline) -> tuple[int, int]:
-        """Decode a picture whole, as `images.read` does.
-
-        Args:
-            path: the file.
-            name: the name of the file in errors.
-            life: the calling thread's.
-
-        Returns:
-            The picture's (height, width) in pixels.
+        """Decode a picture whole, as `images.read` does, and return its (height, width); errors say `name`.
 
         Raises:
             JobError: it is not a picture of an allowed format, is damaged or too large, or its decoder crashes,
                 does not come to an end, or takes more memory than pictures need.
             NotReady: the child does not start, which is no picture's fault.
             NotTaken: the thread should stop.
-            OSError: the disk it lies on does not give it, or there is no process to be had.
+            OSError: the file cannot be read, or no process can be started.
         """
         question = json.dumps([str(path), name]).encode("ascii")
         try:
-            answer = self._ask(question, name, life)
-        except _Ended as end:
-            if end.code not in {0, -signal.SIGKILL}:
-                raise JobError(_crash(name, end)) from None
-            answer = self._ask_again(question, name, life)  # it had ended for another reason than this picture
-        return _size(answer, path)
-
-    def _ask_again(self, question: bytes, name: str, life: Lifeline) -> dict[str, Any]:
-        try:
-            return self._ask(question, name, life)
+            try:
+                answer = self._ask(question, name, life)
+            except _Ended as end:
+                if end.code not in {0, -signal.SIGKILL}:
+                    raise
+                answer = self._ask(
+                    question, name, life
+                )  # perhaps it ended for another reason than this picture
         except _Ended as end:
             raise JobError(_crash(name, end)) from None
+        return _size(answer, path)
 
     def _ask(self, question: bytes, name: str, life: Lifeline) -> dict[str, Any]:
-        """Ask the child, or a new one where it has ended.
-
-        Raises:
-            _Ended: it ended without an answer.
-            JobError, NotReady, NotTaken: it was killed.
-        """
+        """Ask the child, or a new one if it has ended; raises _Ended if it ends without an answer."""
         child = self._ready(life)
         try:
             child.pipe.send_bytes(question)
@@ -121,9 +99,9 @@ class Decoder:
                 self.stop()
                 _require_going_on(life)
                 log.warning("inspector.died", file=name, ended_by="time limit")
-                raise JobError(_slow(name, self._time_limit_s))
+                raise JobError(unreadable(name, f"it takes longer than {self._time_limit_s:g} s to decode"))
             answer: dict[str, Any] = json.loads(child.pipe.recv_bytes(_ANSWER_BYTES))
-        except (EOFError, OSError, ValueError):  # it is gone, or talks nonsense, which is no better
+        except (EOFError, OSError, ValueError):  # it is gone, or its answer makes no sense
             end = _Ended(self._end(child, life))
             if end.code != 0:
                 log.warning("inspector.died", file=name, ended_by=str(end))
@@ -141,20 +119,20 @@ class Decoder:
             if is_answered and child.pipe.recv_bytes(_ANSWER_BYTES) == READY:
                 return child
         except (EOFError, OSError):
-            how = processes.ending(self._end(child, life))
+            how = ending(self._end(child, life))
             raise NotReady(f"the decoder's process does not start: {how}") from None
         self.stop()
         _require_going_on(life)
         raise NotReady("the decoder's process does not start")
 
     def _end(self, child: Child, life: Lifeline) -> int:
-        """Wait for a child's end, and return its exit code; 1 for one that lives on and makes no sense."""
+        """Wait for a child's end, and return its exit code; 1 if it had to be killed."""
         code = child.end(life, _END_S)
         self._child = None
         return 1 if code is None else code
 
     def stop(self) -> None:
-        """Kill the child, whatever it does; the next picture starts a new one."""
+        """Kill the child; the next picture starts a new one."""
         if self._child is not None:
             self._child.end(Lifeline())
         self._child = None
@@ -163,7 +141,7 @@ class Decoder:
 def _require_going_on(life: Lifeline) -> None:
     """Raise NotTaken once the thread should stop."""
     if life.is_stopping:
-        raise NotTaken("told to stop")
+        raise NotTaken("asked to stop")
 
 
 def _size(answer: dict[str, Any], path: Path) -> tuple[int, int]:
@@ -177,11 +155,7 @@ def _size(answer: dict[str, Any], path: Path) -> tuple[int, int]:
 
 
 def _crash(name: str, end: _Ended) -> Failure:
-    if end.code == -signal.SIGKILL:  # twice: by the kernel, for want of memory
+    if end.code == -signal.SIGKILL:  # twice: by the kernel, out of memory
         why = "it needs more memory than the machine has free"
         return too_large(name, why, f"{SCALE_DOWN}, or drop it again when more memory is free")
     return unreadable(name, f"the decoder crashed on it ({end})")
-
-
-def _slow(name: str, limit_s: float) -> Failure:
-    return unreadable(name, f"it takes longer than {limit_s:g} s to decode")

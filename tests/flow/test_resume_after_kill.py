@@ -1,4 +1,4 @@
-"""The real service, killed or stopped in the middle of a picture, goes on to the result of an unbroken one."""
+"""The real service, killed or stopped in the middle of a picture, resumes to the result of an unbroken one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 ENGINE = {"device": "cpu", "precision": "float32", "checkpoint_s": 0.2}
 EVERY = 5
-SEA: dict[str, Any] = {"size": 64, "iterations": 120, "frames": {"every": EVERY}, "seed": 4}
+SEA: dict[str, Any] = {"size": 64, "iterations": 80, "frames": {"every": EVERY}, "seed": 4}
 ROWS = SEA["iterations"] + 1
-AMID = 40  # iterations after which it is struck
+MIDWAY = 30  # iterations after which it is struck
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,11 @@ def running(make_live: Callable[..., Live]) -> Live:
     """A service in the middle of the drop `sea`, with a checkpoint on disk."""
     live = make_live(engine=ENGINE)
     live.tree.drop("sea", **SEA)
-    return until_amid(live.start().until_ready(), AMID)
+    return until_midway(live.start().until_ready(), MIDWAY)
 
 
-def until_amid(live: Live, iteration: int) -> Live:
-    """Wait until a job is at an iteration and has something to go on from."""
+def until_midway(live: Live, iteration: int) -> Live:
+    """Wait until a job is at an iteration and has a checkpoint."""
 
     def is_there() -> bool:
         records = live.records("job.progressed", "job.completed", job="sea")
@@ -93,7 +93,7 @@ def known(live: Live) -> int:
     return entry_of(live).progress
 
 
-def goes_on_from(live: Live) -> int:
+def resumed_row(live: Live) -> int:
     """The first iteration that is not known to the newest checkpoint before which no frame is missing."""
     entry = entry_of(live)
     frames = {int(path.stem) for path in (entry.out / "frames").glob("*.png")}
@@ -118,16 +118,16 @@ def _is_dead(pid: int) -> bool:
         return True
 
 
-def test_a_killed_service_goes_on_where_it_was(running: Live, whole: dict[str, Any]) -> None:
-    """After kill -9 of the service the next start goes on from the newest checkpoint to the same entry.
+def test_a_killed_service_resumes_where_it_was(running: Live, whole: dict[str, Any]) -> None:
+    """After kill -9 of the service the next start resumes from the newest checkpoint to the same entry.
 
-    No step that it knows is painted again; going on is progress, so the attempt counts as the first.
+    No step that it knows is painted again; resuming is progress, so the attempt counts as the first.
     """
     (engine,) = running.records("engine.started")
     running.send(signal.SIGKILL)
     running.wait()
     until_gone(engine["engine_pid"])
-    expected = goes_on_from(running)
+    expected = resumed_row(running)
     running.tree.check()
     running.start()
     entry = running.completed("sea")
@@ -139,8 +139,9 @@ def test_a_killed_service_goes_on_where_it_was(running: Live, whole: dict[str, A
     running.tree.check(is_quiet=True)
 
 
-def test_a_killed_engine_goes_on_where_it_was(running: Live, whole: dict[str, Any]) -> None:
-    """After kill -9 of the engine its successor goes on from the newest checkpoint, in the same service."""
+@pytest.mark.nightly
+def test_a_killed_engine_resumes_where_it_was(running: Live, whole: dict[str, Any]) -> None:
+    """After kill -9 of the engine its successor resumes from the newest checkpoint, in the same service."""
     (engine,) = running.records("engine.started")
     reached = known(running)
     os.kill(engine["engine_pid"], signal.SIGKILL)
@@ -158,34 +159,35 @@ def test_a_killed_engine_goes_on_where_it_was(running: Live, whole: dict[str, An
     running.tree.check(is_quiet=True)
 
 
-def test_a_stopped_service_goes_on_where_it_was_unless_frames_are_missing(
+@pytest.mark.nightly
+def test_a_stopped_service_resumes_where_it_was_unless_frames_are_missing(
     running: Live, whole: dict[str, Any]
 ) -> None:
     """A stop costs no attempt and keeps its very step; where frames are gone, they are painted again.
 
-    Stopped a second time, with the frames from some iteration on removed, it goes on from a checkpoint before
+    Stopped a second time, with the frames from some iteration on removed, it resumes from a checkpoint before
     those, or from its start.
     """
     running.send(signal.SIGTERM)
     assert running.wait() == 0
     assert entry_of(running).attempts_used == 0
     assert known(running) >= len(painted(running))  # the engine may be ahead of what the service took of it
-    expected = goes_on_from(running)
+    expected = resumed_row(running)
     running.start()
-    until_amid(running, AMID + 30)
+    until_midway(running, MIDWAY + 30)
     running.send(signal.SIGTERM)
     assert running.wait() == 0
     assert [record["iteration"] for record in running.records("job.resumed")] == [expected]
     assert painted(running) == list(range(expected, expected + len(painted(running))))
     assert entry_of(running).attempts_used == 0
     for path in (entry_of(running).out / "frames").glob("*.png"):
-        if int(path.stem) >= AMID - 10:
+        if int(path.stem) >= MIDWAY - 10:
             path.unlink()
-    expected = goes_on_from(running)
+    expected = resumed_row(running)
     running.start()
     entry = running.completed("sea")
     assert painted(running) == list(range(expected, ROWS))
-    assert expected <= AMID - 10
+    assert expected <= MIDWAY - 10
     assert safe_yaml.parse((entry / "result.yaml").read_bytes())["result"]["attempt"] == 1
     assert_same(content_of(entry), whole)
     running.tree.check(is_quiet=True)

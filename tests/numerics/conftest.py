@@ -12,7 +12,7 @@ from reference import network as keras_network
 from support.narrow_vgg import narrow_vgg
 
 from daemon.engine.painter import Painter
-from daemon.engine.previews import Previews
+from daemon.engine.session import Previews
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import weights as weights_module
 from daemon.transfer.backend import convolutions

@@ -21,7 +21,7 @@ from daemon.engine import local
 from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
 from daemon.engine.painter import Painter
-from daemon.engine.previews import Previews
+from daemon.engine.session import Previews
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import State
 from daemon.settings import PRESETS, Frames, Settings

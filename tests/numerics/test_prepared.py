@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from daemon.engine.painter import Painter
-from daemon.engine.previews import Previews
+from daemon.engine.session import Previews
 from daemon.errors import JobError
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer.scales import Scale, Subject

@@ -26,7 +26,7 @@ from daemon.engine import local
 from daemon.engine.checkpoints import UNREADABLE, Checkpoints, kept
 from daemon.engine.local import LocalEngine
 from daemon.engine.painter import Painter
-from daemon.engine.previews import Previews
+from daemon.engine.session import Previews
 from daemon.job import Request, State
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer.backend import device

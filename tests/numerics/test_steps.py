@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from daemon.engine.painter import Painter
-from daemon.engine.previews import Previews
+from daemon.engine.session import Previews
 from daemon.errors import JobError, Reason
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import pixels
@@ -117,7 +117,7 @@ import hashlib, json, sys
 import numpy as np
 from support.narrow_vgg import narrow_vgg
 from daemon.engine.painter import Painter
-from daemon.engine.previews import Previews
+from daemon.engine.session import Previews
 from daemon.settings import Settings
 from daemon.transfer.scales import Subject
 content, style = np.load(sys.argv[1]), np.load(sys.argv[2])

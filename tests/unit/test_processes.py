@@ -1,4 +1,4 @@
-"""Children of our own interpreter: their pipe, their limits, and that they never outlive who started them."""
+"""Child processes: their pipe, their limits, and that they end with the thread that started them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_child_stands_apart(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, tmp
     assert answer(child) == (True, "")
 
 
-def test_the_kernel_takes_the_child_first(spawn: Spawn) -> None:
+def test_the_kernel_ends_the_child_first(spawn: Spawn) -> None:
     """A child raises its own score with the kernel's out-of-memory killer, and leaves the daemon's alone."""
     before = Path("/proc/self/oom_score_adj").read_text()
     child = spawn("pipe.send(None); pipe.recv()")
@@ -139,7 +139,7 @@ time.sleep(600)
 
 
 def test_a_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
-    """SIGKILL of the parent leaves no child, even one that is stopped and deaf to its pipe."""
+    """SIGKILL of the parent leaves no child, not even a stopped one that reads no pipe."""
     environment = module(tmp_path, "import time; pipe.send(None); time.sleep(600)")
     command = [sys.executable, "-c", PARENT]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
@@ -182,7 +182,7 @@ def test_a_start_that_fails_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_wait_for_a_message_ends_with_the_time_or_a_stop(spawn: Spawn) -> None:
-    """A child that says nothing is waited for no longer than that, and not at all once asked to stop."""
+    """A silent child is waited for no longer than that, and not at all once asked to stop."""
     child, stop = spawn("pipe.recv()"), threading.Event()
     begun = time.monotonic()
     assert not child.await_message(Lifeline(), 0.3)
@@ -205,7 +205,7 @@ def test_a_wait_has_heartbeats(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_child_that_does_not_end_is_killed(spawn: Spawn) -> None:
-    """None tells that it was; its pipe is closed, and to end it once more changes nothing."""
+    """The code is None then; its pipe is closed, and to end it once more changes nothing."""
     child = spawn("import time; pipe.send(None); time.sleep(600)")
     answer(child)
     assert child.end(Lifeline(), 0.2) is None
@@ -215,7 +215,7 @@ def test_a_child_that_does_not_end_is_killed(spawn: Spawn) -> None:
 
 
 def test_a_child_that_died_is_not_running(spawn: Spawn) -> None:
-    """Its end is noticed without a message, and told as a return code."""
+    """Its end is noticed without a message, and given as a return code."""
     child = spawn("pipe.recv()")
     os.kill(child.pid, signal.SIGTERM)
     wait_for(lambda: not child.is_running, "the child's end", ANSWER_S)
@@ -248,5 +248,21 @@ def test_a_stop_closes_the_pipe_first(spawn: Spawn, code: str) -> None:
     ],
 )
 def test_an_ending_in_words(code: int, words: str) -> None:
-    """A return code is told as an exit code, a signal's name, or a real-time signal's number."""
+    """A return code is given as an exit code, a signal's name, or a real-time signal's number."""
     assert processes.ending(code) == words
+
+
+def test_one_thread_has_a_lower_priority_and_no_other() -> None:
+    """The calling thread is nice to others; the rest of the process keeps its priority."""
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    found: list[int] = []
+
+    def work() -> None:
+        processes.yield_to_others(19)
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [19]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before

@@ -105,10 +105,10 @@ def test_a_job_that_never_kept_anything_has_nothing(opened: Callable[..., Checkp
     assert not folder.exists()
 
 
-def test_names_count_the_pictures_so_that_progress_is_told_unopened(
+def test_names_count_the_pictures_so_that_progress_needs_no_opening(
     opened: Callable[..., Checkpoints], folder: Path
 ) -> None:
-    """The name counts the pictures judged: newer ones sort last, and the spool tells progress by it."""
+    """The name counts the rows: newer files sort last, and the spool reads progress from it."""
     checkpoints = opened()
     for pictures in (9, 101):
         checkpoints.save(state_of(pictures))
@@ -224,7 +224,7 @@ def test_a_folder_in_its_place_is_passed_over(opened: Callable[..., Checkpoints]
 
 
 def test_one_of_another_key_is_passed_over(opened: Callable[..., Checkpoints]) -> None:
-    """A checkpoint made with other settings, versions or another device is not gone on from."""
+    """A checkpoint made with other settings, versions or another device is not resumed from."""
     opened().save(state_of(5))
     opened(key("a newer version")).save(state_of(8))
     assert_equal(opened().newest().checkpoint, state_of(5))
@@ -251,10 +251,10 @@ def test_none_that_is_of_no_use_is_taken(
     assert (None if found is None else len(found.rows)) == expected
 
 
-def test_the_way_gone_anew_outlives_the_one_passed_over(
+def test_new_checkpoints_replace_those_that_were_skipped(
     opened: Callable[..., Checkpoints], folder: Path
 ) -> None:
-    """Where a job begins anew below older checkpoints of no use, its own are kept and those go.
+    """Where a job begins again below older checkpoints of no use, its own are kept and those are removed.
 
     Else the two old ones, newer by name, would have every new one removed as the oldest.
     """
@@ -333,7 +333,7 @@ def test_a_full_disk_is_not_filled_with_halves(opened: Callable[..., Checkpoints
 
 
 @pytest.mark.parametrize("moment", ["before", "torn", "after"])
-def test_a_kill_in_a_save_leaves_one_to_go_on_from(moment: str, tmp_path: Path) -> None:
+def test_a_kill_in_a_save_leaves_one_to_resume_from(moment: str, tmp_path: Path) -> None:
     """Killed at whichever operation, the next process finds the one before or the new one, and tidies up."""
     for number in range(count_operations(tmp_path / "count" / "ckpt")):
         place = tmp_path / str(number) / "ckpt"
@@ -405,7 +405,7 @@ def test_a_disk_that_fails_is_asked_again_after_the_interval(
     assert checkpoints.is_due()
 
 
-def test_a_job_that_moved_on_is_not_made_anew(folder: Path, opened: Callable[..., Checkpoints]) -> None:
+def test_a_job_that_moved_is_not_made_again(folder: Path, opened: Callable[..., Checkpoints]) -> None:
     """A late checkpoint of a job that lies elsewhere by now fails, and leaves nothing in its old place."""
     folder.parent.rmdir()
     with pytest.raises(FileNotFoundError):

@@ -43,7 +43,7 @@ def same(one: Grams, other: Grams) -> bool:
 
 
 def test_a_key_is_computed_once(tmp_path: Path) -> None:
-    """The second question is answered from memory, and one after a restart from the disk, to the bit."""
+    """The second question, and one after a restart, is answered from the disk, to the bit."""
     compute = Computing()
     kept = GramCache(tmp_path / "targets")
     assert same(kept.get("k", compute), grams(0))
@@ -52,8 +52,8 @@ def test_a_key_is_computed_once(tmp_path: Path) -> None:
     assert compute.count == 1
 
 
-def test_keys_are_told_apart(tmp_path: Path) -> None:
-    """Two keys have each their own."""
+def test_every_key_has_its_own(tmp_path: Path) -> None:
+    """Two keys have each their own matrices."""
     kept = GramCache(tmp_path / "targets")
     assert same(kept.get("one", Computing(1)), grams(1))
     assert same(kept.get("two", Computing(2)), grams(2))
@@ -61,8 +61,8 @@ def test_keys_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "text"])
-def test_a_damaged_file_is_computed_anew_and_mended(tmp_path: Path, damage: str) -> None:
-    """A file that was cut, changed in one bit or emptied is not believed, and replaced."""
+def test_a_damaged_file_is_computed_again_and_replaced(tmp_path: Path, damage: str) -> None:
+    """A file that was cut, changed in one bit or emptied is not used, and replaced."""
     folder = tmp_path / "targets"
     GramCache(folder).get("k", Computing())
     (path,) = folder.iterdir()
@@ -80,18 +80,8 @@ def test_a_damaged_file_is_computed_anew_and_mended(tmp_path: Path, damage: str)
     assert same(GramCache(folder).get("k", Computing(1)), grams(0))
 
 
-def test_memory_is_bounded_and_keeps_what_was_asked_for_last() -> None:
-    """Beyond the bound the one goes that was not asked for longest."""
-    size = sum(gram.nbytes for gram in grams(0).values())
-    kept = GramCache(None, memory_bytes=2 * size)
-    first, second, third = Computing(1), Computing(2), Computing(3)
-    for key, compute in (("1", first), ("2", second), ("1", first), ("3", third), ("1", first), ("2", second)):
-        kept.get(key, compute)
-    assert (first.count, second.count, third.count) == (1, 2, 1)
-
-
-def test_the_disk_is_bounded_and_keeps_what_was_asked_for_last(tmp_path: Path) -> None:
-    """Beyond the bound the file goes that was not asked for longest, and what a kill left half written."""
+def test_the_disk_is_bounded_and_keeps_the_last_used(tmp_path: Path) -> None:
+    """Beyond the bound the least recently used file is removed, and one that a kill left half written."""
     folder = tmp_path / "targets"
     GramCache(folder).get("0", Computing())
     (path,) = folder.iterdir()
@@ -99,14 +89,14 @@ def test_the_disk_is_bounded_and_keeps_what_was_asked_for_last(tmp_path: Path) -
     os.utime(path, (1, 1))
     GramCache(folder, disk_bytes=bound).get("1", Computing())
     os.utime(folder / "1.grams", (2, 2))
-    GramCache(folder, disk_bytes=bound).get("0", Computing())  # asked for now
+    GramCache(folder, disk_bytes=bound).get("0", Computing())  # used now
     (folder / ".9.grams.new").write_bytes(b"half")
     GramCache(folder, disk_bytes=bound).get("2", Computing())
     assert sorted(path.name for path in folder.iterdir()) == ["0.grams", "2.grams"]
 
 
 def test_a_disk_that_takes_nothing_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the folder cannot be made or written, the matrices are computed all the same, and remembered."""
+    """Where the folder cannot be made or written, the matrices are computed every time."""
     compute = Computing()
     kept = GramCache(tmp_path / "not there" / "targets")
     assert same(kept.get("k", compute), grams(0))
@@ -118,14 +108,4 @@ def test_a_disk_that_takes_nothing_is_no_error(tmp_path: Path, monkeypatch: pyte
     kept = GramCache(tmp_path / "targets")
     assert same(kept.get("k", compute), grams(0))
     assert same(kept.get("k", compute), grams(0))
-    assert compute.count == 2
-
-
-def test_forgetting_frees_the_memory_alone(tmp_path: Path) -> None:
-    """After `forget` the disk still knows."""
-    compute = Computing()
-    kept = GramCache(tmp_path / "targets")
-    kept.get("k", compute)
-    kept.forget()
-    assert same(kept.get("k", compute), grams(0))
-    assert compute.count == 1
+    assert compute.count == 3

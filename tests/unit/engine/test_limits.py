@@ -48,10 +48,10 @@ def test_the_time_limit_is_for_the_whole_picture(clock: Clock) -> None:
     """Messages that keep coming do not put the time limit off."""
     watch = Watch(os.getpid(), timeout_s=10, clock=clock)
     for _ in range(10):
-        watch.hear()
+        watch.restart()
         assert watch.excess() is None
         clock.now += 1
-    watch.hear()
+    watch.restart()
     assert watch.excess() is None  # at 10 s sharp
     clock.now += 0.1
     assert watch.excess() == ("time limit", "engine.job_timeout_s passed: 10 s", Reason.TIMED_OUT)
@@ -70,11 +70,11 @@ def test_time_between_two_waits_is_no_silence(clock: Clock) -> None:
     """However long the one who takes the steps is busy, as with a full disk, the child is not blamed."""
     watch = Watch(os.getpid(), clock=clock)
     clock.now += 5000
-    watch.hear()
+    watch.restart()
     assert watch.excess() is None
 
 
-def test_memory_beyond_the_limit_is_told_in_megabytes(clock: Clock, used: list[int]) -> None:
+def test_memory_beyond_the_limit_is_reported_in_megabytes(clock: Clock, used: list[int]) -> None:
     """At the limit is within it; beyond, both figures are named."""
     watch = Watch(os.getpid(), memory_limit_mb=10, clock=clock)
     assert watch.excess() is None

@@ -1,7 +1,11 @@
-"""The engine in this process: what it loads, reads, yields and says of itself."""
+"""The engine in this process: what it loads, reads, yields and reports of itself.
+
+It loads the narrow network, except where its own weights are the point.
+"""
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,8 +15,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from support.fakes import AskedLife, steps_of
-from support.trees import wait_for
+from support.narrow_vgg import narrow_weights
+from support.trees import save, wait_for
 
+from daemon import config
 from daemon.engine import local
 from daemon.engine.local import LocalEngine
 from daemon.engine.painter import Painter
@@ -26,13 +32,6 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.job import Step
-
-
-def save(path: Path, seed: int, height: int = 24, width: int = 32) -> Path:
-    """Write a smooth picture, the same for the same seed."""
-    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
-    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
-    return path
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -53,14 +52,26 @@ def request_for(tmp_path: Path) -> Callable[..., Request]:
 
 
 @pytest.fixture
-def engine(make_config: Callable[..., Config]) -> LocalEngine:
-    """An engine on the CPU with the bundled weights."""
+def fresh(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
+    """An engine on the CPU that has loaded nothing yet."""
+    monkeypatch.setattr(local.weights, "load", lambda _source: narrow_weights())
     return LocalEngine(make_config(engine={"device": "cpu", "precision": "float32"}))
 
 
-def test_start_says_what_was_loaded(engine: LocalEngine) -> None:
-    """Device, precision, weights and versions are told as the config asks for them, and the time it took."""
-    info = engine.start()
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
+    """A loaded engine."""
+    options = {"device": "cpu", "precision": "float32"}
+    made = LocalEngine(config.build({"engine": options}, tmp_path_factory.mktemp("engine"), environment={}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local.weights, "load", lambda _source: narrow_weights())
+        made.start()
+    return made
+
+
+def test_start_reports_what_was_loaded(make_config: Callable[..., Config]) -> None:
+    """Device, precision, weights, versions and the time it took are reported, as the config asks for them."""
+    info = LocalEngine(make_config(engine={"device": "cpu", "precision": "float32"})).start()
     assert info.device.startswith("CPU")
     assert (info.precision, info.weights_source) == ("float32", "bundled")
     assert len(info.weights_sha256) == 64
@@ -69,21 +80,32 @@ def test_start_says_what_was_loaded(engine: LocalEngine) -> None:
 
 
 def test_the_model_is_loaded_once_and_again_after_stop(
-    engine: LocalEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    fresh: LocalEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two starts and two pictures load the weights once; a stopped engine loads them anew when needed."""
+    """Two starts and two pictures load the weights once; a stopped engine loads them again when needed."""
     loads: list[str] = []
-    load = local.weights.load
-    monkeypatch.setattr(local.weights, "load", lambda source: loads.append(source) or load(source))
-    assert engine.start() is engine.start()
+    monkeypatch.setattr(local.weights, "load", lambda source: loads.append(source) or narrow_weights())
+    assert fresh.start() is fresh.start()
     for _ in range(2):
-        assert list(steps_of(engine, request_for()))[-1].painting is not None
+        assert list(steps_of(fresh, request_for()))[-1].painting is not None
     assert loads == ["bundled"]
-    engine.stop()
-    assert list(steps_of(engine, request_for(iterations=1)))[-1].painting is not None
+    fresh.stop()
+    assert list(steps_of(fresh, request_for(iterations=1)))[-1].painting is not None
     assert loads == ["bundled"] * 2
 
 
+def test_a_limit_that_leaves_no_room_beside_the_model_is_not_ready(make_config: Callable[..., Config]) -> None:
+    """Refused at the start, with both figures; else every job would fail for it."""
+    with pytest.raises(NotReady) as caught:
+        LocalEngine(make_config(engine={"device": "cpu", "memory_limit_mb": 100})).start()
+    found = re.fullmatch(
+        r"engine\.memory_limit_mb is 100, and the engine holds about (\d+)00 MB before it paints",
+        str(caught.value),
+    )
+    assert 1 < int(found[1]) < 100
+
+
+@pytest.mark.nightly
 def test_precision_of_the_config_reaches_the_network(
     make_config: Callable[..., Config], request_for: Callable[..., Request]
 ) -> None:
@@ -98,7 +120,7 @@ def test_precision_of_the_config_reaches_the_network(
 
 
 def test_steps_end_early_once_it_is_stopping(engine: LocalEngine, request_for: Callable[..., Request]) -> None:
-    """Told to stop after the second step, it takes no third one and gives no painting."""
+    """Asked to stop after the second step, it takes no third one and gives no painting."""
     answers = iter([False, True])
     steps = list(steps_of(engine, request_for(iterations=50), AskedLife(lambda: next(answers))))
     assert [step.iteration for step in steps] == [0, 1]
@@ -153,7 +175,7 @@ def test_memory_that_runs_out_under_a_job_is_an_engine_error(
 
 
 def test_nothing_is_computed_before_the_device_is_set_up(
-    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    fresh: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TF32 is off, and the device chosen, before the network makes the first tensor."""
     done: list[Any] = []
@@ -161,11 +183,11 @@ def test_nothing_is_computed_before_the_device_is_set_up(
     monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", done.append)
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *more: (done.append("device"), visible(*more)))
     monkeypatch.setattr(local, "Vgg19", lambda *more: (done.append("network"), network(*more))[1])
-    engine.start()
+    fresh.start()
     assert done == [False, "device", "network"]
 
 
-# Made ready beforehand
+# Prefetched
 
 
 @pytest.fixture
@@ -189,7 +211,7 @@ def _numbers(steps: list[Step]) -> list[Any]:
 def test_a_right_guess_gives_the_same_picture_without_decoding_again(
     engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]]
 ) -> None:
-    """What was prepared amid another picture is painted to the bit as without, and no file is read twice."""
+    """A prefetched picture is painted to the bit as without, and no file is read twice."""
     request = request_for(size=64, iterations=3)
     expected = list(steps_of(engine, request))
     assert {thread for _, thread in reads} == {"MainThread"}
@@ -207,7 +229,7 @@ def test_a_right_guess_gives_the_same_picture_without_decoding_again(
 def test_a_job_that_moved_since_it_was_prepared_is_the_same(
     engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    """A job lies elsewhere when it is painted than when it was hinted at; it is known by its files."""
+    """A job lies elsewhere when it is painted than when it was announced; it is identified by its files."""
     hinted = request_for()
     engine.start()
     engine.prepare(hinted)
@@ -225,7 +247,7 @@ def test_a_job_that_moved_since_it_was_prepared_is_the_same(
 def test_a_wrong_guess_costs_nothing(
     engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path, change: str
 ) -> None:
-    """What was prepared for another job is not taken: losses are to the bit those of the job itself."""
+    """Targets of another job are not taken: losses are to the bit those of the job itself."""
     request = request_for(size=64)
     other = {
         "settings": replace(request, settings=request.settings.model_copy(update={"pooling": "avg"})),
@@ -239,10 +261,10 @@ def test_a_wrong_guess_costs_nothing(
     assert _numbers(list(steps_of(engine, other))) != _numbers(expected)
 
 
-def test_what_goes_wrong_beforehand_is_said_when_it_is_painted(
+def test_an_error_of_the_prefetch_is_raised_by_the_painting(
     engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path
 ) -> None:
-    """A broken picture is no error of the hint; whoever asks for it is told, and the next one is painted."""
+    """A broken picture is no error of the hint; painting it raises, and the next one is painted."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"this is no picture")
     request = replace(request_for(), content=broken)
@@ -253,13 +275,13 @@ def test_what_goes_wrong_beforehand_is_said_when_it_is_painted(
     assert list(steps_of(engine, request_for()))[-1].painting is not None
 
 
-def test_huge_pictures_are_not_decoded_beforehand(
+def test_huge_pictures_are_not_decoded_ahead(
     engine: LocalEngine,
     request_for: Callable[..., Request],
     reads: list[tuple[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They would take memory from the picture that is painted; asked for, they are painted all the same."""
+    """They would take memory from the running picture; they are painted all the same."""
     monkeypatch.setattr(local, "_PREPARED_MEGAPIXELS", 0.0001)
     engine.start()
     engine.prepare(request_for())
@@ -268,9 +290,12 @@ def test_huge_pictures_are_not_decoded_beforehand(
 
 
 def test_a_hint_to_an_engine_that_is_not_started_is_passed_over(
-    engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]]
+    fresh: LocalEngine,
+    request_for: Callable[..., Request],
+    reads: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is loaded for the sake of a hint."""
-    engine.prepare(request_for())
-    assert engine._loaded is None
+    monkeypatch.setattr(local.weights, "load", lambda _source: pytest.fail("loaded"))
+    fresh.prepare(request_for())
     assert reads == []

@@ -35,7 +35,7 @@ def work(height: int, width: int, **changes: Any) -> Work:
 
 # The peak resident memory of a fresh process, VmHWM in MB of 2^20 bytes, TensorFlow 2.21 on a CPU: whole jobs
 # as the engine paints them, and one step by tiles with everything that a job with L-BFGS holds at that time. It
-# held the optimiser's state of the step before as well, then: so many pictures more.
+# held the optimizer's state of the step before as well, then: so many pictures more.
 MEASURED = [
     (256, 256, "float32", "adam", None, 1019),
     (256, 256, "bfloat16", "lbfgs", None, 972),
@@ -92,13 +92,13 @@ def test_a_large_painting_counts_beside_a_small_photo() -> None:
 
 
 def test_bfloat16_takes_less_than_float32_and_adam_less_than_lbfgs() -> None:
-    """Precision and optimiser are in the estimate."""
+    """Precision and optimizer are in the estimate."""
     assert estimate_mb(work(1024, 1024, precision="bfloat16"), WHOLE) < estimate_mb(work(1024, 1024), WHOLE)
     assert estimate_mb(work(1024, 1024), WHOLE) < estimate_mb(work(1024, 1024, optimizer="lbfgs"), WHOLE)
 
 
 @pytest.mark.parametrize(("precision", "item_bytes"), [("float32", 4), ("bfloat16", 2)])
-def test_kernels_that_are_turned_take_their_room_once_more(precision: str, item_bytes: int) -> None:
+def test_rotated_kernels_take_their_room_once_more(precision: str, item_bytes: int) -> None:
     """Where gradients go back by convolutions, the estimate has the kernels of all sixteen twice."""
     channels = (3, 64, 64, 128, 128, *(256,) * 4, *(512,) * 8)
     numbers = sum(9 * below * above for below, above in itertools.pairwise(channels))
@@ -220,8 +220,8 @@ def test_a_job_that_is_not_safely_within_its_limit_warns() -> None:
     assert warning.startswith(f"memory may run out: {needed_mb} MB estimated, {needed_mb} MB to be had")
 
 
-def test_turned_kernels_are_in_the_estimate_of_a_job() -> None:
-    """What the engine says of itself reaches the estimate: with turned kernels it is 76 MB more."""
+def test_rotated_kernels_are_in_the_estimate_of_a_job() -> None:
+    """The engine's description of itself reaches the estimate: with rotated kernels it is 76 MB more."""
     settings, found = Settings.model_validate({"size": 64}), []
     for backward in ("gradient", "convolution"):
         info = dataclasses.replace(INFO, backward=backward)

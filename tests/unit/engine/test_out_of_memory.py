@@ -1,4 +1,4 @@
-"""Memory that is short, on the real engine: tiles from the start, or after it ran out; the same picture."""
+"""Memory that is short, on the narrow network: tiles from the start, or after it ran out; the same picture."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support.fakes import AskedLife, steps_of
+from support.narrow_vgg import narrow_weights
 from support.trees import save
 
 from daemon import config
@@ -37,7 +38,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
     made = LocalEngine(
         config.build({"engine": {"precision": "float32"}}, tmp_path_factory.mktemp("engine"), environment={})
     )
-    made.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local.weights, "load", lambda _source: narrow_weights())
+        made.start()
     return made
 
 
@@ -82,7 +85,7 @@ def exhausted(*_: Any, **__: Any) -> None:
 def test_the_plan_comes_first_and_is_kept(
     engine: LocalEngine, ask: Callable[..., Request], whole: list[Step], limit: Callable[[int], None]
 ) -> None:
-    """Under a limit that nothing fits, plan and picture say tiles; the losses are the same to rounding."""
+    """Under a limit that nothing fits, plan and picture name tiles; the losses are the same to rounding."""
     limit(1)
     plan, *steps = engine.stylize(ask())
     assert isinstance(plan, Plan)
@@ -140,7 +143,7 @@ def test_memory_that_runs_out_ends_the_attempt_and_frees_what_it_held(
     assert [run() for run in held] == [None]
 
 
-def test_the_next_attempt_goes_on_from_the_checkpoint_by_smaller_tiles(
+def test_the_next_attempt_resumes_from_the_checkpoint_by_smaller_tiles(
     engine: LocalEngine,
     ask: Callable[..., Request],
     whole: list[Step],
@@ -181,5 +184,5 @@ def test_the_next_job_is_made_ready_only_where_there_is_room_for_it(
     with contextlib.closing(engine.stylize(ask())) as painting:
         next(painting)
         with contextlib.nullcontext() if is_decoded else pytest.raises(MemoryError):
-            ready = engine._make_ready(ask())
+            ready = engine.make_ready(ask())
             assert (ready.prepared is not None) is is_prepared

@@ -166,7 +166,7 @@ def test_whatever_goes_wrong_is_forgotten(kitchen: Kitchen, ask: Callable[[str],
 
 
 def test_files_that_changed_are_another_request(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
-    """A picture written anew under the same name is not the one made ready; one that is gone is none."""
+    """A rewritten picture of the same name is not the one made ready, and neither is one that is gone."""
     request = ask("a.png")
     kitchen.prefetcher.begin(request)
     wait_for(lambda: kitchen.begun, "the work to begin")

@@ -43,7 +43,7 @@ HEIGHT = 20
 
 
 def saved(path: Path, width: int = 30, height: int = HEIGHT, **options: Any) -> Path:
-    """Write a picture of colours, in the format that the name asks for."""
+    """Write a picture of colors, in the format that the name asks for."""
     ramp = np.arange(height * width * 3, dtype=np.uint32).reshape(height, width, 3) % 251
     Image.fromarray(ramp.astype(np.uint8)).save(path, **options)
     return path
@@ -191,7 +191,7 @@ def test_one_child_serves_many_pictures(make: Make, tmp_path: Path) -> None:
 def test_a_child_ends_by_itself(
     constant: str, value: float, answers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After many pictures, or when no question comes for a while, the child ends without being told."""
+    """After many pictures, or when no question comes for a while, the child ends by itself."""
     monkeypatch.setattr(child_module, constant, value)
     path = saved(tmp_path / "a.png")
     ours, theirs = multiprocessing.Pipe()
@@ -392,10 +392,10 @@ def test_a_picture_that_never_ends_is_ended(make: Make, tmp_path: Path, poison: 
 
 
 def test_a_stop_does_not_wait_for_a_decoder(make: Make, tmp_path: Path, poison: None) -> None:
-    """Told to stop amid a picture, it ends the decoder in a moment, and the drop is not taken."""
+    """Asked to stop during a picture, it ends the decoder in a moment, and the drop is not taken."""
     decoder, life = make(), AskedLife((tmp_path / "hangs").exists)
     begun = time.monotonic()
-    with pytest.raises(NotTaken, match="told to stop"):
+    with pytest.raises(NotTaken, match="asked to stop"):
         decoder.size(saved(tmp_path / "b.png", 104), "b", life)
     assert time.monotonic() - begun < MOMENT_S
     assert decoder.pid is None
@@ -477,7 +477,7 @@ def test_every_good_picture_fits_into_the_memory_limit(
 
 
 def test_a_header_that_is_too_large_is_its_own_reason(decoder: Decoder, tmp_path: Path) -> None:
-    """A WebP of 16383 x 16383 px by its header is refused for its size, not for want of memory."""
+    """A WebP of 16383 x 16383 px by its header is refused for its size, not because memory ran out."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16)).save(buffer, "webp", lossless=True)
     data = bytearray(buffer.getvalue())
@@ -498,7 +498,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(*chunks: bytes) -> bytes:
-    """A PNG of 8 x 8 grey pixels with further chunks before its pixels."""
+    """A PNG of 8 x 8 gray pixels with further chunks before its pixels."""
     header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
     pixels = zlib.compress(b"\0" * 9 * 8)
     return b"".join(
@@ -513,7 +513,7 @@ def deflated(size: int) -> bytes:
 
 
 def tiff(*entries: tuple[int, int, int, int]) -> bytes:
-    """A TIFF of 8 x 8 grey pixels with further entries (tag, type, count, value or offset)."""
+    """A TIFF of 8 x 8 gray pixels with further entries (tag, type, count, value or offset)."""
     base = [
         *((256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8)),
         *((277, 3, 1, 1), (278, 3, 1, 8), (279, 4, 1, 64)),

@@ -1,8 +1,8 @@
-"""The pictures that leave the engine on the way: frames, and previews between them."""
+"""The pictures that leave the engine during a painting: frames, and previews between them."""
 
 from __future__ import annotations
 
-from daemon.engine.previews import PREVIEW_S, Previews
+from daemon.engine.session import PREVIEW_S, Previews
 from daemon.settings import Frames
 
 
