@@ -20,7 +20,7 @@ daemon/__main__.py daemon/clock.py daemon/config.py daemon/errors.py daemon/imag
 daemon/safe_yaml.py daemon/settings.py daemon/sidecar.py daemon/validation.py
 daemon/cli/__init__.py daemon/cli/check.py daemon/cli/demo.py daemon/cli/jobs.py daemon/cli/main.py
 daemon/cli/options.py daemon/cli/progress.py daemon/cli/run.py daemon/cli/schema.py daemon/cli/status.py
-daemon/cli/stylize.py
+daemon/cli/stylize.py daemon/transfer tests/numerics tests/unit/transfer
 tests/docs/test_words.py tests/unit/cli tests/unit/test_config.py tests/unit/test_errors.py
 tests/unit/test_images.py tests/unit/test_logs.py tests/unit/test_safe_yaml.py tests/unit/test_settings.py
 tests/unit/test_sidecar.py tests/unit/test_validation.py

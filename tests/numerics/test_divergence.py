@@ -31,7 +31,7 @@ from daemon.transfer.optimizers import DAMPING
 from daemon.transfer.scales import Subject
 from daemon.transfer.step import _guarded
 from daemon.transfer.targets import targets as targets_of
-from daemon.worker.worker import Ending
+from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
