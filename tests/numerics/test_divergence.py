@@ -29,7 +29,7 @@ from daemon.transfer import pixels
 from daemon.transfer.losses import Loss
 from daemon.transfer.optimizers import DAMPING
 from daemon.transfer.scales import Subject
-from daemon.transfer.step import _guarded
+from daemon.transfer.step import guarded
 from daemon.transfer.targets import targets as targets_of
 from daemon.worker.outcomes import Ending
 
@@ -161,9 +161,9 @@ def test_a_picture_that_is_no_number_has_no_loss(
     """One pixel of NaN or infinity makes the total NaN, also of losses that do not feel it."""
     image = pixels.to_vgg(picture(24, 32)).numpy()
     finite = Loss(tf.constant(3.0), tf.constant(2.0), tf.constant(1.0))
-    assert float(_guarded(tf.constant(image), finite).total) == 3.0
+    assert float(guarded(tf.constant(image), finite).total) == 3.0
     image[where] = value
-    assert np.isnan(_guarded(tf.constant(image), finite).total)
+    assert np.isnan(guarded(tf.constant(image), finite).total)
 
 
 def test_step_and_loss_are_guarded(weak: Weak, picture: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
