@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 EVERY_PICTURE = Previews(Frames(every=1), 0)
 SIZES: Job = {"size": 36, "iterations": 5, "scales": [{"size": 24, "iterations": 6}]}
 PAPER: Job = {**PRESETS["paper"], **SIZES}
+# Traced quickly: for what does not depend on the network's depth.
+SHALLOW: Job = {"content_layers": ["block2_conv1"], "style_layers": ["block1_conv1", "block2_conv1"]}
 LONG: Job = {**PRESETS["default"], **SIZES, "iterations": 14, "scales": [{"size": 24, "iterations": 18}]}
 EARLY: Job = {**LONG, "early_stop": {"improvement": 0.25, "iterations": 3}}
 
@@ -222,10 +224,11 @@ def test_resuming_between_restarts_ends_as_if_uninterrupted(
     monkeypatch.setattr(Lbfgs, "rise", 1.0)  # so that every rise counts as one to turn back from
     monkeypatch.setattr(Lbfgs, "first_px", 150.0)  # and the first step leads far away
     studio = Studio(narrow, picture, tmp_path / "ckpt")
-    whole = paint(studio, {**LONG, "strength": 1})
+    job = {**LONG, **SHALLOW, "strength": 1}
+    whole = paint(studio, job)
     assert {step.size_px for step in whole.steps if step.restart == RESTARTS[1]} == {24, 36}
     for state in whole.states[::6]:
-        assert_resumes(studio, {**LONG, "strength": 1}, whole, state)
+        assert_resumes(studio, job, whole, state)
 
 
 def test_a_state_is_not_changed_by_later_steps(studio: Studio) -> None:
@@ -314,7 +317,7 @@ def order(tmp_path: Path) -> Callable[..., Request]:
     styles = tuple((save(tmp_path / f"style-{seed}.png", seed, 32, 28), 1.0) for seed in (2, 3))
 
     def make(*, limit: int | None = None, share: float = 1.0, **more: Any) -> Request:
-        chosen = Settings.model_validate({**PAPER, "frames": {"every": 0}, **more})
+        chosen = Settings.model_validate({**PAPER, **SHALLOW, "frames": {"every": 0}, **more})
         parts = ((styles[0][0], share), styles[1])
         frames = None if limit is None else frozenset(range(limit + 1))
         return Request(content, parts, None, chosen, tmp_path / "ckpt", frames)

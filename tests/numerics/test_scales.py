@@ -282,9 +282,7 @@ def test_start_decides_the_first_picture_only(paint: Paint) -> None:
     steps = paint(init="noise", size=40, scales=[{"size": 24, "iterations": 1}], iterations=1)
     assert steps[0].picture.shape == (18, 24, 3)
     assert steps[2].size_px == 40
-    assert (
-        np.abs(np.diff(steps[2].picture.astype(int), axis=1)).mean() < 60
-    )  # smooth: enlarged, not drawn
+    assert np.abs(np.diff(steps[2].picture.astype(int), axis=1)).mean() < 60  # smooth: enlarged, not drawn
 
 
 # Styles

@@ -147,7 +147,7 @@ def test_two_runs_are_equal_to_the_bit(paint: Paint, settings: dict[str, Any]) -
 
 @pytest.mark.parametrize(
     ("settings", "count"),
-    [pytest.param(PAPER, 5, marks=pytest.mark.nightly, id="paper"), pytest.param(DEFAULT, 10, id="default")],
+    [pytest.param(PAPER, 5, id="paper"), pytest.param(DEFAULT, 10, marks=pytest.mark.nightly, id="default")],
 )
 def test_two_processes_are_equal_to_the_bit(
     tmp_path: Path, picture: Draw, painter: Painter, settings: dict[str, Any], count: int

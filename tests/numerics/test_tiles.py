@@ -113,7 +113,7 @@ def distance(one: Any, other: Any) -> float:
 @pytest.mark.parametrize(
     ("height", "width", "core_px", "objective", "pooling", "content"),
     [
-        (208, 176, 64, "balanced", "max", ("block4_conv2",)),
+        pytest.param(208, 176, 64, "balanced", "max", ("block4_conv2",), marks=pytest.mark.nightly),
         pytest.param(208, 176, 96, "paper", "max", ("block5_conv2",), marks=pytest.mark.slow),
         (203, 157, 64, "paper", "avg", ("block4_conv2", "block5_conv2")),
         pytest.param(
