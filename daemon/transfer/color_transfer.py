@@ -48,10 +48,6 @@ def moved(picture: Picture, wanted: Colors) -> Picture:
     Pitié & Kokaram (2007), eq. 12: of all linear maps that give these moments, the one that changes the colors
     least. In no direction are differences stretched more than fivefold, so colors that hardly differ
     stay closer together than wanted.
-
-    Args:
-        picture: (H, W, 3) uint8 RGB.
-        wanted: the moments it shall have.
     """
     own = colors_of(picture)
     root = _power(own.covariance, 0.5)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Iterate(NamedTuple):
-    """One picture of the descent, and all that the next one depends on: whoever keeps it can go on from it."""
+    """One picture of the descent, and all that the next one depends on: a descent can resume from it."""
 
     iteration: int  # updates that this picture has seen at its size
     image: Tensor  # (1, H, W, 3)
@@ -41,12 +41,12 @@ def descend(
     of one picture, so the last one costs one more forward run.
 
     Args:
-        step: the compiled step.
-        targets: the content's features and the style's Gram matrices, with their weights.
+        step: compiled step.
+        targets: features of the content and Gram matrices of the style, with their weights.
         image: (1, H, W, 3), the first picture.
-        state: the optimizer's state that belongs to it.
+        state: state of the optimizer at that picture.
         iterations: updates in all.
-        first: updates that the first picture has seen; 0 unless the descent goes on from an `Iterate`.
+        first: updates made before the first picture; 0 unless the descent resumes from an `Iterate`.
     """
     for iteration in range(first, iterations):
         loss, moved, state = step.step(image, targets, state)

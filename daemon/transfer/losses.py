@@ -54,12 +54,6 @@ def gram_matrix(features: Tensor) -> Tensor:
 
     Gatys, Ecker & Bethge (2016), eq. 3, divided by the number of positions, so that content and style may
     differ in size. (Their eq. 4 has 1 / (4 N² M²) at the loss instead.)
-
-    Args:
-        features: (1, H, W, C) float32.
-
-    Returns:
-        (C, C) float32.
     """
     height, width = tf.unstack(tf.cast(tf.shape(features)[1:3], tf.float32))
     return gram_product(features) / (height * width)  # (1, H, W, C) -> (C, C)
@@ -76,23 +70,14 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Mean squared difference of neighboring pixels: Mahendran & Vedaldi (2015), beta = 2, as a mean.
-
-    Args:
-        image: (1, H, W, 3) float32.
-    """
-    down = image[:, 1:, :, :] - image[:, :-1, :, :]
-    right = image[:, :, 1:, :] - image[:, :, :-1, :]
+    """Mean squared difference of neighboring pixels: Mahendran & Vedaldi (2015), beta = 2, as a mean."""
+    down = image[:, 1:, :, :] - image[:, :-1, :, :]  # (1, H - 1, W, 3)
+    right = image[:, :, 1:, :] - image[:, :, :-1, :]  # (1, H, W - 1, 3)
     return tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(right))
 
 
 def statistics(features: dict[str, Tensor], targets: Targets) -> Statistics:
-    """Compute what the objectives see of a picture.
-
-    Args:
-        features: layer -> (1, H, W, C) float32, for every layer of the targets.
-        targets: the Gram matrices and features to compare with.
-    """
+    """Compute what the objectives see of a picture from its features, layer -> (1, H, W, C)."""
     return Statistics(
         {layer: gram_matrix(features[layer]) for layer in targets.style},
         {layer: content_loss(features[layer], target) for layer, target in targets.content.items()},

@@ -13,7 +13,7 @@ LARGE_PX: Final = 4_000_000
 
 
 def kept_pairs(pixels: int) -> int:
-    """Tell how many pairs L-BFGS keeps."""
+    """Give the number of pairs that L-BFGS keeps."""
     return HISTORY if pixels <= LARGE_PX else LARGE_HISTORY
 
 

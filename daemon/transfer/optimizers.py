@@ -31,17 +31,7 @@ class Optimizer(Protocol):
         """Make the state before the first update."""
 
     def update(self, image: Tensor, gradient: Tensor, loss: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Make one update.
-
-        Args:
-            image: (1, H, W, 3), the current picture.
-            gradient: (1, H, W, 3), the loss' gradient at that picture.
-            loss: (), the loss of that picture.
-            state: the state after the update before.
-
-        Returns:
-            The next picture and the new state.
-        """
+        """Make the next picture and state, given the loss () of an image (1, H, W, 3) and its gradient."""
 
     def damped(self, image: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Replace the last update by a smaller one; later updates are smaller as well.
@@ -49,10 +39,7 @@ class Optimizer(Protocol):
         Args:
             image: (1, H, W, 3), the picture before that update. L-BFGS starts from the picture in its state,
                 which is an earlier one if the update itself was a step back.
-            state: the state after that update.
-
-        Returns:
-            The next picture and the new state.
+            state: state after that update.
         """
 
     def restart(self, state: Any) -> str:
@@ -197,10 +184,10 @@ class Lbfgs:
         return tf.cond(  # type: ignore[no-any-return]
             _dot(direction, gradient) < 0,
             lambda: (image + direction, state),
-            lambda: self._afresh(image, gradient, loss, state.first_px),
+            lambda: self._restarted(image, gradient, loss, state.first_px),
         )
 
-    def _afresh(
+    def _restarted(
         self, image: Tensor, gradient: Tensor, loss: Tensor, first_px: Tensor
     ) -> tuple[Tensor, LbfgsState]:
         """Step down the slope from this image with a cleared memory; without a slope, stay."""
@@ -235,10 +222,7 @@ class Lbfgs:
     def _direction(self, state: LbfgsState) -> Tensor:
         """Multiply the gradient by the approximate inverse Hessian: algorithm 7.4, the two-loop recursion.
 
-        A pair that is not known has rho = 0, so it changes nothing.
-
-        Returns:
-            (1, H, W, 3), the step of length 1.
+        A pair that is not known has rho = 0, so it changes nothing. Returns (1, H, W, 3), the step of length 1.
         """
         rhos = [tf.math.divide_no_nan(1.0, sy) for sy in state.sy]  # eq. 7.17
         pairs = list(zip(state.s, state.y, rhos, strict=True))  # newest first; (1, H, W, 3), (1, H, W, 3), ()

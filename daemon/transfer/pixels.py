@@ -19,27 +19,13 @@ HIGHEST: Final = np.float32(255) - MEAN_BGR  # white
 
 
 def to_vgg(picture: Picture) -> Tensor:
-    """Turn a picture into VGG19's input.
-
-    Args:
-        picture: (H, W, 3) uint8 RGB.
-
-    Returns:
-        (1, H, W, 3) float32 BGR minus the mean.
-    """
+    """Turn (H, W, 3) uint8 RGB into VGG19's input, (1, H, W, 3) float32 BGR minus the mean."""
     bgr = picture[:, :, ::-1].astype(np.float32) - MEAN_BGR
     return tf.constant(bgr[np.newaxis])  # (H, W, 3) -> (1, H, W, 3)
 
 
 def from_vgg(image: Tensor) -> Picture:
-    """Turn VGG19's input into a picture, rounding to the nearest gray level (never truncating).
-
-    Args:
-        image: (1, H, W, 3) float32 BGR minus the mean.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Turn VGG19's input into (H, W, 3) uint8 RGB, rounding to the nearest gray level (never truncating)."""
     bgr = np.asarray(image)[0] + MEAN_BGR
     return np.ascontiguousarray(np.clip(np.rint(bgr[:, :, ::-1]), 0, 255).astype(np.uint8))
 

@@ -89,14 +89,6 @@ class Subject:
 
         If the start is made from the content, only the change is enlarged (Lanczos), and added to the start as
         it is at the larger size: so the content's edges are as sharp there as they can be.
-
-        Args:
-            image: (1, H, W, 3) float32, of the size before.
-            before: the size before.
-            scale: the larger size.
-
-        Returns:
-            (1, H', W', 3) float32.
         """
         size = (scale.height, scale.width)
         if self.init is not None or self.settings.init in {"style", "noise"}:

@@ -82,10 +82,10 @@ class WholeStep(_Step):
             loss = self._loss_of(image, targets)  # () each
         gradient = tape.gradient(loss.total, image)  # (1, H, W, 3)
         moved, state = self.optimizer.update(image, gradient, loss.total, state)  # (1, H, W, 3)
-        return _guarded(image, loss), pixels.clip(moved), state
+        return guarded(image, loss), pixels.clip(moved), state
 
     def _loss(self, image: Tensor, targets: Targets) -> Loss:
-        return _guarded(image, self._loss_of(image, targets))
+        return guarded(image, self._loss_of(image, targets))
 
     def _loss_of(self, image: Tensor, targets: Targets) -> Loss:
         layers = {*self.method.content_layers, *self.method.style_layers}
@@ -125,11 +125,11 @@ class TiledStep(_Step):
         gradient = self._tiles.gradient(image, targets.content, upstream)  # (1, H, W, 3); forward and backward
         device.trim()  # the update needs the room that the tiles took
         moved, state = self._update(image, gradient, loss.total, state)  # (1, H, W, 3)
-        return _guarded(image, loss), moved, state
+        return guarded(image, loss), moved, state
 
     def loss(self, image: Tensor, targets: Targets) -> Loss:
         """Compute the loss of (1, H, W, 3)."""
-        return _guarded(image, self._loss_of(self._tiles.means(image, targets.content), targets))
+        return guarded(image, self._loss_of(self._tiles.means(image, targets.content), targets))
 
     def _loss_of(self, means: Sums, targets: Targets) -> Loss:
         loss = self._objective(Statistics(means.grams, means.errors), targets)
@@ -162,7 +162,7 @@ def _target_specs(method: Method) -> Targets:
     )
 
 
-def _guarded(image: Tensor, loss: Loss) -> Loss:
+def guarded(image: Tensor, loss: Loss) -> Loss:
     """Make the total NaN if the image holds NaN or infinity, which a ReLU or a clip may hide."""
     is_finite = tf.reduce_all(tf.math.is_finite(image))  # (1, H, W, 3) -> ()
     return loss._replace(total=tf.where(is_finite, loss.total, math.nan))

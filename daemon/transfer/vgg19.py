@@ -22,19 +22,13 @@ if TYPE_CHECKING:
 
 
 class Vgg19:
-    """The frozen network, its weights on the device in the precision of its convolutions.
+    """The frozen network; convolutions are in float32 or bfloat16, features leave in float32 in both.
 
     A step at 512 x 384 px is 2 x 146 GFLOP: nearly all of it is the convolutions here, forward and backward.
     """
 
     def __init__(self, weights: Weights, precision: str = "float32", backward: Backward = "gradient") -> None:
-        """Put the weights on the device.
-
-        Args:
-            weights: every layer's kernel and bias.
-            precision: float32, or bfloat16 for the convolutions; features leave in float32 in both.
-            backward: how gradients go back; see `convolutions`. "convolution" holds every kernel twice.
-        """
+        """Put the weights on the device, each kernel twice for `backward` "convolution" (`convolutions`)."""
         self.precision = precision
         self.backward = backward
         self.sha256 = weights.sha256  # of the file

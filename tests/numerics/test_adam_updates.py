@@ -70,7 +70,7 @@ def test_first_step_is_the_learning_rate_where_the_gradient_is_large(start: np.n
 
 @pytest.mark.parametrize("loss", [0.0, 1e30, np.nan])
 def test_adam_looks_at_the_gradient_alone(start: np.ndarray, gradients: np.ndarray, loss: float) -> None:
-    """Whatever the loss is, the update is the same to the bit, and Adam never begins afresh."""
+    """Whatever the loss is, the update is the same to the bit, and Adam never restarts."""
     adam = OPTIMIZERS["adam"]
     image, state = tf.constant(start), adam.start(start, RATE)
     for gradient, expected in zip(gradients, descended(start, gradients), strict=True):

@@ -9,6 +9,7 @@ import reference
 import tensorflow as tf
 from PIL import Image
 from skimage import data
+from support.narrow_vgg import narrow_vgg
 
 from daemon.engine.painter import Painter
 from daemon.settings import PRESETS, Settings
@@ -34,9 +35,9 @@ SCALES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def coarse(weights: Weights, network: Vgg19) -> Painter:
-    """A painter that iterates in bfloat16 and reports in float32."""
-    return Painter(Vgg19(weights, "bfloat16"), network)
+def coarse(narrow: Vgg19) -> Painter:
+    """A painter on the narrow network that iterates in bfloat16 and reports in float32."""
+    return Painter(narrow_vgg("bfloat16"), narrow)
 
 
 class Way(NamedTuple):
@@ -65,9 +66,9 @@ def way(coarse: Painter, picture: Callable[..., np.ndarray]) -> Way:
     return made
 
 
-def exact(real_painter: Painter, subject: Subject, image: Any) -> Any:
+def exact(painter: Painter, subject: Subject, image: Any) -> Any:
     """Give the losses of a picture of the final size by the painter that has nothing but float32."""
-    compiled = real_painter.step(subject.settings)
+    compiled = painter.step(subject.settings)
     compared = targets(compiled, subject, subject.scales()[-1], None)
     return [float(value) for value in compiled.loss(tf.constant(image), compared)]
 
@@ -77,31 +78,30 @@ def numbers(losses: Losses) -> list[float]:
     return list(vars(losses).values())
 
 
-def test_first_best_and_last_losses_are_float32s_of_the_actual_pictures(
-    real_painter: Painter, way: Way
-) -> None:
+def test_first_best_and_last_losses_are_float32s_of_the_actual_pictures(painter: Painter, way: Way) -> None:
     """What a painting reports of its final size is what float32 says of those very pictures."""
     final = [number for number, step in enumerate(way.steps) if step.size_px == 48]
     first, last = way.states[final[0]], way.states[-1]
     painting = way.painting
-    assert numbers(painting.first) == pytest.approx(exact(real_painter, way.subject, first.image), rel=1e-6)
-    assert numbers(painting.best) == pytest.approx(exact(real_painter, way.subject, last.best_image), rel=1e-6)
-    assert numbers(painting.last) == pytest.approx(exact(real_painter, way.subject, last.image), rel=1e-6)
+    assert numbers(painting.first) == pytest.approx(exact(painter, way.subject, first.image), rel=1e-6)
+    assert numbers(painting.best) == pytest.approx(exact(painter, way.subject, last.best_image), rel=1e-6)
+    assert numbers(painting.last) == pytest.approx(exact(painter, way.subject, last.image), rel=1e-6)
 
 
 def test_the_last_losses_are_not_the_bests(
-    real_painter: Painter, coarse: Painter, picture: Callable[..., np.ndarray]
+    painter: Painter, coarse: Painter, picture: Callable[..., np.ndarray]
 ) -> None:
     """Where every step made it worse, best is the first picture's losses and last those of the last picture."""
     settings = Settings.model_validate({**PRESETS["paper"], "size": 32, "iterations": 3, "learning_rate": 100})
-    session = coarse.begin(Subject(picture(24, 32), [(picture(36, 28, 1), 1.0)], settings))
+    subject = Subject(picture(24, 32), [(picture(36, 28, 1), 1.0)], settings)
+    session = coarse.begin(subject)
     *_, last = session.steps()
     painting = last.painting
     assert painting is not None
     assert painting.best_iteration == 0
     assert painting.best == painting.first
     assert numbers(painting.last) == pytest.approx(
-        exact(real_painter, session._subject, session.checkpoint().image), rel=1e-6
+        exact(painter, subject, session.checkpoint().image), rel=1e-6
     )
     assert painting.last.total > 1.01 * painting.best.total
 
@@ -120,8 +120,8 @@ def test_rows_are_those_of_the_iterations(coarse: Painter, way: Way) -> None:
     assert way.painting.best != best.losses
 
 
-def test_the_first_losses_outlive_a_break(coarse: Painter, way: Way) -> None:
-    """Gone on from a state of either size, a job reports the same to the bit."""
+def test_the_first_losses_outlive_an_interruption(coarse: Painter, way: Way) -> None:
+    """Resumed from a state of either size, a job reports the same to the bit."""
     for number in (1, len(way.states) - 2):
         steps = list(coarse.begin(way.subject, resumed=way.states[number]).steps())
         assert steps[-1].painting is not None
@@ -129,9 +129,9 @@ def test_the_first_losses_outlive_a_break(coarse: Painter, way: Way) -> None:
             assert getattr(steps[-1].painting, name) == getattr(way.painting, name), name
 
 
-def test_in_float32_a_painting_reports_its_rows(real_painter: Painter, way: Way) -> None:
+def test_in_float32_a_painting_reports_its_rows(painter: Painter, way: Way) -> None:
     """Where nothing is rounded, first, best and last are rows of the way to the bit."""
-    steps = list(real_painter.begin(way.subject).steps())
+    steps = list(painter.begin(way.subject).steps())
     final = [step for step in steps if step.size_px == 48]
     assert steps[-1].painting is not None
     assert steps[-1].painting.first == final[0].losses
@@ -143,12 +143,13 @@ def test_in_float32_a_painting_reports_its_rows(real_painter: Painter, way: Way)
     "names", [("coffee", "chelsea"), pytest.param(("chelsea", "astronaut"), marks=pytest.mark.slow)]
 )
 def test_the_papers_loss_is_reached_as_well(
-    real_painter: Painter, coarse: Painter, names: tuple[str, str]
+    real_painter: Painter, weights: Weights, network: Vgg19, names: tuple[str, str]
 ) -> None:
     """On photographs at 48 px the paper's first 25 iterations come to float32's loss within 1 %."""
     content, style = (reference.scaled(Image.fromarray(getattr(data, name)()), 96) for name in names)
     settings = Settings.model_validate({**PRESETS["paper"], "size": 48, "iterations": 25})
     subject = Subject(content, [(style, 1.0)], settings)
+    coarse = Painter(Vgg19(weights, "bfloat16"), network)
     fine, rough = (list(one.begin(subject).steps())[-1].painting for one in (real_painter, coarse))
     assert fine is not None
     assert rough is not None

@@ -97,7 +97,7 @@ def test_a_run_ends_once_it_has_settled(paint: Paint, picture: Callable[..., np.
 
 
 def test_each_size_is_left_by_its_own_losses(paint: Paint) -> None:
-    """A coarse size is left when it has settled, and the final one begins from it and counts afresh."""
+    """A coarse size is left when it has settled, and the final one begins from it and counts from 0 again."""
     scales: dict[str, Any] = {**LBFGS, "size": 40, "iterations": 25, "scales": [{"size": 28, "iterations": 30}]}
     steps = paint(**scales, early_stop=NARROW)
     for size_px, planned in ((28, 30), (40, 25)):

@@ -73,7 +73,7 @@ def test_a_prepared_job_is_the_same_to_the_bit(
     assert [shape[1:3] for shape in asked] == [(scale.height, scale.width) for scale in subject.scales()[1:]]
 
 
-def test_preparing_amid_a_painting_disturbs_neither(painter: Painter, order: Order) -> None:
+def test_preparing_during_a_painting_disturbs_neither(painter: Painter, order: Order) -> None:
     """Another thread prepares while a picture is painted: both jobs are as they would be alone."""
     one, other = order("default"), order("default", content=3, strength=0.9)
     alone = painted(painter, one), painted(painter, other)

@@ -59,7 +59,7 @@ def enlarged(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("init", "init_colors", "learning_rate", "content_weight", "is_amid"),
+    ("init", "init_colors", "learning_rate", "content_weight", "is_inside"),
     [
         ("content", "content", 30, 1000, True),
         ("content", "style", 10, 1000, False),
@@ -76,7 +76,7 @@ def test_each_size_starts_from_the_best_of_the_one_before(
     init_colors: str,
     learning_rate: float,
     content_weight: float,
-    is_amid: bool,
+    is_inside: bool,
 ) -> None:
     """A size starts from its own content and, enlarged, what the best picture of the size before changed.
 
@@ -97,7 +97,7 @@ def test_each_size_starts_from_the_best_of_the_one_before(
     steps = paint(content, [(style, 1.0)], start, **chosen)
     coarse = [step for step in steps if step.size_px == 28]
     best = min(coarse, key=lambda step: step.losses.total)
-    assert (0 < best.iteration < 6) == is_amid
+    assert (0 < best.iteration < 6) == is_inside
     assert best.iteration > 0
     (found,) = [step.picture for step in steps if step.size_px == 40 and step.iteration == 6]
     before, after = np.float32(0), np.float32(0)
@@ -278,11 +278,11 @@ def test_start_of_a_file_is_that_picture(paint: Paint, picture: Draw) -> None:
 
 
 def test_start_decides_the_first_picture_only(paint: Paint) -> None:
-    """With two sizes the noise is drawn at the coarse size, and the second size goes on from there."""
+    """With two sizes the noise is drawn at the coarse size, and the second size continues from there."""
     steps = paint(init="noise", size=40, scales=[{"size": 24, "iterations": 1}], iterations=1)
     assert steps[0].picture.shape == (18, 24, 3)
     assert steps[2].size_px == 40
-    assert np.abs(np.diff(steps[2].picture.astype(int), axis=1)).mean() < 60  # smooth: enlarged, not drawn anew
+    assert np.abs(np.diff(steps[2].picture.astype(int), axis=1)).mean() < 60  # smooth: enlarged, not drawn
 
 
 # Styles

@@ -145,7 +145,10 @@ def test_two_runs_are_equal_to_the_bit(paint: Paint, settings: dict[str, Any]) -
     assert all(np.array_equal(a.picture, b.picture) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize(("settings", "count"), [(PAPER, 5), (DEFAULT, 10)], ids=["paper", "default"])
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [pytest.param(PAPER, 5, id="paper"), pytest.param(DEFAULT, 10, marks=pytest.mark.nightly, id="default")],
+)
 def test_two_processes_are_equal_to_the_bit(
     tmp_path: Path, picture: Draw, painter: Painter, settings: dict[str, Any], count: int
 ) -> None:
@@ -176,7 +179,10 @@ def test_two_processes_are_equal_to_the_bit(
 
 @pytest.mark.parametrize(
     ("preset", "weighing"),
-    [("default", {"strength": 0.9}), ("paper", {"style_weight": 5, "content_weight": 2})],
+    [
+        pytest.param("default", {"strength": 0.9}, marks=pytest.mark.nightly),
+        ("paper", {"style_weight": 5, "content_weight": 2}),
+    ],
 )
 def test_every_function_is_traced_once(
     narrow: Vgg19, picture: Draw, preset: str, weighing: dict[str, float]

@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
 
 def choose(gpu: Any | None) -> Backward:
-    """Choose how gradients go back through a convolution.
-
-    Args:
-        gpu: TensorFlow's physical device, or None for the CPU.
-    """
+    """Choose how gradients go back through a convolution; `gpu` is TensorFlow's device, None for the CPU."""
     return "gradient" if gpu is not None or processor.uses_onednn() else "convolution"
 
 
@@ -40,8 +36,8 @@ def layer(features: Tensor, kernel: Tensor, bias: Tensor, rotated_kernel: Tensor
         features: (1, H, W, C).
         kernel: (3, 3, C, D).
         bias: (D,).
-        rotated_kernel: (3, 3, D, C), the kernel of the gradient's convolution; None: the library's gradient. It
-            is made once, since rotating block 5's takes longer than a small picture's convolution.
+        rotated_kernel: (3, 3, D, C), for the gradient's convolution; None: the library's gradient. Made once:
+            rotating block 5's takes longer than a small picture's convolution.
 
     Returns:
         (1, H, W, D), the same in both cases.

@@ -90,24 +90,22 @@ def versions() -> dict[str, str]:
 
 _MALLOC_TRIM: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 
-OUT_OF_MEMORY: Final = (tf.errors.ResourceExhaustedError, MemoryError)
-
 
 def begin_peak() -> None:
-    """Forget the highest memory of this process so far, where the kernel allows it."""
+    """Reset the peak memory of this process, where the kernel allows it."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
 
 
 def peak_mb() -> int | None:
-    """Give the highest resident memory of this process since, in MB of 2^20 bytes; None if nobody tells."""
+    """Give the peak resident memory of this process since, in MB of 2^20 bytes; None where it is unknown."""
     with contextlib.suppress(OSError, StopIteration):
         return processes.kilobytes(Path("/proc/self/status"), "VmHWM") // 1024
     return None
 
 
 def trim() -> None:
-    """Give back to the system what the C library keeps of freed memory, where it is one that can.
+    """Return to the system what the C library keeps of freed memory, where it is glibc.
 
     Freed tensors of up to 32 MB stay with the process, between those that are still held: after the tiles of a
     picture of 2048 x 1536 px, 280 MB. Looking for them takes 0.03 s then.
@@ -118,13 +116,9 @@ def trim() -> None:
 
 @contextlib.contextmanager
 def out_of_memory_as_engine_error() -> Iterator[None]:
-    """Tell memory that ran out from every other error.
-
-    Raises:
-        EngineError: with the reason out_of_memory.
-    """
+    """Raise an `EngineError` with the reason out_of_memory if memory runs out."""
     try:
         yield
-    except OUT_OF_MEMORY as error:
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         message = f"memory ran out: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         raise EngineError(message, Reason.OUT_OF_MEMORY) from error

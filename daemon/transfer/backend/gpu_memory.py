@@ -13,12 +13,9 @@ import tensorflow as tf
 
 
 def available_mb(number: int) -> int | None:
-    """Give the memory of a GPU that this process may grow to, in MB of 2^20 bytes; None where it is not known.
+    """Give the memory of the n-th GPU that this process may grow to, in MB of 2^20 bytes; None where unknown.
 
     That is what is free, and what TensorFlow has taken already: it keeps what it needed once.
-
-    Args:
-        number: the GPU's, counting those that CUDA shows to this process.
     """
     free_bytes = _free_bytes(number)
     if free_bytes is None:

@@ -16,12 +16,6 @@ def gram_product(features: Tensor) -> tuple[Tensor, Any]:
 
     Its gradient is F·(S + Sᵀ) for an upstream gradient S: one product as large as F. Differentiating the
     product by its two factors takes two products, and their sum.
-
-    Args:
-        features: (1, H, W, C) float32.
-
-    Returns:
-        (C, C) float32.
     """
     flat = tf.reshape(features, [-1, tf.shape(features)[-1]])  # (1, H, W, C) -> (H·W, C)
 

@@ -15,11 +15,7 @@ def choose(wanted: str, gpu: Any | None) -> str:
     """Choose float32 or bfloat16; float16 never, since Gram matrices exceed its 65504.
 
     `auto` means bfloat16 where the hardware multiplies it. On a CPU that needs oneDNN as well: Eigen, which
-    computes otherwise, converts every number and is slower than in float32.
-
-    Args:
-        wanted: auto, float32 or bfloat16.
-        gpu: TensorFlow's physical device, or None for the CPU.
+    computes otherwise, converts every number and is slower than in float32. `gpu` is None for the CPU.
     """
     if wanted != "auto":
         return wanted

@@ -36,21 +36,14 @@ class Sums(NamedTuple):
 class Tiles:
     """Computes the sums of a picture in the memory of one tile; the picture's own tensors come on top.
 
-    Each function of a tile is compiled once for all sizes. The convolutions of a step are three passes over all
+    Each function of a tile is compiled once for all sizes. A step's convolutions take three passes over the
     tiles instead of two over the picture.
     """
 
     def __init__(
         self, features: Any, content_layers: Sequence[str], style_layers: Sequence[str], core_px: int
     ) -> None:
-        """Compile lazily: the first call of each function traces it, no later one does.
-
-        Args:
-            features: the network: image, layers -> layer -> features, as `Vgg19.features`.
-            content_layers: the layers at which the content is compared.
-            style_layers: the layers at which the style is compared.
-            core_px: the longest side of a core, a multiple of `GRID_PX`.
-        """
+        """Compile lazily; `features` is `Vgg19.features`, and `core_px` a core's longest side, on the grid."""
         self._features = features
         self._content_layers, self._style_layers = tuple(content_layers), tuple(style_layers)
         self._core_px = core_px
@@ -64,14 +57,7 @@ class Tiles:
         self._tile_gradient = compiled(self._gradient_of_tile, [*tile, contents, upstream])
 
     def content_features(self, image: Tensor) -> dict[str, Tensor]:
-        """Compute the features of the content layers.
-
-        Args:
-            image: (1, H, W, 3) float32 BGR minus the mean, each side 16 px or more.
-
-        Returns:
-            layer -> (1, H / 2^(block - 1), W / 2^(block - 1), C) float32.
-        """
+        """Compute the features of the content layers: (1, H, W, 3) -> layer -> (1, H', W', C) float32."""
         bands = [
             _joined([self._core_features(_cut(image, tile), borders(tile)) for tile in band], axis=2)
             for band in self._bands(image, self._content_layers)
@@ -87,12 +73,7 @@ class Tiles:
         return {layer: value / _positions(image, layer) for layer, value in _added(found).items()}
 
     def means(self, image: Tensor, contents: dict[str, Tensor]) -> Sums:
-        """Compute the means over the whole picture.
-
-        Args:
-            image: (1, H, W, 3).
-            contents: content layer -> (1, H', W', C), the target's features.
-        """
+        """Compute the means over the whole picture; `contents`: the target's features, (1, H', W', C)."""
         found = (
             self._core_sums(_cut(image, tile), borders(tile), _cut_contents(contents, tile))
             for tile in self._tiles(image, self._layers)
@@ -100,16 +81,7 @@ class Tiles:
         return _divided(image, contents, _added(found))
 
     def gradient(self, image: Tensor, contents: dict[str, Tensor], upstream: Sums) -> Tensor:
-        """Compute the gradient of a loss of the means with respect to the picture.
-
-        Args:
-            image: (1, H, W, 3).
-            contents: content layer -> (1, H', W', C), the target's features.
-            upstream: the gradient of the loss with respect to each mean.
-
-        Returns:
-            (1, H, W, 3).
-        """
+        """Compute a loss' gradient (1, H, W, 3); `upstream` is its gradient with respect to each mean."""
         of_sums = _divided(image, contents, upstream)  # the chain rule divides as the means do
         whole = tf.Variable(tf.zeros_like(image))  # (1, H, W, 3)
         for tile in self._tiles(image, self._layers):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from daemon.transfer import Tensor
 
-_ROUNDS: Final = 5
+ROUNDS: Final = 5
 _BLOCK_1: Final = (1, 128, 128, 64)  # a piece of block 1, where a step spends most of its time
 _BLOCK_3: Final = (1, 64, 64, 256)
 
@@ -57,7 +57,7 @@ def _fewest_s(functions: Sequence[Any]) -> list[float]:
     """Time compiled functions in turns, since the machine may be busy; returns the fewest seconds of each."""
     for function in functions:
         function().numpy()  # the first call also compiles
-    times = [[_seconds(function) for function in functions] for _ in range(_ROUNDS)]
+    times = [[_seconds(function) for function in functions] for _ in range(ROUNDS)]
     return [min(taken) for taken in zip(*times, strict=True)]
 
 

@@ -9,7 +9,7 @@ from daemon.transfer.descent import descend
 
 
 class Number:
-    """Stands for a tensor: it can be told whether somebody holds it."""
+    """Stands for a tensor, since a weak reference shows whether somebody holds it."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -49,7 +49,7 @@ def test_every_picture_comes_with_its_own_loss() -> None:
     ]
 
 
-def test_whoever_keeps_an_iterate_can_go_on_from_it() -> None:
+def test_a_descent_can_resume_from_any_iterate() -> None:
     """From any iterate's next picture and state the rest is the same."""
     whole = numbers(Halving(), 80, 0, 3)
     for done, (iteration, _, _, moved, state) in enumerate(whole[:-1], start=1):

@@ -202,7 +202,7 @@ def test_auto_precision_on_a_gpu(details: dict[str, Any], chosen: str, monkeypat
     ],
 )
 def test_a_device_that_cannot_be_set_up_is_not_ready(machine: Machine, wanted: str, refusal: Exception) -> None:
-    """What TensorFlow refuses is told in its words, and is not ready rather than a defect."""
+    """A refusal by TensorFlow is reported in its words, as not ready rather than as a defect."""
     machine.refuses = refusal
     with pytest.raises(NotReady) as caught:
         device.choose(wanted, "auto", None)
@@ -226,7 +226,7 @@ def test_versions_name_what_computes() -> None:
     ],
 )
 def test_memory_that_runs_out_is_an_engine_error(error: Exception) -> None:
-    """TensorFlow's and Python's out of memory are one reason, told in one line."""
+    """TensorFlow's and Python's out of memory are one reason, reported in one line."""
     with pytest.raises(EngineError) as caught, device.out_of_memory_as_engine_error():
         raise error
     assert caught.value.reason is Reason.OUT_OF_MEMORY
