@@ -1,18 +1,20 @@
-"""The morning report: gathers what the spool's records say of each run, for `outbox.summary` to write."""
+"""The morning report: what the spool's records say of each run or night of the service, once it is over."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import threading
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final
 
 from daemon import clock, files, logs
+from daemon.errors import NotReady
 from daemon.job import State
 from daemon.outbox import summary
-from daemon.outbox.summary import COUNTS, End, History, Period, Run
+from daemon.spool.stored_job import ATTEMPTS, JOB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,190 +24,153 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-RUNS: Final = "runs.jsonl"  # in the spool: when runs and nights began and ended
+RUNS: Final = "runs.jsonl"  # in the spool: since when nothing is reported
+_NOON: Final = 12
 _FOREVER: Final = datetime.max.replace(tzinfo=UTC)
-_MS: Final = timedelta(milliseconds=1)
+_MS: Final = timedelta(milliseconds=1)  # the resolution of the records
 
 
 @dataclass(frozen=True)
-class _Shift:
-    """A run or a night of the service."""
+class _Job:
+    """The times of one job on record; one that was retried has its last end only."""
 
-    started: datetime
-    ended: datetime | None = None
+    accepted_at: datetime | None
+    ended_at: datetime | None = None
+    hours_used: float = 0.0
+    failure: dict[str, str] | None = None
 
 
 class Report:
     """The morning report of one service; any of its threads may have it written."""
 
     def __init__(self, spool: Spool, outbox: Outbox) -> None:
-        """Report what a spool has on record to an outbox."""
         self._spool = spool
         self._outbox = outbox
-        self._lock = threading.Lock()
-        self._first = self._next = _FOREVER  # when this process began; when the next shift begins
-        self._shifts: list[_Shift] = []  # whose entries may be out of date, oldest first
-        self._histories: dict[str, tuple[State, float, History]] = {}  # by id; see `_gather`
-        self._reported: object = None  # see `_look`
+        self._lock = threading.RLock()
+        self._first = _FOREVER  # when this process began
+        self._since: datetime | None = None  # what came from here on is not reported yet
+        self._jobs: dict[str, _Job] = {}  # by id, those since then; retention may have removed some meanwhile
 
     def begin(self) -> None:
-        """Begin a run, or a night of it: what is recorded from here on belongs to it."""
+        """Begin a run or a night; what could not be reported of the one before belongs to it."""
         with self._lock:
-            if self._first is _FOREVER:
-                self._shifts = self._cut_short()
-                self._next = max([clock.local(), *(shift.started + _MS for shift in self._shifts)])
-                self._reported = self._look()
-            shift = _Shift(_at(self._next))
-            self._first = min(self._first, shift.started)
-            self._shifts.append(shift)
-            self._note("started", shift.started)
+            if is_start := self._first is _FOREVER:
+                self._since = self._cut_short()
+                with contextlib.suppress(NotReady, OSError):
+                    self.write((), is_final=True)
+            if self._since is None:
+                self._note(_now())
+            if is_start:
+                self._first = _now()
 
-    def _cut_short(self) -> list[_Shift]:
-        """Find the last shift on record if its end is not: its report may lack what came last."""
-        found: list[_Shift] = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in (self._spool.root / RUNS).read_bytes().splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    record = json.loads(line)
-                    started = datetime.fromisoformat(record["at"])
-                    found = [_Shift(started)] if record["event"] == "started" else []
-        return found
+    def _cut_short(self) -> datetime | None:
+        """Find out since when an earlier process did not report, if it was cut short."""
+        with contextlib.suppress(FileNotFoundError, IndexError, ValueError, KeyError, TypeError):
+            last = json.loads((self._spool.root / RUNS).read_bytes().splitlines()[-1])
+            return datetime.fromisoformat(last["at"]) if last["event"] == "started" else None
+        return None
 
-    def _note(self, event: str, at: datetime) -> None:
+    def _note(self, at: datetime | None) -> None:
+        """Note that everything before a moment is reported; None where nothing goes on."""
+        self._since = at
+        record = {"event": "started" if at else "ended", "at": clock.stamp(at or _now())}
         with contextlib.suppress(OSError):  # a full disk must not stop a start
-            files.append_line(self._spool.root / RUNS, json.dumps({"event": event, "at": clock.stamp(at)}))
+            files.append_line(self._spool.root / RUNS, json.dumps(record))
 
     @property
     def is_due(self) -> bool:
-        """Whether something may be on record that no report has."""
-        return self._look() != self._reported
-
-    def _look(self) -> object:
-        """Tell one state of the spool from another: whatever is accepted or ends moves its folder."""
-        return [self._spool.folder(state).stat().st_mtime_ns for state in State]
+        """Whether a day is over that is not reported yet."""
+        since = self._since
+        return since is not None and _now() >= _midnight(since)
 
     def write(self, waiting: Sequence[tuple[str, str]], *, is_final: bool) -> None:
-        """Write every entry that may be out of date. After an error nothing is lost: try again.
+        """Report each day that is over, and the run or night if it ends here. After an error, try again.
 
         Args:
-            waiting: path and reason of all that waits in the inbox.
-            is_final: the shift ends here; this is logged.
+            waiting: path and reason of everything that waits in the inbox.
+            is_final: whether it ends; this is logged.
 
         Raises:
             NotReady: the outbox is away.
             OSError: it does not take the report, or the spool cannot be read.
         """
         with self._lock:
-            if not self._shifts:
+            if self._since is None:
                 return
-            now, look, queued = clock.local(), self._look(), self._spool.count(State.QUEUED)
+            since, now = self._since, _now()
+            self._gather(since)
+            while now >= (midnight := _midnight(since)):
+                self._put(since, midnight - _MS, waiting)
+                since = midnight
             if is_final:
-                self._shifts[-1] = replace(self._shifts[-1], ended=_at(now))
-                self._next = _at(now) + _MS
-            entries = self._entries(now, has_work_left=bool(waiting or queued))
-            path = None
-            try:
-                if entries:
-                    with self._outbox.opened() as root:
-                        summary.write(root, entries, summary.looked(now.date(), waiting, queued))
-                    path = str(self._outbox.root / summary.name_of([*entries][-1].day))
-            finally:
-                if is_final and entries and (waiting or [*entries.values()][-1].size):
-                    facts = {name: round(getattr([*entries.values()][-1], name), 4) for name in COUNTS}
-                    log.info("service.summarized", path=path, waiting=len(waiting), **facts)
-            self._forget(now, is_final=is_final)
-            self._reported = look
+                self._put(since, now, waiting, is_final=True)
+            if is_final or since != self._since:
+                self._note(None if is_final else since)
 
-    def _entries(self, now: datetime, *, has_work_left: bool) -> dict[Period, Run]:
-        """Ask the records; an empty entry is worth a report only of a whole run that left work undone."""
-        jobs = self._gather(self._shifts[0].started)
-        periods = []
-        for shift, later in zip(self._shifts, [*self._shifts[1:], None], strict=True):
-            before = later.started if later else shift.ended + _MS if shift.ended else _FOREVER
-            period = Period(shift.started, before, shift.ended or now, is_over=shift.ended is not None)
-            if later and not shift.ended:  # an earlier process, cut short on the last day of it
-                period = [*replace(period, lasted=_last(period, jobs)).days()][-1]
-            periods += [*period.days()]
-        entries = {period: Run.of(period, jobs) for period in periods}
-        return {
-            period: run
-            for period, run in entries.items()
-            if run.size or (has_work_left and period.started == self._first)
-        }
+    def _gather(self, since: datetime) -> None:
+        """Read the jobs whose records changed since then; there may be thousands of others."""
+        known = {id_: job for id_, job in self._jobs.items() if job.ended_at and job.ended_at >= since}
+        entries = [job for job in self._spool.all_entries() if _changed(job) >= since.timestamp() - 1]
+        self._jobs = known | {entry.id: _read(entry) for entry in entries}
 
-    def _forget(self, now: datetime, *, is_final: bool) -> None:
-        """Let go of what no later report needs."""
-        if is_final:
-            self._note("ended", now)
-            self._shifts, self._histories = [], {}
+    def _put(
+        self, start: datetime, end: datetime, waiting: Sequence[tuple[str, str]], *, is_final: bool = False
+    ) -> None:
+        """Write the entry of a run, unless nothing happened and this process left nothing undone."""
+        run, queued = self._run(start, end), self._spool.count(State.QUEUED)
+        is_first = start <= self._first <= end
+        if not (run.accepted or run.done or run.failed or (is_first and (waiting or queued))):
             return
-        *_, today = Period(self._shifts[-1].started, _FOREVER, now, is_over=False).days()
-        self._shifts = [_Shift(today.started)]
-        since = today.started.timestamp()
-        self._histories = {id_: known for id_, known in self._histories.items() if known[1] >= since - 1}
+        path = None
+        try:
+            with self._outbox.opened() as root:
+                report = summary.read(root, end.astimezone().date()).with_run(run)
+                if run.ended_at:
+                    report = report.with_waiting(waiting, queued)
+                path = str(self._outbox.root / summary.write(root, report))
+        finally:
+            if is_final:
+                facts = {name: round(getattr(run, name), 4) for name in summary.COUNTS}
+                log.info("service.summarized", path=path, waiting=len(waiting), **facts)
 
-    def _gather(self, since: datetime) -> list[History]:
-        """Read the jobs whose state or records changed; what was read of expired ones is kept."""
-        for job in self._spool.all_entries():
-            changed, known = _changed(job), self._histories.get(job.id)
-            if changed >= since.timestamp() - 1 and (known is None or known[:2] != (job.state, changed)):
-                self._histories[job.id] = (job.state, changed, _history(job, known[2].ends if known else ()))
-        return [history for _, _, history in self._histories.values()]
-
-
-def _at(moment: datetime) -> datetime:
-    """Give a moment as a record has it."""
-    return datetime.fromisoformat(clock.stamp(moment))
-
-
-def _last(period: Period, jobs: Sequence[History]) -> datetime:
-    moments = [moment for job in jobs for moment in (job.accepted_at, *(end.at for end in job.ends))]
-    return max((moment for moment in moments if moment and period.holds(moment)), default=period.started)
-
-
-def _changed(job: StoredJob) -> float:
-    """Tell when a job's records changed last; 0 where it is gone."""
-    for name in ("attempts.jsonl", "job.json"):
-        with contextlib.suppress(FileNotFoundError):
-            return (job.folder / name).stat().st_mtime
-    return 0.0
+    def _run(self, start: datetime, end: datetime) -> summary.Run:
+        """Count what happened from start to end; the end of an earlier process is not known."""
+        ended = [job for job in self._jobs.values() if job.ended_at and start <= job.ended_at <= end]
+        failures = [job.failure for job in ended if job.failure]
+        return summary.Run(
+            started_at=clock.stamp(start),
+            ended_at=clock.stamp(end) if end >= self._first else None,
+            accepted=sum(start <= job.accepted_at <= end for job in self._jobs.values() if job.accepted_at),
+            done=len(ended) - len(failures),
+            failed=len(failures),
+            hours_used=sum(job.hours_used for job in ended),
+            reasons=Counter(failure["reason"] for failure in failures),
+            failures=tuple(failures),
+        )
 
 
-def _history(job: StoredJob, earlier: Sequence[End]) -> History:
-    """Read when a job was accepted and how it ended, each time; an end recorded twice is one end.
-
-    A retry keeps no message of the failure before it; it is known where it was read in time.
-    """
-    known = {end.at: end for end in earlier}
-    ends: list[End] = []
-    is_ended = False
-    for record in job.attempts:
-        was_ended, is_ended = is_ended, record["event"] in {"completed", "failed"}
-        if is_ended and not was_ended:
-            at = _moment(record.get("at")) or job.ended_at
-            has_failed = record["event"] == "failed"
-            ends.append(known.get(at) or _end(job, at, record.get("reason"), has_failed=has_failed))
-    if job.state in {State.DONE, State.FAILED} and not is_ended:  # a full disk took no record
-        ends.append(_end(job, job.ended_at, has_failed=job.state is State.FAILED))
-    return History(_accepted_at(job), tuple(ends))
+def _midnight(since: datetime) -> datetime:
+    """Give the end of a report: the next midnight, or the one after it where this began in the afternoon."""
+    start = since.astimezone()
+    day = start.date() + timedelta(days=1 + (start.hour >= _NOON))
+    return datetime.combine(day, time()).astimezone()
 
 
-def _end(job: StoredJob, at: datetime, reason: str | None = None, *, has_failed: bool) -> End:
-    if not has_failed:
-        return End(at, hours_used=job.facts.get("elapsed_s", 0.0) / 3600)
-    failure = job.failure if job.state is State.FAILED else None
-    why = reason or (failure.reason.value if failure else "")
-    return End(at, failure=summary.failed(job.label, why, failure.message if failure else ""))
+def _now() -> datetime:
+    """Give the time as a record has it."""
+    return datetime.fromisoformat(clock.stamp(clock.local()))
 
 
-def _accepted_at(job: StoredJob) -> datetime | None:
-    """Read this from job.json and nothing else: there may be thousands of jobs."""
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        return _moment(json.loads((job.folder / "job.json").read_bytes())["accepted_at"])
-    return None
+def _changed(entry: StoredJob) -> float:
+    """Give the time at which a job's records changed last."""
+    records = [entry.folder / ATTEMPTS, entry.folder / JOB]
+    return max((path.stat().st_mtime for path in records if path.exists()), default=0.0)
 
 
-def _moment(text: str | None) -> datetime | None:
-    with contextlib.suppress(TypeError, ValueError):
-        return datetime.fromisoformat(text or "")
-    return None
+def _read(entry: StoredJob) -> _Job:
+    accepted_at = datetime.fromisoformat(entry.job.accepted_at) if entry.job else None
+    if entry.state is State.DONE:
+        return _Job(accepted_at, entry.ended_at, entry.facts.get("elapsed_s", 0.0) / 3600)
+    if entry.state is State.FAILED:
+        return _Job(accepted_at, entry.ended_at, failure=summary.failure(entry.label, entry.failure))
+    return _Job(accepted_at)

@@ -321,7 +321,6 @@ def test_a_report_that_cannot_be_written_holds_nothing_up(
         running = run(tree.config)
         monkeypatch.setattr(summary, "write", _refuse)
         _until(tree, State.DONE)
-        wait_for(lambda: _named(records, "service.report_failed"), "the warning", END_S)
         running.stop()
     assert [record["what"] for record in _named(records, "service.report_failed")] == ["summary"]
     (line,) = _named(records, "service.summarized")
