@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Make a smooth colourful picture, (H, W, 3) uint8, the same for the same seed."""
+    """Make a smooth colorful picture, (H, W, 3) uint8, the same for the same seed."""
     random = np.random.default_rng(seed)
     small = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))

@@ -1,1 +1,1 @@
-"""One run of the daemon: its parts, their threads, and what others are told of it."""
+"""One run of the daemon: its parts, their threads, and its status for others."""

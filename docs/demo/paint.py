@@ -1,7 +1,7 @@
 """Paint a swirling, futurist picture of brush strokes: `python paint.py painting.jpg`.
 
 The same seed always gives the same strokes. A stream function with a few vortices gives every stroke its
-direction and, in bands along the flow, its colour; rays from outside one corner ("force lines") break them.
+direction and, in bands along the flow, its color; rays from outside one corner ("force lines") break them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PALETTE = np.array(  # dark to light; a band of the flow runs through them in th
         (22, 38, 118),  # ultramarine
         (38, 92, 178),  # cobalt
         (206, 58, 30),  # vermilion
-        (226, 148, 38),  # ochre
+        (226, 148, 38),  # yellow earth
         (250, 232, 184),  # cream
     ],
     dtype=np.float64,
@@ -79,8 +79,8 @@ def tone(x: Array, y: Array) -> Array:
     return np.clip(0.5 + 0.46 * band + np.where(np.sin(angle * 26) > 0, 0.16, -0.16), 0, 1)
 
 
-def colour(position: float) -> Array:
-    """Return the palette's colour at a tone: mostly a pure one, a little mixed between two."""
+def color(position: float) -> Array:
+    """Return the palette's color at a tone: mostly a pure one, a little mixed between two."""
     place = float(np.clip(position, 0, 1)) * (len(PALETTE) - 1)
     low = min(int(place), len(PALETTE) - 2)
     share = np.clip((place - low - 0.5) * 3 + 0.5, 0, 1)
@@ -101,10 +101,10 @@ def paths(layer: Layer, rng: np.random.Generator) -> tuple[Array, Array]:
 
 
 class Canvas:
-    """The paint's colour and, as a grey picture, how thick it lies."""
+    """The paint's color and, as a gray picture, how thick it lies."""
 
     def __init__(self) -> None:
-        """Prime the canvas with the second darkest colour."""
+        """Prime the canvas with the second darkest color."""
         size = (WIDTH * SCALE, HEIGHT * SCALE)
         red, green, blue = PALETTE[1].astype(int).tolist()
         self.paint, self.relief = Image.new("RGB", size, (red, green, blue)), Image.new("L", size, 128)
@@ -144,7 +144,7 @@ def main() -> None:
         xs, ys = paths(layer, rng)
         tones = tone(xs[POINTS // 2], ys[POINTS // 2]) + rng.normal(0, layer.stray, layer.strokes)
         for x, y, position in zip(xs.T, ys.T, tones, strict=True):
-            base = colour(position) + rng.normal(0, 9, 3) + rng.normal(0, 10)
+            base = color(position) + rng.normal(0, 9, 3) + rng.normal(0, 10)
             canvas.stroke(x, y, layer.width * rng.uniform(0.6, 1.2), base, rng)
     canvas.picture().save(sys.argv[1], quality=92)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def tried(record_property: Callable[[str, object], None]) -> Iterator[Counter[str]]:
-    """Count what is told at the end of the session; see `pytest_terminal_summary` in `tests/conftest.py`."""
+    """Count what the end of the session reports; see `pytest_terminal_summary` in `tests/conftest.py`."""
     counts: Counter[str] = Counter()
     yield counts
     for what, count in counts.items():

@@ -127,7 +127,7 @@ class Stage:
     Attributes:
         serial: numbers that make names and pictures unique.
         has_reloads: SIGHUP is one of the faults.
-        unclear: number of scripts that are doing what a check could not judge, such as half a copy.
+        unclear: number of scripts that are doing what a check could not evaluate, such as half a copy.
         check_is_due: nothing unclear may begin.
         is_calm: the service is not killed any more.
         is_over: scripts end.
@@ -179,7 +179,7 @@ class Stage:
 
     @contextlib.contextmanager
     def no_check(self) -> Iterator[None]:
-        """Put checks off while the drops are in a state that no check could judge."""
+        """Put checks off while the drops are in a state that no check could evaluate."""
         self.unclear += 1
         try:
             yield
@@ -331,7 +331,7 @@ def _hostile(stage: Stage, cases: list[hostile.Case]) -> Script:
 
 
 def _cases(size: int, *cases: Iterable[hostile.Case]) -> list[hostile.Case]:
-    """Choose the cases below a size whose jobs hold no file twice, which no check could judge."""
+    """Choose the cases below a size whose jobs hold no file twice, which no check could evaluate."""
     every = itertools.chain(*cases)
     return [case for case in every if sum(map(len, case.files.values())) < size and not case.again]
 

@@ -285,7 +285,7 @@ def test_a_picture_that_the_daemon_may_not_read_waits(site: Site) -> None:
 
 
 def test_a_killed_daemon_comes_back_and_finishes(site: Site) -> None:
-    """After kill -9 of the main process systemd starts it again; the picture goes on from its checkpoint."""
+    """After kill -9 of the main process systemd starts it again; the picture resumes from its checkpoint."""
     restarts = int(site.show("NRestarts"))
     site.drop("killed", iterations=LONG)
     site.until_checkpoint("killed")
@@ -299,7 +299,7 @@ def test_a_killed_daemon_comes_back_and_finishes(site: Site) -> None:
 
 
 def test_a_stop_is_clean_and_a_start_goes_on(site: Site) -> None:
-    """A stop amid a picture exits 0 with the job queued; the next start goes on from the checkpoint."""
+    """A stop in the middle of a picture exits 0 with the job queued; the next start resumes from the checkpoint."""
     site.drop("stopped", iterations=LONG)
     site.until_checkpoint("stopped")
     site.run("systemctl", "stop", RESIDENT, within_s=30)
@@ -396,7 +396,7 @@ def test_the_nightly_unit_takes_over_drains_and_ends(site: Site) -> None:
 def test_a_failed_picture_does_not_fail_the_night(site: Site) -> None:
     """A night in which a drop failed exits 1, and its unit is none of `systemctl --failed`."""
     site.run("systemctl", "stop", RESIDENT)
-    site.drop("misspelt", iterrations=3)
+    site.drop("misspelt", iteratons=3)
     site.run("systemctl", "start", NIGHTLY, within_s=READY_S)
     site.until(lambda: site.show("ActiveState", NIGHTLY) == "inactive", "the night to end")
     assert (site.show("Result", NIGHTLY), site.show("ExecMainStatus", NIGHTLY)) == ("success", "1")
