@@ -262,9 +262,7 @@ def test_a_stop_time_that_is_none_is_wrong_usage(words: tuple[str, ...], tmp_pat
 # The morning report
 
 
-def test_a_drain_leaves_the_morning_report(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs
-) -> None:
+def test_a_drain_leaves_the_morning_report(wall: Wall, make_night: Callable[..., Tree], run: Runs) -> None:
     """The report counts what was accepted, done and failed, says why, and what waits; so does one record."""
     wall.set("2026-03-02 23:00")
     tree = make_night()
