@@ -178,13 +178,9 @@ class IntakeThread:
     # The inbox
 
     def turn(self, now: float) -> Report | None:
-        """Look at the inbox once, accept what is complete, and retire what is accepted.
+        """Look at the inbox at the monotonic time `now`, accept what is complete, retire what is accepted.
 
-        Args:
-            now: monotonic time in seconds.
-
-        Returns:
-            What was done; None where the inbox or the spool does not allow it now.
+        Returns None where the inbox or the spool does not allow it now.
         """
         self._life.beat()
         begun = time.monotonic()
@@ -252,12 +248,7 @@ class IntakeThread:
                 turn.accepted.append(job)
 
     def _accept(self, drop: Drop) -> Job:
-        """Commit a drop to the spool; a faulty one is ended at once, without waiting its turn.
-
-        Raises:
-            NotTaken: it stays in the inbox.
-            NotReady: the spool does not take it now.
-        """
+        """Commit a drop to the spool, else raise NotTaken or NotReady; a faulty one is ended at once."""
         self._life.beat()
         max_bytes = int(self._config.inbox.max_file_mb * 1e6)
         entry = accept_drop(drop, self._spool, self._decoder, max_bytes, self._life)

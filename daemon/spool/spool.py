@@ -124,10 +124,8 @@ class Spool(Listing):
     def claim(self, check: Callable[[StoredJob], None] = lambda _entry: None) -> Claim | None:
         """Take the next queued job: its attempt goes on record, then it moves to `running/`.
 
-        Several threads may claim; each job goes to one of them, and `check` runs for one at a time.
-
-        Args:
-            check: raises NotReady where there is no room for a job; then the next one is taken.
+        Several threads may claim; each job goes to one of them. `check`, which runs for one at a time, raises
+        NotReady where there is no room for a job; then the next one is taken.
 
         Raises:
             NotReady: there is no room for any that is queued.
@@ -282,11 +280,7 @@ class Spool(Listing):
         return taken
 
     def _moved(self, entry: StoredJob, state: State) -> StoredJob:
-        """Move a job, or find it moved already: an ending can be tried again.
-
-        Raises:
-            FileNotFoundError: another process moved it elsewhere first.
-        """
+        """Move a job, or find it moved already: an ending can be tried again. Else FileNotFoundError."""
         moved = StoredJob.at(self.root, state, entry.id)
         try:
             files.move(entry.folder, moved.folder)
