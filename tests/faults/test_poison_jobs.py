@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SEEDS: Final = {"segfault": 9001, "exit": 9002, "eat": 9003, "loop": 9004}
 MEMORY_LIMIT_MB: Final = 1600  # TensorFlow and VGG19 take about 800
+TIMEOUT_S: Final = 10  # enough for the good job, also beside other work
 ENGINE: Final[dict[str, Any]] = {"device": "cpu", "max_attempts": 2, "memory_limit_mb": MEMORY_LIMIT_MB}
 POISON: Final = """
 import sys
@@ -105,7 +106,7 @@ def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Work through a kind of poison, and a good job after it, with one engine."""
     kind, base = request.param, tmp_path_factory.mktemp("night")
     structlog.reset_defaults()
-    options = {**ENGINE, "job_timeout_s": 3} if kind == "loop" else ENGINE
+    options = {**ENGINE, "job_timeout_s": TIMEOUT_S} if kind == "loop" else ENGINE
     raw = {"inbox": {"settle_s": 0.01, "rescan_s": 0.02}, "engine": options}
     config = config_module.build(raw, base, environment={})
     config.folders.inbox.mkdir()
@@ -138,7 +139,7 @@ def test_poison_costs_its_attempts_and_fails_for_its_own_reason(night: Night) ->
         "segfault": ("engine_crashed", "the engine's process ended by signal SIGSEGV", "signal SIGSEGV"),
         "exit": ("engine_crashed", "the engine's process ended by exit code 0", "exit code 0"),
         "eat": ("out_of_memory", f"engine.memory_limit_mb is {MEMORY_LIMIT_MB}", "memory limit"),
-        "loop": ("timed_out", "engine.job_timeout_s passed: 3 s", "time limit"),
+        "loop": ("timed_out", f"engine.job_timeout_s passed: {TIMEOUT_S} s", "time limit"),
     }[night.kind]
     assert night.endings[night.kind] == [Ending.CRASHED, Ending.FAILED]
     assert night.died[night.kind] == [died, died]

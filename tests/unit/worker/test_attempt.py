@@ -50,10 +50,12 @@ def test_a_painting_is_a_value_that_holds_all_that_was_done(make_studio: Callabl
 def test_a_stop_interrupts_it(when: str, make_studio: Callable[..., Any]) -> None:
     """Asked to end early it comes to no painting, and blames nobody."""
     studio = make_studio(iterations=50)
-    engine = FakeEngine("hang" if when == "while it hangs" else "paint")
-    attempt = studio.attempt(engine)
     stop_at = {"before": 0, "at the third step": 3, "while it hangs": 0}[when]
-    engine._on_step = lambda step: step.iteration == stop_at and attempt.life.ask_stop()
+    engine = FakeEngine(
+        "hang" if when == "while it hangs" else "paint",
+        on_step=lambda step: step.iteration == stop_at and attempt.life.ask_stop(),
+    )
+    attempt = studio.attempt(engine)
     if when == "before":
         attempt.life.ask_stop()
     assert attempt.paint(engine) == Interrupted()
