@@ -33,7 +33,7 @@ from daemon.transfer.backend import device
 from daemon.transfer.backend.arrays import nest_of
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
 from daemon.transfer.scales import Subject
-from daemon.worker.worker import Ending
+from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
