@@ -47,11 +47,7 @@ class Painter:
             return self._steps[key]
 
     def prepare(self, subject: Subject) -> Prepared:
-        """Compute the targets of a job's first scale ahead; another thread may be painting.
-
-        Raises:
-            JobError: a side would be too short for VGG19.
-        """
+        """Compute the targets of a job's first scale ahead; another thread may be painting."""
         scale = subject.scales()[0]
         return Prepared(scale, targets(self.step(subject.settings), subject, scale, self._gram_store))
 
@@ -65,11 +61,8 @@ class Painter:
     ) -> Session:
         """Prepare to paint the content in the blended styles, coarse to fine.
 
-        Args:
-            subject: the job's pictures and settings.
-            tile_sizes: one for each scale, coarse to fine; default: each in one piece.
-            prepared: the targets that were computed ahead for this very job.
-            resumed: the state that an earlier run of the same job saved.
+        Each scale has a tile size, coarse to fine; default: all in one piece. The prepared targets and the
+        checkpoint are of this very job.
 
         Raises:
             JobError: a side would be too short for VGG19.

@@ -130,7 +130,7 @@ class _EngineChild(processes.Child):
 
 
 class ProcessEngine:
-    """Speaks with `daemon.engine.child`. Start it from the main thread: the child dies with its starter."""
+    """Paints in `daemon.engine.child`. Start it from the main thread: the child ends with its starter."""
 
     def __init__(self, config: Config) -> None:
         """Take the whole config; `start` starts the child."""
@@ -175,7 +175,8 @@ class ProcessEngine:
     def stylize(self, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
         """Paint in the child; see `Engine.stylize`."""
         child, options = self._load(life), self.config.engine
-        watch = Watch(child.pid, options.job_timeout_s, process_limit_mb(options.memory_limit_mb, child.info))
+        is_on_gpu = child.info.device.startswith("GPU")  # whose memory TensorFlow limits by itself
+        watch = Watch(child.pid, options.job_timeout_s, None if is_on_gpu else options.memory_limit_mb)
         child.ask(request, life)
         try:
             yield from _follow(child, watch, life)
@@ -194,11 +195,6 @@ class ProcessEngine:
         if self._child is not None:
             self._child.stop()
         self._child = None
-
-
-def process_limit_mb(asked_mb: int | None, info: EngineInfo) -> int | None:
-    """Give the memory that the child may take; on a GPU the limit is TensorFlow's, of the GPU's memory."""
-    return None if info.device.startswith("GPU") else asked_mb
 
 
 def _follow(child: _EngineChild, watch: Watch, life: Lifeline) -> Iterator[Plan | Step]:

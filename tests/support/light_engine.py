@@ -1,4 +1,7 @@
-"""An engine without TensorFlow that stands in for `daemon.engine.local` in the engine's child process."""
+"""An engine without TensorFlow that stands in for `daemon.engine.local` in the engine's child process.
+
+The config's weights decide how it starts: `none.h5` fails, `hangs.h5` never ends, and `gpu.h5` reports a GPU.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def planted(folder: Path) -> str:
 
 
 class LocalEngine:
-    """Paints the content itself; the config's weights say how its start goes: `none.h5`, `hangs.h5`."""
+    """Paints the content itself."""
 
     def __init__(self, config: Config, _kept: Path | None = None) -> None:
         self._weights = Path(config.engine.weights).name
@@ -52,7 +55,8 @@ class LocalEngine:
             time.sleep(1)
         print("printed on stdout", flush=True)  # noqa: T201 - that it is logged is the point
         print("I0000 00:00:1700000000.000000    1 port.cc:153] on stderr", file=sys.stderr)  # noqa: T201
-        return EngineInfo("CPU (light)", "float32", "light", "0" * 64, 0.0, {})
+        device = "GPU:0 (light)" if self._weights == "gpu.h5" else "CPU (light)"
+        return EngineInfo(device, "float32", "light", "0" * 64, 0.0, {})
 
     def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Yield the content at every iteration."""

@@ -332,7 +332,14 @@ def test_a_full_disk_is_not_filled_with_halves(opened: Callable[..., Checkpoints
         assert [path.name for path in folder.iterdir()] == ["0000005.ckpt"]
 
 
-@pytest.mark.parametrize("moment", ["before", "torn", "after"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("before", marks=pytest.mark.nightly),
+        "torn",
+        pytest.param("after", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_kill_in_a_save_leaves_one_to_resume_from(moment: str, tmp_path: Path) -> None:
     """Killed at whichever operation, the next process finds the one before or the new one, and tidies up."""
     for number in range(count_operations(tmp_path / "count" / "ckpt")):

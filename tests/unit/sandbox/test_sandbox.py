@@ -451,9 +451,11 @@ def test_a_picture_beyond_the_memory_limit_is_too_large(
     ("name", "options"),
     [
         ("RGBA.webp", {"lossless": True, "quality": 0, "method": 0}),
-        ("RGBA.tif", {"tiffinfo": {0x112: 6}, "compression": "tiff_deflate"}),
-        ("CMYK.jpg", {"progressive": True}),
-        ("I;16.png", {"compress_level": 0}),
+        pytest.param(
+            "RGBA.tif", {"tiffinfo": {0x112: 6}, "compression": "tiff_deflate"}, marks=pytest.mark.nightly
+        ),
+        pytest.param("CMYK.jpg", {"progressive": True}, marks=pytest.mark.nightly),
+        pytest.param("I;16.png", {"compress_level": 0}, marks=pytest.mark.nightly),
     ],
 )
 def test_every_good_picture_fits_into_the_memory_limit(
@@ -539,7 +541,12 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
+SLOW_TO_PACK = {"many zTXt.png", "iTXt.png", "iCCP.png"}  # like zTXt.png
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] * (name in SLOW_TO_PACK)) for name in BOMBS]
+)
 def test_a_bomb_ends_quickly_and_within_memory(name: str, decoder: Decoder, tmp_path: Path) -> None:
     """A small file that claims or unpacks to gigabytes beside its pixels fails or passes, in the same child."""
     path = tmp_path / name
