@@ -49,7 +49,7 @@ class Situation:
     config: Config  # of the moment: a reload replaces it
     drains: bool = False  # works off what is there, then ends
     state: str = "starting"
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - looked up late: it may be replaced
     pauses: dict[str, Pause] = field(default_factory=dict)  # by the part of the service that waits
     report: Report = _UNSEEN
     last_scan: float | None = None  # Unix time

@@ -21,6 +21,10 @@ daemon/safe_yaml.py daemon/settings.py daemon/sidecar.py daemon/validation.py
 daemon/cli/__init__.py daemon/cli/check.py daemon/cli/demo.py daemon/cli/jobs.py daemon/cli/main.py
 daemon/cli/options.py daemon/cli/progress.py daemon/cli/run.py daemon/cli/schema.py daemon/cli/status.py
 daemon/cli/stylize.py
+daemon/outbox daemon/service/report.py tests/unit/outbox tests/unit/service/test_report.py
+tests/faults/test_disk_faults.py tests/faults/test_mutated_orderings.py tests/faults/test_real_full_disk.py
+tests/faults/test_refusals.py tests/faults/test_shares_that_go_away.py tests/faults/test_unmounted_outbox.py
+tests/support/fakes.py tests/support/hostile.py tests/support/kills.py
 tests/docs/test_words.py tests/unit/cli tests/unit/test_config.py tests/unit/test_errors.py
 tests/unit/test_images.py tests/unit/test_logs.py tests/unit/test_safe_yaml.py tests/unit/test_settings.py
 tests/unit/test_sidecar.py tests/unit/test_validation.py

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from support.kills import Stage
 
 CODES = {name: getattr(errno, name) for name in ("ENOSPC", "EIO", "EACCES", "EXDEV")}
-EVERYDAY_STRIDES = {"painted": 13, "two and a faulty one": 43}  # every so manieth operation each day
+EVERYDAY_STRIDES = {"painted": 13, "two and a faulty one": 43}  # every n-th operation each day
 
 
 def _finish(sweep: Sweep, tried: Counter[str]) -> None:

@@ -59,7 +59,7 @@ def test_the_disks_met_are_those_that_kills_leave(moment: str, make_stage: Calla
     stage = make_stage("f")
     run = Sweep(stage).first()
     passed = dict(run.points)
-    names = {"before": "before", "torn": "amid", "after": "after"}
+    names = {"before": "before", "torn": "during", "after": "after"}
     compared = 0
     while True:
         stage.put(stage.beginning)
