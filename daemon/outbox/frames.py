@@ -33,14 +33,7 @@ class FrameWriter:
     """
 
     def __init__(self, folder: Path, outbox: Outbox, job: Job) -> None:
-        """Begin with nothing to write.
-
-        Args:
-            folder: path where frames are kept; made when the first one comes.
-            outbox: where the progress is shown.
-            job: that runs.
-        """
-        self._folder = folder
+        self._folder = folder  # made when the first frame comes
         self._outbox = outbox
         self._job = job
         self._has_preview = True

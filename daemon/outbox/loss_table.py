@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from matplotlib.figure import Figure
-
 HEADER: Final = ("iteration", "size_px", "total", "style", "content", "elapsed_s")
 
 
@@ -50,33 +48,22 @@ def table(rows: Sequence[Row]) -> bytes:
 
 def curve(rows: Sequence[Row], title: str) -> bytes:
     """Draw losses.png: total, style and content over the iterations, on a logarithmic axis."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - takes 0.4 s, needed once a job
-
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters that the font lacks, losses that are all 0
-        figure = _figure(rows, title)
-        FigureCanvasAgg(figure)
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _figure(rows: Sequence[Row], title: str) -> Figure:
+    # Matplotlib takes 0.4 s to import, and is needed once a job.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    figure, buffer = Figure(figsize=(8, 4.5), dpi=100, layout="constrained"), io.BytesIO()
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    iterations = [row.iteration for row in rows]
-    for name, color, width in (
-        ("total", "#222222", 2.0),
-        ("style", "#c8553d", 1.3),
-        ("content", "#2a6f97", 1.3),
-    ):
-        axes.plot(iterations, [getattr(row, name) for row in rows], label=name, color=color, linewidth=width)
-    axes.set_yscale("log", nonpositive="mask")  # the content loss starts at 0
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("loss")
-    axes.set_title(title.replace("$", r"\$"))
-    axes.grid(visible=True, which="major", alpha=0.3)
-    axes.legend(frameon=False)
-    return figure
+    with warnings.catch_warnings(action="ignore"):  # letters that the font lacks, losses that are all 0
+        for name, color in (("total", "#222222"), ("style", "#c8553d"), ("content", "#2a6f97")):
+            losses, width = [getattr(row, name) for row in rows], 2.0 if name == "total" else 1.3
+            axes.plot([row.iteration for row in rows], losses, label=name, color=color, linewidth=width)
+        axes.set_yscale("log", nonpositive="mask")  # the content loss starts at 0
+        axes.set_xlabel("iteration")
+        axes.set_ylabel("loss")
+        axes.set_title(title.replace("$", r"\$"))
+        axes.grid(visible=True, which="major", alpha=0.3)
+        axes.legend(frameon=False)
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -36,7 +36,6 @@ class Outbox:
     """The folder where results appear."""
 
     def __init__(self, root: Path, sentinel: Sentinel) -> None:
-        """Name the folder and the proof that it is there."""
         self.root = root
         self._sentinel = sentinel
 
@@ -73,12 +72,7 @@ class Outbox:
         return self.root / RUNNING / job.label
 
     def preview(self, job: Job, picture: bytes | None, status: Mapping[str, Any]) -> None:
-        """Show how far a job is; not durable.
-
-        Args:
-            job: that runs.
-            picture: latest.png; None leaves the one that is there.
-            status: status.json.
+        """Show how far a job is in `latest.png`, unless the picture is None, and `status.json`; not durable.
 
         Raises:
             NotReady: the outbox is away.
@@ -114,15 +108,12 @@ class Outbox:
             _remove_preview(root, job.label)
 
     def publish(self, job: Job, out: Path, life: Lifeline) -> Path:
-        """Show a result; an older failure of the same job goes, and its preview. After an error, try again.
+        """Show a result in place of an older failure and the preview of the job. After an error, try again.
 
         Args:
-            job: whose result it is.
+            job: job that was painted.
             out: folder with everything but the manifest.
-            life: of the calling thread; beats during a long copy.
-
-        Returns:
-            The entry.
+            life: lifeline of the calling thread; beats during a long copy.
 
         Raises:
             NotReady: the outbox is away.
@@ -139,17 +130,14 @@ class Outbox:
         return self.root / entry
 
     def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline) -> Path:
-        """Show a failure: error.yaml, and the files as they were dropped, to be mended and dropped again.
+        """Show a failure: error.yaml, and the files as they were dropped, to be corrected and dropped again.
 
         Args:
-            job: whose failure it is.
+            job: job that failed.
             error: error.yaml.
             inputs: folder of the accepted files.
             last_good: path of the last good picture; need not be there.
-            life: of the calling thread; beats during a long copy.
-
-        Returns:
-            The entry.
+            life: lifeline of the calling thread; beats during a long copy.
 
         Raises:
             NotReady: the outbox is away.

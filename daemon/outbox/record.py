@@ -30,7 +30,7 @@ def result(
     Args:
         job: job that was painted.
         painting: result of the engine.
-        info: device, weights and versions of the engine.
+        info: device, weights and versions.
         attempt: number of the attempt that ended the job.
         finished_at: ISO 8601, UTC.
         iterations: count of those made; fewer than asked for where a size ended early.

@@ -153,7 +153,7 @@ def spool_full_of_files(case: Case) -> None:
     _no_room_to_accept(case, case.spool.mount().fill_inodes, "inodes free")
 
 
-def spool_full_amid_painting(case: Case) -> None:
+def spool_full_during_painting(case: Case) -> None:
     """A job that the spool has no room for any more is queued again, without using an attempt."""
     case.spool.mount()
     with case.running(FakeEngine(on_step=_at(1, case.spool.fill_bytes))) as running:
@@ -177,13 +177,13 @@ def start_on_a_full_spool(case: Case) -> None:
         case.done(running)
 
 
-def _no_room_to_publish(case: Case, fill: Callable[[], None], reason: str, mend: Callable[[], None]) -> None:
+def _no_room_to_publish(case: Case, fill: Callable[[], None], reason: str, repair: Callable[[], None]) -> None:
     engine = FakeEngine(on_step=_at(3, fill))
     with case.running(engine) as running:
         case.tree.drop("sea")
         case.pauses(running, "outbox", reason)
         assert case.tree.results() == []
-        mend()
+        repair()
         case.done(running)
     assert len(engine.calls) == 1
 
@@ -211,11 +211,11 @@ def outbox_gone(case: Case) -> None:
     share = case.base / "share"
     case.outbox.bind(share)
 
-    def mend() -> None:
+    def repair() -> None:
         assert list(case.outbox.folder.iterdir()) == []
         case.outbox.bind(share)
 
-    _no_room_to_publish(case, case.outbox.unmount, "outbox unavailable", mend)
+    _no_room_to_publish(case, case.outbox.unmount, "outbox unavailable", repair)
 
 
 def inbox_gone(case: Case) -> None:
@@ -231,7 +231,7 @@ def inbox_gone(case: Case) -> None:
         case.done(running)
 
 
-def inbox_gone_amid_painting(case: Case) -> None:
+def inbox_gone_during_painting(case: Case) -> None:
     """A job is painted to its end while the inbox is unmounted."""
     case.inbox.bind(case.base / "share")
     with case.running(FakeEngine(on_step=_at(1, case.inbox.unmount))) as running:
@@ -258,9 +258,9 @@ def unreadable(case: Case) -> None:
 CASES = {
     case.__name__: case
     for case in (
-        *(spool_full_of_bytes, spool_full_of_files, spool_full_amid_painting, start_on_a_full_spool),
+        *(spool_full_of_bytes, spool_full_of_files, spool_full_during_painting, start_on_a_full_spool),
         *(outbox_full_of_bytes, outbox_full_of_files, outbox_read_only, outbox_gone),
-        *(inbox_gone, inbox_gone_amid_painting, unreadable),
+        *(inbox_gone, inbox_gone_during_painting, unreadable),
     )
 }
 

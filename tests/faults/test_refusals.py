@@ -1,4 +1,4 @@
-"""Errors that stay: what waiting does not mend fails one job, everything else is waited out."""
+"""Errors that stay: what waiting does not repair fails one job, everything else is waited out."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Ca
         pauses += 1
         real(part, error)
         if pauses == 20:
-            disk._first = None  # mended
+            disk._first = None  # repaired
 
     stepper.service.backoff.begin = pause  # type: ignore[method-assign]
     tree.drop("sea")
@@ -161,7 +161,7 @@ def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(make_tree:
         real(part, error)
         (entry,) = tree.spool.entries(State.RUNNING)
         tree.spool.ask_cancel(entry)
-        disk._first = None  # mended
+        disk._first = None  # repaired
 
     stepper.service.backoff.begin = pause  # type: ignore[method-assign]
     tree.drop("sea")
@@ -271,7 +271,7 @@ def test_without_room_no_drop_is_accepted(
     tree.check(is_quiet=True)
 
 
-def test_an_error_without_a_place_is_told_without_one(make_tree: Callable[[], Tree]) -> None:
+def test_an_error_without_a_place_is_reported_without_one(make_tree: Callable[[], Tree]) -> None:
     """Some errors name no file; then the reason is what the system says, and no `None`."""
     stepper = Stepper(make_tree().config, FakeEngine())
     for error, reason in (
@@ -284,7 +284,7 @@ def test_an_error_without_a_place_is_told_without_one(make_tree: Callable[[], Tr
 
 
 def test_a_stop_ends_the_wait(make_tree: Callable[[], Tree]) -> None:
-    """A service told to stop while it waits for its outbox stops at once, and loses nothing."""
+    """A service that is asked to stop while it waits for its outbox stops at once, and loses nothing."""
     tree = make_tree()
     stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea")

@@ -1,4 +1,4 @@
-"""What stands in for the machine: an engine without TensorFlow, and a disk that fails or dies when told to."""
+"""What stands in for the machine: an engine without TensorFlow, and a disk that fails or dies on request."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ def steps_of(engine: Engine, request: Request, life: Lifeline | None = None) -> 
 class FakeEngine:
     """Paints the content itself, quickly; `script` says what each call does, and every further call paints.
 
-    Words: `paint`; `crash`, `exhaust` and `job_error` (after the first step); `hang` (until it is told to
+    Words: `paint`; `crash`, `exhaust` and `job_error` (after the first step); `hang` (until it is asked to
     stop). It keeps a checkpoint after each step (after a tenth of a long way) where the job has a place for
-    them, and goes on from the newest whole one.
+    them, and resumes from the newest whole one.
     """
 
     def __init__(self, *script: str, on_step: Callable[[Step], None] = lambda _step: None) -> None:
         self.script = collections.deque(script)
         self.calls: list[str] = []  # the job of each call
         self.steps: list[str] = []  # the job of each iteration that was painted, not replayed
-        self.hints: list[Request] = []  # what it was told would come next
+        self.hints: list[Request] = []  # what was announced as the next request
         self.is_started = False
         self.plan = PLAN  # what it says before each painting
         self._on_step = on_step
@@ -227,15 +227,15 @@ class Disk:
         """Watch a folder.
 
         Args:
-            root: the folder; what happens elsewhere is none of this disk's business.
-            first: the number of the first operation that fails, from 0; None: none does.
-            length: how many operations fail. A killed process does nothing ever after.
-            code: what the error says.
-            moment: when the fault comes: `before` the operation, `torn` (half of a write is done; any other
+            root: folder; what happens elsewhere does not concern this disk.
+            first: number of the first operation that fails, from 0; None: none does.
+            length: number of operations that fail. A killed process does nothing ever after.
+            code: number of the error.
+            moment: moment of the fault: `before` the operation, `torn` (half of a write is done; any other
                 operation is not) or `after` it was done.
-            is_kill: end the process instead of an error.
-            is_full: only what takes room fails.
-            on_moment: told of each moment at which a kill would leave another disk than the one before: before
+            is_kill: end of the process instead of an error.
+            is_full: choice of only the operations that take room.
+            on_moment: callable that gets each moment at which a kill leaves another disk: before
                 each operation, and in the middle of each write. Nothing changes below `root` meanwhile.
         """
         self.count = 0
@@ -276,10 +276,10 @@ class Disk:
         """Do one operation, unless it fails.
 
         Args:
-            name: what it is.
-            place: the path that it changes.
-            act: does it, or the rest of it.
-            tear: does half of it.
+            name: name of the system call.
+            place: path that it changes.
+            act: call that does it, or the rest of it.
+            tear: call that does half of it.
         """
         with self._lock:
             number, self.count = self.count, self.count + 1

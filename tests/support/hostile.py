@@ -73,7 +73,7 @@ class Case:
 
 
 def picture(format_: str = "PNG", seed: int = 0, width: int = 48, height: int = 40) -> bytes:
-    """Make a picture of coloured noise, which no format packs tightly: nearly all its bytes are pixels."""
+    """Make a picture of colored noise, which no format packs tightly: nearly all its bytes are pixels."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, format_)
@@ -137,7 +137,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _png(width: int, height: int, *extra: bytes, late: bytes = b"") -> bytes:
-    """Make a grey PNG whose header says anything; its pixels are enough for 48 x 40."""
+    """Make a gray PNG whose header says anything; its pixels are enough for 48 x 40."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     pixels = png_chunk(b"IDAT", zlib.compress(bytes(49 * 40)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + late + png_chunk(b"IEND", b"")
@@ -163,7 +163,7 @@ def _patched(data: bytes, changes: Mapping[int, bytes]) -> bytes:
 
 
 def _tiff(**tags: int) -> bytes:
-    """Make a little TIFF, grey, one strip, whose tags say anything."""
+    """Make a little TIFF, gray, one strip, whose tags say anything."""
     facts = {"width": 48, "height": 40, "bits": 8, "offset": 200, "count": 48 * 40, "next": 0, **tags}
     entries = [
         (256, 4, facts["width"]),

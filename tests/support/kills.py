@@ -1,4 +1,4 @@
-"""Every disk that a kill can leave behind: seen at each operation of a run, put back, and gone on from.
+"""Every disk that a kill can leave behind: seen at each operation of a run, put back, and resumed from.
 
 A killed process leaves its disk and nothing else, and a new start knows nothing but that disk. So one run, with
 its disk kept as it was before and during each operation, shows every kill in it; after one operation is before
@@ -36,7 +36,7 @@ CASES = {
     "faulty": ("f", ()),
     "two and a faulty one": ("ppf", ()),
 }
-_STARTS = 50  # of a service whose surroundings do not allow a start: systemd tries again and again
+_STARTS = 50  # of a service whose environment does not allow a start: systemd tries again and again
 
 
 class Stage:
@@ -151,9 +151,9 @@ class Sweep:
         """Prepare.
 
         Args:
-            stage: with the drops in its inbox.
-            script: what the engine does first.
-            steps_lost: how many steps of a job one kill may cost; None: nobody counts.
+            stage: tree with the drops in its inbox.
+            script: words for the engine's first calls.
+            steps_lost: number of steps of a job that one kill may cost; None: nobody counts.
         """
         self.stage = stage
         self.broken: list[str] = []
@@ -161,7 +161,7 @@ class Sweep:
         self._script = script
         self._steps_lost = steps_lost
         self._known: set[bytes] = set()
-        self._gone_on: dict[bytes, Run] = {}
+        self._resumed: dict[bytes, Run] = {}
 
     # Kills
 
@@ -169,19 +169,19 @@ class Sweep:
         """Die at operations of the first run, go on, and die once more at operations of what follows.
 
         Args:
-            stride: every so manieth disk that a kill leaves is gone on from.
-            again: the same of the second kill; 0: there is none.
-            start: the first of these disks; the others are for sweeps with another start.
+            stride: stride through the disks that a kill leaves; each of them is resumed from.
+            again: stride of the second kill; 0: there is none.
+            start: first of these disks; the others are for sweeps with another start.
         """
         first = self.first()
         chosen = dict(list(first.met.items())[start or 0 :: stride])
         seconds = {}
         for key, met in chosen.items():
-            seconds[key] = self._go_on(key, met, is_watched=bool(again))
+            seconds[key] = self._resume(key, met, is_watched=bool(again))
             for met_key, again_met in list(seconds[key].met.items())[:: again or 1]:
-                self._go_on(met_key, again_met, is_watched=False)
+                self._resume(met_key, again_met, is_watched=False)
             seconds[key].met.clear()
-        covered = set(self._gone_on) if start is None else {*self._gone_on, *first.met}
+        covered = set(self._resumed) if start is None else {*self._resumed, *first.met}
         for key in first.keys:
             if key in seconds:
                 self.tried["kills"] += 1
@@ -202,16 +202,16 @@ class Sweep:
             self._work_off(disk, FakeEngine(*self._script))
         return [label.removeprefix("before ") for label in found if label.startswith("before ")]
 
-    def _go_on(self, key: bytes, met: Met, *, is_watched: bool) -> Run:
-        """Start anew on a disk and work everything off."""
+    def _resume(self, key: bytes, met: Met, *, is_watched: bool) -> Run:
+        """Start on a disk and work everything off."""
         self.stage.put(met.still)
-        self.tried["disks gone on from"] += 1
+        self.tried["disks resumed from"] += 1
         run = Run()
         try:
             run = self._watched(met) if is_watched else self._unwatched(met)
         except Exception as error:  # noqa: BLE001 - whatever it was, the other disks are tried too
             self.broken.append(f"{met.story}: {type(error).__name__}: {error}")
-        self._gone_on[key] = run
+        self._resumed[key] = run
         return run
 
     def _watched(self, begun: Met, *script: str) -> Run:
@@ -283,7 +283,7 @@ class Sweep:
                     break
 
     def kill_and_fill(self) -> None:
-        """Start anew on a disk that has no room left, and work off once there is some.
+        """Start on a disk that has no room left, and work off once there is some.
 
         Disks that hold no job are passed over: a first start makes folders, which takes room.
         """
@@ -321,7 +321,7 @@ class Sweep:
         self.tried["starts without room"] += 1
 
     def _work_off(self, disk: Disk, engine: FakeEngine) -> Stepper:
-        """Start, again where the surroundings do not allow it, and turn until all is done."""
+        """Start, again where the environment does not allow it, and turn until all is done."""
         with disk.attached():
             stepper = _started(self.stage.tree, engine)
             stepper.until_quiet()

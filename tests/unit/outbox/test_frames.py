@@ -109,7 +109,7 @@ def _hold(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.E
     return begun, gate
 
 
-def test_a_close_gives_signs_of_life(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_close_beats(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While frames are still written the close beats, and all of them are kept."""
     _, gate = _hold(monkeypatch)
     writer = FrameWriter(tmp_path / "frames", outbox, JOB)

@@ -131,7 +131,7 @@ def test_nothing_is_written_where_the_outbox_is_away(
 
 
 def test_a_missing_outbox_is_not_made(outbox: Outbox, tmp_path: Path) -> None:
-    """An outbox whose folder is gone is not made anew."""
+    """An outbox whose folder is gone is not made again."""
     outbox.root.rename(tmp_path / "aside")
     writer = FrameWriter(tmp_path / "frames", outbox, _job())
     writer.put(0, PICTURE, {})
