@@ -31,10 +31,6 @@ from daemon.transfer.backend import device
 from daemon.transfer.backend.arrays import nest_of
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
 from daemon.transfer.scales import Subject
-<<<<<<< HEAD
-=======
-from daemon.worker.outcomes import Ending
->>>>>>> s-engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -299,7 +299,7 @@ def test_a_killed_daemon_comes_back_and_finishes(site: Site) -> None:
 
 
 def test_a_stop_is_clean_and_a_start_goes_on(site: Site) -> None:
-    """A stop in the middle of a picture exits 0 with the job queued; the next start resumes from the checkpoint."""
+    """A stop during a picture exits 0 with the job queued; the next start resumes from the checkpoint."""
     site.drop("stopped", iterations=LONG)
     site.until_checkpoint("stopped")
     site.run("systemctl", "stop", RESIDENT, within_s=30)
