@@ -119,17 +119,7 @@ def test_jobs_are_accepted_by_day_and_painted_by_night(
         document = status.gather(tree.config)
         assert document["opens_at"] == _stamped("2026-03-02 22:00")
         assert (document["state"], document["counts"]["queued"]) == ("running", 1)
-<<<<<<< HEAD
         assert "no job is started before 2026-03-02T22:00" in "\n".join(status.lines(document))
-=======
-        config = tree.inbox.parent / "config.yaml"
-        config.write_text("{}")  # whose folders are those of the tree
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["daemon", "status", "--config", str(config)])
-            with pytest.raises(SystemExit, match="0"):
-                main()
-        assert "no job is started before 2026-03-02T22:00" in capsys.readouterr().out
->>>>>>> s-worker
         wall.set("2026-03-02 21:59")
         assert not threading.Event().wait(0.2)
         assert engine.calls == []
