@@ -21,7 +21,7 @@ daemon/safe_yaml.py daemon/settings.py daemon/sidecar.py daemon/validation.py
 daemon/cli/__init__.py daemon/cli/check.py daemon/cli/demo.py daemon/cli/jobs.py daemon/cli/main.py
 daemon/cli/options.py daemon/cli/progress.py daemon/cli/run.py daemon/cli/schema.py daemon/cli/status.py
 daemon/cli/stylize.py
-daemon/lifeline.py daemon/worker daemon/service/backoff.py daemon/service/hours.py daemon/service/metrics.py
+daemon/worker daemon/service/backoff.py daemon/service/hours.py daemon/service/metrics.py
 daemon/service/service.py daemon/service/signals.py daemon/service/status.py daemon/service/systemd.py
 daemon/service/upkeep.py daemon/service/work_thread.py
 docs/architecture.md CONTRIBUTING.md
