@@ -1,4 +1,4 @@
-"""A thread's link to the service: a flag that asks it to stop, and its heartbeat."""
+"""What links a thread to the service: a flag that asks it to stop, and its heartbeat."""
 
 from __future__ import annotations
 
@@ -24,9 +24,16 @@ class Lifeline:
         clock: Callable[[], float] = time.monotonic,
         parent: Lifeline | None = None,
     ) -> None:
+        """Expect no heartbeat before the first one.
+
+        Args:
+            stop: set once the thread should end; default: never.
+            clock: monotonic seconds.
+            parent: the thread's own lifeline, which takes the heartbeats and whose stop counts as well.
+        """
         self._stop = stop or threading.Event()
-        self._clock = clock  # monotonic seconds
-        self._parent = parent  # gets the heartbeats, too, and its stop counts as well
+        self._clock = clock
+        self._parent = parent
         self._beat_at: float | None = None
         self._stop_noticed_at: float | None = None
 
@@ -68,6 +75,10 @@ class Lifeline:
 
     def wait(self, duration_s: float, wake: threading.Event | None = None) -> bool:
         """Wait with heartbeats until the time is over, `wake` is set or the thread should stop.
+
+        Args:
+            duration_s: the longest wait.
+            wake: ends the wait when it is set; default: only the stop does.
 
         Returns:
             Whether the thread should end.
