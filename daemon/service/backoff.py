@@ -30,23 +30,23 @@ class Pause(NamedTuple):
 class Backoff:
     """Keeps account of the parts of the service that wait for the environment; called from all threads."""
 
-    def __init__(self, pauses: dict[str, Pause]) -> None:
-        self._pauses = pauses  # by part, kept up to date
+    def __init__(self) -> None:
+        self.pauses: dict[str, Pause] = {}  # by the part of the service that waits
 
     def begin(self, part: str, error: Exception) -> None:
         """Log why a part such as `outbox` waits, once for each reason."""
         reason = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             reason = f"{error.strerror}: {error.filename}"
-        before = self._pauses.get(part)
-        self._pauses[part] = Pause(reason, PauseKind.of(error))
+        before = self.pauses.get(part)
+        self.pauses[part] = Pause(reason, PauseKind.of(error))
         if before is None or before.reason != reason:
             log.warning("service.paused", part=part, reason=reason)
             notify(STATUS=f"paused: {reason}")
 
     def end(self, part: str) -> None:
         """Log that a part continues, if it waited."""
-        if self._pauses.pop(part, None) is not None:
+        if self.pauses.pop(part, None) is not None:
             log.info("service.resumed", part=part)
 
     def retry(self, part: str, action: Callable[[], object], life: Lifeline, *, gives_up: bool = False) -> bool:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from daemon.lifeline import Lifeline
     from daemon.sandbox.client import Decoder
     from daemon.sentinel import Sentinel
-    from daemon.service.backoff import Backoff
     from daemon.service.status import Situation
     from daemon.settings import Settings
     from daemon.spool import Spool, StoredJob
@@ -108,7 +107,6 @@ class IntakeThread:
         sentinel: Sentinel,
         situation: Situation,
         *,
-        backoff: Backoff,
         outcomes: Outcomes,
         life: Lifeline,
     ) -> None:
@@ -121,7 +119,7 @@ class IntakeThread:
         self._decoder = decoder
         self._sentinel = sentinel
         self._situation = situation
-        self._backoff = backoff
+        self._backoff = situation.backoff
         self._outcomes = outcomes
         self._life = life
         self._retirer = Retirer(self._config.folders.inbox.resolve(), sentinel)

@@ -15,7 +15,6 @@ from daemon.lifeline import Lifeline
 from daemon.outbox.publish import Outbox
 from daemon.sandbox.client import Decoder
 from daemon.sentinel import Sentinel
-from daemon.service.backoff import Backoff
 from daemon.service.hours import Hours
 from daemon.service.intake_thread import IntakeThread
 from daemon.service.status import Counts, Situation, Status
@@ -66,7 +65,7 @@ class Service:
         self._defect: Exception | None = None
         self.lives = {name: Lifeline(self.stop) for name in ("intake", "worker", "publisher")}
         self.situation = Situation(settings, drains)
-        self.backoff = Backoff(self.situation.pauses)
+        self.backoff = self.situation.backoff
         self.spool = Spool(folders.spool, clock.utc)
         self._sentinels = {
             "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
@@ -89,14 +88,11 @@ class Service:
             decoder or Decoder(settings.inbox.max_megapixels),
             self._sentinels["inbox"],
             self.situation,
-            backoff=self.backoff,
             outcomes=self.outcomes,
             life=self.lives["intake"],
         )
         hours = Hours(settings.schedule.window, stop_starting_at, clock.local())
-        self.work = WorkLoop(
-            self._worker, self.intake, hours, self.upkeep, backoff=self.backoff, life=self.lives["worker"]
-        )
+        self.work = WorkLoop(self._worker, self.intake, hours, self.upkeep, life=self.lives["worker"])
 
     @property
     def config(self) -> Config:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from daemon import __version__, clock, files
 from daemon.inbox.intake import Report
 from daemon.job import State
+from daemon.service.backoff import Backoff
 from daemon.service.systemd import limit_s, notify
 from daemon.worker.outcomes import Ending
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.job import EngineInfo
     from daemon.lifeline import Lifeline
-    from daemon.service.backoff import Pause
     from daemon.spool import Spool
     from daemon.worker.progress import Attempts
 
@@ -46,7 +46,7 @@ class Situation:
     drains: bool = False  # ends once all is done that is there
     state: str = "starting"
     started: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - looked up late: it may be replaced
-    pauses: dict[str, Pause] = field(default_factory=dict)  # by the part of the service that waits
+    backoff: Backoff = field(default_factory=Backoff)
     report: Report = _NO_REPORT
     last_scan: float | None = None  # Unix time
     is_watcher_up: bool | None = None
@@ -57,7 +57,7 @@ class Situation:
     @property
     def paused(self) -> dict[str, str]:
         """The reason of each part of the service that waits."""
-        return {part: pause.reason for part, pause in dict(self.pauses).items()}
+        return {part: pause.reason for part, pause in dict(self.backoff.pauses).items()}
 
     def note_accepted(self) -> None:
         """Count an accepted job."""

@@ -140,7 +140,7 @@ class Upkeep:
             oldest_queued_s=(clock.utc() - since).total_seconds() if since else None,
             last_scan=now.last_scan,
             is_watcher_up=now.is_watcher_up,
-            paused={part: pause.kind for part, pause in dict(now.pauses).items()},
+            paused={part: pause.kind for part, pause in dict(now.backoff.pauses).items()},
             attempts={ending.value: count for ending, count in dict(self._attempts.endings).items()},
             free_bytes={name: room.size for name, room in rooms.items()},
             free_inodes={name: room.entries for name, room in rooms.items() if room.entries is not None},

@@ -14,7 +14,6 @@ from daemon.worker.outcomes import Interrupted
 
 if TYPE_CHECKING:
     from daemon.lifeline import Lifeline
-    from daemon.service.backoff import Backoff
     from daemon.service.hours import Hours
     from daemon.service.intake_thread import IntakeThread
     from daemon.service.upkeep import Upkeep
@@ -37,7 +36,6 @@ class WorkLoop:
         hours: Hours,
         upkeep: Upkeep,
         *,
-        backoff: Backoff,
         life: Lifeline,
     ) -> None:
         self._worker = worker
@@ -46,7 +44,7 @@ class WorkLoop:
         self.hours = hours
         self._upkeep = upkeep
         self._situation = upkeep.situation
-        self._backoff = backoff
+        self._backoff = upkeep.situation.backoff
         self._life = life
         self._is_open: bool | None = None  # whether jobs may be started now; not known yet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from daemon.inbox.intake import Report
     from daemon.job import Drop, Job
     from daemon.sandbox.client import Decoder
+    from daemon.service.backoff import Backoff
     from daemon.spool import Draft, StoredJob
 
 SETTLE_S = 2.0
@@ -104,10 +105,10 @@ class Desk:
         sentinel.establish()
         self.pauses = _Pauses()
         outcomes: Any = SimpleNamespace(fail_now=lambda *_: True, end_cancelled=lambda _life: True)
-        backoff: Any = self.pauses
+        situation = Situation(config)
+        situation.backoff = cast("Backoff", self.pauses)
         self.intake = IntakeThread(
-            *(self.spool, self._decoder, sentinel, Situation(config)),
-            backoff=backoff,
+            *(self.spool, self._decoder, sentinel, situation),
             outcomes=outcomes,
             life=self._life,
         )

@@ -22,10 +22,10 @@ class Waiting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backoff, "PAUSE_S", 0.0)
-        self.pauses: dict[str, Pause] = {}
         self.life = Lifeline()
         self.tries = 0
-        self.backoff = Backoff(self.pauses)
+        self.backoff = Backoff()
+        self.pauses = self.backoff.pauses
 
     def failing(self, *errors: Exception) -> Callable[[], None]:
         """Make an action that raises each of these, then works."""
