@@ -176,13 +176,19 @@ def test_the_first_step_moves_the_steepest_pixel_by_two_levels(lbfgs: Lbfgs, bow
         assert image == pytest.approx(-2 * gradient / np.abs(gradient).max(), rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.nightly), "default"])
-def test_updates_on_the_objective_are_those_of_the_textbook(
-    painter: Painter, picture: Callable[..., np.ndarray], preset: str
+@pytest.mark.parametrize(
+    ("painter_name", "preset"),
+    [
+        ("painter", "default"),  # on the narrow network
+        *(pytest.param("real_painter", name, marks=pytest.mark.nightly) for name in ("paper", "default")),
+    ],
+)
+def test_updates_on_the_real_objective_are_those_of_the_textbook(
+    request: pytest.FixtureRequest, picture: Callable[..., np.ndarray], painter_name: str, preset: str
 ) -> None:
     """At 48 px the first six pictures are those of NumPy's updates, clipped, to a fiftieth of a gray level."""
     settings = Settings.model_validate({**PRESETS[preset], "optimizer": "lbfgs", "size": 48})
-    step = painter.step(settings)
+    step = request.getfixturevalue(painter_name).step(settings)
     subject = Subject(picture(36, 48), [(picture(36, 28, 1), 1.0)], settings)
     scale = Scale(36, 48, 6)
     compared = targets(step, subject, scale, None)
