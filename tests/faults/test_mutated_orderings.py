@@ -120,10 +120,14 @@ MUTATIONS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "no recovery": (_leave_what_was_running, "quiescence: "),
 }
 
+EVERYDAY = ("retire before commit", "attempt counted after", "done before published")
 UNKILLED = "the first run, the end: "
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS)
+@pytest.mark.parametrize(
+    "mutation",
+    [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.nightly) for name in MUTATIONS],
+)
 def test_a_wrong_order_is_caught(
     mutation: str, make_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:

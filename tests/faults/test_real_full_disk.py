@@ -265,6 +265,9 @@ CASES = {
 }
 
 
+EVERYDAY = (spool_full_of_files, spool_full_during_painting, outbox_full_of_bytes, outbox_gone)
+
+
 @pytest.fixture(scope="module")
 def namespace() -> list[str]:
     """Give the command that starts another one in a mount namespace; skip where the kernel does not let us."""
@@ -279,7 +282,13 @@ def namespace() -> list[str]:
     return _NAMESPACE
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if case in EVERYDAY else pytest.param(name, marks=pytest.mark.nightly)
+        for name, case in CASES.items()
+    ],
+)
 def test_the_service_waits_and_goes_on(name: str, tmp_path: Path, namespace: list[str]) -> None:
     """It pauses with a reason, loses nothing, shows nothing half, and resumes once the cause is gone."""
     command = [*namespace, *(_OBEYING if name == "unreadable" else []), sys.executable, __file__]

@@ -185,7 +185,7 @@ class MountedScene(Scene):
         self._bind(self.ground)
 
 
-@pytest.mark.parametrize("action", ["publish", "preview"])
+@pytest.mark.parametrize("action", [pytest.param("publish", marks=pytest.mark.nightly), "preview"])
 def test_nothing_is_written_under_a_real_mount_point(action: str, tmp_path: Path) -> None:
     """The same with a bind mount that is really taken away, in a mount namespace of its own."""
     probe = subprocess.run(
