@@ -27,7 +27,7 @@ class Lifeline:
         """Expect no heartbeat before the first one.
 
         Args:
-            stop: set once the thread should end; default: never.
+            stop: event that ends the thread; default: none ever does.
             clock: monotonic seconds.
             parent: the thread's own lifeline, which takes the heartbeats and whose stop counts as well.
         """
