@@ -104,16 +104,10 @@ class Outbox:
     def tidy(self, job: Job) -> None:
         """Remove an earlier failure and the preview of a published job, if the outbox lets us."""
         with contextlib.suppress(OSError, NotReady), self.opened() as root:
-            _withdraw(root, job, ".failed")
-            _remove_preview(root, job.label)
+            _make_way(root, job)
 
     def publish(self, job: Job, out: Path, life: Lifeline) -> Path:
-        """Show a result in place of an older failure and the preview of the job. After an error, try again.
-
-        Args:
-            job: job that was painted.
-            out: folder with everything but the manifest.
-            life: lifeline of the calling thread; beats during a long copy.
+        """Show a result (a folder without its manifest) in place of an earlier failure and the preview.
 
         Raises:
             NotReady: the outbox is away.
@@ -125,8 +119,7 @@ class Outbox:
                 entry = _show(root, job, "", {str(path.relative_to(out)): path for path in _files(out)}, life)
             else:
                 files.fsync_folder(PurePath(), at=root)
-            _withdraw(root, job, ".failed")
-            _remove_preview(root, job.label)
+            _make_way(root, job)
         return self.root / entry
 
     def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline) -> Path:
@@ -140,15 +133,13 @@ class Outbox:
             life: lifeline of the calling thread; beats during a long copy.
 
         Raises:
-            NotReady: the outbox is away.
-            OSError: it does not take the failure; nothing of it is visible.
+            NotReady, OSError: as `publish`.
         """
         sources = {f"drop/{name}": inputs / part.stored for name, part in _drop_names(job).items()}
         sources[last_good.name] = last_good
         present = {name: source for name, source in sources.items() if source.exists()}
         with self.opened() as root:
-            _withdraw(root, job, ".failed")
-            _remove_preview(root, job.label)
+            _make_way(root, job)
             entry = _show(root, job, ".failed", {**present, "error.yaml": error}, life)
         return self.root / entry
 
@@ -230,11 +221,12 @@ def _find(root: int, job: Job, suffix: str) -> str | None:
     return None
 
 
-def _withdraw(root: int, job: Job, suffix: str) -> None:
-    """Take an entry away, if there is one; readers see it whole or not at all."""
+def _make_way(root: int, job: Job) -> None:
+    """Remove a job's preview and earlier failure; readers see that whole or not at all."""
+    _remove_preview(root, job.label)
     hidden = PurePath(f".tmp-old-{job.id}")
     files.remove_tree(hidden, at=root)  # of a try that was cut short
-    entry = _find(root, job, suffix)
+    entry = _find(root, job, ".failed")
     if entry is not None:
         files.move(PurePath(entry), hidden, at=root)
         files.remove_tree(hidden, at=root)

@@ -27,14 +27,7 @@ def result(
 ) -> bytes:
     """Write result.yaml: a sidecar with every setting spelled out, and the record under `result`.
 
-    Args:
-        job: job that was painted.
-        painting: result of the engine.
-        info: device, weights and versions.
-        attempt: number of the attempt that ended the job.
-        finished_at: ISO 8601, UTC.
-        iterations: count of those made; fewer than asked for where a size ended early.
-        memory_estimate_mb: plan of the engine's memory.
+    `iterations` were made: fewer than asked for where a size ended early. `finished_at` is ISO 8601, UTC.
     """
     height, width = painting.picture.shape[:2]
     record = {

@@ -86,9 +86,7 @@ class Report:
     def write(self, waiting: Sequence[tuple[str, str]], *, is_final: bool) -> None:
         """Report each day that is over, and the run or night if it ends here. After an error, try again.
 
-        Args:
-            waiting: path and reason of everything that waits in the inbox.
-            is_final: whether it ends; this is logged.
+        `waiting` names everything that waits in the inbox: path and reason.
 
         Raises:
             NotReady: the outbox is away.
