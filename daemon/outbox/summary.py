@@ -16,7 +16,7 @@ from daemon.job import printable
 from daemon.settings import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import date
 
     from daemon.errors import Failure
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COUNTS: Final = ("accepted", "done", "failed", "hours_used")
 MOST_NAMED: Final = 200  # failures of a run, and waiting things; all are counted
 _LONGEST: Final = 300  # characters of one text
-_HEAD: Final = "# The totals of all runs, what waits, and each run. A run without an end was cut short.\n"
+_HEAD: Final = "# The totals of all runs, what waits, each run. One without an end goes on or was cut short.\n"
 Hours = Annotated[float, PlainSerializer(lambda hours: round(hours, 4))]
 
 
@@ -41,6 +41,11 @@ class Run(Model):
     failures: tuple[dict[str, str], ...]  # name, reason, message
     failures_not_shown: int = 0
 
+    @property
+    def size(self) -> int:
+        """How much happened."""
+        return self.accepted + self.done + self.failed
+
 
 class Summary(Model):
     """One report."""
@@ -56,8 +61,18 @@ class Summary(Model):
     runs: tuple[Run, ...] = ()
 
     def with_run(self, run: Run) -> Summary:
-        """Add an entry, or replace what an earlier try left of it."""
-        runs = tuple({**{one.started_at: one for one in self.runs}, run.started_at: run}.values())
+        """Add an entry, or replace it unless it says more: then jobs were forgotten since."""
+        known = {one.started_at: one for one in self.runs}
+        if (old := known.get(run.started_at)) and old.size > run.size:
+            run = old.model_copy(update={"ended_at": run.ended_at})
+        return self._of({**known, run.started_at: run}.values())
+
+    def without(self, started_at: str) -> Summary:
+        """Remove an entry."""
+        return self._of(run for run in self.runs if run.started_at != started_at)
+
+    def _of(self, entries: Iterable[Run]) -> Summary:
+        runs = tuple(entries)
         totals = {count: sum(getattr(one, count) for one in runs) for count in COUNTS}
         return self.model_copy(update={**totals, "runs": runs})
 
@@ -103,6 +118,18 @@ def read(root: int, day: date) -> Summary:
         if files.exists_at(root, str(name)):
             files.move(name, name.with_suffix(".old"), at=root)  # somebody's file, or damaged
     return Summary(date=day.isoformat())
+
+
+def remove(root: int, day: date, started_at: str) -> None:
+    """Remove an entry from the report of a day; a report of nothing goes."""
+    name = f"summary-{day.isoformat()}.yaml"
+    if not files.exists_at(root, name):
+        return
+    report = read(root, day)
+    if not (rest := report.without(started_at)).runs:
+        files.remove_tree(PurePath(name), at=root)
+    elif rest.runs != report.runs:
+        write(root, rest)
 
 
 def write(root: int, report: Summary) -> str:

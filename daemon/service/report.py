@@ -1,4 +1,4 @@
-"""The morning report: what the spool's records say of each run or night of the service, once it is over."""
+"""The morning report: what the spool's records say of each run or night of the service, so far or in all."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class Report:
         self._lock = threading.RLock()
         self._first = _FOREVER  # when this process began
         self._since: datetime | None = None  # what came from here on is not reported yet
+        self._seen: object = None  # the state of the spool that is reported; see `_look`
         self._jobs: dict[str, _Job] = {}  # by id, those since then; retention may have removed some meanwhile
 
     def begin(self) -> None:
@@ -61,7 +62,7 @@ class Report:
             if self._since is None:
                 self._note(_now())
             if is_start:
-                self._first = _now()
+                self._first, self._seen = _now(), self._look()
 
     def _cut_short(self) -> datetime | None:
         """Find out since when an earlier process did not report, if it was cut short."""
@@ -79,12 +80,16 @@ class Report:
 
     @property
     def is_due(self) -> bool:
-        """Whether a day is over that is not reported yet."""
+        """Whether something happened, or a day is over, that is not reported yet."""
         since = self._since
-        return since is not None and _now() >= _midnight(since)
+        return since is not None and (self._look() != self._seen or _now() >= _midnight(since))
+
+    def _look(self) -> object:
+        """Tell one state of the spool from another: every job that is accepted or ends moves a folder."""
+        return [self._spool.folder(state).stat().st_mtime_ns for state in State]
 
     def write(self, waiting: Sequence[tuple[str, str]], *, is_final: bool) -> None:
-        """Report each day that is over, and the run or night if it ends here. After an error, try again.
+        """Report each day that is over, and the run or night so far. After an error, try again.
 
         `waiting` names everything that waits in the inbox: path and reason.
 
@@ -95,15 +100,15 @@ class Report:
         with self._lock:
             if self._since is None:
                 return
-            since, now = self._since, _now()
+            since, now, seen = self._since, _now(), self._look()
             self._gather(since)
             while now >= (midnight := _midnight(since)):
                 self._put(since, midnight - _MS, waiting)
                 since = midnight
-            if is_final:
-                self._put(since, now, waiting, is_final=True)
+            self._put(since, now, waiting, is_over=is_final, is_logged=is_final)
             if is_final or since != self._since:
                 self._note(None if is_final else since)
+            self._seen = seen
 
     def _gather(self, since: datetime) -> None:
         """Read the jobs whose records changed since then; there may be thousands of others."""
@@ -112,32 +117,41 @@ class Report:
         self._jobs = known | {entry.id: _read(entry) for entry in entries}
 
     def _put(
-        self, start: datetime, end: datetime, waiting: Sequence[tuple[str, str]], *, is_final: bool = False
+        self,
+        start: datetime,
+        end: datetime,
+        waiting: Sequence[tuple[str, str]],
+        *,
+        is_over: bool = True,
+        is_logged: bool = False,
     ) -> None:
         """Write the entry of a run, unless nothing happened and this process left nothing undone."""
-        run, queued = self._run(start, end), self._spool.count(State.QUEUED)
+        run, queued = self._run(start, end, is_over=is_over), self._spool.count(State.QUEUED)
+        first_day, day = start.astimezone().date(), end.astimezone().date()
         is_first = start <= self._first <= end
         if not (run.accepted or run.done or run.failed or (is_first and (waiting or queued))):
             return
         path = None
         try:
             with self._outbox.opened() as root:
-                report = summary.read(root, end.astimezone().date()).with_run(run)
-                if run.ended_at:
+                report = summary.read(root, day).with_run(run)
+                if end >= self._first:
                     report = report.with_waiting(waiting, queued)
                 path = str(self._outbox.root / summary.write(root, report))
+                for earlier in {first_day, first_day + timedelta(days=1)} - {day}:
+                    summary.remove(root, earlier, run.started_at)  # where it stood so far
         finally:
-            if is_final:
+            if is_logged:
                 facts = {name: round(getattr(run, name), 4) for name in summary.COUNTS}
                 log.info("service.summarized", path=path, waiting=len(waiting), **facts)
 
-    def _run(self, start: datetime, end: datetime) -> summary.Run:
+    def _run(self, start: datetime, end: datetime, *, is_over: bool) -> summary.Run:
         """Count what happened from start to end; the end of an earlier process is not known."""
         ended = [job for job in self._jobs.values() if job.ended_at and start <= job.ended_at <= end]
         failures = [job.failure for job in ended if job.failure]
         return summary.Run(
             started_at=clock.stamp(start),
-            ended_at=clock.stamp(end) if end >= self._first else None,
+            ended_at=clock.stamp(end) if is_over and end >= self._first else None,
             accepted=sum(start <= job.accepted_at <= end for job in self._jobs.values() if job.accepted_at),
             done=len(ended) - len(failures),
             failed=len(failures),

@@ -201,6 +201,7 @@ def test_a_result_repeats_itself(live: Live) -> None:
 
 def test_progress_can_be_read_at_any_time(quick: Live) -> None:
     """While a job runs, latest.png and both status files are whole whenever somebody looks."""
+    wait_for(lambda: quick.status()["state"] == "running", "the status")  # written once a second
     quick.tree.drop("watched", iterations=60, frames={"every": 1})
     looks, iterations = 0, set()
     while not quick.records("job.completed", job="watched"):

@@ -390,7 +390,8 @@ def test_another_version_begins_again(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(name, value)
-            assert first_fresh(engine, order()) == 5  # which was started before
+            if name.endswith("versions"):  # installed since the engine was started
+                assert first_fresh(engine, order()) == 5
             assert first_fresh(engine_in(tmp_path), order()) == 0
 
 

@@ -134,14 +134,14 @@ def test_only_what_was_or_is_to_be_done_is_worth_a_report(
 
 @pytest.mark.parametrize("is_up", [True, False], ids=["outbox there", "outbox away"])
 def test_a_service_that_is_always_on_leaves_a_report_a_day(night: Night, *, is_up: bool) -> None:
-    """Each day has its own counts, written once it is over, and also where the outbox was away for days."""
+    """Each day has its own counts, also where the outbox was away for days."""
     night.set("2026-05-03 09:00")
     report = night.begin()
     for day in (3, 4, 5):
         night.set(f"2026-05-0{day} 23:59")
         night.accept()
         night.end()
-        assert report.is_due == (not is_up and day > 3)
+        assert report.is_due
         night.set(f"2026-05-0{day + 1} 00:00")
         assert report.is_due
         if is_up:
@@ -151,6 +151,23 @@ def test_a_service_that_is_always_on_leaves_a_report_a_day(night: Night, *, is_u
     runs = [run for day in night.days for run in night.read(day)["runs"]]
     assert [run["started_at"][8:16] for run in runs] == ["03T09:00", "04T00:00", "05T00:00"]
     assert [run["ended_at"][8:16] for run in runs] == ["03T23:59", "04T23:59", "05T23:59"]
+
+
+def test_a_night_is_reported_so_far_and_moves_to_its_morning(night: Night) -> None:
+    """What happened is in the report at once, without an end; after midnight it is under that date."""
+    night.set("2026-05-03 22:00")
+    report = night.begin()
+    assert not report.is_due
+    night.accept()
+    assert report.is_due
+    report.write([], is_final=False)
+    assert not report.is_due
+    assert (night.days, night.counts("03")) == (["03"], [(1, 0, 0)])
+    night.set("2026-05-04 01:00")
+    night.end()
+    report.write([("w", "waits")], is_final=False)
+    assert (night.days, night.counts("04")) == (["04"], [(1, 1, 0)])
+    assert (night.read("04")["waiting_count"], night.read("04")["runs"][0]["ended_at"]) == (1, None)
 
 
 def test_a_clock_that_was_years_behind_costs_little(night: Night) -> None:
@@ -175,7 +192,7 @@ def test_day_and_night_of_a_service_are_reported_apart(night: Night) -> None:
     night.set("2026-05-04 01:00")
     night.end()
     report.write([], is_final=False)
-    assert night.days == ["03"]
+    assert night.read("04")["runs"][0]["ended_at"] is None
     report.write([], is_final=True)
     report.begin()
     report.write([("w", "waits")], is_final=True)
