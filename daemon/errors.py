@@ -89,7 +89,7 @@ class Failure:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         reason = first.reason if same else Reason.BAD_SIDECAR
         message = f"{count}: " + "; ".join(str(fault) for fault in faults)
-        hint = next((fault.hint for fault in faults if fault.hint), "")
+        hint = first.hint if len(faults) == 1 else ""  # of several, each message has its own
         return cls(reason, message, hint, first.file, first.key, faults)
 
     @classmethod

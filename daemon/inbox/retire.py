@@ -122,6 +122,7 @@ class Retirer:
         lines = [f"{printable(job.stem)} was not painted: {job.failure.reason}", ""]
         lines += [str(fault) for fault in job.failure.faults] or [job.failure.message]
         lines += ["", job.failure.hint] if job.failure.hint else []
+        lines += ["", f"Your files are in the outbox: {job.label}.failed/drop/. Drop all of them again."]
         with (
             contextlib.suppress(OSError, files.ChangedError, NotReady),
             self._opened() as root,

@@ -154,6 +154,8 @@ class Service:
 
     def ask_stop(self) -> None:
         """Ask every thread to end; returns at once."""
+        if self.situation.state != "stopped":
+            self.situation.state = "stopping"
         self.stop.set()
         self._wake()
 
