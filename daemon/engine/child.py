@@ -8,7 +8,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from daemon import processes
-from daemon.errors import EngineError, JobError, NotReady
+from daemon.errors import EngineError, JobError, NotReady, PauseKind
 from daemon.lifeline import Lifeline
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _next(steps: Iterator[Plan | Step]) -> tuple[str, Any]:
     except (JobError, EngineError) as error:
         return "error", error
     except OSError as error:  # of the disk that the job's files lie on
-        return "error", NotReady(str(error))
+        return "error", NotReady(str(error), PauseKind.of(error))
     except Exception as error:  # noqa: BLE001 - a defect under one job; the daemon counts the attempt
         traceback.print_exc()
         return "error", EngineError(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""The timers beside the work: watchdog, status, metrics, morning report, retention."""
+"""The timers beside the work: watchdog, cancels of running jobs, status, metrics, morning report, retention."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class Upkeep:
             OSError: the spool does not take status.json, or cannot be read.
         """
         self._feed_watchdog()
+        self._attempts.stop_cancelled()  # here, where no slow share delays it
         if self._is_due("metrics", _METRICS_S, now):
             self._write_metrics()
         if self.report.is_due and self._is_due("summary", _SUMMARY_S, now):

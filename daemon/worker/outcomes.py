@@ -124,15 +124,14 @@ class Outcomes:
     # Cancels
 
     def end_cancelled(self, life: Lifeline) -> bool:
-        """End what operators cancelled: queued and held jobs now, running ones by stopping their attempt.
+        """End the queued and held jobs that operators cancelled; `Attempts.stop_cancelled` is for running ones.
 
         Returns:
-            Whether all of them have ended that were not running; if not, the worker ends the rest.
+            Whether all of them have ended; if not, the worker ends the rest.
 
         Raises:
             OSError: the spool cannot be read.
         """
-        self._attempts.stop_cancelled()
         ended = [self.fail_now(entry, CANCELLED, life) for entry in self._spool.take_cancelled()]
         return all(ended)
 

@@ -44,10 +44,16 @@ class Room:
             NotReady: there is room for none that is queued.
             OSError: the spool cannot be read, or does not take the record of the attempt.
         """
+        needed: dict[str, Needed] = {}  # found before the claim: an error after it would strand the job
+
+        def check(entry: StoredJob) -> None:
+            if found := self._required(entry):
+                needed[entry.id] = found
+
         with self._claiming:
-            claim = self.spool.claim(self._require)
-            if claim is not None and not claim.entry.failure and not self.hopeless(claim.job):
-                self.reserved[claim.entry.id] = room_needed(claim.job)
+            claim = self.spool.claim(check)
+            if claim is not None and claim.entry.id in needed:
+                self.reserved[claim.entry.id] = needed[claim.entry.id]
         return claim
 
     def release(self, id_: str) -> None:
@@ -67,11 +73,16 @@ class Room:
             key="size",
         )
 
-    def _require(self, entry: StoredJob) -> None:
-        """Raise NotReady where there is no room to start a job; one that only ends needs none."""
-        if entry.job is None or entry.failure or is_stored(entry) or self.hopeless(entry.job):
-            return
+    def _required(self, entry: StoredJob) -> Needed | None:
+        """Give what a job takes, and raise NotReady where there is no room to start it.
+
+        None for one that fails without being painted. One that is stored starts in any case.
+        """
+        if entry.job is None or entry.failure or self.hopeless(entry.job):
+            return None
         needed, reserved = room_needed(entry.job), list(self.reserved.values())
+        if is_stored(entry):
+            return needed
         others = sum(other.outbox for other in reserved)  # of theirs, no more than the results is to come
         spool = max(0, needed.spool - files.size_of(entry.out) - files.size_of(entry.checkpoints)) + others
         outbox = needed.outbox + others
@@ -79,6 +90,7 @@ class Room:
         is_one_disk = files.is_same_disk(self.spool.root, self._outbox.root)
         files.require_room(self.spool.root, spool + (outbox if is_one_disk else 0), entries)
         files.require_room(self._outbox.root, outbox, entries)
+        return needed
 
 
 def room_needed(job: Job) -> Needed:

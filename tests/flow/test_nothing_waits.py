@@ -233,6 +233,29 @@ def test_a_running_job_that_is_cancelled_ends_soon(tree: Tree, run: Runs, press:
     tree.check(is_quiet=True)
 
 
+def test_a_running_job_is_cancelled_while_the_inbox_is_busy(
+    tree: Tree, run: Runs, press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share that takes minutes to give a file does not keep the operator waiting for an attempt to end."""
+    press.gate.set()
+    tree.drop("a")
+    running = run(tree.config, FakeEngine("hang"))
+    wait_for(running.service.attempts.progress, "the first step", END_S)
+    begun, free = threading.Event(), threading.Event()
+
+    def read_slowly(*_: object) -> None:
+        begun.set()
+        free.wait(END_S)
+
+    monkeypatch.setattr(running.service.intake, "turn", read_slowly)
+    try:
+        assert begun.wait(END_S)
+        tree.spool.ask_cancel(tree.spool.entries(State.RUNNING)[0])
+        wait_for(lambda: tree.spool.count(State.FAILED), "the end of the attempt", 10)
+    finally:
+        free.set()
+
+
 def test_failures_come_in_their_order_too(tree: Tree, run: Runs, press: Press) -> None:
     """A job that fails at the engine does not overtake the one before it that is still being finished."""
     for name in ("a", "b", "c"):

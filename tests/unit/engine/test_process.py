@@ -5,6 +5,7 @@ One real engine serves the tests that leave it alive; where a child is killed, a
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -28,7 +29,7 @@ from daemon import config as config_module
 from daemon.engine import child, limits, process
 from daemon.engine.local import LocalEngine
 from daemon.engine.process import ProcessEngine
-from daemon.errors import EngineError, JobError, NotReady, Reason
+from daemon.errors import EngineError, JobError, NotReady, PauseKind, Reason
 from daemon.job import Request
 from daemon.lifeline import Lifeline
 from daemon.settings import Settings
@@ -755,3 +756,20 @@ def test_chatter_is_logged_at_debug(line: str) -> None:
 def test_errors_and_plain_lines_stay_visible(line: str, level: str) -> None:
     """Errors of the logger, crash reports, and lines in no known format keep their level."""
     assert process.level(line) == level
+
+
+def test_a_disk_that_fails_in_the_child_is_named_by_its_kind() -> None:
+    """What the environment lacks reaches the daemon's metrics, though the error itself stays behind."""
+
+    def steps() -> Iterator[Step]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    ours, theirs = Pipe()
+    ours.send(child._next(steps()))
+    kind, error = theirs.recv()
+    assert (kind, str(error), error.kind) == (
+        "error",
+        "[Errno 28] No space left on device",
+        PauseKind.NO_SPACE,
+    )

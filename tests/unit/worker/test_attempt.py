@@ -217,3 +217,16 @@ def test_a_resume_goes_no_further_than_the_frames(
     (frames / "animation.webp").write_bytes(b"x")
     request = request_for(studio.claim.entry, studio.claim.job)
     assert request.has_frames(passed) is is_whole
+
+
+def test_a_running_attempt_is_asked_to_stop_once_its_job_is_cancelled(make_studio: Callable[..., Any]) -> None:
+    """A look before the cancel changes nothing, and one when the attempt is over finds nothing."""
+    studio = make_studio()
+    attempt, attempts = studio.attempt(FakeEngine()), studio.service.attempts
+    with attempts.running(attempt):
+        attempts.stop_cancelled()
+        assert not attempt.life.is_stopping
+        studio.service.spool.ask_cancel(studio.claim.entry)
+        attempts.stop_cancelled()
+        assert attempt.life.is_stopping
+    attempts.stop_cancelled()

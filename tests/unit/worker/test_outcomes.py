@@ -241,13 +241,10 @@ def test_without_the_outbox_a_cancelled_job_goes_through_the_queue(court: Court)
     assert entry.failure == CANCELLED  # for the worker, whose turn it is
 
 
-def test_one_look_ends_queued_held_and_running_jobs(court: Court) -> None:
-    """The attempt at a running one is asked to stop; queued and held ones fail at once."""
-    attempt = court.studio.attempt(FakeEngine())
+def test_one_look_ends_queued_and_held_jobs(court: Court) -> None:
+    """They fail at once; a running one is left to its attempt."""
     court.cancel()
-    with court.studio.service.attempts.running(attempt):
-        assert court.outcomes.end_cancelled(Lifeline())
-        assert attempt.life.is_stopping
+    assert court.outcomes.end_cancelled(Lifeline())
     assert court.state is State.RUNNING
     court.spool.hold(court.spool.requeue(court.studio.claim.entry, "interrupted", "x"))
     assert court.outcomes.end_cancelled(Lifeline())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from support.fakes import FakeEngine
 
 from daemon import files
 from daemon.errors import Failure, NotReady, PauseKind, Reason
+from daemon.job import State
 from daemon.lifeline import Lifeline
 from daemon.settings import Frames, Settings
 from daemon.worker import result
@@ -17,6 +19,7 @@ from daemon.worker.room import room_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from support.trees import Tree
 
@@ -97,3 +100,22 @@ def test_a_job_that_fits_on_no_disk_holds_up_nobody(
     assert (failure.reason, failure.key) == (Reason.PICTURE_TOO_LARGE, "size")
     assert "0.0 GB in all" in failure.message
     assert studio.service.room.reserved == {}
+
+
+def test_a_disk_that_fails_at_the_claim_leaves_no_job_behind(
+    make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a job lies in `running/` its claim is returned, whatever the disks say by then."""
+    studio = make_studio()
+    room, spool = studio.service.room, studio.service.spool
+    spool.requeue(studio.claim.entry, "interrupted", "x")
+    real = files.capacity
+
+    def capacity(folder: Path) -> int:
+        if spool.count(State.RUNNING):
+            raise OSError(errno.ESTALE, "stale")
+        return real(folder)
+
+    monkeypatch.setattr(files, "capacity", capacity)
+    assert room.claim()
+    assert list(room.reserved.values()) == [room_needed(studio.claim.job)]
