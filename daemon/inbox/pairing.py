@@ -84,19 +84,15 @@ def _grouped(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, list[str]]:
     return result
 
 
-def find(name: str, names: Collection[str]) -> str | None:
+def find(name: str, names: Names) -> str | None:
     """Find a file by the name a person wrote: exactly, else the only one that folds to the same."""
     if name in names:
         return name
-    alike = _tables(names).by_fold.get(folded(name), [])
+    alike = names.by_fold.get(folded(name), [])
     return alike[0] if len(alike) == 1 else None
 
 
-def _tables(names: Collection[str]) -> Names:
-    return names if isinstance(names, Names) else Names(names)
-
-
-def pair_sidecar(name: str, sidecar: Sidecar, names: Collection[str], library: Collection[str]) -> Group:
+def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> Group:
     """Gather the files that one sidecar asks for; a faulty one does not wait for those that are missing.
 
     Args:
@@ -105,7 +101,6 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Collection[str], library: C
         names: every file name in its folder.
         library: every file name in folders.styles.
     """
-    names, library = _tables(names), _tables(library)
     stem = PurePath(name).stem
     members, missing = [Member("sidecar", name)], []
 
@@ -135,7 +130,7 @@ def _conventional(stem: str, role: str, names: Names) -> str:
     return found[0] if found else f"{stem}.{role}.*"
 
 
-def pair_bare(names: Collection[str], claimed: Collection[str], strange: Collection[str] = ()) -> list[Group]:
+def pair_bare(names: Collection[str], claimed: Collection[str], strange: Collection[str]) -> list[Group]:
     """Find pairs `NAME.content.*` and `NAME.style.*` without a sidecar.
 
     Args:

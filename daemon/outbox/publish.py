@@ -104,8 +104,7 @@ class Outbox:
     def tidy(self, job: Job) -> None:
         """Remove an earlier failure and the preview of a published job, if the outbox lets us."""
         with contextlib.suppress(OSError, NotReady), self.opened() as root:
-            _withdraw(root, job, ".failed")
-            _remove_preview(root, job.label)
+            _tidy(root, job)
 
     def publish(self, job: Job, out: Path, life: Lifeline) -> Path:
         """Show a result in place of an older failure and the preview of the job. After an error, try again.
@@ -125,8 +124,7 @@ class Outbox:
                 entry = _show(root, job, "", {str(path.relative_to(out)): path for path in _files(out)}, life)
             else:
                 files.fsync_folder(PurePath(), at=root)
-            _withdraw(root, job, ".failed")
-            _remove_preview(root, job.label)
+            _tidy(root, job)
         return self.root / entry
 
     def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline) -> Path:
@@ -147,8 +145,7 @@ class Outbox:
         sources[last_good.name] = last_good
         present = {name: source for name, source in sources.items() if source.exists()}
         with self.opened() as root:
-            _withdraw(root, job, ".failed")
-            _remove_preview(root, job.label)
+            _tidy(root, job)
             entry = _show(root, job, ".failed", {**present, "error.yaml": error}, life)
         return self.root / entry
 
@@ -230,14 +227,15 @@ def _find(root: int, job: Job, suffix: str) -> str | None:
     return None
 
 
-def _withdraw(root: int, job: Job, suffix: str) -> None:
-    """Take an entry away, if there is one; readers see it whole or not at all."""
+def _tidy(root: int, job: Job) -> None:
+    """Remove a job's preview and its failure, if there is one; readers see that whole or not at all."""
     hidden = PurePath(f".tmp-old-{job.id}")
     files.remove_tree(hidden, at=root)  # of a try that was cut short
-    entry = _find(root, job, suffix)
+    entry = _find(root, job, ".failed")
     if entry is not None:
         files.move(PurePath(entry), hidden, at=root)
         files.remove_tree(hidden, at=root)
+    _remove_preview(root, job.label)
 
 
 def _files(folder: Path) -> list[Path]:

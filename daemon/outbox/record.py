@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from daemon import safe_yaml
@@ -15,6 +18,16 @@ if TYPE_CHECKING:
 _HEAD = "# Drop this file back into the inbox beside the same pictures to repeat the job.\n"
 
 
+@functools.cache
+def versions() -> dict[str, str]:
+    """List the versions of the installed programs, without importing them."""
+    found = {}
+    for name in ("styletransferd", "tensorflow", "keras", "numpy", "pillow"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def result(
     job: Job,
     painting: Painting,
@@ -23,7 +36,7 @@ def result(
     finished_at: str,
     *,
     iterations: int,
-    memory_estimate_mb: int | None = None,
+    memory_estimate_mb: int | None,
 ) -> bytes:
     """Write result.yaml: a sidecar with every setting spelled out, and the record under `result`.
 
@@ -78,7 +91,7 @@ def _style(job: Job) -> str | list[dict[str, Any]]:
     return [{"image": part.name, "weight": part.weight} for part in styles]
 
 
-def error(job: Job, failure: Failure, attempt: int, failed_at: str, versions: dict[str, str]) -> bytes:
+def error(job: Job, failure: Failure, attempt: int, failed_at: str) -> bytes:
     """Write error.yaml: why the job failed, where, and what to do about it."""
     document: dict[str, Any] = {
         "reason": failure.reason.value,
@@ -94,6 +107,6 @@ def error(job: Job, failure: Failure, attempt: int, failed_at: str, versions: di
         "failed_at": failed_at,
         "faults": [{**asdict(fault), "reason": fault.reason.value} for fault in failure.faults],
         "last_lines": list(failure.last_lines),
-        "versions": {**job.versions, **versions},
+        "versions": {**job.versions, **versions()},
     }
     return safe_yaml.dump(document).encode("utf-8", "backslashreplace")

@@ -21,7 +21,7 @@ from daemon.service.status import Counts, Situation, Status
 from daemon.service.systemd import notify
 from daemon.service.upkeep import Upkeep
 from daemon.service.work_thread import WorkLoop
-from daemon.spool import Spool
+from daemon.spool import Spool, lock
 from daemon.worker.outcomes import Ending, Outcomes
 from daemon.worker.progress import Attempts
 from daemon.worker.publisher import Publisher
@@ -115,7 +115,7 @@ class Service:
         """
         drains = self.situation.drains
         self.spool.prepare()
-        with self.spool.locked():
+        with lock.locked(self.spool.root):
             folders = {name: str(path) for name, path in self.config.folders if path}
             mode = "drain" if drains else "watch"
             log.info("service.started", version=__version__, pid=os.getpid(), mode=mode, **folders)

@@ -13,7 +13,6 @@ from daemon import clock, files, images, logs
 from daemon.errors import Failure, JobError, NotReady, Reason
 from daemon.outbox import record
 from daemon.worker import result
-from daemon.worker.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -236,7 +235,7 @@ class Outcomes:
         if entry.folder.exists():  # else it was published and moved before, and only the end of that failed
             self._spool.note_failure(entry, failure)
             if is_published:
-                document = record.error(job, failure, attempt, clock.stamp(clock.utc()), versions())
+                document = record.error(job, failure, attempt, clock.stamp(clock.utc()))
                 self._outbox.publish_failure(job, document, entry.inputs, entry.last_good, life)
         self._spool.fail(entry, failure)
         log.error(
