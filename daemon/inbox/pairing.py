@@ -95,11 +95,7 @@ def find(name: str, names: Names) -> str | None:
 def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> Group:
     """Gather the files that one sidecar asks for; a faulty one does not wait for those that are missing.
 
-    Args:
-        name: its file name.
-        sidecar: its content.
-        names: every file name in its folder.
-        library: every file name in folders.styles.
+    `names` are all files in its folder, and `library` all files in folders.styles.
     """
     stem = PurePath(name).stem
     members, missing = [Member("sidecar", name)], []
@@ -131,12 +127,10 @@ def _conventional(stem: str, role: str, names: Names) -> str:
 
 
 def pair_bare(names: Collection[str], claimed: Collection[str], strange: Collection[str]) -> list[Group]:
-    """Find pairs `NAME.content.*` and `NAME.style.*` without a sidecar.
+    """Find pairs `NAME.content.*` and `NAME.style.*` without a sidecar among the regular files of a folder.
 
-    Args:
-        names: every regular file in the folder.
-        claimed: names that its sidecars need.
-        strange: names of everything else there; a sidecar that is a link still claims its pair.
+    Its sidecars need the `claimed` names. The `strange` names are of everything that is no regular file: a
+    sidecar that is a link still claims its pair.
     """
     free = Names(name for name in names if name not in claimed)
     with_sidecar = {folded(PurePath(name).stem) for name in (*names, *strange) if is_sidecar(name)}

@@ -109,10 +109,7 @@ class Outbox:
     def publish(self, job: Job, out: Path, life: Lifeline) -> Path:
         """Show a result in place of an older failure and the preview of the job. After an error, try again.
 
-        Args:
-            job: job that was painted.
-            out: folder with everything but the manifest.
-            life: lifeline of the calling thread; beats during a long copy.
+        `out` holds everything but the manifest. The lifeline, of the calling thread, beats during a long copy.
 
         Raises:
             NotReady: the outbox is away.
@@ -130,12 +127,7 @@ class Outbox:
     def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline) -> Path:
         """Show a failure: error.yaml, and the files as they were dropped, to be corrected and dropped again.
 
-        Args:
-            job: job that failed.
-            error: error.yaml.
-            inputs: folder of the accepted files.
-            last_good: path of the last good picture; need not be there.
-            life: lifeline of the calling thread; beats during a long copy.
+        `inputs` is the folder of the accepted files, and `last_good` the last good picture, if it is there.
 
         Raises:
             NotReady: the outbox is away.

@@ -40,17 +40,12 @@ def result(
 ) -> bytes:
     """Write result.yaml: a sidecar with every setting spelled out, and the record under `result`.
 
-    Args:
-        job: job that was painted.
-        painting: result of the engine.
-        info: device, weights and versions.
-        attempt: number of the attempt that ended the job.
-        finished_at: ISO 8601, UTC.
-        iterations: count of those made; fewer than asked for where a size ended early.
-        memory_estimate_mb: plan of the engine's memory.
+    `finished_at` is ISO 8601, UTC. Fewer `iterations` were made than asked for where a size ended early.
     """
+    names = {"content": job.parts_of("content")[0].name, "style": _style(job), "preset": job.preset}
+    settings = job.settings.model_dump(mode="json") if job.settings else {}
     height, width = painting.picture.shape[:2]
-    record = {
+    made = {
         "id": job.id,
         "accepted_at": job.accepted_at,
         "finished_at": finished_at,
@@ -78,9 +73,7 @@ def result(
         ],
         "versions": {**job.versions, **info.versions},
     }
-    names = {"content": job.parts_of("content")[0].name, "style": _style(job), "preset": job.preset}
-    settings = job.settings.model_dump(mode="json") if job.settings else {}
-    text = safe_yaml.dump({**names, **settings, "result": record})
+    text = safe_yaml.dump({**names, **settings, "result": made})
     return (_HEAD + text).encode("utf-8", "backslashreplace")
 
 

@@ -52,11 +52,9 @@ class Window:
 
 
 def next_time(clock: str, now: datetime) -> datetime:
-    """Give the next moment after `now` at which the clock on the wall shows a time, or jumps over it.
+    """Give the next moment after `now` at which the clock on the wall shows "05:30", say, or jumps over it.
 
-    Args:
-        clock: time of the day, such as "05:30".
-        now: aware local time, as is what is returned.
+    Both moments are aware local times.
     """
     wanted = time.fromisoformat(clock)
     earlier = now.replace(tzinfo=None)

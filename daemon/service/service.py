@@ -67,11 +67,10 @@ class Service:
         self.situation = Situation(settings, drains)
         self.backoff = self.situation.backoff
         self.spool = Spool(folders.spool, clock.utc)
-        self._sentinels = {
-            "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
-            "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
-        }
-        self.outbox = Outbox(folders.outbox, self._sentinels["outbox"])
+        inbox = Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox")
+        outbox = Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox")
+        self._sentinels = (inbox, outbox)
+        self.outbox = Outbox(folders.outbox, outbox)
         self.engine = engine or ProcessEngine(settings)
         self.attempts = Attempts()
         self.status = Status(self.spool, self.situation, self.attempts, self.lives)
@@ -83,13 +82,9 @@ class Service:
             *(self.engine, self.outbox, self.publisher, self.attempts, self.lives["worker"]),
             max_attempts=settings.engine.max_attempts,
         )
+        decoder = decoder or Decoder(settings.inbox.max_megapixels)
         self.intake = IntakeThread(
-            self.spool,
-            decoder or Decoder(settings.inbox.max_megapixels),
-            self._sentinels["inbox"],
-            self.situation,
-            outcomes=self.outcomes,
-            life=self.lives["intake"],
+            self.spool, decoder, inbox, self.situation, outcomes=self.outcomes, life=self.lives["intake"]
         )
         hours = Hours(settings.schedule.window, stop_starting_at, clock.local())
         self.work = WorkLoop(self._worker, self.intake, hours, self.upkeep, life=self.lives["worker"])
@@ -175,7 +170,7 @@ class Service:
     def recover(self) -> None:
         """Bring the folders in order after any end of the last run; raises NotReady."""
         try:
-            for sentinel in self._sentinels.values():
+            for sentinel in self._sentinels:
                 sentinel.establish()
             self.outbox.clean(self.spool.ids())
             self.upkeep.report.begin()
