@@ -36,10 +36,7 @@ class Reason(StrEnum):
     CORRUPT = "corrupt"
 
 
-# What a person can do about a failure: the hints that several modules give.
-SCALE_DOWN: Final = "scale the picture down"
-EXPORT_AGAIN: Final = "open the picture in an image editor and export it again"
-SEE_LOG: Final = "see the log; retry the job once the cause is removed"
+SCALE_DOWN: Final = "scale the picture down"  # a hint of several modules
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,8 @@ def too_large(name: str, why: str, hint: str = SCALE_DOWN) -> Failure:
 
 def unreadable(name: str, why: str) -> Failure:
     """Describe a file that cannot be decoded as a picture."""
-    return Failure(Reason.NOT_A_PICTURE, f"{name}: {why}", hint=EXPORT_AGAIN, file=name)
+    hint = "open the picture in an image editor and export it again"
+    return Failure(Reason.NOT_A_PICTURE, f"{name}: {why}", hint=hint, file=name)
 
 
 class DaemonError(Exception):

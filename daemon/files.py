@@ -273,11 +273,6 @@ def capacity(folder: Path) -> int:
     return found.f_blocks * found.f_frsize
 
 
-def is_same_disk(one: Path, other: Path) -> bool:
-    """Whether two folders share their free space."""
-    return one.stat().st_dev == other.stat().st_dev
-
-
 def size_of(folder: Path) -> int:
     """Add up the sizes of the files below a folder of our own; 0 if it is missing."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

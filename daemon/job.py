@@ -265,10 +265,8 @@ class EngineInfo:
 def job_id(parts: tuple[Part, ...], generation: int = 0) -> str:
     """Name a drop by its files: the same untouched drop gets the same id after a crash.
 
-    Args:
-        parts: every file with its stamp and hash.
-        generation: number of earlier, retired jobs with these very stamps. File systems reuse inode numbers, so
-            a copy with preserved times can look exactly like the drop before it.
+    `generation` counts the earlier, retired jobs with these very stamps: file systems reuse inode numbers, so a
+    copy with preserved times can look exactly like the drop before it.
     """
     facts: list[Any] = [[part.name, *part.stamp, part.sha256] for part in parts]
     if generation:

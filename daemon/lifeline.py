@@ -26,10 +26,7 @@ class Lifeline:
     ) -> None:
         """Expect no heartbeat before the first one.
 
-        Args:
-            stop: event that ends the thread; default: none ever does.
-            clock: monotonic seconds.
-            parent: the thread's own lifeline, which takes the heartbeats and whose stop counts as well.
+        `parent` is the thread's own lifeline, which takes the heartbeats and whose stop counts as well.
         """
         self._stop = stop or threading.Event()
         self._clock = clock
@@ -76,12 +73,8 @@ class Lifeline:
     def wait(self, duration_s: float, wake: threading.Event | None = None) -> bool:
         """Wait with heartbeats until the time is over, `wake` is set or the thread should stop.
 
-        Args:
-            duration_s: the longest wait.
-            wake: ends the wait when it is set; default: only the stop does.
-
         Returns:
-            Whether the thread should end.
+            Whether the thread should stop.
         """
         end = time.monotonic() + duration_s
         self.beat()

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import structlog
 
@@ -23,6 +23,11 @@ FOREIGN_EVENT = "library.logged"
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
+_SHARED: Final[tuple[Processor, ...]] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
 
 
 def configure(
@@ -34,43 +39,39 @@ def configure(
 
     The format `auto` is console on a terminal, else JSON. The default stream is stdout.
     """
-    stream = stream or sys.stdout
-    is_terminal = stream is not None and stream.isatty()
-    is_json = format == "json" or (format == "auto" and not is_terminal)
     number = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    plain = structlog.dev.plain_traceback
-    last: list[Processor] = (
-        [_TRACEBACKS, _finite, _in_order, structlog.processors.JSONRenderer(default=str)]
-        if is_json
-        else [structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=plain)]
-    )
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(number),
         cache_logger_on_first_use=False,
     )
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # a file name that is not UTF-8 must not lose the record
-    handler = _Handler(stream)  # if stdout is closed (None), logging uses stderr
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_foreign],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-        )
-    )
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [_handler(stream or sys.stdout, format)]
     root.setLevel(max(number, logging.INFO))
     logging.getLogger("daemon").setLevel(number)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _handler(stream: TextIO | None, format: Format) -> logging.Handler:  # noqa: A002 - the config's key
+    """Make the handler of every record; see `configure`."""
+    is_terminal = stream is not None and stream.isatty()
+    last: list[Processor] = [_TRACEBACKS, _finite, _in_order, structlog.processors.JSONRenderer(default=str)]
+    if format == "console" or (format == "auto" and is_terminal):
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=plain)]
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # a file name that is not UTF-8 must not lose the record
+    handler = _Handler(stream)  # if stdout is closed (None), logging uses stderr
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*_SHARED, structlog.stdlib.ExtraAdder(), _name_foreign],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    return handler
 
 
 class _Handler(logging.StreamHandler[Any]):

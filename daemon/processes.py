@@ -155,11 +155,6 @@ def adopt() -> Connection:
     return Connection(fd)
 
 
-def limit_memory(limit: int) -> None:
-    """Limit this process's address space to some bytes: an allocation beyond it raises MemoryError."""
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
 def kilobytes(path: Path, key: str) -> int:
     """Read a size from a table such as `/proc/meminfo`; StopIteration if it has no such line."""
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()

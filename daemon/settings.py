@@ -298,10 +298,7 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
     one, the preset of `defaults` applies below the other defaults. A key set to null counts as not set. If the
     sidecar sets a size but no scales, only the scales of `defaults` below that size are kept.
 
-    Args:
-        preset: the preset named in the sidecar; None: none is named.
-        house: the config's `defaults`, including its `preset`.
-        own: the sidecar's keys.
+    `preset` is the one named in the sidecar, `house` the config's `defaults`, and `own` the sidecar's keys.
     """
     house_keys = {key: value for key, value in house.items() if key != "preset"}
     if preset:

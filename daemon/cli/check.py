@@ -69,8 +69,8 @@ def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
     try:
         with os.fdopen(files.open_regular(file.parent.resolve(), file.name), "rb") as opened:
             data = opened.read(safe_yaml.MAX_BYTES + 1)
-        names = os.listdir(file.absolute().parent)
-        library = os.listdir(config.folders.styles) if config.folders.styles else []
+        names = pairing.Names(os.listdir(file.absolute().parent))
+        library = pairing.Names(os.listdir(config.folders.styles) if config.folders.styles else ())
     except (OSError, files.ChangedError) as error:
         return (Fault(str(file), problem=getattr(error, "strerror", None) or str(error)),)
     read = sidecar.parse(data, str(file), config.defaults)

@@ -11,7 +11,7 @@ from daemon import safe_yaml
 from daemon.cli.options import ConfigOption, JsonOption, load
 from daemon.errors import DaemonError
 from daemon.job import State, printable
-from daemon.spool import Spool
+from daemon.spool import Spool, lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +100,7 @@ def cancel(job: JobArgument, config: ConfigOption = None) -> None:
     spool = _spool(config)
     entry = _find(spool, job, State.QUEUED, State.HELD, State.RUNNING)
     spool.ask_cancel(entry)
-    when = "within seconds" if spool.is_locked() else "when the service starts"
+    when = "within seconds" if lock.is_locked(spool.root) else "when the service starts"
     typer.echo(f"{entry.label}: will be cancelled {when}")
 
 

@@ -11,7 +11,7 @@ import typer
 
 from daemon.cli.options import ConfigOption, JsonOption, load
 from daemon.job import State
-from daemon.spool import Spool
+from daemon.spool import Spool, lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def gather(config: Config) -> dict[str, Any]:
     """Combine the state that the service writes with the contents of the spool."""
     spool = Spool(config.folders.spool)
-    running = spool.is_locked()
+    running = lock.is_locked(spool.root)
     path = spool.root / "status.json"
     document: dict[str, Any] = {"waiting": [], "paused": {}, "opens_at": None}
     age_s = None

@@ -219,7 +219,7 @@ class Session:
             self._iterate = found
             del found
             row = self._recorded(losses, step_s, restart)
-            yield self._shown(row, previews)
+            yield self._with_pictures(row, previews)
             if self._is_scale_done:
                 return
 
@@ -236,7 +236,8 @@ class Session:
         """
         current = self._iterate
         if current.iteration < 0 or self._steps_back == MAX_STEPS_BACK:
-            message = f"the loss is {losses.total} at iteration {self._before + current.iteration + 1}"
+            iteration = self._iterations_before + current.iteration + 1
+            message = f"the loss is {losses.total} at iteration {iteration}"
             failure = Failure(Reason.DIVERGED, message, hint="lower learning_rate or the weights")
             raise JobError(failure, pixels.from_vgg(current.image))
         self._steps_back += 1
@@ -244,7 +245,7 @@ class Session:
         self._iterate = current._replace(moved=moved, state=state)
 
     @property
-    def _before(self) -> int:
+    def _iterations_before(self) -> int:
         """The iterations of the scales before this one."""
         return sum(scale.iterations for scale in self._scales[: self._number])
 
@@ -254,7 +255,7 @@ class Session:
         if self._best_image is None or losses.total < self._table[self._best_row].losses.total:
             self._best_image, self._best_row = current.image, len(self._table)
         row = Step(
-            iteration=self._before + current.iteration,
+            iteration=self._iterations_before + current.iteration,
             iterations=self._total,
             size_px=self._scale.longest,
             losses=losses,
@@ -266,7 +267,7 @@ class Session:
         self._table.append(row)
         return row
 
-    def _shown(self, row: Step, previews: Previews | None) -> Step:
+    def _with_pictures(self, row: Step, previews: Previews | None) -> Step:
         """Add to the current row its picture, if it is chosen, and the painting, if it is the last one."""
         has_picture = previews is not None and previews.choose(row.iteration, time.monotonic())
         return replace(

@@ -114,11 +114,11 @@ class Inbox:
         found = scan(self._root, self.config.inbox.ignore)
         present = {str(folder.path / name): stamp for folder in found for name, stamp in folder.stamps.items()}
         self._settle.observe(present, now)
-        self._name_troubles(found, view)
+        self._note_troubles(found, view)
         library = self._library_names(view)
         folders = [self._paired(folder, library, view) for folder in found]
         drops = self._complete(folders, view)
-        self._name_orphans(folders, view)
+        self._note_orphans(folders, view)
         self._noticed &= {folder.path_of(name) for folder in folders for name in folder.triggers}
         self._sidecars = {path: read for path, read in self._sidecars.items() if path in present}
         return Look(
@@ -137,7 +137,7 @@ class Inbox:
     def _is_settled(self, folder: Folder, name: str, view: _View) -> bool:
         return self._quiet_s(folder, name, view) >= self.config.inbox.settle_s
 
-    def _name_troubles(self, folders: list[Folder], view: _View) -> None:
+    def _note_troubles(self, folders: list[Folder], view: _View) -> None:
         """Note what cannot be listed, and when each file that is still changing may be settled."""
         for folder in folders:
             if folder.trouble:
@@ -292,7 +292,7 @@ class Inbox:
 
     # Reasons
 
-    def _name_orphans(self, folders: list[Folder], view: _View) -> None:
+    def _note_orphans(self, folders: list[Folder], view: _View) -> None:
         for folder in folders:
             needed = folder.needed
             for name in folder.stamps:

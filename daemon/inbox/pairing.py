@@ -84,28 +84,19 @@ def _grouped(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, list[str]]:
     return result
 
 
-def find(name: str, names: Collection[str]) -> str | None:
+def find(name: str, names: Names) -> str | None:
     """Find a file by the name a person wrote: exactly, else the only one that folds to the same."""
     if name in names:
         return name
-    alike = _tables(names).by_fold.get(folded(name), [])
+    alike = names.by_fold.get(folded(name), [])
     return alike[0] if len(alike) == 1 else None
 
 
-def _tables(names: Collection[str]) -> Names:
-    return names if isinstance(names, Names) else Names(names)
-
-
-def pair_sidecar(name: str, sidecar: Sidecar, names: Collection[str], library: Collection[str]) -> Group:
+def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> Group:
     """Gather the files that one sidecar asks for; a faulty one does not wait for those that are missing.
 
-    Args:
-        name: its file name.
-        sidecar: its content.
-        names: every file name in its folder.
-        library: every file name in folders.styles.
+    `names` are all files in its folder, and `library` all files in folders.styles.
     """
-    names, library = _tables(names), _tables(library)
     stem = PurePath(name).stem
     members, missing = [Member("sidecar", name)], []
 
@@ -135,13 +126,11 @@ def _conventional(stem: str, role: str, names: Names) -> str:
     return found[0] if found else f"{stem}.{role}.*"
 
 
-def pair_bare(names: Collection[str], claimed: Collection[str], strange: Collection[str] = ()) -> list[Group]:
-    """Find pairs `NAME.content.*` and `NAME.style.*` without a sidecar.
+def pair_bare(names: Collection[str], claimed: Collection[str], strange: Collection[str]) -> list[Group]:
+    """Find pairs `NAME.content.*` and `NAME.style.*` without a sidecar among the regular files of a folder.
 
-    Args:
-        names: every regular file in the folder.
-        claimed: names that its sidecars need.
-        strange: names of everything else there; a sidecar that is a link still claims its pair.
+    Its sidecars need the `claimed` names. The `strange` names are of everything that is no regular file: a
+    sidecar that is a link still claims its pair.
     """
     free = Names(name for name in names if name not in claimed)
     with_sidecar = {folded(PurePath(name).stem) for name in (*names, *strange) if is_sidecar(name)}

@@ -144,13 +144,10 @@ class Retirer:
 
 
 def retire(root: int, job: Job, needed: Collection[str], *, keeps: bool) -> tuple[dict[str, str], bool]:
-    """Retire a job's originals, the sidecar first.
+    """Retire an accepted job's originals, the sidecar first; `root` is the open inbox.
 
-    Args:
-        root: the open inbox.
-        job: an accepted job.
-        needed: names in its folder that another sidecar may ask for.
-        keeps: whether to move them to `_accepted/` instead of removing them.
+    A name that is `needed`, since another sidecar may ask for it, stays. With `keeps` the originals move to
+    `_accepted/` instead of being removed.
 
     Returns:
         What remains of them unchanged: name -> why, empty when the job is done with the inbox. And whether the

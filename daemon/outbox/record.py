@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from daemon import safe_yaml
@@ -15,6 +18,16 @@ if TYPE_CHECKING:
 _HEAD = "# Drop this file back into the inbox beside the same pictures to repeat the job.\n"
 
 
+@functools.cache
+def versions() -> dict[str, str]:
+    """List the versions of the installed programs, without importing them."""
+    found = {}
+    for name in ("styletransferd", "tensorflow", "keras", "numpy", "pillow"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def result(
     job: Job,
     painting: Painting,
@@ -23,14 +36,16 @@ def result(
     finished_at: str,
     *,
     iterations: int,
-    memory_estimate_mb: int | None = None,
+    memory_estimate_mb: int | None,
 ) -> bytes:
     """Write result.yaml: a sidecar with every setting spelled out, and the record under `result`.
 
     `iterations` were made: fewer than asked for where a size ended early. `finished_at` is ISO 8601, UTC.
     """
+    names = {"content": job.parts_of("content")[0].name, "style": _style(job), "preset": job.preset}
+    settings = job.settings.model_dump(mode="json") if job.settings else {}
     height, width = painting.picture.shape[:2]
-    record = {
+    made = {
         "id": job.id,
         "accepted_at": job.accepted_at,
         "finished_at": finished_at,
@@ -58,9 +73,7 @@ def result(
         ],
         "versions": {**job.versions, **info.versions},
     }
-    names = {"content": job.parts_of("content")[0].name, "style": _style(job), "preset": job.preset}
-    settings = job.settings.model_dump(mode="json") if job.settings else {}
-    text = safe_yaml.dump({**names, **settings, "result": record})
+    text = safe_yaml.dump({**names, **settings, "result": made})
     return (_HEAD + text).encode("utf-8", "backslashreplace")
 
 
@@ -71,7 +84,7 @@ def _style(job: Job) -> str | list[dict[str, Any]]:
     return [{"image": part.name, "weight": part.weight} for part in styles]
 
 
-def error(job: Job, failure: Failure, attempt: int, failed_at: str, versions: dict[str, str]) -> bytes:
+def error(job: Job, failure: Failure, attempt: int, failed_at: str) -> bytes:
     """Write error.yaml: why the job failed, where, and what to do about it."""
     document: dict[str, Any] = {
         "reason": failure.reason.value,
@@ -87,6 +100,6 @@ def error(job: Job, failure: Failure, attempt: int, failed_at: str, versions: di
         "failed_at": failed_at,
         "faults": [{**asdict(fault), "reason": fault.reason.value} for fault in failure.faults],
         "last_lines": list(failure.last_lines),
-        "versions": {**job.versions, **versions},
+        "versions": {**job.versions, **versions()},
     }
     return safe_yaml.dump(document).encode("utf-8", "backslashreplace")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import resource
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -53,7 +54,8 @@ def inspect(path: Path, name: str, max_megapixels: float) -> dict[str, Any]:
 def main() -> None:
     """Serve until the daemon closes the pipe."""
     pipe = processes.adopt()
-    processes.limit_memory(int(sys.argv[4]))
+    limit = int(sys.argv[4])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))  # an allocation beyond it raises MemoryError
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send_bytes(READY)
         serve(pipe, float(sys.argv[3]))

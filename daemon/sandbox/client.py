@@ -83,9 +83,7 @@ class Decoder:
             except _Ended as end:
                 if end.code not in {0, -signal.SIGKILL}:
                     raise
-                answer = self._ask(
-                    question, name, life
-                )  # perhaps it ended for another reason than this picture
+                answer = self._ask(question, name, life)  # another reason than this picture may have ended it
         except _Ended as end:
             raise JobError(_crash(name, end)) from None
         return _size(answer, path)

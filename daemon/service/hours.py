@@ -8,23 +8,14 @@ of their own.
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Final
-
-from daemon.config import CLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MINUTE: Final = timedelta(minutes=1)
-
-
-def _parse(clock: str) -> time:
-    if not re.fullmatch(CLOCK, clock):
-        raise ValueError(f"not a time of the day such as 22:00: {clock!r}")
-    return time.fromisoformat(clock)
 
 
 def _minutes_after(now: datetime) -> Iterator[datetime]:
@@ -45,13 +36,9 @@ class Window:
 
     @classmethod
     def parse(cls, text: str) -> Window:
-        """Read "22:00-06:00".
-
-        Raises:
-            ValueError: it is not that.
-        """
+        """Read "22:00-06:00"; the config has checked it."""
         opens, _, closes = text.partition("-")
-        return cls(_parse(opens), _parse(closes))
+        return cls(time.fromisoformat(opens), time.fromisoformat(closes))
 
     def is_open(self, now: datetime) -> bool:
         """Whether the clock on the wall shows a time in the window; `now` is aware local time."""
@@ -65,16 +52,11 @@ class Window:
 
 
 def next_time(clock: str, now: datetime) -> datetime:
-    """Give the next moment after `now` at which the clock on the wall shows a time, or jumps over it.
+    """Give the next moment after `now` at which the clock on the wall shows "05:30", say, or jumps over it.
 
-    Args:
-        clock: time of the day, such as "05:30".
-        now: aware local time, as is what is returned.
-
-    Raises:
-        ValueError: `clock` is no time of the day.
+    Both moments are aware local times.
     """
-    wanted = _parse(clock)
+    wanted = time.fromisoformat(clock)
     earlier = now.replace(tzinfo=None)
     for moment in _minutes_after(now):
         wall = moment.replace(tzinfo=None)
@@ -89,17 +71,13 @@ class Hours:
     """When jobs may be started: in the window, if there is one, and before a last moment, if there is one."""
 
     def __init__(self, window: str | None, stop_starting_at: str | None, now: datetime) -> None:
-        """Read a window such as "22:00-06:00" and a time such as "06:00", after which none is started.
-
-        Raises:
-            ValueError: they are no times.
-        """
+        """Read a window such as "22:00-06:00" and a time such as "06:00", after which none is started."""
         self.change_window(window)
         self._last = next_time(stop_starting_at, now) if stop_starting_at else None
         self._was_open = False
 
     def change_window(self, text: str | None) -> None:
-        """Replace the window, from any thread; raises ValueError and keeps it where the new one is none."""
+        """Replace the window, from any thread."""
         self._window = Window.parse(text) if text else None
 
     def opens_at(self, now: datetime) -> datetime | None:

@@ -14,8 +14,8 @@ from daemon.inbox.retire import Retirer
 from daemon.inbox.scan import STAGE_S
 from daemon.inbox.watcher import Watcher
 from daemon.job import State, printable
+from daemon.outbox import record
 from daemon.service import backoff
-from daemon.worker.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,7 +66,7 @@ def accept_drop(drop: Drop, spool: Spool, decoder: Decoder, max_bytes: int, life
             parts, failure = _examined(drop.settings, parts, draft.inputs, decoder, life)
         if failure is not None and drop.doubt_s:
             raise NotTaken(failure.message)
-        return spool.commit(replace(draft, parts=parts, failure=failure), versions())
+        return spool.commit(replace(draft, parts=parts, failure=failure), record.versions())
 
 
 def _examined(
@@ -267,7 +267,7 @@ class IntakeThread:
 
     def _announce(self, job: Job) -> None:
         self._announced.add(job.id)
-        self._situation.note_accepted()
+        self._situation.accepted += 1
         if job.failure is None:
             count, number = len(job.parts), job.sequence
             log.info("inbox.accepted", job_id=job.id, name=job.label, files=count, sequence=number)

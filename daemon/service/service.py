@@ -21,7 +21,7 @@ from daemon.service.status import Counts, Situation, Status
 from daemon.service.systemd import notify
 from daemon.service.upkeep import Upkeep
 from daemon.service.work_thread import WorkLoop
-from daemon.spool import Spool
+from daemon.spool import Spool, lock
 from daemon.worker.outcomes import Ending, Outcomes
 from daemon.worker.progress import Attempts
 from daemon.worker.publisher import Publisher
@@ -67,11 +67,10 @@ class Service:
         self.situation = Situation(settings, drains)
         self.backoff = self.situation.backoff
         self.spool = Spool(folders.spool, clock.utc)
-        self._sentinels = {
-            "inbox": Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox"),
-            "outbox": Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox"),
-        }
-        self.outbox = Outbox(folders.outbox, self._sentinels["outbox"])
+        inbox = Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox")
+        outbox = Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox")
+        self._sentinels = (inbox, outbox)
+        self.outbox = Outbox(folders.outbox, outbox)
         self.engine = engine or ProcessEngine(settings)
         self.attempts = Attempts()
         self.status = Status(self.spool, self.situation, self.attempts, self.lives)
@@ -83,13 +82,9 @@ class Service:
             *(self.engine, self.outbox, self.publisher, self.attempts, self.lives["worker"]),
             max_attempts=settings.engine.max_attempts,
         )
+        decoder = decoder or Decoder(settings.inbox.max_megapixels)
         self.intake = IntakeThread(
-            self.spool,
-            decoder or Decoder(settings.inbox.max_megapixels),
-            self._sentinels["inbox"],
-            self.situation,
-            outcomes=self.outcomes,
-            life=self.lives["intake"],
+            self.spool, decoder, inbox, self.situation, outcomes=self.outcomes, life=self.lives["intake"]
         )
         hours = Hours(settings.schedule.window, stop_starting_at, clock.local())
         self.work = WorkLoop(self._worker, self.intake, hours, self.upkeep, life=self.lives["worker"])
@@ -115,7 +110,7 @@ class Service:
         """
         drains = self.situation.drains
         self.spool.prepare()
-        with self.spool.locked():
+        with lock.locked(self.spool.root):
             folders = {name: str(path) for name, path in self.config.folders if path}
             mode = "drain" if drains else "watch"
             log.info("service.started", version=__version__, pid=os.getpid(), mode=mode, **folders)
@@ -177,7 +172,7 @@ class Service:
     def recover(self) -> None:
         """Bring the folders in order after any end of the last run; raises NotReady."""
         try:
-            for sentinel in self._sentinels.values():
+            for sentinel in self._sentinels:
                 sentinel.establish()
             self.outbox.clean(self.spool.ids())
             self.upkeep.report.begin()

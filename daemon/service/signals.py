@@ -1,4 +1,9 @@
-"""Runs the service with the signals of the process turned into its stop flag and its reload."""
+"""Runs the service with the signals of the process turned into its stop flag and its reload.
+
+The interpreter writes each signal's number into a pipe, and a thread reads it there: a handler that sets an
+Event can deadlock with the very wait it interrupts, and blocked signals would still end the process by way of
+the threads that NumPy's libraries start before anything here runs.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +33,9 @@ def run(
     stop_starting_at: str | None = None,
     reload: Callable[[], Config] | None = None,
 ) -> int:
-    """Run the service with SIGTERM and SIGINT turned into its stop flag, SIGHUP into a reload.
+    """Run a `Service`, SIGTERM and SIGINT turned into its stop, SIGHUP into a reload; returns the exit code.
 
-    Args:
-        settings: the whole config.
-        drains: see `Service`.
-        stop_starting_at: see `Service`.
-        reload: reader of the changed config; raises ConfigError. None: SIGHUP ends the service.
-
-    Returns:
-        The exit code.
-
-    The interpreter writes each signal's number into a pipe, and a thread reads it there: a handler that sets
-    an Event can deadlock with the very wait it interrupts, and blocked signals would still end the process by
-    way of the threads that NumPy's libraries start before anything here runs.
+    `reload` reads the changed config, or raises ConfigError; without it, SIGHUP ends the service.
     """
     service = Service(settings, drains=drains, stop_starting_at=stop_starting_at)
     numbers, wakeup = os.pipe()

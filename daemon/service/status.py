@@ -59,10 +59,6 @@ class Situation:
         """The reason of each part of the service that waits."""
         return {part: pause.reason for part, pause in dict(self.backoff.pauses).items()}
 
-    def note_accepted(self) -> None:
-        """Count an accepted job."""
-        self.accepted += 1
-
 
 class Status:
     """Writes the service's own state for whoever asks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import Final
@@ -9,24 +10,19 @@ from typing import Final
 DEFAULT_LIMIT_S: Final = 150.0
 
 
-def notify(**facts: str) -> bool:
-    """Send facts such as `READY="1"` or `STATUS="painting sunset"` to the service manager.
-
-    Returns:
-        Whether a service manager was listening.
-    """
+def notify(**facts: str) -> None:
+    """Send facts such as `READY="1"` or `STATUS="painting sunset"` to the service manager, if there is one."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
-        return False
+        return
     path = "\0" + address[1:] if address.startswith("@") else address
     message = "\n".join(f"{key}={value.replace(chr(10), ' ')}" for key, value in facts.items())
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.connect(path)
-            sender.sendall(message.encode("utf-8", "backslashreplace"))
-    except OSError:
-        return False  # a service manager that is gone is no reason to stop painting
-    return True
+    with (
+        contextlib.suppress(OSError),  # a service manager that is gone is no reason to stop painting
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
+    ):
+        sender.connect(path)
+        sender.sendall(message.encode("utf-8", "backslashreplace"))
 
 
 def limit_s() -> float:

@@ -7,20 +7,20 @@ import json
 import os
 import threading
 from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import clock, files
 from daemon.errors import NotReady
 from daemon.job import Job, State
-from daemon.spool import lock, recovery, retention
+from daemon.spool import recovery
 from daemon.spool.draft import EXPIRED, copy, identify
 from daemon.spool.listing import Listing
 from daemon.spool.stored_job import ATTEMPTS, CANCEL, FACTS, FAILURE, JOB, RETIRED, Claim, StoredJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from pathlib import Path
 
     from daemon.errors import Failure
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from daemon.spool.recovery import Recovery
 
 _ENTRIES_A_JOB: Final = 16  # files and folders that accepting one takes
+_YEAR: Final = timedelta(days=366)
 
 
 class Spool(Listing):
@@ -55,14 +56,6 @@ class Spool(Listing):
                 files.make_folder(folder, mode=0o700)
         except OSError as error:
             raise NotReady(f"spool {self.root}: {error.strerror}") from error
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Be the only daemon of this spool, else raise NotReady."""
-        return lock.locked(self.root)
-
-    def is_locked(self) -> bool:
-        """Whether a daemon works on this spool now."""
-        return lock.is_locked(self.root)
 
     # Accepting
 
@@ -248,10 +241,26 @@ class Spool(Listing):
     # Retention
 
     def expire(self, state: State, age: timedelta) -> list[StoredJob]:
-        """Forget the jobs of one state that ended longer ago than `age`; see `retention.expire`."""
-        gone = retention.expire(self.root, self.all_entries(state), self._clock(), age)
-        for entry in gone:
-            self._orders.pop(entry.id, None)
+        """Remove, and return, the jobs of one state that ended longer ago than `age`, with their inputs.
+
+        Jobs whose originals may still lie in the inbox stay, or those would be taken for a new drop; so do jobs
+        whose record cannot be read. Of the others the id is remembered: their outbox entries may be there.
+        """
+        gone = []
+        for entry in self.all_entries(state):
+            with contextlib.suppress(FileNotFoundError):  # an operator retries it this instant
+                elapsed = self._clock() - entry.ended_at
+                # Beyond a year too long it is the clock that is wrong.
+                if not entry.is_retired or not age <= elapsed < age + _YEAR or entry.job is None:
+                    continue
+                with contextlib.suppress(FileExistsError):
+                    # A second name for the job's own marker: a full disk has no inode for a new file.
+                    (self.root / EXPIRED / entry.id).hardlink_to(entry.folder / RETIRED)
+                doomed = self._tmp / f"expired-{entry.id}"
+                entry.folder.rename(doomed)  # out of sight at once; recovery removes what is left
+                files.remove_tree(doomed)
+                self._orders.pop(entry.id, None)
+                gone.append(entry)
         return gone
 
     # Recovery

@@ -40,13 +40,8 @@ def descend(
     The paper's listing pairs the loss of the picture before an update with the picture after it. Here both are
     of one picture, so the last one costs one more forward run.
 
-    Args:
-        step: compiled step.
-        targets: features of the content and Gram matrices of the style, with their weights.
-        image: (1, H, W, 3), the first picture.
-        state: state of the optimizer at that picture.
-        iterations: updates in all.
-        first: updates made before the first picture; 0 unless the descent resumes from an `Iterate`.
+    The first picture, `image` (1, H, W, 3), and the optimizer's state at it have seen `first` of the updates:
+    none, unless the descent resumes from an `Iterate`.
     """
     for iteration in range(first, iterations):
         loss, moved, state = step.step(image, targets, state)

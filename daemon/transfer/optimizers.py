@@ -1,8 +1,9 @@
 """The two optimizers: pure functions of tensors, so that they live inside the compiled step.
 
-An optimizer is a `signature` (the specs of its state), a `start` and an `update`; `damped`, the answer to a
-loss that is not finite, runs outside the compiled step. Its state is a nest of tensors that leaves the step and
-goes into the next one; everything that may differ from job to job is in it.
+An optimizer is a `signature` (the specs of its state), a `start` and an `update`. Outside of the compiled step
+run `damped`, the answer to a loss that is not finite, and `restart`, which names what an update had to do. The
+state is a nest of tensors that leaves the step and goes into the next one; everything that may differ from job
+to job is in it.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ class LbfgsState(NamedTuple):
 
 
 RESTARTS: Final = ("", "the loss doubled", "the direction led uphill", "the loss has no slope")
+_DOUBLED, _UPHILL, _FLAT = np.float32(1), np.float32(2), np.float32(3)  # indices into `RESTARTS`
 
 
 class Lbfgs:
@@ -166,7 +168,7 @@ class Lbfgs:
         """Move the image one step; a step that doubled the loss is taken back instead."""
         return tf.cond(  # type: ignore[no-any-return]
             loss > self.rise * state.loss,
-            lambda: self._back(state, tf.constant(np.float32(1))),
+            lambda: self._back(state, tf.constant(_DOUBLED)),
             lambda: self._onward(image, gradient, loss, state),
         )
 
@@ -191,7 +193,7 @@ class Lbfgs:
         self, image: Tensor, gradient: Tensor, loss: Tensor, first_px: Tensor
     ) -> tuple[Tensor, LbfgsState]:
         """Step down the slope from this image with a cleared memory; without a slope, stay."""
-        cause = tf.where(tf.reduce_all(gradient == 0), np.float32(3), np.float32(2))
+        cause = tf.where(tf.reduce_all(gradient == 0), _FLAT, _UPHILL)
         return image + _steepest(gradient, first_px), self._empty(image, gradient, loss, first_px, cause)
 
     def _remembering(self, image: Tensor, gradient: Tensor, loss: Tensor, state: LbfgsState) -> LbfgsState:

@@ -13,7 +13,6 @@ from daemon import clock, files, images, logs
 from daemon.errors import Failure, JobError, NotReady, Reason
 from daemon.outbox import record
 from daemon.worker import result
-from daemon.worker.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,7 +112,7 @@ class Outcomes:
             NotReady: the environment interrupted the job; it is queued again, for the service to pause.
         """
         if isinstance(outcome, Painted):
-            outcome = self.decide(claim, self._store(claim, outcome, life))
+            outcome = self.unless_cancelled(claim, self._store(claim, outcome, life))
         ended = self._publish(claim, life) if isinstance(outcome, Stored) else outcome
         if isinstance(ended, Path):
             return self._complete(claim, ended, life)
@@ -135,8 +134,11 @@ class Outcomes:
         ended = [self.fail_now(entry, CANCELLED, life) for entry in self._spool.take_cancelled()]
         return all(ended)
 
-    def decide(self, claim: Claim, outcome: _Some) -> _Some | Failed:
-        """Let a cancel take effect on what would be queued again; what would be published is up to `settle`."""
+    def unless_cancelled(self, claim: Claim, outcome: _Some) -> _Some | Failed:
+        """Give the outcome, but a failure where a cancelled job would be queued again.
+
+        Where a cancelled job would be published, `settle` ends it.
+        """
         if isinstance(outcome, Interrupted | Crashed):
             with contextlib.suppress(NotReady, OSError):  # `end_cancelled` finds it in the queue
                 if self._is_cancelled(claim):
@@ -235,7 +237,7 @@ class Outcomes:
         if entry.folder.exists():  # else it was published and moved before, and only the end of that failed
             self._spool.note_failure(entry, failure)
             if is_published:
-                document = record.error(job, failure, attempt, clock.stamp(clock.utc()), versions())
+                document = record.error(job, failure, attempt, clock.stamp(clock.utc()))
                 self._outbox.publish_failure(job, document, entry.inputs, entry.last_good, life)
         self._spool.fail(entry, failure)
         log.error(

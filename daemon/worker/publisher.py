@@ -54,7 +54,7 @@ class Publisher:
         Raises:
             NotReady: the environment interrupted the job; it is queued again, for the service to pause.
         """
-        outcome = self._outcomes.decide(claim, outcome)
+        outcome = self._outcomes.unless_cancelled(claim, outcome)
         if isinstance(outcome, Interrupted | Crashed):
             self._settle(claim, outcome, life)
             return

@@ -87,7 +87,7 @@ class Room:
         spool = max(0, needed.spool - files.size_of(entry.out) - files.size_of(entry.checkpoints)) + others
         outbox = needed.outbox + others
         entries = needed.entries + sum(other.entries for other in reserved)
-        is_one_disk = files.is_same_disk(self.spool.root, self._outbox.root)
+        is_one_disk = self.spool.root.stat().st_dev == self._outbox.root.stat().st_dev
         files.require_room(self.spool.root, spool + (outbox if is_one_disk else 0), entries)
         files.require_room(self._outbox.root, outbox, entries)
         return needed

@@ -12,6 +12,7 @@ from support.trees import Stepper, Tree, wait_for
 
 from daemon import safe_yaml
 from daemon.job import State
+from daemon.spool import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
@@ -78,7 +79,7 @@ def test_a_defect_in_any_thread_ends_the_run_with_it(
     running.join()
     assert running.error is defect
     assert not engine.is_started
-    assert not tree.spool.is_locked()
+    assert not lock.is_locked(tree.spool.root)
 
 
 def test_facts_survive_a_stop_while_the_outbox_is_away(tree: Tree, run: Runs) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from daemon import sidecar
 from daemon.inbox import pairing
+from daemon.inbox.pairing import Names
 
 STEMS = st.text("aAäÄ\u0308\udcffß1. -", min_size=1, max_size=4)
 NAMES = st.one_of(
@@ -29,7 +30,7 @@ def test_a_group_consists_of_what_is_there(names: list[str], name: str, text: st
     name += ".yaml"
     names = [*names, name]
 
-    group = pairing.pair_sidecar(name, sidecar.parse(text.encode(), name), names, library)
+    group = pairing.pair_sidecar(name, sidecar.parse(text.encode(), name), Names(names), Names(library))
 
     assert group.trigger == name
     for member in group.members:
@@ -43,7 +44,7 @@ def test_a_group_consists_of_what_is_there(names: list[str], name: str, text: st
 @given(FOLDERS)
 def test_no_file_is_in_two_bare_pairs(names: list[str]) -> None:
     """Bare pairs are disjoint, of existing files, and never of sidecars."""
-    groups = pairing.pair_bare(names, [])
+    groups = pairing.pair_bare(names, [], [])
 
     used = [member.name for group in groups for member in group.members]
     assert len(used) == len(set(used)) == 2 * len(groups)
@@ -56,8 +57,8 @@ def test_a_copied_name_is_still_found(name: str) -> None:
     """A name is found again after any system has composed or decomposed its accents."""
     for form in ("NFC", "NFD"):
         copied = unicodedata.normalize(form, name)
-        assert pairing.find(name, [copied]) == copied
-        assert pairing.find(copied, [name]) == name
+        assert pairing.find(name, Names([copied])) == copied
+        assert pairing.find(copied, Names([name])) == name
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyzäöüéñ", min_size=1))
@@ -65,4 +66,4 @@ def test_a_name_in_capitals_is_still_found(name: str) -> None:
     """Case is forgiven, with accents composed or not."""
     decomposed = unicodedata.normalize("NFD", name.upper())
 
-    assert pairing.find(name, [decomposed]) == decomposed
+    assert pairing.find(name, Names([decomposed])) == decomposed

@@ -103,7 +103,7 @@ def test_any_text_becomes_settings_or_faults_that_can_be_published(data: bytes) 
         assert Job.from_json(job.to_json()) == job
         event("faulty" if failure else "sound")
         if failure:
-            published = safe_yaml.parse(record.error(job, failure, 1, "now", {}))
+            published = safe_yaml.parse(record.error(job, failure, 1, "now"))
             assert published["reason"] == failure.reason
             assert len(published["faults"]) == len(read.faults)
             return
@@ -120,7 +120,7 @@ def test_any_text_names_files_of_its_folder_only(data: bytes) -> None:
     for name in read.names:
         assert not set(name) & set("/\\\0")
         assert name.strip() not in {"", ".", ".."}
-    group = pairing.pair_sidecar("s.yaml", read, FILES, LIBRARY)
+    group = pairing.pair_sidecar("s.yaml", read, pairing.Names(FILES), pairing.Names(LIBRARY))
     assert {member.name for member in group.members} <= {*FILES, *LIBRARY}
     if not read.faults and not group.missing:
         assert {member.role for member in group.members} >= {"content", "style"}

@@ -104,7 +104,11 @@ def test_every_fault_comes_at_once() -> None:
         ("engine", "memory_limit_mb", [0, True, 1.5]),
         ("engine", "job_timeout_s", [0, -5, True]),
         ("engine", "max_attempts", [0, 2.5, True]),
-        ("schedule", "window", ["22:00", "24:00-06:00", "22:00-06:60", "2:00-6:00", 22]),
+        (
+            "schedule",
+            "window",
+            ["", "22:00", "22:00-", "24:00-06:00", "22:00-06:60", "2:00-6:00", "22:00-06:00-07:00", 22],
+        ),
         ("outbox", "gallery", ["perhaps"]),
         ("log", "level", ["INFO", "trace"]),
         ("log", "format", ["xml"]),

@@ -14,12 +14,14 @@ import tensorflow as tf
 
 from daemon import processes
 from daemon.errors import EngineError, NotReady, Reason
-from daemon.transfer.backend import convolutions, precision, processor
+from daemon.transfer.backend import convolutions, processor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from daemon.job import Backward
+
+_LEAST_GPU: Final = (8, 0)  # compute capability of the first GPUs that multiply in bfloat16
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Chosen:
     """A device, and how it computes."""
 
     name: str
-    precision: str  # float32 or bfloat16, of the convolutions
+    precision: str  # float32 or bfloat16, of the convolutions; the rest is float32 in any case
     backward: Backward
 
 
@@ -48,7 +50,7 @@ def choose(wanted: str, wanted_precision: str, memory_limit_mb: int | None) -> C
     try:
         tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003 - positional in TensorFlow
         name, gpu = _prepare(wanted, memory_limit_mb)
-        return Chosen(name, precision.choose(wanted_precision, gpu), convolutions.choose(gpu))
+        return Chosen(name, choose_precision(wanted_precision, gpu), convolutions.choose(gpu))
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise NotReady(f"engine.device {wanted}: {error}") from error
 
@@ -78,6 +80,22 @@ def _set_up(gpu: Any, number: int, memory_limit_mb: int | None) -> str:
         tf.config.set_logical_device_configuration(gpu, [limit])
     details = tf.config.experimental.get_device_details(gpu)
     return f"GPU:{number} ({details.get('device_name', 'unknown')})"
+
+
+def choose_precision(wanted: str, gpu: Any | None) -> str:
+    """Choose float32 or bfloat16; float16 never, since Gram matrices exceed its 65504.
+
+    `auto` means bfloat16 where the hardware multiplies it. On a CPU that needs oneDNN as well: Eigen, which
+    computes otherwise, converts every number and is slower than in float32. `gpu` is None for the CPU.
+    """
+    if wanted != "auto":
+        return wanted
+    if gpu is None:
+        is_fast = processor.multiplies_bfloat16() and processor.uses_onednn()
+    else:
+        details = tf.config.experimental.get_device_details(gpu)
+        is_fast = tuple(details.get("compute_capability", (0, 0))) >= _LEAST_GPU
+    return "bfloat16" if is_fast else "float32"
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from daemon import sidecar
 from daemon.inbox import pairing
-from daemon.inbox.pairing import Group, Member
+from daemon.inbox.pairing import Group, Member, Names
 
 NFC = unicodedata.normalize("NFC", "fête.jpg")
 NFD = unicodedata.normalize("NFD", "fête.jpg")
@@ -16,7 +16,8 @@ NFD = unicodedata.normalize("NFD", "fête.jpg")
 
 def pair(text: str, names: list[str], *, name: str = "sunset.yaml", library: list[str] | None = None) -> Group:
     """Pair one sidecar with what lies beside it."""
-    return pairing.pair_sidecar(name, sidecar.parse(text.encode(), name), [name, *names], library or [])
+    read = sidecar.parse(text.encode(), name)
+    return pairing.pair_sidecar(name, read, Names([name, *names]), Names(library or []))
 
 
 def members(group: Group) -> list[tuple[str, str]]:
@@ -125,7 +126,7 @@ def test_a_name_is_found_exactly_or_as_the_only_one_alike(
     written: str, names: list[str], found: str | None
 ) -> None:
     """Case and accents are forgiven where that leaves one file; an exact match comes first."""
-    assert pairing.find(written, names) == found
+    assert pairing.find(written, Names(names)) == found
 
 
 def test_the_library_lends_styles_that_are_not_in_the_folder() -> None:
@@ -166,7 +167,8 @@ def test_a_sidecar_that_cannot_be_read_takes_along_what_the_convention_names() -
 
 def test_bare_pairs_are_found() -> None:
     """A content and a style of the same name make a group without a sidecar."""
-    (group,) = pairing.pair_bare(["a.content.jpg", "A.Style.png", "b.content.jpg", "c.style.jpg", "x.jpg"], [])
+    names = ["a.content.jpg", "A.Style.png", "b.content.jpg", "c.style.jpg", "x.jpg"]
+    (group,) = pairing.pair_bare(names, [], [])
 
     assert members(group) == [("content", "a.content.jpg"), ("style", "A.Style.png")]
     assert (group.stem, group.sidecar, group.trigger) == ("a", None, "a.content.jpg")
@@ -195,4 +197,4 @@ def test_bare_pairs_are_found() -> None:
 )
 def test_no_bare_pair_is_guessed(names: list[str], claimed: list[str]) -> None:
     """A pair that a sidecar speaks for, or that is not unique, is left alone."""
-    assert pairing.pair_bare(names, claimed) == []
+    assert pairing.pair_bare(names, claimed, []) == []

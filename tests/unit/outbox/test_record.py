@@ -121,7 +121,7 @@ def test_error_yaml_says_why_and_where() -> None:
     fault = Fault("s.yaml", "size", "3", "16 or more", "h", Reason.BAD_SIDECAR)
     failure = Failure(Reason.BAD_SIDECAR, "m", "h", "s.yaml", "size", (fault,), ("line 1", "line 2"))
 
-    text = record.error(make_job(), failure, 1, "2026-01-02T04:00:00Z", {"engine": "2"})
+    text = record.error(make_job(), failure, 1, "2026-01-02T04:00:00Z")
 
     assert safe_yaml.parse(text) == {
         "reason": "bad_sidecar",
@@ -147,7 +147,7 @@ def test_error_yaml_says_why_and_where() -> None:
             }
         ],
         "last_lines": ["line 1", "line 2"],
-        "versions": {"styletransferd": "1", "engine": "2"},
+        "versions": {"styletransferd": "1", **record.versions()},
     }
 
 
@@ -155,7 +155,7 @@ def test_error_yaml_survives_odd_names_and_engine_output() -> None:
     """What an engine printed, and names of any bytes, do not stop the report of a failure."""
     failure = Failure(Reason.ENGINE_CRASHED, f"{ODD} failed", file=ODD, last_lines=("\x1b[31m\udcff", "\x00"))
 
-    document = safe_yaml.parse(record.error(make_job(), failure, 3, "", {}))
+    document = safe_yaml.parse(record.error(make_job(), failure, 3, ""))
 
     assert document["file"] == ODD
     assert document["last_lines"] == ["\x1b[31m\udcff", "\x00"]

@@ -31,14 +31,14 @@ def manager(
 
 def test_facts_arrive_as_lines_of_one_datagram(manager: socket.socket) -> None:
     """READY and STATUS come together, in their order."""
-    assert notify(READY="1", STATUS="watching the inbox")
+    notify(READY="1", STATUS="watching the inbox")
 
     assert manager.recv(4096) == b"READY=1\nSTATUS=watching the inbox"
 
 
 def test_odd_names_do_not_break_the_message(manager: socket.socket) -> None:
     """A line break cannot add a fact of its own, and bytes that are no UTF-8 are escaped."""
-    assert notify(STATUS="painting \udcff\nMAINPID=1 ä")
+    notify(STATUS="painting \udcff\nMAINPID=1 ä")
 
     assert manager.recv(4096) == "STATUS=painting \\udcff MAINPID=1 ä".encode()
 
@@ -51,7 +51,7 @@ def test_without_a_socket_nobody_listens(value: str | None, monkeypatch: pytest.
     else:
         monkeypatch.setenv("NOTIFY_SOCKET", value)
 
-    assert not notify(READY="1")
+    notify(READY="1")
 
 
 @pytest.mark.parametrize("address", ["/nonexistent/notify", "@styletransferd-nobody", "/" + "x" * 200])
@@ -59,7 +59,7 @@ def test_a_manager_that_is_gone_is_no_reason_to_stop(address: str, monkeypatch: 
     """A missing socket, or an address that cannot be one, is survived."""
     monkeypatch.setenv("NOTIFY_SOCKET", address)
 
-    assert not notify(READY="1")
+    notify(READY="1")
 
 
 def test_a_manager_that_hung_up_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_a_manager_that_hung_up_is_no_reason_to_stop(tmp_path: Path, monkeypatch
         listener.bind(str(tmp_path / "notify"))
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
 
-    assert not notify(READY="1")
+    notify(READY="1")
 
 
 # The watchdog

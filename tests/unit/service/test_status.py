@@ -106,7 +106,7 @@ def test_the_status_says_what_waits_and_why(desk: Desk) -> None:
     desk.situation.opens_at = "2026-03-02T22:00:00.000+01:00"
     desk.read()
     assert desk.sent[-1] == "0 queued, starting at 2026-03-02T22:00:00.000+01:00"
-    desk.situation.pauses["outbox"] = Pause("outbox unavailable", PauseKind.UNAVAILABLE)
+    desk.situation.backoff.pauses["outbox"] = Pause("outbox unavailable", PauseKind.UNAVAILABLE)
     document = desk.read()
     assert (document["state"], document["paused"]) == ("paused", {"outbox": "outbox unavailable"})
     assert len(desk.sent) == 2  # the reason of a pause stays to be read
@@ -128,7 +128,7 @@ def test_the_silent_threads_are_named_in_order(desk: Desk) -> None:
 
 def test_endings_are_counted(desk: Desk) -> None:
     """The status lists accepted, completed and failed jobs; a crash is for the metrics alone."""
-    desk.situation.note_accepted()
+    desk.situation.accepted += 1
     for ending in (Ending.COMPLETED, Ending.CRASHED, Ending.CRASHED, Ending.FAILED):
         desk.attempts.note(ending)
     assert desk.status.counts == Counts(accepted=1, completed=1, failed=1)

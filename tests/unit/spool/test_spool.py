@@ -15,7 +15,7 @@ from support.trees import save
 from daemon.errors import Failure, NotReady, NotTaken, Reason
 from daemon.job import Drop, Part, Stamp, State
 from daemon.settings import Settings
-from daemon.spool import Spool
+from daemon.spool import Spool, lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -332,8 +332,8 @@ def test_recovery_sorts_everything(spool: Spool, tmp_path: Path) -> None:
 
 def test_a_second_daemon_is_refused(spool: Spool) -> None:
     """The lock is for one; `is_locked` sees it, and it ends with its holder."""
-    with spool.locked():
-        assert spool.is_locked()
-        with pytest.raises(NotReady, match="another styletransferd"), Spool(spool.root).locked():
+    with lock.locked(spool.root):
+        assert lock.is_locked(spool.root)
+        with pytest.raises(NotReady, match="another styletransferd"), lock.locked(spool.root):
             pass
-    assert not spool.is_locked()
+    assert not lock.is_locked(spool.root)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from daemon.engine.limits import resident_bytes
 from daemon.errors import EngineError, NotReady, Reason
-from daemon.transfer.backend import device, precision, processor
+from daemon.transfer.backend import device, processor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,13 +167,13 @@ def test_auto_precision_on_a_cpu(
         f"processor\t: 0\nmodel name\t: One\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: fpu\n"
     )
     monkeypatch.setattr(processor, "uses_onednn", lambda: has_onednn)
-    assert precision.choose("auto", None) == chosen
+    assert device.choose_precision("auto", None) == chosen
     assert processor.name() == "One"
 
 
 def test_without_cpuinfo_it_is_float32(cpuinfo: Path) -> None:
     """Where the kernel does not describe the processor, nothing is assumed of it, and it still has a name."""
-    assert precision.choose("auto", None) == "float32"
+    assert device.choose_precision("auto", None) == "float32"
     assert processor.name()
 
 
@@ -189,7 +189,7 @@ def test_without_cpuinfo_it_is_float32(cpuinfo: Path) -> None:
 def test_auto_precision_on_a_gpu(details: dict[str, Any], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is bfloat16 on a GPU of compute capability 8 or more, which multiplies it."""
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
-    assert precision.choose("auto", "gpu-0") == chosen
+    assert device.choose_precision("auto", "gpu-0") == chosen
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu", "gpu", "gpu:1"])

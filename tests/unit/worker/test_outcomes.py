@@ -192,7 +192,7 @@ def test_a_stop_waits_for_no_outbox(court: Court) -> None:
 def test_a_cancelled_job_is_not_queued_again(outcome: Outcome, court: Court) -> None:
     """However its attempt ended early, it fails as cancelled."""
     court.cancel()
-    decided = court.outcomes.decide(court.studio.claim, outcome)
+    decided = court.outcomes.unless_cancelled(court.studio.claim, outcome)
     assert decided == Failed(CANCELLED)
     assert court.settle(decided) is Ending.FAILED
     assert court.records[-1]["reason"] == "cancelled"
@@ -216,7 +216,7 @@ def test_a_cancel_after_the_publication_comes_too_late(court: Court) -> None:
     (claim.entry.out / result.RECORD).write_bytes(document)
     court.studio.service.outbox.publish(claim.job, claim.entry.out, Lifeline())
     court.cancel()
-    assert court.outcomes.decide(claim, Interrupted()) == Interrupted()
+    assert court.outcomes.unless_cancelled(claim, Interrupted()) == Interrupted()
     assert court.settle(Stored()) is Ending.COMPLETED
     court.tree.check(is_quiet=True)
 
@@ -224,7 +224,7 @@ def test_a_cancel_after_the_publication_comes_too_late(court: Court) -> None:
 def test_a_failure_stays_what_it_is_where_the_job_was_cancelled_too(court: Court) -> None:
     """A cancel hides no other reason."""
     court.cancel()
-    assert court.outcomes.decide(court.studio.claim, Failed(DIVERGED)) == Failed(DIVERGED)
+    assert court.outcomes.unless_cancelled(court.studio.claim, Failed(DIVERGED)) == Failed(DIVERGED)
     assert court.settle(Failed(DIVERGED)) is Ending.FAILED
     assert court.records[-1]["reason"] == "diverged"
 

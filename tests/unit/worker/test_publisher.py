@@ -40,8 +40,8 @@ class Bench:
         outcomes: Any = self
         self.publisher = Publisher(outcomes, room, self.life)
 
-    def decide(self, _claim: Any, outcome: Outcome) -> Outcome:
-        """See `Outcomes.decide`."""
+    def unless_cancelled(self, _claim: Any, outcome: Outcome) -> Outcome:
+        """See `Outcomes.unless_cancelled`."""
         return self.decided or outcome
 
     def settle(self, claim: Any, outcome: Outcome, life: Lifeline) -> Ending:
