@@ -34,7 +34,7 @@ def test_a_fault_in_full_lists_what_its_line_leaves_out() -> None:
 
 
 def test_a_failure_counts_and_lists_its_faults() -> None:
-    """The message holds every fault; file and key are the first one's, the hint the first there is."""
+    """The message holds every fault; file and key are the first one's, without a hint."""
     failure = Failure.of_faults((BARE, SIZE))
 
     assert failure.message == f"2 faults: {BARE}; {SIZE}"
