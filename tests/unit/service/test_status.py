@@ -106,7 +106,7 @@ def test_the_status_says_what_waits_and_why(desk: Desk) -> None:
     desk.situation.opens_at = "2026-03-02T22:00:00.000+01:00"
     desk.read()
     assert desk.sent[-1] == "0 queued, starting at 2026-03-02T22:00:00.000+01:00"
-    desk.situation.pauses["outbox"] = Pause("outbox unavailable", PauseKind.UNAVAILABLE)
+    desk.situation.backoff.pauses["outbox"] = Pause("outbox unavailable", PauseKind.UNAVAILABLE)
     document = desk.read()
     assert (document["state"], document["paused"]) == ("paused", {"outbox": "outbox unavailable"})
     assert len(desk.sent) == 2  # the reason of a pause stays to be read
