@@ -8,6 +8,7 @@ import os
 import re
 import unicodedata
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -169,6 +170,8 @@ class Job:
             raise ValueError("nested too deep") from None
         if not isinstance(data, dict):
             raise TypeError("not a JSON object")
+        if datetime.fromisoformat(data["accepted_at"]).tzinfo is None:
+            raise ValueError("accepted_at has no time zone")
         settings, failure = data["settings"], data["failure"]
         data["parts"] = tuple(Part(**part) for part in data["parts"])
         data["settings"] = None if settings is None else Settings.model_validate(settings)

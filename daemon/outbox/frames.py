@@ -12,11 +12,11 @@ from daemon import files, images, logs
 from daemon.errors import NotReady
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
     from pathlib import Path
 
     from daemon.job import Job, Picture
-    from daemon.lifeline import Lifeline
     from daemon.outbox.publish import Outbox
 
 log = logs.get(__name__)
@@ -60,11 +60,14 @@ class FrameWriter:
         run = contextvars.copy_context().run  # so that its log lines carry the job's id
         self._unwritten.append(self._executor.submit(run, self._write, frame, picture, status))
 
-    def close(self, life: Lifeline) -> None:
-        """Wait until everything is written, with heartbeats, and remove the preview if the outbox lets us."""
+    def close(self, beat: Callable[[], object]) -> None:
+        """Wait until everything is written, with heartbeats, and remove the preview if the outbox lets us.
+
+        An exception that `beat` raises leaves the frames unwritten that are not begun.
+        """
         try:
             while concurrent.futures.wait(self._unwritten, _TICK_S).not_done:
-                life.beat()
+                beat()
         finally:
             self._executor.shutdown(cancel_futures=True)
             self._outbox.end_preview(self._job)

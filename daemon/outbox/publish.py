@@ -7,6 +7,7 @@ that is unmounted meanwhile is never taken for the empty folder under its mount 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -205,7 +206,10 @@ def _put(root: int, target: PurePath, source: Path | bytes, life: Lifeline) -> d
         return {"sha256": hashlib.sha256(source).hexdigest(), "size": len(source)}
     files.make_folder(target.parent, at=root)
     with source.open("rb") as file:
-        digest = files.copy_hashed(file.fileno(), target, 1 << 40, life.beat, at=root)
+        try:
+            digest = files.copy_hashed(file.fileno(), target, 1 << 40, life.beat, at=root)
+        except files.SourceError as error:  # our own disk: to be waited for like any other
+            raise OSError(errno.EIO, str(error), str(source)) from error
     return {"sha256": digest, "size": os.stat(target, dir_fd=root).st_size}
 
 

@@ -70,7 +70,7 @@ class Attempt:
                 painting = self._follow(items, info, writer)
         finally:
             if painting is None:
-                writer.close(self.life)
+                writer.close(self.life.beat)
         if painting is None:
             writer.require_all()
             if not self.life.is_stopping:

@@ -49,7 +49,7 @@ def write(claim: Claim, painted: Painted, life: Lifeline) -> tuple[bytes, dict[s
         OutOfTime: the thread should have ended by now.
         OSError: the spool does not take the files.
     """
-    painted.frames.close(life)
+    painted.frames.close(functools.partial(_continue, life))
     painted.frames.require_all()
     _write_pieces(claim, painted, life)
     document = record.result(

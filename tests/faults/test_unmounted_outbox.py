@@ -88,7 +88,7 @@ class Scene:
         writer = FrameWriter(self.out / "own", self.outbox, JOB)
         for iteration in range(3):
             writer.put(iteration, PICTURE, {"iteration": iteration})
-        writer.close(Lifeline())
+        writer.close(Lifeline().beat)
         writer.require_all()
         assert sorted(os.listdir(self.out / "own")) == ["0000.png", "0001.png", "0002.png"]
 

@@ -99,7 +99,7 @@ def test_any_text_becomes_settings_or_faults_that_can_be_published(data: bytes) 
     with limited():
         read = sidecar.parse(data, "s.yaml")
         failure = Failure.of_faults(read.faults) if read.faults else None
-        job = Job("0" * 16, 1, "s", "", (), read.preset, read.settings, "now", failure)
+        job = Job("0" * 16, 1, "s", "", (), read.preset, read.settings, "2026-01-01T00:00:00Z", failure)
         assert Job.from_json(job.to_json()) == job
         event("faulty" if failure else "sound")
         if failure:

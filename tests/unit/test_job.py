@@ -145,6 +145,8 @@ def test_a_job_survives_being_written_down(job: Job) -> None:
         make_job().to_json().replace(b'"sequence"', b'"sequins"'),
         make_job().to_json().replace(b'"size": 512', b'"size": 1'),
         make_job().to_json().replace(b'"role"', b'"rule"'),
+        make_job().to_json().replace(b"2026-01-02T", b"2026-21-02T"),
+        make_job().to_json().replace(b"03:04:05Z", b"03:04:05"),
     ],
     ids=lambda text: text[:40],
 )

@@ -34,7 +34,7 @@ def test_frames_are_named_by_their_iteration(outbox: Outbox, tmp_path: Path) -> 
     writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     for iteration in range(0, 31, 5):
         writer.put(iteration if iteration % 10 == 0 else None, _picture(iteration), {"iteration": iteration})
-    writer.close(Lifeline())
+    writer.close(Lifeline().beat)
     names = sorted(path.name for path in (tmp_path / "frames").iterdir())
     assert names == ["0000.png", "0010.png", "0020.png", "0030.png"]
     assert images.read(tmp_path / "frames" / "0030.png", 1).max() == 30
@@ -69,7 +69,7 @@ def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(outbox: Outbox, tm
     wait_for(lambda: 199 in seen or with_errors, "the last status")
     done.set()
     thread.join()
-    writer.close(Lifeline())
+    writer.close(Lifeline().beat)
     assert with_errors == []
     assert len(seen) > 2
     assert not (outbox.root / "_running").exists()
@@ -80,7 +80,7 @@ def test_another_jobs_preview_is_left(outbox: Outbox, tmp_path: Path) -> None:
     (outbox.root / "_running" / "other").mkdir(parents=True)
     writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(None, _picture(1), {})
-    writer.close(Lifeline())
+    writer.close(Lifeline().beat)
     assert [path.name for path in (outbox.root / "_running").iterdir()] == ["other"]
 
 
@@ -91,7 +91,7 @@ def test_a_preview_that_cannot_be_written_costs_one_warning(outbox: Outbox, tmp_
         writer = FrameWriter(tmp_path / "frames", outbox, JOB)
         for iteration in range(5):
             writer.put(iteration, _picture(1), {})
-        writer.close(Lifeline())
+        writer.close(Lifeline().beat)
     assert [record["event"] for record in records] == ["outbox.preview_failed"]
     assert len(list((tmp_path / "frames").iterdir())) == 5
 
@@ -117,13 +117,12 @@ def test_a_close_beats(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.Monke
         writer.put(iteration, _picture(1), {})
     beats: list[None] = []
 
-    class Life(Lifeline):
-        def beat(self) -> None:
-            beats.append(None)
-            if len(beats) == 2:
-                gate.set()
+    def beat() -> None:
+        beats.append(None)
+        if len(beats) == 2:
+            gate.set()
 
-    writer.close(Life())
+    writer.close(beat)
     assert len(beats) >= 2
     assert len(list((tmp_path / "frames").iterdir())) == 5
 
@@ -138,13 +137,12 @@ def test_a_close_that_is_cut_short_leaves_no_one_writing(
         writer.put(iteration, _picture(1), {})
     assert begun.wait(30)
 
-    class Life(Lifeline):
-        def beat(self) -> None:
-            threading.Timer(0.1, gate.set).start()
-            raise TimeoutError
+    def beat() -> None:
+        threading.Timer(0.1, gate.set).start()
+        raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        writer.close(Life())
+        writer.close(beat)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("frames")]
     assert [path.name for path in (tmp_path / "frames").iterdir()] == ["0000.png"]
     assert not (outbox.root / "_running").exists()
@@ -161,7 +159,7 @@ def test_a_frame_that_cannot_be_kept_is_raised_at_once(outbox: Outbox, tmp_path:
     writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     with pytest.raises(FileExistsError):
         _put_many(writer)
-    writer.close(Lifeline())
+    writer.close(Lifeline().beat)
     with pytest.raises(FileExistsError):
         writer.require_all()
     assert not (outbox.root / "_running").exists()
@@ -179,7 +177,7 @@ def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
     writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     with pytest.raises(MemoryError):
         _put_many(writer)
-    writer.close(Lifeline())
+    writer.close(Lifeline().beat)
 
 
 def test_the_preview_is_not_synced(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,11 +186,11 @@ def test_the_preview_is_not_synced(outbox: Outbox, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "fsync", synced.append)
     writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(None, _picture(1), {})
-    writer.close(Lifeline())
+    writer.close(Lifeline().beat)
     assert synced == []
     writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(0, _picture(1), {})
-    writer.close(Lifeline())
+    writer.close(Lifeline().beat)
     assert synced
 
 
@@ -215,5 +213,5 @@ def test_the_end_of_one_job_does_not_cost_the_next_one_its_preview(
     with capture_logs() as records:
         writer.put(None, _picture(0), {"iteration": 0})
         wait_for((live / "status.json").exists, "the status")
-        writer.close(Lifeline())
+        writer.close(Lifeline().beat)
     assert (left, records) == (0, [])

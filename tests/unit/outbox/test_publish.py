@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import TYPE_CHECKING
@@ -105,6 +106,22 @@ def test_the_manifest_is_written_last(outbox: Outbox, out: Path, monkeypatch: py
         monkeypatch.setattr(files, name, call)
     outbox.publish(_job(), out, Lifeline())
     assert acts == ["copy_hashed", "copy_hashed", "manifest.json", "move"]
+
+
+def test_a_source_that_cannot_be_read_is_an_error_to_wait_for(
+    outbox: Outbox, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector under the spool is named, and does not end the service as a defect would, at every start."""
+
+    def fail(*_args: object, **_options: object) -> str:
+        raise files.SourceError("Input/output error")
+
+    monkeypatch.setattr(files, "copy_hashed", fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        outbox.publish(_job(), out, Lifeline())
+    assert caught.value.errno == errno.EIO
+    assert str(caught.value.filename).startswith(str(out))
+    assert not outbox.is_published(_job())
 
 
 def test_a_failure_brings_the_drop_back(outbox: Outbox, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -128,3 +129,24 @@ def test_a_stop_leaves_a_while_to_finish(step_s: float, make_studio: Callable[..
     with pytest.raises(OutOfTime):
         result.write(studio.claim, painted, life)
     assert "frames/animation.webp" not in studio.out
+
+
+def test_a_stop_does_not_wait_for_frames_either(
+    make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames that are not written in time are left: eight large ones may take longer than a stop may."""
+    studio, encode = make_studio(iterations=6, frames={"every": 1}), images.encode
+    written: list[object] = []
+
+    def encode_slowly(*args: Any) -> bytes:
+        time.sleep(0.3)
+        written.append(args)
+        return encode(*args)
+
+    monkeypatch.setattr(images, "encode", encode_slowly)
+    painted = studio.paint(FakeEngine())
+    life = Lifeline(clock=Seconds(2 * GRACE_S))
+    life.ask_stop()
+    with pytest.raises(OutOfTime):
+        result.write(studio.claim, painted, life)
+    assert len(written) < 7
