@@ -45,6 +45,11 @@ class SourceError(Exception):
     """The source of a copy cannot be read; the target's disk is not the reason."""
 
 
+def cause(error: Exception) -> str:
+    """Say in a few words why a file cannot be read, without its path."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def is_of_the_file(error: Exception) -> bool:
     """Whether a retry is useless, as for a name that a share does not accept."""
     return isinstance(error, OSError) and error.errno in _OF_THE_FILE

@@ -148,6 +148,10 @@ class Job:
         """The accepted files of one role."""
         return tuple(part for part in self.parts if part.role == role)
 
+    def inputs_on_record(self) -> list[dict[str, str]]:
+        """Describe every accepted file, for people."""
+        return [{"role": part.role, "name": printable(part.name), "sha256": part.sha256} for part in self.parts]
+
     def to_json(self) -> bytes:
         """Write as ASCII JSON, names with their surrogates escaped."""
         data = vars(self) | {
@@ -210,7 +214,6 @@ class Plan:
     """How an engine will compute a job; it is sent before the first step."""
 
     memory_estimate_mb: int | None  # the expected peak, in MB of 2^20 bytes; None: not estimated
-    memory_limit_mb: int | None  # None: no limit
     computed: str  # how the last size is computed: whole, or in tiles of so many px
     is_smallest: bool  # nothing takes less memory
     warning: str = ""  # set if memory may run out all the same

@@ -72,7 +72,7 @@ def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
         names = pairing.Names(os.listdir(file.absolute().parent))
         library = pairing.Names(os.listdir(config.folders.styles) if config.folders.styles else ())
     except (OSError, files.ChangedError) as error:
-        return (Fault(str(file), problem=getattr(error, "strerror", None) or str(error)),)
+        return (Fault(str(file), problem=files.cause(error)),)
     read = sidecar.parse(data, str(file), config.defaults)
     group = pairing.pair_sidecar(file.name, read, names, library)
     missing = [Fault(str(file), problem=f"missing picture: {name}") for name in group.missing]
@@ -88,8 +88,7 @@ def _picture_faults(file: Path, group: pairing.Group, config: Config) -> Iterato
             os.close(files.open_regular(folder.resolve(), member.name))
             images.read(folder / member.name, config.inbox.max_megapixels)
         except (OSError, files.ChangedError) as error:
-            why = getattr(error, "strerror", None) or error
-            yield Fault(str(file), problem=f"{member.role}: {why}: {member.name}")
+            yield Fault(str(file), problem=f"{member.role}: {files.cause(error)}: {member.name}")
         except JobError as error:
             why = f"{member.role}: {error.failure.message}"
             yield Fault(str(file), hint=error.failure.hint, problem=why)

@@ -10,7 +10,7 @@ import typer
 from daemon import safe_yaml
 from daemon.cli.options import ConfigOption, JsonOption, load
 from daemon.errors import DaemonError
-from daemon.job import State, printable
+from daemon.job import State
 from daemon.spool import Spool, lock
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = N
         settings = accepted.settings
         document["preset"] = accepted.preset
         document["settings"] = settings.model_dump(mode="json") if settings else None
-        document["inputs"] = [
-            {"role": part.role, "name": printable(part.name), "sha256": part.sha256} for part in accepted.parts
-        ]
+        document["inputs"] = accepted.inputs_on_record()
     if entry.state is State.FAILED and entry.failure:
         document["failure"] = {"message": entry.failure.message, "hint": entry.failure.hint}
     typer.echo(json.dumps(document) if as_json else safe_yaml.dump(document).rstrip())

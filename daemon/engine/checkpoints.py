@@ -61,9 +61,7 @@ class Checkpoints:
     ones sort last, and the spool reads a job's progress from it.
     """
 
-    def __init__(
-        self, folder: Path, key: str, interval_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, folder: Path, key: str, interval_s: float) -> None:
         """Take a folder, which need not exist; a checkpoint of another `key` is skipped.
 
         Between two checkpoints are `interval_s`, or more if writing one takes over half a percent of it.
@@ -71,12 +69,11 @@ class Checkpoints:
         self._folder = folder
         self._key = key
         self._interval_s = interval_s
-        self._clock = clock
-        self._due = clock() + interval_s
+        self._due = time.monotonic() + interval_s
 
     def is_due(self) -> bool:
         """Tell whether it is time for the next one."""
-        return self._clock() >= self._due
+        return time.monotonic() >= self._due
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write one durably, and remove all but the newest two.
@@ -84,7 +81,7 @@ class Checkpoints:
         Raises:
             OSError: the disk does not take it; the ones before it are untouched.
         """
-        begun = self._clock()
+        begun = time.monotonic()
         self._due = begun + self._interval_s  # also after an error: a full disk is not asked at every step
         if not self._folder.is_dir():
             self._folder.mkdir()  # in a job that is there, or nowhere
@@ -94,7 +91,7 @@ class Checkpoints:
                 _pack(checkpoint, self._key, file)
         finally:
             self._tidy(path)
-        now = self._clock()
+        now = time.monotonic()
         self._due = now + max(self._interval_s, _MAX_SHARE * (now - begun))
 
     def _tidy(self, newest: Path) -> None:

@@ -26,10 +26,9 @@ class GramCache:
     A file is a `.npz`, whose CRC-32 is checked when it is read; a damaged one is computed again.
     """
 
-    def __init__(self, folder: Path, disk_bytes: int = DISK_BYTES) -> None:
+    def __init__(self, folder: Path) -> None:
         """Take a folder, made when first needed; beyond the bound the least recently used file goes first."""
         self._folder = folder
-        self._disk_bytes = disk_bytes
 
     def get(self, key: str, compute: Callable[[], Grams]) -> Grams:
         """Return the Gram matrices of a key, layer -> (C, C) float32."""
@@ -53,5 +52,5 @@ class GramCache:
         for path in sorted(self._folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True):
             is_whole = path.suffix == _SUFFIX
             total += path.lstat().st_size if is_whole else 0
-            if path.name.endswith(f"{_SUFFIX}.new") or (is_whole and total > self._disk_bytes):
+            if path.name.endswith(f"{_SUFFIX}.new") or (is_whole and total > DISK_BYTES):
                 files.remove_tree(path)

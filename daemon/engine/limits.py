@@ -6,12 +6,9 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from daemon.errors import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 STALL_S: Final = 1800.0  # no step of a picture that could ever be finished takes so long
 _LOOK_S: Final = 1.0
@@ -29,27 +26,20 @@ class Excess(NamedTuple):
 class Watch:
     """Finds when the child has passed a limit, while it paints one picture or loads the model."""
 
-    def __init__(
-        self,
-        pid: int,
-        timeout_s: float | None = None,
-        memory_limit_mb: int | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, pid: int, timeout_s: float | None = None, memory_limit_mb: int | None = None) -> None:
         """Start counting; the memory is the child's resident memory, and None means no limit."""
         self._pid = pid
         self._timeout_s = timeout_s
         self._memory_limit_mb = memory_limit_mb
-        self._clock = clock
-        self._begun = self._last_step = self._next_look = clock()
+        self._begun = self._last_step = self._next_look = time.monotonic()
 
     def restart(self) -> None:
         """Restart the stall timer; time that the caller spends on a step does not count."""
-        self._last_step = self._clock()
+        self._last_step = time.monotonic()
 
     def excess(self) -> Excess | None:
         """Return the limit that is passed, if one is. Memory is measured once a second."""
-        now = self._clock()
+        now = time.monotonic()
         if self._timeout_s is not None and now - self._begun > self._timeout_s:
             return Excess("time limit", f"engine.job_timeout_s passed: {self._timeout_s:g} s", Reason.TIMED_OUT)
         if now - self._last_step > STALL_S:

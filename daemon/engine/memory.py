@@ -120,7 +120,6 @@ def plan(job: Sequence[Work], limit_mb: int | None, smaller: int = 0) -> JobPlan
     warning = f"memory may run out: {figures}, and an estimate may be wrong by a tenth"
     report = Plan(
         memory_estimate_mb=None if limit_mb is None else needed_mb,
-        memory_limit_mb=limit_mb,
         computed=str(ways[-1].tile_size),
         is_smallest=all(index == len(found) - 1 for found, index in zip(options, chosen, strict=True)),
         warning="" if MARGIN * needed_mb <= bound_mb else warning,

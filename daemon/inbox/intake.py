@@ -206,8 +206,7 @@ class Inbox:
             with os.fdopen(files.open_regular(self._root / folder.path, name), "rb") as file:
                 data = file.read(safe_yaml.MAX_BYTES + 1)
         except (OSError, files.ChangedError) as error:
-            why = getattr(error, "strerror", None) or error
-            view.waiting[folder.path_of(name)] = f"cannot be read: {why}"
+            view.waiting[folder.path_of(name)] = f"cannot be read: {files.cause(error)}"
             return None
         parsed = sidecar.parse(data, printable(name), defaults)
         digest = hashlib.sha256(data).hexdigest() if len(data) <= safe_yaml.MAX_BYTES else None

@@ -162,7 +162,7 @@ def retire(root: int, job: Job, needed: Collection[str], *, keeps: bool) -> tupl
         except files.ChangedError:
             reason = ""  # gone, or something new that is not ours to touch
         except (OSError, files.SourceError) as error:
-            reason = f"accepted but present: {getattr(error, 'strerror', error)}"
+            reason = f"accepted but present: {files.cause(error)}"
         if reason:
             left[part.name] = reason
         was_removed |= reason is None and part is job.parts[0]

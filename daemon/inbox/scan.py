@@ -83,7 +83,7 @@ def scan(root: Path, ignore: Iterable[str]) -> list[Folder]:
         try:
             todo += _list(root, folder, ignore)
         except (OSError, files.ChangedError) as error:
-            why = getattr(error, "strerror", None) or str(error)
+            why = files.cause(error)
             if folder.path == Path():
                 raise NotReady(f"inbox {root}: {why}") from error
             folder = Folder(folder.path, trouble=f"cannot be read: {why}")

@@ -68,9 +68,7 @@ def result(
             "computed": painting.computed,
         },
         "weights": {"source": info.weights_source, "sha256": info.weights_sha256},
-        "inputs": [
-            {"role": part.role, "name": printable(part.name), "sha256": part.sha256} for part in job.parts
-        ],
+        "inputs": job.inputs_on_record(),
         "versions": {**job.versions, **info.versions},
     }
     text = safe_yaml.dump({**names, **settings, "result": made})

@@ -45,7 +45,7 @@ class Situation:
     config: Config  # of the moment: a reload replaces it
     drains: bool = False  # ends once all is done that is there
     state: str = "starting"
-    started: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - looked up late: it may be replaced
+    started: float = field(default_factory=time.monotonic)
     backoff: Backoff = field(default_factory=Backoff)
     report: Report = _NO_REPORT
     last_scan: float | None = None  # Unix time

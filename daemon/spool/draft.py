@@ -82,7 +82,7 @@ def _copy_part(part: Part, source: Path, target: Path, max_bytes: int, life: Lif
     try:
         fd = files.open_regular(source, part.name)
     except (files.ChangedError, OSError) as error:
-        raise NotTaken(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+        raise NotTaken(f"{name}: {files.cause(error)}") from None
     try:
         if Stamp.of(os.fstat(fd)) != part.stamp:
             raise NotTaken(f"{name} changed")

@@ -37,7 +37,7 @@ INFO = EngineInfo(
     load_s=0.0,
     versions={"fake": "1"},
 )
-PLAN = Plan(memory_estimate_mb=512, memory_limit_mb=None, computed="whole", is_smallest=True)
+PLAN = Plan(memory_estimate_mb=512, computed="whole", is_smallest=True)
 
 
 class AskedLife(Lifeline):

@@ -60,7 +60,7 @@ class LocalEngine:
 
     def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
         """Yield the content at every iteration."""
-        yield Plan(memory_estimate_mb=None, memory_limit_mb=None, computed="whole", is_smallest=True)
+        yield Plan(memory_estimate_mb=None, computed="whole", is_smallest=True)
         count, losses = request.settings.iterations, Losses(3.0, 2.0, 1.0)
         picture = np.asarray(images.read(request.content, 1))
         for iteration in range(count + 1):

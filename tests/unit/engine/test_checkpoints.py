@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -84,11 +85,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the checkpoints."""
+    made = Clock()
+    monkeypatch.setattr("daemon.engine.checkpoints.time", SimpleNamespace(monotonic=made))
+    return made
+
+
+@pytest.fixture
 def opened(folder: Path) -> Callable[..., Checkpoints]:
     """Open the folder as a new process would."""
 
-    def make(key_: str = KEY, interval_s: float = 30, clock: Callable[[], float] | None = None) -> Checkpoints:
-        return Checkpoints(folder, key_, interval_s, clock or Clock())
+    def make(key_: str = KEY, interval_s: float = 30) -> Checkpoints:
+        return Checkpoints(folder, key_, interval_s)
 
     return make
 
@@ -203,7 +212,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(
 ) -> None:
     """Whichever bit of a file flips, what is loaded is equal to the bit, or nothing is."""
     folder = tmp_path_factory.mktemp("job")
-    checkpoints = Checkpoints(folder, KEY, 30, Clock())
+    checkpoints = Checkpoints(folder, KEY, 30)
     checkpoints.save(state_of(7))
     (path,) = kept(folder)
     content = bytearray(path.read_bytes())
@@ -281,7 +290,7 @@ def test_looking_removes_nothing(opened: Callable[..., Checkpoints], folder: Pat
 def count_operations(folder: Path) -> int:
     """Count the durable operations of a third save, into the folder of a job of its own."""
     folder.parent.mkdir()
-    checkpoints = Checkpoints(folder, KEY, 30, Clock())
+    checkpoints = Checkpoints(folder, KEY, 30)
     for pictures in (5, 8):
         checkpoints.save(state_of(pictures))
     with Disk(folder.parent).attached() as disk:
@@ -299,7 +308,7 @@ def test_a_save_that_fails_leaves_the_ones_before(opened: Callable[..., Checkpoi
     for number in range(total):
         place = tmp_path / str(number) / "ckpt"
         place.parent.mkdir()
-        checkpoints = Checkpoints(place, KEY, 30, Clock())
+        checkpoints = Checkpoints(place, KEY, 30)
         for pictures in (5, 8):
             checkpoints.save(state_of(pictures))
         with (
@@ -308,7 +317,7 @@ def test_a_save_that_fails_leaves_the_ones_before(opened: Callable[..., Checkpoi
         ):
             checkpoints.save(state_of(11))
         assert disk.has_struck
-        found = Checkpoints(place, KEY, 30, Clock()).newest().checkpoint
+        found = Checkpoints(place, KEY, 30).newest().checkpoint
         assert found is not None
         assert_equal(found, state_of(len(found.rows)))
         outcomes.add(len(found.rows))
@@ -345,12 +354,12 @@ def test_a_kill_in_a_save_leaves_one_to_resume_from(moment: str, tmp_path: Path)
     for number in range(count_operations(tmp_path / "count" / "ckpt")):
         place = tmp_path / str(number) / "ckpt"
         place.parent.mkdir()
-        checkpoints = Checkpoints(place, KEY, 30, Clock())
+        checkpoints = Checkpoints(place, KEY, 30)
         for pictures in (5, 8):
             checkpoints.save(state_of(pictures))
         with Disk(place.parent, number, moment=moment, is_kill=True).attached(), pytest.raises(Killed):
             checkpoints.save(state_of(11))
-        after = Checkpoints(place, KEY, 30, Clock())
+        after = Checkpoints(place, KEY, 30)
         found = after.newest().checkpoint
         assert found is not None
         assert len(found.rows) in {8, 11}
@@ -361,10 +370,9 @@ def test_a_kill_in_a_save_leaves_one_to_resume_from(moment: str, tmp_path: Path)
 # When one is due
 
 
-def test_one_is_due_after_the_interval(opened: Callable[..., Checkpoints]) -> None:
+def test_one_is_due_after_the_interval(opened: Callable[..., Checkpoints], clock: Clock) -> None:
     """From the start and from each save on, the next is due after the interval, not before."""
-    clock = Clock()
-    checkpoints = opened(interval_s=30, clock=clock)
+    checkpoints = opened(interval_s=30)
     due = []
     for second in range(100):
         clock.now_s = 1000.0 + second
@@ -375,10 +383,9 @@ def test_one_is_due_after_the_interval(opened: Callable[..., Checkpoints]) -> No
 
 
 def test_writing_slowly_is_done_less_often(
-    opened: Callable[..., Checkpoints], monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., Checkpoints], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a save takes a second the next is due in 200 s, so that checkpoints cost half a percent at most."""
-    clock = Clock()
     replaced = files.replaced
 
     @contextlib.contextmanager
@@ -388,7 +395,7 @@ def test_writing_slowly_is_done_less_often(
         clock.now_s += 1.0
 
     monkeypatch.setattr(files, "replaced", slow)
-    checkpoints = opened(interval_s=30, clock=clock)
+    checkpoints = opened(interval_s=30)
     clock.now_s = 1030.0
     checkpoints.save(state_of(3))
     clock.now_s = 1031.0 + 199.9
@@ -398,11 +405,10 @@ def test_writing_slowly_is_done_less_often(
 
 
 def test_a_disk_that_fails_is_asked_again_after_the_interval(
-    opened: Callable[..., Checkpoints], folder: Path
+    opened: Callable[..., Checkpoints], clock: Clock, folder: Path
 ) -> None:
     """After a failed save the next is due an interval later, not at the next step."""
-    clock = Clock()
-    checkpoints = opened(interval_s=30, clock=clock)
+    checkpoints = opened(interval_s=30)
     clock.now_s = 1030.0
     with Disk(folder.parent, 0).attached(), pytest.raises(OSError, match="ENOSPC"):
         checkpoints.save(state_of(3))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from daemon import files
+from daemon.engine import gram_cache
 from daemon.engine.gram_cache import GramCache
 
 if TYPE_CHECKING:
@@ -80,18 +81,18 @@ def test_a_damaged_file_is_computed_again_and_replaced(tmp_path: Path, damage: s
     assert same(GramCache(folder).get("k", Computing(1)), grams(0))
 
 
-def test_the_disk_is_bounded_and_keeps_the_last_used(tmp_path: Path) -> None:
+def test_the_disk_is_bounded_and_keeps_the_last_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound the least recently used file is removed, and one that a kill left half written."""
     folder = tmp_path / "targets"
     GramCache(folder).get("0", Computing())
     (path,) = folder.iterdir()
-    bound = 2 * path.stat().st_size
+    monkeypatch.setattr(gram_cache, "DISK_BYTES", 2 * path.stat().st_size)
     os.utime(path, (1, 1))
-    GramCache(folder, disk_bytes=bound).get("1", Computing())
+    GramCache(folder).get("1", Computing())
     os.utime(folder / "1.grams", (2, 2))
-    GramCache(folder, disk_bytes=bound).get("0", Computing())  # used now
+    GramCache(folder).get("0", Computing())  # used now
     (folder / ".9.grams.new").write_bytes(b"half")
-    GramCache(folder, disk_bytes=bound).get("2", Computing())
+    GramCache(folder).get("2", Computing())
     assert sorted(path.name for path in folder.iterdir()) == ["0.grams", "2.grams"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,9 +30,11 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """A clock at some time."""
-    return Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the limits, at some time."""
+    made = Clock()
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=made))
+    return made
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_time_limit_is_for_the_whole_picture(clock: Clock) -> None:
     """Messages that keep coming do not put the time limit off."""
-    watch = Watch(os.getpid(), timeout_s=10, clock=clock)
+    watch = Watch(os.getpid(), timeout_s=10)
     for _ in range(10):
         watch.restart()
         assert watch.excess() is None
@@ -59,7 +62,7 @@ def test_the_time_limit_is_for_the_whole_picture(clock: Clock) -> None:
 
 def test_silence_ends_what_has_no_time_limit(clock: Clock) -> None:
     """Half an hour without a message is too long, without any limit configured."""
-    watch = Watch(os.getpid(), clock=clock)
+    watch = Watch(os.getpid())
     clock.now += 1800
     assert watch.excess() is None
     clock.now += 1
@@ -68,7 +71,7 @@ def test_silence_ends_what_has_no_time_limit(clock: Clock) -> None:
 
 def test_time_between_two_waits_is_no_silence(clock: Clock) -> None:
     """However long the one who takes the steps is busy, as with a full disk, the child is not blamed."""
-    watch = Watch(os.getpid(), clock=clock)
+    watch = Watch(os.getpid())
     clock.now += 5000
     watch.restart()
     assert watch.excess() is None
@@ -76,7 +79,7 @@ def test_time_between_two_waits_is_no_silence(clock: Clock) -> None:
 
 def test_memory_beyond_the_limit_is_reported_in_megabytes(clock: Clock, used: list[int]) -> None:
     """At the limit is within it; beyond, both figures are named."""
-    watch = Watch(os.getpid(), memory_limit_mb=10, clock=clock)
+    watch = Watch(os.getpid(), memory_limit_mb=10)
     assert watch.excess() is None
     used[0] = 11
     clock.now += 1
@@ -87,7 +90,7 @@ def test_memory_beyond_the_limit_is_reported_in_megabytes(clock: Clock, used: li
 def test_memory_is_looked_at_once_a_second(clock: Clock, used: list[int]) -> None:
     """Steps that come quickly do not cost a look each."""
     used[:] = list(range(100))
-    watch = Watch(os.getpid(), memory_limit_mb=1000, clock=clock)
+    watch = Watch(os.getpid(), memory_limit_mb=1000)
     for _ in range(30):
         assert watch.excess() is None
         clock.now += 0.1
@@ -97,7 +100,7 @@ def test_memory_is_looked_at_once_a_second(clock: Clock, used: list[int]) -> Non
 def test_without_a_memory_limit_nothing_is_looked_at(clock: Clock, used: list[int]) -> None:
     """No limit, no look."""
     used[:] = [1, 2]
-    assert Watch(os.getpid(), clock=clock).excess() is None
+    assert Watch(os.getpid()).excess() is None
     assert used == [1, 2]
 
 

@@ -173,7 +173,7 @@ def test_without_a_limit_nothing_is_estimated() -> None:
     """Where nobody tells what memory there is, a job starts in one piece, without estimate or warning."""
     tile_sizes, report, spare_mb = plan([work(4096, 3072)], None)
     assert tile_sizes == (WHOLE,)
-    assert (report.memory_estimate_mb, report.memory_limit_mb, spare_mb) == (None, None, None)
+    assert (report.memory_estimate_mb, spare_mb) == (None, None)
     assert report.warning == ""
 
 
