@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +34,8 @@ _MS: Final = timedelta(milliseconds=1)  # the resolution of the records
 class _Job:
     """The times of one job on record; one that was retried has its last end only."""
 
+    state: State
+    changed: float  # the time of its last record
     accepted_at: datetime | None
     ended_at: datetime | None = None
     hours_used: float = 0.0
@@ -112,9 +114,13 @@ class Report:
 
     def _gather(self, since: datetime) -> None:
         """Read the jobs whose records changed since then; there may be thousands of others."""
-        known = {id_: job for id_, job in self._jobs.items() if job.ended_at and job.ended_at >= since}
-        entries = [job for job in self._spool.all_entries() if _changed(job) >= since.timestamp() - 1]
-        self._jobs = known | {entry.id: _read(entry) for entry in entries}
+        kept = {id_: known for id_, known in self._jobs.items() if known.ended_at and known.ended_at >= since}
+        for entry in self._spool.all_entries():
+            changed, known = _changed(entry), self._jobs.get(entry.id)
+            if changed >= since.timestamp() - 1:
+                is_same = known and (known.state, known.changed) == (entry.state, changed)
+                kept[entry.id] = known if known and is_same else _read(entry, changed)
+        self._jobs = kept
 
     def _put(
         self,
@@ -179,10 +185,11 @@ def _changed(entry: StoredJob) -> float:
     return max((path.stat().st_mtime for path in records if path.exists()), default=0.0)
 
 
-def _read(entry: StoredJob) -> _Job:
+def _read(entry: StoredJob, changed: float) -> _Job:
     accepted_at = datetime.fromisoformat(entry.job.accepted_at) if entry.job else None
+    job = _Job(entry.state, changed, accepted_at)
     if entry.state is State.DONE:
-        return _Job(accepted_at, entry.ended_at, entry.facts.get("elapsed_s", 0.0) / 3600)
+        return replace(job, ended_at=entry.ended_at, hours_used=entry.facts.get("elapsed_s", 0.0) / 3600)
     if entry.state is State.FAILED:
-        return _Job(accepted_at, entry.ended_at, failure=summary.failure(entry.label, entry.failure))
-    return _Job(accepted_at)
+        return replace(job, ended_at=entry.ended_at, failure=summary.failure(entry.label, entry.failure))
+    return job

@@ -208,12 +208,14 @@ class Service:
         self.situation.state = "stopping"
         notify(STOPPING="1", STATUS="stopping")
         self.ask_stop()
-        self.engine.stop()
-        self.lives["worker"].rest()
-        self.publisher.close()
-        intake.join()
-        self._is_over.set()
-        status.join()
+        try:
+            self.engine.stop()
+            self.lives["worker"].rest()
+            self.publisher.close()
+            intake.join()
+        finally:
+            self._is_over.set()  # or the status thread would keep the process alive
+            status.join()
         self.situation.state = "stopped"
         self.upkeep.end()
         uptime_s = round(time.monotonic() - self.situation.started, 1)

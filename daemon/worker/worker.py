@@ -78,7 +78,7 @@ class Worker:
 
     def _work(self, claim: Claim) -> Outcome:
         """Work on a claim; a retried one runs alone, so that a crash takes no other job with it."""
-        is_retried = claim.attempt > 1
+        is_retried = claim.attempt > 1 or claim.entry.times_exhausted > 0
         if is_retried:
             self.publisher.await_idle(self._life)
         outcome = self._outcome(claim)
