@@ -83,7 +83,8 @@ class Room:
         needed, reserved = room_needed(entry.job), list(self.reserved.values())
         if is_stored(entry):
             return needed
-        others = sum(other.outbox for other in reserved)  # of theirs, no more than the results is to come
+        # The claimed jobs have yet to write their results, in the spool and then in the outbox.
+        others = sum(other.outbox for other in reserved)
         spool = max(0, needed.spool - files.size_of(entry.out) - files.size_of(entry.checkpoints)) + others
         outbox = needed.outbox + others
         entries = needed.entries + sum(other.entries for other in reserved)
