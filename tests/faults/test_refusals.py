@@ -14,7 +14,6 @@ from support.trees import Stepper, wait_for
 from daemon import files, safe_yaml
 from daemon.errors import NotReady, Reason
 from daemon.job import State
-from daemon.service.systemd import notify
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
@@ -296,7 +295,6 @@ def test_a_stop_ends_the_wait(make_tree: Callable[[], Tree]) -> None:
     stepper.service.backoff.begin = lambda *_: stepper.service.ask_stop()  # type: ignore[method-assign]
     with disk.attached():
         wait_for(lambda: stepper.turn() is Ending.INTERRUPTED, "the stop")
-    assert notify(STATUS="nobody listens") is False
     (entry,) = tree.spool.entries(State.QUEUED)
     assert entry.attempts_used == 0
     engine = FakeEngine()

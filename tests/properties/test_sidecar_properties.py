@@ -120,7 +120,7 @@ def result_of(job: Job) -> bytes:
     losses = Losses(1.0, 0.5, 0.5)
     painting = Painting(np.zeros((16, 16, 3), np.uint8), 3, losses, losses, losses, 0.1, 1.0)
     info = EngineInfo("cpu", "float32", "bundled", "0" * 64, 0.5, {})
-    return record.result(job, painting, info, 1, "2026-01-01T00:00:00Z", iterations=3)
+    return record.result(job, painting, info, 1, "2026-01-01T00:00:00Z", iterations=3, memory_estimate_mb=None)
 
 
 @given(valid_settings(), PLAIN_NAMES, STYLES, st.sampled_from(list(PRESETS)), st.sampled_from(list(PRESETS)))
