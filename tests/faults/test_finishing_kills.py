@@ -82,7 +82,7 @@ def _live_through(base: Path, kills: int, seed: int) -> list[int]:
     for number in range(kills):
         for job in range(JOBS):
             tree.drop(f"p{number}-{job}", **KEYS)
-        hits.append(Mortal(base).kill_after(moments.uniform(0.0, 1.0)))
+        hits.append(Mortal(base).kill_after(moments.uniform(0.0, 0.3)))
         tree.check()
     assert Mortal(base, "drain").wait() == 0
     tree.check(is_quiet=True)
