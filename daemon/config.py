@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -15,7 +14,7 @@ from daemon import safe_yaml
 from daemon.errors import ConfigError, Fault
 from daemon.settings import Model, number
 from daemon.sidecar import default_faults
-from daemon.validation import explain, refusal, shown, unknown_key
+from daemon.validation import explain, only, shown, unknown_key
 
 DEFAULT_PATH: Final = Path("/etc/styletransferd/config.yaml")
 PATH_VARIABLE: Final = "STYLETRANSFERD_CONFIG"
@@ -23,21 +22,12 @@ OVERRIDE_PREFIX: Final = "STYLETRANSFERD__"
 CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"  # a time of day
 
 
-def _matching(pattern: str, allowed: str) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise refusal(allowed)
-        return value
-
-    return BeforeValidator(check)
-
-
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False), BeforeValidator(number)]
 Number = Annotated[int, Field(ge=1), BeforeValidator(number)]
 Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), BeforeValidator(number)]
-Device = Annotated[str, _matching(r"auto|cpu|gpu(:\d{1,3})?", "auto, gpu, gpu:N or cpu")]
-Window = Annotated[str, _matching(rf"{CLOCK}-{CLOCK}", 'a time span such as "22:00-06:00"')]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d{1,3})?)$"), only("auto, gpu, gpu:N or cpu")]
+Window = Annotated[str, Field(pattern=rf"^{CLOCK}-{CLOCK}$"), only('a time span such as "22:00-06:00"')]
 
 
 def _off(value: Any) -> Any:
@@ -126,26 +116,21 @@ class Config(Model):
 
     def based_at(self, base: Path) -> Config:
         """Resolve every relative path against a folder."""
-        moved = {name: None if path is None else base / _at_home(path) for name, path in self.folders}
+
+        def at(path: Path | str | None) -> Path | None:
+            # Unlike `Path.expanduser`, this keeps the `~` of an unknown user.
+            return None if path is None else base / os.path.expanduser(path)  # noqa: PTH111
+
         weights = self.engine.weights
         if weights not in {"bundled", "imagenet"}:
-            weights = str(base / _at_home(Path(weights)))
-        textfile = self.metrics.textfile
+            weights = str(at(weights))
         return self.model_copy(
             update={
-                "folders": Folders(**moved),
+                "folders": Folders.model_validate({name: at(path) for name, path in self.folders}),
                 "engine": self.engine.model_copy(update={"weights": weights}),
-                "metrics": Metrics(textfile=None if textfile is None else base / _at_home(textfile)),
+                "metrics": Metrics(textfile=at(self.metrics.textfile)),
             }
         )
-
-
-def _at_home(path: Path) -> Path:
-    """Expand `~`; if there is no such user, keep the path as it is."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        return path
 
 
 def flat(model: BaseModel, prefix: str = "") -> dict[str, Any]:

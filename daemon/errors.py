@@ -1,14 +1,4 @@
-"""What can go wrong, and who it concerns.
-
-    DaemonError
-    ├── ConfigError      the config is wrong: exit 78, every fault listed
-    ├── NotReady         the environment (share, disk, GPU) is not ready: the daemon pauses; at start, exit 75
-    ├── NotTaken         a drop may not be complete: it stays in the inbox, and the message says why
-    ├── JobError         one job cannot be done: it goes to `failed/`, the others go on
-    └── EngineError      the engine's process ended or was killed: the attempt counts, the job is tried again
-
-Any other exception is a defect and ends the process with one log line.
-"""
+"""What can go wrong. Any exception but a `DaemonError` is a defect and ends the process with one log line."""
 
 from __future__ import annotations
 
@@ -118,7 +108,7 @@ class DaemonError(Exception):
 
 @dataclass(eq=False)
 class ConfigError(DaemonError):
-    """The config cannot be used; `faults` lists every reason."""
+    """The config cannot be used: exit 78. `faults` lists every reason."""
 
     faults: tuple[Fault, ...]
     is_verbose: bool = False
@@ -141,7 +131,7 @@ class PauseKind(StrEnum):
     def of(cls, error: BaseException | None) -> PauseKind:
         """Classify the error that made the daemon wait."""
         if isinstance(error, NotReady):
-            return error.kind
+            return error.kind or cls.of(error.__cause__)
         number = error.errno if isinstance(error, OSError) else None
         return next((kind for kind, numbers in _ERRNOS.items() if number in numbers), cls.OTHER)
 
@@ -157,16 +147,14 @@ _ERRNOS: Final = {
 
 
 class NotReady(DaemonError):  # noqa: N818 - a state to wait for, not a mistake
-    """The environment does not allow work now; the message says what is missing in one line."""
+    """The environment (share, disk, GPU) does not allow work now: the daemon pauses; at its start, exit 75.
+
+    The message says in one line what is missing; `kind` in one word, unless the error's cause tells it.
+    """
 
     def __init__(self, message: str, kind: PauseKind | None = None) -> None:
         super().__init__(message)
-        self._kind = kind
-
-    @property
-    def kind(self) -> PauseKind:
-        """What is missing, in one word; by default that of the error it is raised from."""
-        return self._kind or PauseKind.of(self.__cause__)
+        self.kind = kind
 
 
 class NotTaken(DaemonError):  # noqa: N818 - an answer, not a mistake
@@ -175,14 +163,10 @@ class NotTaken(DaemonError):  # noqa: N818 - an answer, not a mistake
 
 @dataclass(eq=False)
 class JobError(DaemonError):
-    """This job cannot be done, now or later; `picture` is the last good one, if there was one."""
+    """This job cannot be done, now or later: it goes to `failed/`, the others go on."""
 
     failure: Failure
-    picture: Any = None  # (H, W, 3) uint8 RGB
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle with every field, so that it can be sent through a pipe."""
-        return JobError, (self.failure, self.picture)
+    picture: Any = None  # the last good one, if there was one: (H, W, 3) uint8 RGB
 
     def __str__(self) -> str:
         """Say what happened."""
@@ -191,7 +175,7 @@ class JobError(DaemonError):
 
 @dataclass(eq=False)
 class EngineError(DaemonError):
-    """The engine's process ended during a job: crash, kill or time limit."""
+    """The engine's process ended during a job, by a crash, a kill or a time limit: the job is tried again."""
 
     message: str
     reason: Reason = Reason.ENGINE_CRASHED

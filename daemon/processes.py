@@ -26,7 +26,6 @@ from daemon.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import IO
 
 # How long the rest of a message may take once it has begun; then the child counts as hanging.
 HALF_MESSAGE_S: Final = 20
@@ -38,7 +37,10 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Child:
-    """A child process and our end of its pipe, whose reads raise BlockingIOError if a message stalls midway."""
+    """A child process and our end of its pipe, whose reads raise BlockingIOError if a message stalls midway.
+
+    `output` is its stdout and stderr together, if piped.
+    """
 
     def __init__(
         self,
@@ -67,16 +69,7 @@ class Child:
                 start_new_session=True,  # a Ctrl-C in the terminal is for the daemon alone
             )
             self.pipe = Connection(ours.detach())
-
-    @property
-    def pid(self) -> int:
-        """The number of its process."""
-        return self._process.pid
-
-    @property
-    def output(self) -> IO[bytes] | None:
-        """Its stdout and stderr together, if piped."""
-        return self._process.stdout
+        self.pid, self.output = self._process.pid, self._process.stdout
 
     @property
     def is_running(self) -> bool:
@@ -133,10 +126,8 @@ def ending(code: int) -> str:
     """Say in words how a child ended, from `Popen.returncode`."""
     if code >= 0:
         return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"  # a real-time signal has no name
+    names = {number.value: number.name for number in signal.Signals}  # a real-time signal has none
+    return f"signal {names.get(-code, -code)}"
 
 
 def adopt() -> Connection:

@@ -12,16 +12,16 @@ from pydantic import (
     ConfigDict,
     Field,
     TypeAdapter,
-    ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    WrapValidator,
 )
 
 from daemon.errors import Reason
-from daemon.validation import refusal, suggestion
+from daemon.validation import only, refusal, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MIN_SIZE_PX: Final = 16
 MAX_SIZE_PX: Final = 16384
@@ -47,19 +47,7 @@ def number(value: Any) -> Any:
     return value
 
 
-def _size(value: Any) -> Any:
-    if value == "original":
-        return value
-    try:
-        size = None if isinstance(value, bool) or int(value) != float(value) else int(value)
-    except (ValueError, TypeError, OverflowError):
-        size = None
-    if size is None or not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
-        raise refusal(f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original")
-    return size
-
-
-def _layers(value: Any) -> Any:
+def _layers(value: Any, handler: Callable[[Any], dict[str, float]]) -> dict[str, float]:
     """Read `[a, b]` as equal weights, and `{a: 2}` as weights."""
     allowed = f"VGG19 layers from {LAYERS[0]} to {LAYERS[-1]}, as a list or as `layer: weight`"
     if isinstance(value, str):
@@ -74,10 +62,7 @@ def _layers(value: Any) -> Any:
     unknown = [str(name) for name in value if name not in LAYERS]
     if unknown:
         raise refusal(allowed, hint=suggestion(unknown[0], list(LAYERS)))
-    try:
-        weights = {name: _WEIGHT.validate_python(weight) for name, weight in value.items()}
-    except ValidationError:
-        raise refusal("a weight of 0 or more for each layer") from None
+    weights = handler(value)
     has_share(weights.values())
     return weights
 
@@ -105,17 +90,15 @@ def plain_name(value: Any) -> Any:
     return value
 
 
+Whole = Annotated[int, BeforeValidator(number)]
+Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
 Count = Annotated[int, Field(ge=1, le=MAX_ITERATIONS), BeforeValidator(number)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
-_WEIGHT: Final = TypeAdapter(Amount)
-Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), BeforeValidator(number)]
 PlainName = Annotated[str, BeforeValidator(plain_name)]
+Pixels = Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(number)]
 Size = Annotated[
-    int | Literal["original"],
-    BeforeValidator(_size),
-    WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": MIN_SIZE_PX, "maximum": MAX_SIZE_PX}, {"const": "original"}]}
-    ),
+    Pixels | Literal["original"],
+    only(f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original"),
 ]
 _LAYER: Final = {"enum": list(LAYERS)}
 _LAYER_LIST: Final = {"type": "array", "items": _LAYER, "uniqueItems": True, "minItems": 1}
@@ -126,7 +109,7 @@ _LAYER_MAPPING: Final = {
     "minProperties": 1,
 }
 LayerWeights = Annotated[
-    dict[str, float], BeforeValidator(_layers), WithJsonSchema({"anyOf": [_LAYER_LIST, _LAYER_MAPPING]})
+    dict[str, Amount], WrapValidator(_layers), WithJsonSchema({"anyOf": [_LAYER_LIST, _LAYER_MAPPING]})
 ]
 Preset = Literal["default", "paper", "preview", "fine"]
 
@@ -140,7 +123,7 @@ class Model(BaseModel):
 class Scale(Model):
     """One size of the coarse-to-fine painting, with its iterations."""
 
-    size: Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(number)]
+    size: Pixels
     iterations: Count
 
 
@@ -160,9 +143,7 @@ def _growing(value: list[Scale] | str, info: ValidationInfo) -> list[Scale] | st
 class EarlyStop(Model):
     """When a scale ends before its last iteration."""
 
-    improvement: Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)] = Field(
-        0.01, description="The fraction by which the loss must fall..."
-    )
+    improvement: Real = Field(0.01, gt=0, lt=1, description="The fraction by which the loss must fall...")
     iterations: Count = Field(10, description="...within this many iterations.")
 
 
@@ -178,8 +159,8 @@ def _early_stop(value: Any) -> Any:
 class Frames(Model):
     """Which intermediate pictures are kept."""
 
-    every: Annotated[int, Field(ge=0, le=MAX_ITERATIONS), BeforeValidator(number)] = Field(
-        10, description="Keep a frame every this many iterations; 0: none."
+    every: Whole = Field(
+        10, ge=0, le=MAX_ITERATIONS, description="Keep a frame every this many iterations; 0: none."
     )
     animation: Literal["none", "webp", "gif"] = Field("webp", description="Format of the animation, if any.")
 
@@ -197,8 +178,11 @@ class Output(Model):
 class Settings(Model):
     """Everything that determines a result besides its input pictures."""
 
-    strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)] = Field(
-        0.5, description="From 0, a hint of the style, to 1, almost only style; for objective balanced."
+    strength: Real = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="From 0, a hint of the style, to 1, almost only style; for objective balanced.",
     )
     size: Size = Field(512, description="Longest side of the result in pixels, or original.")
     iterations: Count = Field(20, description="Iterations at the final size.")
@@ -207,7 +191,7 @@ class Settings(Model):
     ] = Field("auto", description="Coarse sizes before the final one; auto: its halves, down to 128 px.")
     objective: Literal["balanced", "paper"] = Field("balanced", description="The loss that is minimized.")
     optimizer: Literal["lbfgs", "adam"] = Field("lbfgs", description="The method that minimizes it.")
-    learning_rate: Rate = Field(2.0, description="Step size of Adam, in gray levels of 255.")
+    learning_rate: Real = Field(2.0, gt=0, le=1e6, description="Step size of Adam, in gray levels of 255.")
     content_weight: Amount = Field(1000.0, description="Weight of the content loss; for objective paper.")
     style_weight: Amount = Field(0.01, description="Weight of the style loss; for objective paper.")
     content_layers: LayerWeights = Field({"block4_conv2": 1.0}, description="Layers of the content loss.")
@@ -220,15 +204,15 @@ class Settings(Model):
     init_colors: Literal["style", "content"] = Field(
         "style", description="Colors of a start from the content: adapted to the style, or unchanged."
     )
-    seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(number)] = Field(0, description="For noise.")
+    seed: Whole = Field(0, ge=0, lt=2**63, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
         False,  # noqa: FBT003 - null means "not set"
         description="End a scale once its loss hardly falls; false: never.",
     )
     frames: Frames = Field(Frames(), description="Intermediate pictures and their animation.")
     output: Output = Field(Output(), description="The format of the result.")
-    priority: Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(number)] = Field(
-        0, description="Jobs of higher priority start first; then first come, first served."
+    priority: Whole = Field(
+        0, ge=-1000, le=1000, description="Jobs of higher priority start first; then first come, first served."
     )
 
     def all_scales(self, height_px: int, width_px: int) -> tuple[Scale, ...]:
@@ -264,13 +248,10 @@ def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
     return coarse
 
 
-_BALANCED: Final = {
-    name: Settings.model_fields[name].default
-    for name in (
-        *("strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"),
-        *("tv_weight", "pooling", "init", "init_colors"),
-    )
-}
+_BALANCED: Final = Settings().model_dump(
+    include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
+    | {"tv_weight", "pooling", "init", "init_colors"}
+)
 _PAPER: Final = {
     **{name: value for name, value in _BALANCED.items() if name != "strength"},
     "iterations": 100,
@@ -312,12 +293,7 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
             result[key] = {**below, **value}
         elif value is not None:
             result[key] = value
-    if isinstance(result.get("scales"), list) and own.get("scales") is None:
-        result["scales"] = [scale for scale in result["scales"] if not _reaches(scale, own.get("size"))]
+    final = own.get("size")
+    if isinstance(final, int) and isinstance(result.get("scales"), list) and own.get("scales") is None:
+        result["scales"] = [scale for scale in result["scales"] if int(scale["size"]) < final]
     return result
-
-
-def _reaches(scale: Any, size: Any) -> bool:
-    """Whether a scale that is not validated yet is as large as a size."""
-    longest = scale.get("size") if isinstance(scale, dict) else None
-    return isinstance(longest, int) and isinstance(size, int) and longest >= size

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, WrapValidator
 
 from daemon import safe_yaml
 from daemon.errors import Fault
 from daemon.settings import Amount, Model, PlainName, Preset, Settings, has_share, merged, plain_name
 from daemon.validation import explain, refusal, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
 
@@ -22,7 +25,7 @@ class StyleRef(Model):
     weight: Amount = 1.0
 
 
-def _styles(value: Any) -> Any:
+def _styles(value: Any, handler: Callable[[Any], list[StyleRef]]) -> list[StyleRef] | None:
     """Read `wave.jpg` and `[wave.jpg, {image: scream.jpg, weight: 2}]` alike."""
     if value is None:
         return None
@@ -31,12 +34,8 @@ def _styles(value: Any) -> Any:
         raise refusal("a file name, or a list of {image: wave.jpg, weight: 2}")
     if isinstance(value, str):
         plain_name(value)
-    return [{"image": item} if isinstance(item, str) else item for item in items]
-
-
-def _blend(styles: list[StyleRef] | None) -> list[StyleRef] | None:
-    if styles is not None:
-        has_share(style.weight for style in styles)
+    styles = handler([{"image": item} if isinstance(item, str) else item for item in items])
+    has_share(style.weight for style in styles)
     return styles
 
 
@@ -64,8 +63,7 @@ class SidecarModel(Settings):
     )
     style: Annotated[
         list[StyleRef] | None,
-        BeforeValidator(_styles),
-        AfterValidator(_blend),
+        WrapValidator(_styles),
         WithJsonSchema(
             {
                 "anyOf": [
@@ -120,10 +118,6 @@ def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
         return _faulty({}, (Fault(file, "", shown(raw), "keys and values, such as `content: sunset.jpg`"),))
-    strange = [shown(key) for key in raw if not isinstance(key, str)]
-    if strange:
-        problem = "a key that is not text:"
-        return _faulty(raw, tuple(Fault(file, key, "", "text", problem=problem) for key in strange))
     house = house or {}
     preset = raw.get("preset")
     try:

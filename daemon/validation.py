@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from daemon.errors import Fault, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MAX_SHOWN: Final = 60
 _MAX_LISTED: Final = 8  # so many known keys fit into a hint
@@ -28,6 +31,18 @@ def refusal(allowed: str, reason: Reason = Reason.BAD_SIDECAR, hint: str = "") -
     """Make the error that a validator raises; `allowed` completes the words "it must be"."""
     context = {"allowed": allowed, "reason": reason.value, "hint": hint}
     return PydanticCustomError("refused", "{allowed}", context)
+
+
+def only(allowed: str) -> WrapValidator:
+    """Make a validator that states what is allowed instead of any error of pydantic's."""
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise refusal(allowed) from None
+
+    return WrapValidator(check)
 
 
 def shown(value: object) -> str:
@@ -56,27 +71,33 @@ def explain(error: ValidationError, model: type[BaseModel], file: str) -> tuple[
     """Turn a validation error into faults, one for each key, in the order of the file."""
     found: dict[str, Fault] = {}
     for item in error.errors(include_url=False):
-        path = [str(part) for part in item["loc"]]
-        key = ".".join(path)
-        found.setdefault(key, _fault(item, path, model, file))
+        fault = _fault(item, model, file)
+        found.setdefault(fault.key, fault)
     return tuple(found.values())
 
 
-def _fault(item: Any, path: list[str], model: type[BaseModel], file: str) -> Fault:
+def _fault(item: Any, model: type[BaseModel], file: str) -> Fault:
+    path = [str(part) for part in item["loc"]]
     key, value, context = ".".join(path), shown(item["input"]), item.get("ctx", {})
-    if item["type"] == "extra_forbidden":
-        return unknown_key(file, key, value, _keys_at(model, path[:-1]))
-    if item["type"] == "missing":
-        return Fault(file, key, problem="missing key")
-    if item["type"] == "refused":
-        return Fault(file, key, value, context["allowed"], context["hint"], Reason(context["reason"]))
-    if item["type"] == "literal_error":
-        words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
-        word = item["input"] if isinstance(item["input"], str) else ""
-        return Fault(file, key, value, f"one of {', '.join(words)}", suggestion(word, words))
-    if item["type"] == "model_type":
-        return Fault(file, key, value, f"keys and values ({', '.join(_keys_at(model, path))})")
-    return Fault(file, key, value, _requirement(item["type"], item["msg"]))
+    hint = ""
+    match item["type"]:
+        case "extra_forbidden":
+            return unknown_key(file, key, value, _keys_at(model, path[:-1]))
+        case "invalid_key":
+            key = ".".join([*path[:-1], value])
+            return Fault(file, key, allowed="text", problem="a key that is not text:")
+        case "missing":
+            return Fault(file, key, problem="missing key")
+        case "refused":
+            return Fault(file, key, value, context["allowed"], context["hint"], Reason(context["reason"]))
+        case "literal_error":
+            words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
+            allowed, hint = f"one of {', '.join(words)}", suggestion(str(item["input"]), words)
+        case "model_type":
+            allowed = f"keys and values ({', '.join(_keys_at(model, path))})"
+        case kind:
+            allowed = _requirement(kind, item["msg"])
+    return Fault(file, key, value, allowed, hint)
 
 
 def _requirement(kind: str, message: str) -> str:
@@ -84,8 +105,7 @@ def _requirement(kind: str, message: str) -> str:
     name, _, rest = kind.partition("_")
     if name in _KINDS and rest.startswith(("type", "parsing", "from")):
         return _KINDS[name]
-    for start in ("Input should be ", "Value error, "):
-        message = message.removeprefix(start)
+    message = message.removeprefix("Input should be ")
     for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
         message = message.replace(long, short)
     return message[:1].lower() + message[1:]

@@ -136,7 +136,7 @@ def test_a_job_survives_being_written_down(job: Job) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(b"", b"{", b"\xff", b"[]", b"null", b"3", b'"x"', b"{}", b"[" * 200_000),
+        *(b"", b"{", b"\xff", b"[]", b"null", b"3", b'"x"', b"{}"),
         b'{"settings": 1, "failure": null, "parts": []}',
         b'{"settings": null, "failure": 1, "parts": []}',
         b'{"settings": null, "failure": null, "parts": 1}',
