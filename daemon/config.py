@@ -14,7 +14,7 @@ from daemon import safe_yaml
 from daemon.errors import ConfigError, Fault
 from daemon.settings import Model, number
 from daemon.sidecar import default_faults
-from daemon.validation import explain, only, shown, unknown_key
+from daemon.validation import explain, only, shown
 
 DEFAULT_PATH: Final = Path("/etc/styletransferd/config.yaml")
 PATH_VARIABLE: Final = "STYLETRANSFERD_CONFIG"
@@ -172,12 +172,8 @@ def find(given: Path | None) -> Path:
     return given or Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
 
 
-def load(path: Path, environment: dict[str, str] | None = None) -> Config:
-    """Load and validate a config file with its overrides from the environment, by default the process's.
-
-    Raises:
-        ConfigError: the config has faults; the error lists all of them.
-    """
+def load(path: Path) -> Config:
+    """Load and validate a config file with its overrides from the environment; ConfigError lists all faults."""
     try:
         raw = safe_yaml.parse(path.read_bytes())
     except OSError as error:
@@ -186,15 +182,15 @@ def load(path: Path, environment: dict[str, str] | None = None) -> Config:
     except safe_yaml.DocumentError as error:
         raise ConfigError((Fault(str(path), problem=str(error)),)) from None
     raw = {} if raw is None else raw
-    if not isinstance(raw, dict) or any(not isinstance(key, str) for key in raw):
+    if not isinstance(raw, dict):
         raise ConfigError((Fault(str(path), "", shown(raw), "sections such as `folders:`"),))
-    return build(raw, path.absolute().parent, str(path), environment)
+    return build(raw, path.absolute().parent, str(path))
 
 
 def build(
     raw: dict[str, Any], base: Path, source: str = "config", environment: dict[str, str] | None = None
 ) -> Config:
-    """Make a config from plain data and environment overrides; see `load`."""
+    """Make a config from plain data and overrides, by default those of the process; see `load`."""
     environment = dict(os.environ) if environment is None else environment
     merged, faults = _overridden(raw, environment)
     try:
@@ -223,8 +219,9 @@ def _overlaps(folders: Folders, source: str) -> tuple[Fault, ...]:
 def _traced(fault: Fault, environment: dict[str, str]) -> Fault:
     """Name the variable instead of the file if a fault comes from the environment."""
     for variable in environment:
-        path = variable.removeprefix(OVERRIDE_PREFIX).lower().replace("__", ".")
-        if variable.startswith(OVERRIDE_PREFIX) and f"{fault.key}.".startswith(f"{path}."):
+        path = variable.removeprefix(OVERRIDE_PREFIX).lower().replace("__", ".") + "."
+        key = f"{fault.key}."
+        if variable.startswith(OVERRIDE_PREFIX) and (key.startswith(path) or path.startswith(key)):
             return replace(fault, file=variable)
     return fault
 
@@ -236,20 +233,16 @@ def _overridden(raw: dict[str, Any], environment: dict[str, str]) -> tuple[dict[
     for variable in sorted(environment):
         if not variable.startswith(OVERRIDE_PREFIX):
             continue
-        path = variable.removeprefix(OVERRIDE_PREFIX).lower().split("__")
-        sections = list(Config.model_fields)
-        if path[0] not in sections:
-            faults.append(unknown_key(variable, path[0], shown(environment[variable]), sections))
-            continue
         try:
             value = safe_yaml.parse(environment[variable].encode("utf-8", "surrogateescape"))
         except safe_yaml.DocumentError as error:
             faults.append(Fault(variable, problem=str(error)))
             continue
+        *sections, key = variable.removeprefix(OVERRIDE_PREFIX).lower().split("__")
         node = merged
-        for part in path[:-1]:
-            below = node.get(part)
-            node[part] = dict(below) if isinstance(below, dict) else {}
-            node = node[part]
-        node[path[-1]] = value
+        for section in sections:
+            below = node.get(section)
+            node[section] = dict(below) if isinstance(below, dict) else {}
+            node = node[section]
+        node[key] = value
     return {section: value for section, value in merged.items() if value is not None}, tuple(faults)

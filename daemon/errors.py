@@ -81,11 +81,7 @@ class Failure:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Failure:
-        """Read back what `dataclasses.asdict` wrote.
-
-        Raises:
-            KeyError, TypeError, ValueError: the data does not describe a failure.
-        """
+        """Read what `dataclasses.asdict` wrote; KeyError, TypeError or ValueError if it is not that."""
         faults = tuple(Fault(**{**item, "reason": Reason(item["reason"])}) for item in data["faults"])
         lines = tuple(data["last_lines"])
         return cls(**{**data, "reason": Reason(data["reason"]), "faults": faults, "last_lines": lines})

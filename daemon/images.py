@@ -69,11 +69,7 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
 
 
 def header_size(path: Path) -> tuple[int, int]:
-    """Read the stored height and width, before any EXIF orientation; nothing is decoded.
-
-    Raises:
-        OSError: the file cannot be read, or is not a picture of an allowed format.
-    """
+    """Read a picture's stored height and width, before any EXIF orientation; OSError if it is not one."""
     with _opened(path) as image:
         return image.height, image.width
 
@@ -131,11 +127,7 @@ def icc_profile(path: Path) -> bytes | None:
 
 
 def fit(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Scale a (height, width) so that its longest side is `longest`; the aspect ratio is kept.
-
-    Raises:
-        JobError: the short side would be below `MIN_SIDE_PX`.
-    """
+    """Scale a (height, width) as `scaled` does; JobError if its short side would be below `MIN_SIDE_PX`."""
     fitted = scaled(height, width, longest)
     if min(fitted) < MIN_SIDE_PX:
         why = f"{width} x {height} px scaled to {longest} px is {min(fitted)} px on its short side"
@@ -165,7 +157,7 @@ def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes
     buffer = io.BytesIO()
     extra = {"icc_profile": profile} if profile else {}
     try:
-        Image.fromarray(picture).save(buffer, format.upper(), **_SAVE[format], **extra)
+        Image.fromarray(picture).save(buffer, format, **_SAVE[format], **extra)
     except (OSError, ValueError) as error:
         height, width = picture.shape[:2]
         why = f"{width} x {height} px cannot be written as {format}: {error}"
@@ -184,25 +176,17 @@ def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lamb
     step = max(1, -(-(len(frames) - 1) // (FILM_FRAMES - 1)))  # the last frame is added to these
     chosen = [*frames[:-1:step], frames[-1]]
     with Image.open(frames[-1]) as last:
-        scale = min(1.0, FILM_SIZE_PX / max(last.size))
-        size = (max(1, round(last.width * scale)), max(1, round(last.height * scale)))
+        height, width = scaled(last.height, last.width, min(FILM_SIZE_PX, max(last.size)))
 
     def pictures() -> Iterator[Image.Image]:
         for path in chosen:
             beat()
             with Image.open(path) as image:
-                yield image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+                yield image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
 
-    shown = pictures()
+    film = pictures()
+    durations = [FRAME_MS] * (len(chosen) - 1) + [LAST_FRAME_MS]
     options: dict[str, Any] = {"quality": 85} if format == "webp" else {}
     buffer = io.BytesIO()
-    next(shown).save(
-        buffer,
-        format.upper(),
-        save_all=True,
-        append_images=shown,
-        duration=[FRAME_MS] * (len(chosen) - 1) + [LAST_FRAME_MS],
-        loop=0,
-        **options,
-    )
+    next(film).save(buffer, format, save_all=True, append_images=film, duration=durations, loop=0, **options)
     return buffer.getvalue()

@@ -163,11 +163,7 @@ class Job:
 
     @classmethod
     def from_json(cls, text: bytes) -> Job:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError, KeyError, TypeError: it is not that.
-        """
+        """Read what `to_json` wrote; ValueError, KeyError or TypeError if it is not that."""
         data = json.loads(text)
         if datetime.fromisoformat(data["accepted_at"]).tzinfo is None:
             raise ValueError("accepted_at has no time zone")

@@ -50,11 +50,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
         output: int = subprocess.DEVNULL,
     ) -> None:
-        """Start a module, which calls `adopt` first and finds its arguments in `sys.argv[3:]`.
-
-        Raises:
-            OSError: the process cannot be started.
-        """
+        """Start a module that calls `adopt` and finds its arguments in `sys.argv[3:]`; OSError if it fails."""
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", HALF_MESSAGE_S, 0))
         with ours, theirs:
@@ -90,11 +86,7 @@ class Child:
         return True
 
     def end(self, life: Lifeline, patience_s: float = 0.0) -> int | None:
-        """Wait for its end, with heartbeats; kill it after `patience_s`; close the pipe.
-
-        Returns:
-            The code as in `Popen.returncode`; None if it had to be killed.
-        """
+        """Wait for its end and close the pipe; its `Popen.returncode`, None if killed after `patience_s`."""
         code = self._awaited_code(life, patience_s)
         if code is None:
             self._process.kill()

@@ -59,8 +59,6 @@ class _Loader(yaml.SafeLoader):
         return value
 
 
-# SafeConstructor would resolve `<<` before construct_mapping can refuse it.
-_Loader.flatten_mapping = lambda _self, _node: None  # type: ignore[method-assign, assignment]
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
@@ -69,11 +67,7 @@ def _place(mark: yaml.Mark | None) -> str:
 
 
 def parse(data: bytes) -> Any:
-    """Parse one YAML document; an empty one is None.
-
-    Raises:
-        DocumentError: anything is wrong with the text; nothing else is raised.
-    """
+    """Parse one YAML document, an empty one as None; DocumentError, and nothing else, if anything is wrong."""
     if len(data) > MAX_BYTES:
         raise DocumentError(f"larger than {MAX_BYTES // 1024} KiB")
     try:

@@ -5,23 +5,15 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationInfo,
-    WithJsonSchema,
-    WrapValidator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, WrapValidator
 
 from daemon.errors import Reason
 from daemon.validation import only, refusal, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from pydantic import ValidationInfo
 
 MIN_SIZE_PX: Final = 16
 MAX_SIZE_PX: Final = 16384
@@ -73,14 +65,6 @@ def has_share(weights: Iterable[float]) -> None:
         raise refusal("weights with a sum above 0")
 
 
-def _scales(value: Any) -> Any:
-    if isinstance(value, list):  # validated here, so that the key path does not name a branch of the union
-        return _SCALE_LIST.validate_python(value)
-    if value in ("auto", "none"):
-        return value
-    raise refusal("auto, none, or a list of {size: 128, iterations: 60}")
-
-
 def plain_name(value: Any) -> Any:
     """Accept only the plain name of a file in the sidecar's own folder."""
     if not isinstance(value, str) or not value.strip():
@@ -130,14 +114,18 @@ class Scale(Model):
 _SCALE_LIST: Final = TypeAdapter(list[Scale])
 
 
-def _growing(value: list[Scale] | str, info: ValidationInfo) -> list[Scale] | str:
+def _scales(value: Any, info: ValidationInfo) -> Any:
     """Require that each scale is larger than the one before it, and the final size larger than all."""
-    if isinstance(value, list):
-        final = info.data.get("size")
-        sizes = [scale.size for scale in value] + ([final] if isinstance(final, int) else [])
-        if any(smaller >= larger for smaller, larger in itertools.pairwise(sizes)):
-            raise refusal("sizes that grow from one scale to the next and stay below the final size")
-    return value
+    if value in ("auto", "none"):
+        return value
+    if not isinstance(value, list):
+        raise refusal("auto, none, or a list of {size: 128, iterations: 60}")
+    scales = _SCALE_LIST.validate_python(value)  # here, so that the key path names no branch of the union
+    final = info.data.get("size")
+    sizes = [scale.size for scale in scales] + ([final] if isinstance(final, int) else [])
+    if any(smaller >= larger for smaller, larger in itertools.pairwise(sizes)):
+        raise refusal("sizes that grow from one scale to the next and stay below the final size")
+    return scales
 
 
 class EarlyStop(Model):
@@ -186,9 +174,9 @@ class Settings(Model):
     )
     size: Size = Field(512, description="Longest side of the result in pixels, or original.")
     iterations: Count = Field(20, description="Iterations at the final size.")
-    scales: Annotated[
-        Literal["auto", "none"] | list[Scale], BeforeValidator(_scales), AfterValidator(_growing)
-    ] = Field("auto", description="Coarse sizes before the final one; auto: its halves, down to 128 px.")
+    scales: Annotated[Literal["auto", "none"] | list[Scale], BeforeValidator(_scales)] = Field(
+        "auto", description="Coarse sizes before the final one; auto: its halves, down to 128 px."
+    )
     objective: Literal["balanced", "paper"] = Field("balanced", description="The loss that is minimized.")
     optimizer: Literal["lbfgs", "adam"] = Field("lbfgs", description="The method that minimizes it.")
     learning_rate: Real = Field(2.0, gt=0, le=1e6, description="Step size of Adam, in gray levels of 255.")

@@ -25,6 +25,10 @@ class StyleRef(Model):
     weight: Amount = 1.0
 
 
+_STYLE: Final = {"anyOf": [{"type": "string"}, StyleRef.model_json_schema()]}
+_STYLES_SCHEMA: Final = {"anyOf": [{"type": "string"}, {"type": "array", "items": _STYLE, "minItems": 1}]}
+
+
 def _styles(value: Any, handler: Callable[[Any], list[StyleRef]]) -> list[StyleRef] | None:
     """Read `wave.jpg` and `[wave.jpg, {image: scream.jpg, weight: 2}]` alike."""
     if value is None:
@@ -42,15 +46,8 @@ def _styles(value: Any, handler: Callable[[Any], list[StyleRef]]) -> list[StyleR
 def _allow_null(schema: dict[str, Any]) -> None:
     """Allow null, which means "not set", for every key of the schema."""
     for name, key in schema["properties"].items():
-        if "anyOf" in key:
-            key["anyOf"] = [*(item for item in key["anyOf"] if item != {"type": "null"}), {"type": "null"}]
-        elif "enum" in key:
-            key["enum"] = [*key["enum"], None]
-            key.pop("type", None)
-        elif "$ref" in key:
-            schema["properties"][name] = {"anyOf": [{"$ref": key.pop("$ref")}, {"type": "null"}], **key}
-        elif "type" in key:
-            key["type"] = [key["type"], "null"]
+        outer = {word: key.pop(word) for word in ("title", "description", "default") if word in key}
+        schema["properties"][name] = {**outer, "anyOf": [*key.get("anyOf", [key]), {"type": "null"}]}
 
 
 class SidecarModel(Settings):
@@ -61,19 +58,9 @@ class SidecarModel(Settings):
     content: PlainName | None = Field(
         None, description="The photo; default: NAME.content.* in the same folder."
     )
-    style: Annotated[
-        list[StyleRef] | None,
-        WrapValidator(_styles),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "string"},
-                    {"type": "array", "items": StyleRef.model_json_schema(), "minItems": 1},
-                    {"type": "null"},
-                ]
-            }
-        ),
-    ] = Field(None, description="The painting, or several; default: NAME.style.* in the same folder.")
+    style: Annotated[list[StyleRef] | None, WrapValidator(_styles), WithJsonSchema(_STYLES_SCHEMA)] = Field(
+        None, description="The painting, or several; default: NAME.style.* in the same folder."
+    )
     preset: Preset = Field("default", description="Sets every key that the sidecar does not set.")
     result: dict[str, Any] | None = Field(
         None, description="The record that result.yaml adds to a sidecar; without effect when dropped again."

@@ -144,7 +144,7 @@ def test_relative_paths_start_at_the_configs_folder(tmp_path: Path) -> None:
         "engine: {weights: w.h5}\nmetrics: {textfile: m.prom}\n"
     )
 
-    loaded = config.load(tmp_path / "c.yaml", {})
+    loaded = config.load(tmp_path / "c.yaml")
 
     assert loaded.folders.inbox == tmp_path / "in"
     assert loaded.folders.outbox == Path("/mnt/out")
@@ -159,7 +159,7 @@ def test_a_relative_config_path_gives_absolute_folders(tmp_path: Path, monkeypat
     (tmp_path / "c.yaml").write_text("")
     monkeypatch.chdir(tmp_path)
 
-    assert config.load(Path("c.yaml"), {}).folders.inbox == tmp_path / "inbox"
+    assert config.load(Path("c.yaml")).folders.inbox == tmp_path / "inbox"
 
 
 def test_a_tilde_is_somebodys_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_a_file_that_is_no_config_is_one_fault(text: str, tmp_path: Path) -> Non
     path.write_text(text)
 
     with pytest.raises(ConfigError) as caught:
-        config.load(path, {})
+        config.load(path)
 
     assert [fault.file for fault in caught.value.faults] == [str(path)]
 
@@ -310,13 +310,13 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("# nothing\n")
 
-    assert config.load(path, {}) == config.build({}, tmp_path, environment={})
+    assert config.load(path) == config.build({}, tmp_path, environment={})
 
 
 def test_a_missing_file_is_a_fault_that_says_what_to_do(tmp_path: Path) -> None:
     """A config that cannot be read is a config error, not a traceback."""
     with pytest.raises(ConfigError) as caught:
-        config.load(tmp_path / "none.yaml", {})
+        config.load(tmp_path / "none.yaml")
 
     (fault,) = caught.value.faults
     assert "--config" in fault.hint
