@@ -149,12 +149,9 @@ def differences(one: Config, other: Config) -> list[str]:
 
 
 def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
-    """Apply a config that was just read to a running service.
+    """Give the config that applies once another was read, and the keys whose new values need a restart.
 
-    Keys that need a restart keep their old values: the folders, and what the child processes were started with.
-
-    Returns:
-        The config that applies from now on, and the keys whose new values need a restart.
+    These keep their old values: the folders, and what the child processes were started with.
     """
     engine = running.engine.model_copy(update={"max_attempts": read.engine.max_attempts})
     inbox = read.inbox.model_copy(update={"max_megapixels": running.inbox.max_megapixels})
@@ -181,10 +178,9 @@ def load(path: Path) -> Config:
         raise ConfigError((Fault(str(path), hint=hint, problem=str(error.strerror)),)) from None
     except safe_yaml.DocumentError as error:
         raise ConfigError((Fault(str(path), problem=str(error)),)) from None
-    raw = {} if raw is None else raw
-    if not isinstance(raw, dict):
+    if not isinstance(raw, dict | None):
         raise ConfigError((Fault(str(path), "", shown(raw), "sections such as `folders:`"),))
-    return build(raw, path.absolute().parent, str(path))
+    return build(raw or {}, path.absolute().parent, str(path))
 
 
 def build(

@@ -122,8 +122,7 @@ def icc_profile(path: Path) -> bytes | None:
     """Read the RGB color profile of a picture, to be embedded in the result."""
     with _opened(path) as image:
         profile = image.info.get("icc_profile")
-    is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "
-    return profile if is_rgb else None
+    return profile if isinstance(profile, bytes) and profile[16:20] == b"RGB " else None
 
 
 def fit(height: int, width: int, longest: int) -> tuple[int, int]:
@@ -149,11 +148,7 @@ def cover(picture: Picture, height: int, width: int) -> Picture:
 
 
 def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes:  # noqa: A002
-    """Encode a picture as the bytes of a png, jpeg, webp or tiff file.
-
-    Raises:
-        JobError: the format cannot hold a picture of this size (webp: 16383 px a side).
-    """
+    """Encode a picture as a png, jpeg, webp or tiff file; JobError if it is too large (webp: over 16383 px)."""
     buffer = io.BytesIO()
     extra = {"icc_profile": profile} if profile else {}
     try:

@@ -76,13 +76,13 @@ def plain_name(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(number)]
 Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)]
 Count = Annotated[int, Field(ge=1, le=MAX_ITERATIONS), BeforeValidator(number)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
 PlainName = Annotated[str, BeforeValidator(plain_name)]
 Pixels = Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(number)]
 Size = Annotated[
-    Pixels | Literal["original"],
-    only(f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original"),
+    Pixels | Literal["original"], only(f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original")
 ]
 _LAYER: Final = {"enum": list(LAYERS)}
 _LAYER_LIST: Final = {"type": "array", "items": _LAYER, "uniqueItems": True, "minItems": 1}
@@ -166,11 +166,8 @@ class Output(Model):
 class Settings(Model):
     """Everything that determines a result besides its input pictures."""
 
-    strength: Real = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="From 0, a hint of the style, to 1, almost only style; for objective balanced.",
+    strength: Fraction = Field(
+        0.5, description="From 0, a hint of the style, to 1, almost only style; for objective balanced."
     )
     size: Size = Field(512, description="Longest side of the result in pixels, or original.")
     iterations: Count = Field(20, description="Iterations at the final size.")
