@@ -37,17 +37,14 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Child:
-    """A child process and our end of its pipe, whose reads raise BlockingIOError if a message stalls midway.
-
-    `output` is its stdout and stderr together, if piped.
-    """
+    """A child process and our end of its pipe, whose reads raise BlockingIOError if a message stalls midway."""
 
     def __init__(
         self,
         module: str,
         arguments: Sequence[str] = (),
         *,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str],
         output: int = subprocess.DEVNULL,
     ) -> None:
         """Start a module that calls `adopt` and finds its arguments in `sys.argv[3:]`; OSError if it fails."""
@@ -57,7 +54,7 @@ class Child:
             command = [sys.executable, "-P", "-m", module, str(os.getpid()), str(theirs.fileno()), *arguments]
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command,
-                env=_with_our_path(os.environ if environment is None else environment),
+                env=_with_our_path(environment),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -65,7 +62,8 @@ class Child:
                 start_new_session=True,  # a Ctrl-C in the terminal is for the daemon alone
             )
             self.pipe = Connection(ours.detach())
-        self.pid, self.output = self._process.pid, self._process.stdout
+        self.pid = self._process.pid
+        self.output = self._process.stdout  # and its stderr, if piped
 
     @property
     def is_running(self) -> bool:
@@ -101,12 +99,11 @@ class Child:
 
     def _awaited_code(self, life: Lifeline, longest_s: float) -> int | None:
         deadline = time.monotonic() + longest_s
-        while True:
+        while (code := self._process.poll()) is None and (left_s := deadline - time.monotonic()) > 0:
             life.beat()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._process.wait(max(0.0, min(_TICK_S, deadline - time.monotonic())))
-            if time.monotonic() >= deadline:
-                return None
+                self._process.wait(min(_TICK_S, left_s))
+        return code
 
 
 def _with_our_path(environment: Mapping[str, str]) -> dict[str, str]:

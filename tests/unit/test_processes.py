@@ -163,7 +163,7 @@ def test_a_start_that_fails_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(FileNotFoundError):
-        Child("errand")
+        Child("errand", environment={})
     assert len(os.listdir("/proc/self/fd")) == before
 
 
