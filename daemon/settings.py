@@ -11,9 +11,9 @@ from daemon.errors import Reason
 from daemon.validation import only, refusal, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from pydantic import ValidationInfo
+    from pydantic import ValidationInfo, ValidatorFunctionWrapHandler
 
 MIN_SIZE_PX: Final = 16
 MAX_SIZE_PX: Final = 16384
@@ -39,7 +39,7 @@ def number(value: Any) -> Any:
     return value
 
 
-def _layers(value: Any, handler: Callable[[Any], dict[str, float]]) -> dict[str, float]:
+def _layers(value: Any, handler: ValidatorFunctionWrapHandler) -> dict[str, float]:
     """Read `[a, b]` as equal weights, and `{a: 2}` as weights."""
     allowed = f"VGG19 layers from {LAYERS[0]} to {LAYERS[-1]}, as a list or as `layer: weight`"
     if isinstance(value, str):
@@ -54,7 +54,7 @@ def _layers(value: Any, handler: Callable[[Any], dict[str, float]]) -> dict[str,
     unknown = [str(name) for name in value if name not in LAYERS]
     if unknown:
         raise refusal(allowed, hint=suggestion(unknown[0], list(LAYERS)))
-    weights = handler(value)
+    weights: dict[str, float] = handler(value)
     has_share(weights.values())
     return weights
 

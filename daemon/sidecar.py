@@ -13,7 +13,7 @@ from daemon.settings import Amount, Model, PlainName, Preset, Settings, has_shar
 from daemon.validation import explain, refusal, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pydantic import ValidatorFunctionWrapHandler
 
 KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
 
@@ -29,7 +29,7 @@ _STYLE: Final = {"anyOf": [{"type": "string"}, StyleRef.model_json_schema()]}
 _STYLES_SCHEMA: Final = {"anyOf": [{"type": "string"}, {"type": "array", "items": _STYLE, "minItems": 1}]}
 
 
-def _styles(value: Any, handler: Callable[[Any], list[StyleRef]]) -> list[StyleRef] | None:
+def _styles(value: Any, handler: ValidatorFunctionWrapHandler) -> list[StyleRef] | None:
     """Read `wave.jpg` and `[wave.jpg, {image: scream.jpg, weight: 2}]` alike."""
     if value is None:
         return None
@@ -38,7 +38,7 @@ def _styles(value: Any, handler: Callable[[Any], list[StyleRef]]) -> list[StyleR
         raise refusal("a file name, or a list of {image: wave.jpg, weight: 2}")
     if isinstance(value, str):
         plain_name(value)
-    styles = handler([{"image": item} if isinstance(item, str) else item for item in items])
+    styles: list[StyleRef] = handler([{"image": item} if isinstance(item, str) else item for item in items])
     has_share(style.weight for style in styles)
     return styles
 

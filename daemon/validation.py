@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from daemon.errors import Fault, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pydantic import ValidatorFunctionWrapHandler
 
 _MAX_SHOWN: Final = 60
 _MAX_LISTED: Final = 8  # so many known keys fit into a hint
@@ -36,7 +36,7 @@ def refusal(allowed: str, reason: Reason = Reason.BAD_SIDECAR, hint: str = "") -
 def only(allowed: str) -> WrapValidator:
     """Make a validator that states what is allowed instead of any error of pydantic's."""
 
-    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
             return handler(value)
         except ValidationError:
