@@ -47,15 +47,15 @@ class Watch:
         if self._memory_limit_mb is None or now < self._next_look:
             return None
         self._next_look = now + _LOOK_S
-        used_mb, limit_mb = resident_bytes(self._pid) >> 20, self._memory_limit_mb
+        used_mb, limit_mb = resident_mb(self._pid), self._memory_limit_mb
         message = f"the engine used {used_mb} MB of memory, engine.memory_limit_mb is {limit_mb}"
         return Excess("memory limit", message, Reason.OUT_OF_MEMORY) if used_mb > limit_mb else None
 
 
-def resident_bytes(pid: int) -> int:
-    """Give the resident memory of a process; 0 once it has ended."""
+def resident_mb(pid: int) -> int:
+    """Give the resident memory of a process, in MB of 2^20 bytes; 0 once it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE_BYTES
+        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE_BYTES >> 20
     except (FileNotFoundError, ProcessLookupError):
         return 0
 

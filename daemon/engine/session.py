@@ -131,7 +131,7 @@ class Session:
             scale_row=self._scale_row,
             target_s=self._target_s,
             steps_back=self._steps_back,
-            first=np.array([self._first.total, self._first.style, self._first.content]),
+            first=np.array([*vars(self._first).values()]),
             rows=np.asarray(rows, np.float64),
         )
 
@@ -204,10 +204,8 @@ class Session:
         descent = self._resumed_descent(compared)
         while True:
             begun = time.perf_counter()
-            found = next(descent, None)
-            if found is None:
-                return
-            losses = _floats(found.loss)  # waits for the device
+            found = next(descent)
+            losses = Losses(*map(float, found.loss))  # waits for the device
             step_s = time.perf_counter() - begun
             if not math.isfinite(losses.total):
                 del found  # with all that the descent holds, before memory is needed again
@@ -299,14 +297,10 @@ class Session:
         """Compute the losses of a picture of the last scale, (1, H, W, 3), in float32."""
         compared = self._exact_targets or targets(exact, self._subject, self._scales[-1], self._gram_store)
         self._exact_targets = compared if exact.core_px is None else None  # not kept where memory is short
-        return _floats(exact.loss(image, compared))
+        return Losses(*map(float, exact.loss(image, compared)))
 
 
 def has_settled(totals: list[float], rule: EarlyStop) -> bool:
     """Tell whether the best loss fell by less than the rule's share within its iterations."""
     before, now = totals[: -rule.iterations], totals[-rule.iterations :]
     return bool(before) and min(now) > (1 - rule.improvement) * min(before)
-
-
-def _floats(loss: Loss) -> Losses:
-    return Losses(float(loss.total), float(loss.style), float(loss.content))
