@@ -65,14 +65,10 @@ def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
 
     The kernel counts before it kills, so a SIGKILL after which the count is higher has a likely cause.
     """
-    with contextlib.suppress(OSError, KeyError, StopIteration):
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-        group = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
-        return _oom_kills(cgroups / group / "memory.events")
-    with contextlib.suppress(OSError, KeyError):
-        return _oom_kills(proc / "vmstat")
+    group = ""
+    with contextlib.suppress(OSError):
+        group = (proc / "self" / "cgroup").read_text().partition("0::/")[2].partition("\n")[0]
+    for path in (cgroups / group / "memory.events", proc / "vmstat"):
+        with contextlib.suppress(OSError, KeyError):
+            return int(dict(line.split() for line in path.read_text().splitlines())["oom_kill"])
     return 0
-
-
-def _oom_kills(path: Path) -> int:
-    return int(dict(line.split() for line in path.read_text().splitlines())["oom_kill"])

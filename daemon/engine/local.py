@@ -13,9 +13,8 @@ from daemon.engine import memory
 from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.gram_cache import GramCache
 from daemon.engine.limits import resident_mb
-from daemon.engine.painter import Painter
 from daemon.engine.prefetch import Prefetcher, pictures
-from daemon.engine.session import Previews
+from daemon.engine.session import Painter, Previews
 from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
 from daemon.lifeline import Lifeline
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.engine.memory import Work
-    from daemon.engine.session import Prepared, Session
+    from daemon.engine.session import Session
     from daemon.job import Plan, Request, Step
+    from daemon.transfer.losses import Targets
 
 # Nothing larger is decoded, or computed, ahead: it would take memory from the running painting.
 _PREPARED_MEGAPIXELS: Final = 50.0
@@ -43,7 +43,7 @@ class Ready(NamedTuple):
     """A job decoded, and its first targets if they could be computed ahead."""
 
     subject: Subject
-    prepared: Prepared | None = None
+    prepared: Targets | None = None
 
 
 class LocalEngine:
@@ -84,13 +84,10 @@ class LocalEngine:
         return self._loaded
 
     def _require_room(self, device_name: str) -> None:
-        """Check that the loaded network is within the memory limit, since otherwise no job would be.
-
-        Raises:
-            NotReady: it is not. The figure is rounded, so that the message does not change from try to try.
-        """
+        """Raise NotReady if the loaded network alone is beyond the memory limit, as then every job would be."""
         held_mb, limit_mb = resident_mb(os.getpid()), self._options.memory_limit_mb
         if limit_mb is not None and not device_name.startswith("GPU") and held_mb > limit_mb:
+            # Rounded, so that the message does not change from try to try.
             held = f"the engine holds about {round(held_mb, -2)} MB before it paints"
             raise NotReady(f"engine.memory_limit_mb is {limit_mb}, and {held}")
 
@@ -157,8 +154,7 @@ class LocalEngine:
     def make_ready(self, request: Request) -> Ready:
         """Decode a request's pictures, and compute what it begins with, as far as there is room for it.
 
-        Raises:
-            MemoryError: there is no room even for the pictures.
+        MemoryError if there is no room even for the pictures.
         """
         (painter, info), spare_mb = self._load(), self._spare_mb
         decoded_mb = memory.decoded_mb([images.header_size(path) for path in pictures(request)])

@@ -90,10 +90,8 @@ def works(settings: Settings, content: Size, styles: Sequence[Size], info: Engin
 def plan(job: Sequence[Work], limit_mb: int | None, smaller: int = 0) -> JobPlan:
     """Choose for every scale the fastest way that is safely within a limit, or the one that takes least.
 
-    Args:
-        job: the work at every scale, coarse to fine.
-        limit_mb: the most memory the whole process may take; None: not known, and nothing is estimated.
-        smaller: number of tile sizes below the chosen ones, one for each time that memory ran out.
+    The limit is the most that the whole process may take; None: not known, and nothing is estimated. The way
+    taken is `smaller` tile sizes below the chosen one: one for each time that memory ran out.
     """
     bound_mb = math.inf if limit_mb is None else limit_mb
     options = [_options(work, bound_mb, smaller) for work in job]

@@ -85,8 +85,7 @@ class _EngineChild(processes.Child):
     def receive(self, watch: Watch, life: Lifeline) -> tuple[str, Any]:
         """Wait for one message; `("stopped", None)` once `life.is_stopping`.
 
-        Raises:
-            EngineError: the child ended, or passed a limit and was killed.
+        EngineError if the child ended, or passed a limit and was killed.
         """
         watch.restart()
         while not life.is_stopping:  # asked before every message: steps may come faster than a tick
@@ -209,8 +208,7 @@ class ProcessEngine:
 def _last_steps(child: _EngineChild, life: Lifeline) -> Iterator[Plan | Step]:
     """End the running picture but keep the model; a child that does not come to its next step is killed.
 
-    Yields:
-        The steps that it still takes: a checkpoint that the child writes now depends on their frames.
+    The steps that it still takes are yielded: a checkpoint that it writes now depends on their frames.
     """
     deadline = time.monotonic() + STOP_S
     with contextlib.suppress(EngineError, OSError):  # it has ended
