@@ -22,10 +22,7 @@ class Engine(Protocol):
         """
 
     def stylize(self, request: Request, life: Lifeline) -> Generator[Plan | Step, None, None]:
-        """Paint one picture. Once `life.is_stopping`, the steps end early, without a painting.
-
-        Yields:
-            First the plan, then every step.
+        """Paint one picture: yield the plan, then its steps; without a painting once `life.is_stopping`.
 
         Raises:
             NotReady: as `start` does.
@@ -34,10 +31,7 @@ class Engine(Protocol):
         """
 
     def prepare(self, request: Request) -> None:
-        """Prefetch: this request is likely next.
-
-        May be called during a painting; errors are dropped and raised again by `stylize`.
-        """
+        """Prefetch what is likely next, also during a painting; an error is raised by `stylize` alone."""
 
     def stop(self) -> None:
         """Free everything."""

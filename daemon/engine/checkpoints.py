@@ -76,11 +76,7 @@ class Checkpoints:
         return time.monotonic() >= self._due
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write one durably, and remove all but the newest two.
-
-        Raises:
-            OSError: the disk does not take it; the ones before it are untouched.
-        """
+        """Write one durably, and remove all but the newest two; after an OSError those before are untouched."""
         begun = time.monotonic()
         self._due = begun + self._interval_s  # also after an error: a full disk is not asked at every step
         if not self._folder.is_dir():

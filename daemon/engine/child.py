@@ -52,16 +52,13 @@ def _paint(engine: Any, request: Request, pipe: Connection) -> None:
 
 
 def read_notes(engine: Any, pipe: Connection, stop: threading.Event) -> None:
-    """Read what came since the last step, up to a stop; a daemon that is gone wants no more steps either."""
-    try:
-        while not stop.is_set() and pipe.poll():
-            kind, content = pipe.recv()
-            if kind == "stop":
-                stop.set()
-            elif kind == "prepare":
-                engine.prepare(content)
-    except (EOFError, OSError):
-        stop.set()
+    """Read what came since the last step, up to a stop."""
+    while not stop.is_set() and pipe.poll():
+        kind, content = pipe.recv()
+        if kind == "stop":
+            stop.set()
+        elif kind == "prepare":
+            engine.prepare(content)
 
 
 def _next(steps: Iterator[Plan | Step]) -> tuple[str, Any]:

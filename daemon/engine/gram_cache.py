@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from daemon.transfer.targets import Grams
 
-_SUFFIX: Final = ".grams"
 DISK_BYTES: Final = 256_000_000  # about 100 styles at one size
 
 
@@ -32,7 +31,7 @@ class GramCache:
 
     def get(self, key: str, compute: Callable[[], Grams]) -> Grams:
         """Return the Gram matrices of a key, layer -> (C, C) float32."""
-        path = self._folder / f"{key}{_SUFFIX}"
+        path = self._folder / f"{key}.grams"
         with contextlib.suppress(Exception):  # numpy raises nearly anything, and they can be computed again
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 grams = dict(arrays)
@@ -47,10 +46,9 @@ class GramCache:
         return grams
 
     def _tidy(self) -> None:
-        """Remove the least recently used files beyond the bound, and those that a kill left half written."""
+        """Remove the least recently used files beyond the bound; one that a kill left half written counts."""
         total = 0
-        for path in sorted(self._folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True):
-            is_whole = path.suffix == _SUFFIX
-            total += path.lstat().st_size if is_whole else 0
-            if path.name.endswith(f"{_SUFFIX}.new") or (is_whole and total > DISK_BYTES):
+        for path in sorted(self._folder.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True):
+            total += path.lstat().st_size
+            if total > DISK_BYTES:
                 files.remove_tree(path)

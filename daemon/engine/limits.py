@@ -47,15 +47,15 @@ class Watch:
         if self._memory_limit_mb is None or now < self._next_look:
             return None
         self._next_look = now + _LOOK_S
-        used_mb, limit_mb = resident_bytes(self._pid) >> 20, self._memory_limit_mb
+        used_mb, limit_mb = resident_mb(self._pid), self._memory_limit_mb
         message = f"the engine used {used_mb} MB of memory, engine.memory_limit_mb is {limit_mb}"
         return Excess("memory limit", message, Reason.OUT_OF_MEMORY) if used_mb > limit_mb else None
 
 
-def resident_bytes(pid: int) -> int:
-    """Give the resident memory of a process; 0 once it has ended."""
+def resident_mb(pid: int) -> int:
+    """Give the resident memory of a process, in MB of 2^20 bytes; 0 once it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE_BYTES
+        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE_BYTES >> 20
     except (FileNotFoundError, ProcessLookupError):
         return 0
 
@@ -65,14 +65,10 @@ def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
 
     The kernel counts before it kills, so a SIGKILL after which the count is higher has a likely cause.
     """
-    with contextlib.suppress(OSError, KeyError, StopIteration):
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-        group = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
-        return _oom_kills(cgroups / group / "memory.events")
-    with contextlib.suppress(OSError, KeyError):
-        return _oom_kills(proc / "vmstat")
+    group = ""
+    with contextlib.suppress(OSError):
+        group = (proc / "self" / "cgroup").read_text().partition("0::/")[2].partition("\n")[0]
+    for path in (cgroups / group / "memory.events", proc / "vmstat"):
+        with contextlib.suppress(OSError, KeyError):
+            return int(dict(line.split() for line in path.read_text().splitlines())["oom_kill"])
     return 0
-
-
-def _oom_kills(path: Path) -> int:
-    return int(dict(line.split() for line in path.read_text().splitlines())["oom_kill"])

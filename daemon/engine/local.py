@@ -5,17 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from daemon import __version__, images
 from daemon.engine import memory
 from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.gram_cache import GramCache
-from daemon.engine.limits import resident_bytes
-from daemon.engine.painter import Painter
+from daemon.engine.limits import resident_mb
 from daemon.engine.prefetch import Prefetcher, pictures
-from daemon.engine.session import Previews
+from daemon.engine.session import Painter, Previews
 from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
 from daemon.lifeline import Lifeline
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.engine.memory import Work
-    from daemon.engine.session import Prepared, Session
+    from daemon.engine.session import Session
     from daemon.job import Plan, Request, Step
+    from daemon.transfer.losses import Targets
 
 # Nothing larger is decoded, or computed, ahead: it would take memory from the running painting.
 _PREPARED_MEGAPIXELS: Final = 50.0
@@ -39,12 +39,11 @@ _PREPARED_SIDE_PX: Final = 1024
 _NEVER_STOPPED: Final = Lifeline()
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """A job decoded, and its first targets if they could be computed ahead."""
 
     subject: Subject
-    prepared: Prepared | None = None
+    prepared: Targets | None = None
 
 
 class LocalEngine:
@@ -85,13 +84,10 @@ class LocalEngine:
         return self._loaded
 
     def _require_room(self, device_name: str) -> None:
-        """Check that the loaded network is within the memory limit, since otherwise no job would be.
-
-        Raises:
-            NotReady: it is not. The figure is rounded, so that the message does not change from try to try.
-        """
-        held_mb, limit_mb = _held_mb(), self._options.memory_limit_mb
+        """Raise NotReady if the loaded network alone is beyond the memory limit, as then every job would be."""
+        held_mb, limit_mb = resident_mb(os.getpid()), self._options.memory_limit_mb
         if limit_mb is not None and not device_name.startswith("GPU") and held_mb > limit_mb:
+            # Rounded, so that the message does not change from try to try.
             held = f"the engine holds about {round(held_mb, -2)} MB before it paints"
             raise NotReady(f"engine.memory_limit_mb is {limit_mb}, and {held}")
 
@@ -137,7 +133,7 @@ class LocalEngine:
             return self._options.memory_limit_mb
         if info.device.startswith("GPU:"):
             return gpu_memory.available_mb(int(info.device.removeprefix("GPU:").partition(" ")[0]))
-        return memory.available_mb(_held_mb())
+        return memory.available_mb(resident_mb(os.getpid()))
 
     def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
         """Find the job's checkpoints; those of another device, version or setting do not count."""
@@ -158,13 +154,9 @@ class LocalEngine:
     def make_ready(self, request: Request) -> Ready:
         """Decode a request's pictures, and compute what it begins with, as far as there is room for it.
 
-        Raises:
-            EngineError: the engine was stopped.
-            MemoryError: there is no room even for the pictures.
+        MemoryError if there is no room even for the pictures.
         """
-        if self._loaded is None:
-            raise EngineError("stopped")
-        (painter, info), spare_mb = self._loaded, self._spare_mb
+        (painter, info), spare_mb = self._load(), self._spare_mb
         decoded_mb = memory.decoded_mb([images.header_size(path) for path in pictures(request)])
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
@@ -178,11 +170,6 @@ class LocalEngine:
     def stop(self) -> None:
         """Free the model."""
         self._loaded = None
-
-
-def _held_mb() -> int:
-    """Give this process's resident memory, in MB of 2^20 bytes."""
-    return resident_bytes(os.getpid()) >> 20
 
 
 def _works(subject: Subject, info: EngineInfo) -> list[Work]:

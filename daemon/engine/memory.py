@@ -14,7 +14,6 @@ Without oneDNN, a step at 1024 x 768 px took 2669 in float32 (estimated: 2971), 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -28,7 +27,7 @@ from daemon.transfer.optimizer_memory import PICTURE_BYTES, kept_pairs
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from daemon.job import Backward, EngineInfo
+    from daemon.job import EngineInfo
     from daemon.settings import Settings
 
     Size = tuple[int, int]  # height, width
@@ -55,7 +54,7 @@ _FORWARD_BYTES: Final = 3.2 * _FLOAT_BYTES * _CHANNELS[1]
 
 # Picture-sized tensors of an update, with the activations gone: Adam's two new moments and its quotient; the
 # recursion's two vectors, their products and the new pair.
-_UPDATE: Final = {"adam": 6, "lbfgs": 6}
+_UPDATE: Final = 6
 
 # A pixel decoded: three in Pillow, as many converted, as many in the array.
 _DECODED_BYTES: Final = 3 * 3
@@ -63,18 +62,13 @@ _DECODED_BYTES: Final = 3 * 3
 MARGIN: Final = 1.1  # between an estimate and a limit, since a process beyond the limit is ended
 
 
-@dataclass(frozen=True)
-class Work:
-    """The properties of one scale of a job that determine memory use."""
+class Work(NamedTuple):
+    """What one scale of a job computes, and on what."""
 
     size: Size  # of the picture
-    styles: Collection[Size]  # of the style pictures at that scale
-    content_layers: Collection[str]
-    style_layers: Collection[str]
-    precision: str  # float32 or bfloat16, of the convolutions
-    optimizer: str  # adam or lbfgs
-    backward: Backward = "gradient"  # how gradients go back; see `transfer.backend.convolutions`
-    is_on_gpu: bool = False
+    styles: Sequence[Size]  # of the style pictures at that scale
+    settings: Settings
+    info: EngineInfo
 
 
 class JobPlan(NamedTuple):
@@ -88,16 +82,7 @@ class JobPlan(NamedTuple):
 def works(settings: Settings, content: Size, styles: Sequence[Size], info: EngineInfo) -> list[Work]:
     """Describe the work at every scale of a job, coarse to fine, from its pictures' sizes as dropped."""
     return [
-        Work(
-            size=scaled(*content, scale.size),
-            styles=[scaled(*style, scale.size) for style in styles],
-            content_layers=tuple(settings.content_layers),
-            style_layers=tuple(settings.style_layers),
-            precision=info.precision,
-            optimizer=settings.optimizer,
-            backward=info.backward,
-            is_on_gpu=info.device.startswith("GPU"),
-        )
+        Work(scaled(*content, scale.size), [scaled(*style, scale.size) for style in styles], settings, info)
         for scale in settings.all_scales(*content)
     ]
 
@@ -105,61 +90,48 @@ def works(settings: Settings, content: Size, styles: Sequence[Size], info: Engin
 def plan(job: Sequence[Work], limit_mb: int | None, smaller: int = 0) -> JobPlan:
     """Choose for every scale the fastest way that is safely within a limit, or the one that takes least.
 
-    Args:
-        job: the work at every scale, coarse to fine.
-        limit_mb: the most memory the whole process may take; None: not known, and nothing is estimated.
-        smaller: number of tile sizes below the chosen ones, one for each time that memory ran out.
+    The limit is the most that the whole process may take; None: not known, and nothing is estimated. The way
+    taken is `smaller` tile sizes below the chosen one: one for each time that memory ran out.
     """
-    options = [_options(work) for work in job]
     bound_mb = math.inf if limit_mb is None else limit_mb
-    chosen = [min(_first_within(found, bound_mb) + smaller, len(found) - 1) for found in options]
-    ways = [found[index] for found, index in zip(options, chosen, strict=True)]
-    # What one scale took serves the next, so the largest decides.
-    needed_mb = max(way.estimate_mb for way in ways)
+    options = [_options(work, bound_mb, smaller) for work in job]
+    tile_sizes, estimates_mb = zip(*(found[0] for found in options), strict=True)
+    needed_mb = max(estimates_mb)  # what one scale took serves the next, so the largest decides
     figures = f"{needed_mb} MB estimated, {limit_mb} MB to be had"
     warning = f"memory may run out: {figures}, and an estimate may be wrong by a tenth"
     report = Plan(
         memory_estimate_mb=None if limit_mb is None else needed_mb,
-        computed=str(ways[-1].tile_size),
-        is_smallest=all(index == len(found) - 1 for found, index in zip(options, chosen, strict=True)),
+        computed=str(tile_sizes[-1]),
+        is_smallest=all(len(found) == 1 for found in options),
         warning="" if MARGIN * needed_mb <= bound_mb else warning,
     )
     spare_mb = None if limit_mb is None else limit_mb / MARGIN - needed_mb
-    return JobPlan(tuple(way.tile_size for way in ways), report, spare_mb)
+    return JobPlan(tile_sizes, report, spare_mb)
 
 
-class _Way(NamedTuple):
-    """A way of computing a scale."""
+def _options(work: Work, bound_mb: float, smaller: int) -> list[tuple[TileSize, int]]:
+    """List the ways of computing a scale that fit, fastest first, with their estimates in MB.
 
-    tile_size: TileSize
-    estimate_mb: int
-
-
-def _options(work: Work) -> list[_Way]:
-    """List the ways of computing a scale, fastest first; each takes less memory than the one before."""
-    found: list[_Way] = []
+    Each takes less than the one before. The first `smaller` are left out, but never the one that takes least.
+    """
+    found: list[tuple[TileSize, int]] = []
     for tile_size in TILE_SIZES:
-        way = _Way(tile_size, estimate_mb(work, tile_size))
-        if not found or way.estimate_mb < found[-1].estimate_mb:
-            found.append(way)
-    return found
-
-
-def _first_within(options: Sequence[_Way], bound_mb: float) -> int:
-    """Give the index of the first way that fits; where none does, of the last one, which takes least."""
-    fitting = (index for index, way in enumerate(options) if MARGIN * way.estimate_mb <= bound_mb)
-    return next(fitting, len(options) - 1)
+        needed_mb = estimate_mb(work, tile_size)
+        if not found or needed_mb < found[-1][1]:
+            found.append((tile_size, needed_mb))
+    fitting = [(tile_size, needed_mb) for tile_size, needed_mb in found if MARGIN * needed_mb <= bound_mb]
+    return fitting[smaller:] or found[-1:]
 
 
 def targets_mb(work: Work) -> int:
     """Estimate what computing the targets of a size in one piece takes, on top of what is there."""
-    pixels = max(height * width for height, width in [work.size, *work.styles])
+    pixels = max(math.prod(size) for size in [work.size, *work.styles])
     return round(_FORWARD_BYTES * pixels / _MB)
 
 
 def decoded_mb(pictures: Collection[Size]) -> int:
     """Estimate what decoding pictures takes: in Pillow's own memory and as arrays."""
-    return round(sum(_DECODED_BYTES * height * width for height, width in pictures) / _MB)
+    return round(_DECODED_BYTES * sum(math.prod(size) for size in pictures) / _MB)
 
 
 def available_mb(held_mb: int, proc: Path = Path("/proc")) -> int:
@@ -169,47 +141,47 @@ def available_mb(held_mb: int, proc: Path = Path("/proc")) -> int:
 
 def estimate_mb(work: Work, tile_size: TileSize) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
-    styles = [_FORWARD_BYTES * _piece(size, work.style_layers, tile_size) for size in work.styles]
-    base_mb = (_GPU_BASE_MB if work.is_on_gpu else _BASE_MB)[work.precision]
-    rotated_mb = _ROTATED_MB[work.precision] if work.backward == "convolution" else 0
+    info, style_layers = work.info, work.settings.style_layers
+    styles = [_FORWARD_BYTES * _piece(size, style_layers, tile_size) for size in work.styles]
+    base_mb = (_GPU_BASE_MB if info.device.startswith("GPU") else _BASE_MB)[info.precision]
+    rotated_mb = _ROTATED_MB[info.precision] if info.backward == "convolution" else 0
     return base_mb + rotated_mb + round(max(_step_bytes(work, tile_size), *styles) / _MB)
 
 
 def _step_bytes(work: Work, tile_size: TileSize) -> float:
     """Count what is held through a step, and the greater of what its two halves take on top of it."""
-    height, width = work.size
-    pixels = height * width
-    layers = {*work.content_layers, *work.style_layers}
+    settings, precision = work.settings, work.info.precision
+    pixels = math.prod(work.size)
+    layers = {*settings.content_layers, *settings.style_layers}
     piece = _piece(work.size, layers, tile_size)
     # This picture, the last, the best and the gradient; Adam's moments, or L-BFGS' pairs and last gradient.
-    count = 4 + (2 if work.optimizer == "adam" else 1 + 2 * kept_pairs(pixels))
-    kinds = 1 if work.precision == "float32" else 2  # of targets: the network's, and float32's to report
-    contents = kinds * _FLOAT_BYTES * _channels(work.content_layers) * pixels
-    scattered = _SCATTERED[work.optimizer] * _FLOAT_BYTES * _CHANNELS[1]
-    gradient = (_activation_bytes(work, layers) + scattered) * piece
-    update = _UPDATE[work.optimizer] * PICTURE_BYTES * pixels
+    count = 4 + (2 if settings.optimizer == "adam" else 1 + 2 * kept_pairs(pixels))
+    kinds = 1 if precision == "float32" else 2  # of targets: the network's, and float32's to report
+    contents = kinds * _FLOAT_BYTES * _channels(settings.content_layers) * pixels
+    scattered = _SCATTERED[settings.optimizer] * _FLOAT_BYTES * _CHANNELS[1]
+    gradient = (_activation_bytes(precision, layers) + scattered) * piece
+    update = _UPDATE * PICTURE_BYTES * pixels
     return count * PICTURE_BYTES * pixels + contents + max(gradient, update)
 
 
 def _piece(size: Size, layers: Collection[str], tile_size: TileSize) -> int:
     """Count the pixels that the network sees at once: those of the picture, or of its largest tile."""
-    height, width = size
     if tile_size.core_px is None:
-        return height * width
+        return math.prod(size)
     halo = tile_layout.halo_px(layers)
     rows, columns = (tile_layout.spans(length, tile_size.core_px, halo) for length in size)
     return max(span.stop - span.start for span in rows) * max(span.stop - span.start for span in columns)
 
 
-def _activation_bytes(work: Work, layers: Collection[str]) -> float:
+def _activation_bytes(precision: str, layers: Collection[str]) -> float:
     """Count the bytes a pixel that the gradient needs: outputs of ReLU and pooling, up to the last layer."""
-    item_bytes = 2 if work.precision == "bfloat16" else _FLOAT_BYTES
+    item_bytes = 2 if precision == "bfloat16" else _FLOAT_BYTES
     seen = LAYERS[: max(LAYERS.index(layer) for layer in layers) + 1]
     blocks = sorted({tile_layout.feature_px(layer) for layer in seen})
     pooled = sum(_CHANNELS[px] / (2 * px) ** 2 for px in blocks[:-1])
     kept = item_bytes * (_channels(seen) + pooled + _TRANSIENTS * _CHANNELS[1])
     # In bfloat16 the features that are compared are kept in float32 as well.
-    return kept if work.precision == "float32" else kept + _FLOAT_BYTES * _channels(layers)
+    return kept if precision == "float32" else kept + _FLOAT_BYTES * _channels(layers)
 
 
 def _channels(layers: Iterable[str]) -> float:

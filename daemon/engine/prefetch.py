@@ -27,31 +27,30 @@ class Prefetcher(Generic[T]):
         """Take the work. It runs during a painting; its errors are dropped: `stylize` meets them again."""
         self._make = make
         self._executor = ThreadPoolExecutor(1, "prefetch", yield_to_others, (_NICE,))
-        self._key: tuple[Any, ...] | None = None
-        self._future: Future[T] | None = None
+        self._next: tuple[tuple[Any, ...], Future[T]] | None = None  # the request's key, and its result
 
     def begin(self, request: Request) -> None:
         """Make a request ready, instead of any other; returns at once."""
         key = _key(request)
-        if key is not None and key != self._key:
+        if key is not None and (self._next is None or self._next[0] != key):
             self.forget()
-            self._key, self._future = key, self._executor.submit(self._make, request)
+            self._next = key, self._executor.submit(self._make, request)
 
     def take(self, request: Request) -> T | None:
         """Hand out the result for this very request, once; wait for it where it is not finished yet."""
-        future = self._future if self._key == _key(request) else None
-        if future is None:
+        if self._next is None or self._next[0] != _key(request):
             self.forget()
-        self._key, self._future = None, None
+            return None
+        future, self._next = self._next[1], None
         with contextlib.suppress(Exception):
-            return future.result() if future else None
+            return future.result()
         return None
 
     def forget(self) -> None:
         """Drop the result, also one that is still being made: nobody holds it once it is there."""
-        if self._future is not None:
-            self._future.cancel()
-        self._key, self._future = None, None
+        if self._next is not None:
+            self._next[1].cancel()
+        self._next = None
 
 
 def pictures(request: Request) -> list[Path]:

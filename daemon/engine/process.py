@@ -85,8 +85,7 @@ class _EngineChild(processes.Child):
     def receive(self, watch: Watch, life: Lifeline) -> tuple[str, Any]:
         """Wait for one message; `("stopped", None)` once `life.is_stopping`.
 
-        Raises:
-            EngineError: the child ended, or passed a limit and was killed.
+        EngineError if the child ended, or passed a limit and was killed.
         """
         watch.restart()
         while not life.is_stopping:  # asked before every message: steps may come faster than a tick
@@ -179,10 +178,19 @@ class ProcessEngine:
         watch = Watch(child.pid, options.job_timeout_s, None if is_on_gpu else options.memory_limit_mb)
         child.ask(request, life)
         try:
-            yield from _follow(child, watch, life)
-        except (GeneratorExit, OSError):  # the caller takes no more steps, or failed over one
+            kind, content = child.receive(watch, life)
+            while kind == "step":
+                yield content
+                kind, content = child.receive(watch, life)
+            if kind == "stopped":
+                yield from _last_steps(child, life)
+        except GeneratorExit:  # the caller takes no more steps
             collections.deque(_last_steps(child, life), maxlen=0)
             raise
+        if kind == "error":
+            if isinstance(content, EngineError):
+                content.last_lines = tuple(child.lines)
+            raise content
 
     def prepare(self, request: Request) -> None:
         """Announce the next request to the child, if there is one; see `Engine.prepare`."""
@@ -197,38 +205,17 @@ class ProcessEngine:
         self._child = None
 
 
-def _follow(child: _EngineChild, watch: Watch, life: Lifeline) -> Iterator[Plan | Step]:
-    kind, content = child.receive(watch, life)
-    while kind == "step":
-        yield content
-        kind, content = child.receive(watch, life)
-    if kind == "stopped":
-        yield from _last_steps(child, life)
-    elif kind == "error":
-        if isinstance(content, EngineError):
-            content.last_lines = tuple(child.lines)
-        raise content
-
-
 def _last_steps(child: _EngineChild, life: Lifeline) -> Iterator[Plan | Step]:
     """End the running picture but keep the model; a child that does not come to its next step is killed.
 
-    Yields:
-        The steps that it still takes: a checkpoint that the child writes now depends on their frames.
+    The steps that it still takes are yielded: a checkpoint that it writes now depends on their frames.
     """
-    if not child.is_running:
-        return  # it was ended meanwhile
     deadline = time.monotonic() + STOP_S
-    try:
+    with contextlib.suppress(EngineError, OSError):  # it has ended
         child.pipe.send(("stop", None))
         while time.monotonic() < deadline:
-            message = child.poll(life)
-            if message is not None and message[0] != "step":
-                return
-            if message is not None:
+            if message := child.poll(life):
+                if message[0] != "step":
+                    return
                 yield message[1]
-    except EngineError:
-        return
-    except OSError:
-        pass
     child.end(life)

@@ -1,4 +1,4 @@
-"""One job being painted: everything around the descent itself.
+"""One job being painted, everything around the descent itself, and the compiled network that it begins with.
 
 The descent yields an `Iterate`; from it follow the table of losses, the best picture so far, the early stop,
 the step back from a loss that is not finite, the clocks, and the checkpoint to resume from.
@@ -7,10 +7,11 @@ the step back from a loss that is not finite, the clocks, and the checkpoint to 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from daemon.engine.checkpoints import Checkpoint
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import Losses, Painting, Step
 from daemon.transfer import pixels
+from daemon.transfer import step as transfer
 from daemon.transfer.backend.arrays import arrays_of, nest_of
 from daemon.transfer.backend.compile import PICTURE
+from daemon.transfer.backend.tile_layout import WHOLE
 from daemon.transfer.descent import Iterate, descend
 from daemon.transfer.losses import Loss
 from daemon.transfer.targets import targets
@@ -27,12 +30,13 @@ from daemon.transfer.targets import targets
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from daemon.settings import EarlyStop, Frames
+    from daemon.settings import EarlyStop, Frames, Settings
     from daemon.transfer import Tensor
-    from daemon.transfer import step as transfer
+    from daemon.transfer.backend.tile_layout import TileSize
     from daemon.transfer.losses import Targets
     from daemon.transfer.scales import Scale, Subject
     from daemon.transfer.targets import GramStore
+    from daemon.transfer.vgg19 import Vgg19
 
 MAX_STEPS_BACK: Final = 1
 PREVIEW_S: Final = 5.0  # the longest time without a picture, so that people see progress
@@ -53,13 +57,6 @@ class Previews:
         return is_chosen
 
 
-class Prepared(NamedTuple):
-    """The targets of a job's first scale, computed ahead."""
-
-    scale: Scale
-    targets: Targets
-
-
 class Session:
     """One job being painted: an iterator of steps, whose whole state can be taken between two of them."""
 
@@ -70,7 +67,7 @@ class Session:
         gram_store: GramStore | None,
         *,
         exact: transfer.Step | None = None,
-        prepared: Prepared | None = None,
+        prepared: Targets | None = None,
         resumed: Checkpoint | None = None,
     ) -> None:
         """Take the compiled step of every scale, coarse to fine; see `Painter.begin`.
@@ -101,10 +98,7 @@ class Session:
         """Yield steps 0 to n of each scale; those that a checkpoint has are replayed from its table.
 
         Picture and losses of a step belong together. Some steps carry their picture (default: none), the last
-        one carries the painting.
-
-        Raises:
-            JobError: the loss was not finite twice.
+        one carries the painting. JobError if the loss was not finite twice.
         """
         if self._load():
             yield from self._table.copy()
@@ -131,7 +125,7 @@ class Session:
             scale_row=self._scale_row,
             target_s=self._target_s,
             steps_back=self._steps_back,
-            first=np.array([self._first.total, self._first.style, self._first.content]),
+            first=np.array([*vars(self._first).values()]),
             rows=np.asarray(rows, np.float64),
         )
 
@@ -197,17 +191,15 @@ class Session:
     def _descend(self, previews: Previews | None) -> Iterator[Step]:
         """Descend at one scale to its last iteration, or until it has settled."""
         with self._preparing():
-            if self._prepared is not None and self._prepared.scale == self._scale:
-                compared = self._prepared.targets
+            if self._prepared is not None and self._number == 0:
+                compared = self._prepared
             else:
                 compared = targets(self._step, self._subject, self._scale, self._gram_store)
         descent = self._resumed_descent(compared)
         while True:
             begun = time.perf_counter()
-            found = next(descent, None)
-            if found is None:
-                return
-            losses = _floats(found.loss)  # waits for the device
+            found = next(descent)
+            losses = Losses(*map(float, found.loss))  # waits for the device
             step_s = time.perf_counter() - begun
             if not math.isfinite(losses.total):
                 del found  # with all that the descent holds, before memory is needed again
@@ -218,8 +210,7 @@ class Session:
             restart = self._step.optimizer.restart(self._iterate.state)
             self._iterate = found
             del found
-            row = self._recorded(losses, step_s, restart)
-            yield self._with_pictures(row, previews)
+            yield self._recorded(losses, step_s, restart, previews)
             if self._is_scale_done:
                 return
 
@@ -229,11 +220,7 @@ class Session:
         return descend(self._step, compared, moved, state, self._scale.iterations, first=iteration + 1)
 
     def _step_back(self, losses: Losses) -> None:
-        """Replace the update from the last good picture by a smaller one.
-
-        Raises:
-            JobError: there is no good picture, or it is the second time.
-        """
+        """Replace the update from the last good picture by a smaller one, if there is one, once in a job."""
         current = self._iterate
         if current.iteration < 0 or self._steps_back == MAX_STEPS_BACK:
             iteration = self._iterations_before + current.iteration + 1
@@ -249,8 +236,11 @@ class Session:
         """The iterations of the scales before this one."""
         return sum(scale.iterations for scale in self._scales[: self._number])
 
-    def _recorded(self, losses: Losses, step_s: float, restart: str) -> Step:
-        """Enter the current picture in the table, and remember it if it is the best of its scale."""
+    def _recorded(self, losses: Losses, step_s: float, restart: str, previews: Previews | None) -> Step:
+        """Enter the current picture in the table, and remember it if it is the best of its scale.
+
+        The step returned has the picture as well, if it is chosen, and the painting, if it is the last one.
+        """
         current = self._iterate
         if self._best_image is None or losses.total < self._table[self._best_row].losses.total:
             self._best_image, self._best_row = current.image, len(self._table)
@@ -265,14 +255,10 @@ class Session:
             step_s=step_s,
         )
         self._table.append(row)
-        return row
-
-    def _with_pictures(self, row: Step, previews: Previews | None) -> Step:
-        """Add to the current row its picture, if it is chosen, and the painting, if it is the last one."""
         has_picture = previews is not None and previews.choose(row.iteration, time.monotonic())
         return replace(
             row,
-            picture=pixels.from_vgg(self._iterate.image) if has_picture else None,
+            picture=pixels.from_vgg(current.image) if has_picture else None,
             painting=self._painting() if self._is_last_scale and self._is_scale_done else None,
         )
 
@@ -299,14 +285,52 @@ class Session:
         """Compute the losses of a picture of the last scale, (1, H, W, 3), in float32."""
         compared = self._exact_targets or targets(exact, self._subject, self._scales[-1], self._gram_store)
         self._exact_targets = compared if exact.core_px is None else None  # not kept where memory is short
-        return _floats(exact.loss(image, compared))
+        return Losses(*map(float, exact.loss(image, compared)))
+
+
+class Painter:
+    """A loaded network and the steps compiled on it so far."""
+
+    def __init__(self, network: Vgg19, exact: Vgg19 | None = None, gram_store: GramStore | None = None) -> None:
+        """Take the network that iterates, and the same in float32 for the reported losses if it is another."""
+        self._network = network
+        self._exact = exact
+        self._gram_store = gram_store
+        self._made = functools.cache(transfer.make)
+
+    def step(self, settings: Settings, tile_size: TileSize = WHOLE) -> transfer.Step:
+        """Get the step for some settings, compiled once."""
+        return self._made(self._network, transfer.Method.of(settings), tile_size)
+
+    def prepare(self, subject: Subject) -> Targets:
+        """Compute the targets of a job's first scale ahead; another thread may be painting."""
+        return targets(self.step(subject.settings), subject, subject.scales()[0], self._gram_store)
+
+    def begin(
+        self,
+        subject: Subject,
+        *,
+        tile_sizes: Sequence[TileSize] | None = None,
+        prepared: Targets | None = None,
+        resumed: Checkpoint | None = None,
+    ) -> Session:
+        """Prepare to paint the content in the blended styles; JobError if a side is too short for VGG19.
+
+        Each scale has a tile size, coarse to fine; default: all in one piece. The prepared targets of the first
+        scale and the checkpoint are of this very job.
+        """
+        settings, chosen = subject.settings, tile_sizes or [WHOLE] * len(subject.scales())
+        return Session(
+            subject,
+            [self.step(settings, tile_size) for tile_size in chosen],
+            self._gram_store,
+            exact=self._made(self._exact, transfer.Method.of(settings), chosen[-1]) if self._exact else None,
+            prepared=prepared if chosen[0] == WHOLE else None,
+            resumed=resumed,
+        )
 
 
 def has_settled(totals: list[float], rule: EarlyStop) -> bool:
     """Tell whether the best loss fell by less than the rule's share within its iterations."""
     before, now = totals[: -rule.iterations], totals[-rule.iterations :]
     return bool(before) and min(now) > (1 - rule.improvement) * min(before)
-
-
-def _floats(loss: Loss) -> Losses:
-    return Losses(float(loss.total), float(loss.style), float(loss.content))

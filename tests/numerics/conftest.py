@@ -11,8 +11,7 @@ from PIL import Image
 from reference import network as keras_network
 from support.narrow_vgg import narrow_vgg
 
-from daemon.engine.painter import Painter
-from daemon.engine.session import Previews
+from daemon.engine.session import Painter, Previews
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import weights as weights_module
 from daemon.transfer.backend import convolutions

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 from support.narrow_vgg import narrow_vgg
 
-from daemon.engine.painter import Painter
+from daemon.engine.session import Painter
 from daemon.settings import PRESETS, Settings
 from daemon.transfer.scales import Subject
 from daemon.transfer.targets import targets

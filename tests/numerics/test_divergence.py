@@ -20,8 +20,7 @@ from daemon import images, safe_yaml
 from daemon.engine import local
 from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
-from daemon.engine.painter import Painter
-from daemon.engine.session import Previews
+from daemon.engine.session import Painter, Previews
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import State
 from daemon.settings import PRESETS, Frames, Settings

@@ -18,7 +18,7 @@ from daemon.transfer.targets import targets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daemon.engine.painter import Painter
+    from daemon.engine.session import Painter
     from daemon.transfer.optimizers import LbfgsState
 
     Slope = Callable[[np.ndarray], tuple[float, np.ndarray]]

@@ -18,7 +18,7 @@ from daemon.transfer.targets import targets as targets_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daemon.engine.painter import Painter
+    from daemon.engine.session import Painter
     from daemon.transfer.step import Step
 
 # Sums of up to some thousand float32 products, against float64: a few units in the last of 24 bits.

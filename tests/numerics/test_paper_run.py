@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import keras
 
-    from daemon.engine.painter import Painter
+    from daemon.engine.session import Painter
     from daemon.job import Step
 
 EVERY = 0.01

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from daemon.engine.painter import Painter
-from daemon.engine.session import Previews
+from daemon.engine.session import Painter, Previews
 from daemon.errors import JobError
 from daemon.settings import PRESETS, Frames, Settings
-from daemon.transfer.scales import Scale, Subject
+from daemon.transfer.scales import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daemon.engine.session import Prepared
     from daemon.job import Step
-    from daemon.transfer.vgg19 import Vgg19
+    from daemon.transfer.losses import Targets
 
     Order = Callable[..., Subject]
 
@@ -46,7 +44,7 @@ def order(picture: Callable[..., np.ndarray]) -> Order:
     return make
 
 
-def painted(painter: Painter, subject: Subject, prepared: Prepared | None = None) -> list[Step]:
+def painted(painter: Painter, subject: Subject, prepared: Targets | None = None) -> list[Step]:
     """Paint, every picture wanted."""
     return list(painter.begin(subject, prepared=prepared).steps(Previews(Frames(every=1), time.monotonic())))
 
@@ -77,7 +75,7 @@ def test_preparing_during_a_painting_disturbs_neither(painter: Painter, order: O
     """Another thread prepares while a picture is painted: both jobs are as they would be alone."""
     one, other = order("default"), order("default", content=3, strength=0.9)
     alone = painted(painter, one), painted(painter, other)
-    made: list[Prepared] = []
+    made: list[Targets] = []
     run = painter.begin(one).steps(Previews(Frames(every=1), time.monotonic()))
     steps = [next(run)]
     thread = threading.Thread(target=lambda: made.append(painter.prepare(other)))
@@ -86,33 +84,6 @@ def test_preparing_during_a_painting_disturbs_neither(painter: Painter, order: O
     thread.join(60)
     assert_equal(steps, alone[0])
     assert_equal(painted(painter, other, made[0]), alone[1])
-
-
-def test_two_threads_that_are_the_first_compile_once(narrow: Vgg19, order: Order) -> None:
-    """Where preparing and painting meet a new plan at one time they get one program."""
-    painter = Painter(narrow)
-    gate, found = threading.Barrier(2), []
-
-    def ask() -> None:
-        gate.wait(60)
-        found.append(painter.step(order("paper").settings))
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(found) == 2
-    assert found[0] is found[1]
-
-
-def test_what_is_prepared_for_another_size_is_not_taken(painter: Painter, order: Order) -> None:
-    """Targets of another first size are passed over."""
-    small, large = order("paper"), order("paper", size=40)
-    expected = painted(painter, large)
-    prepared = painter.prepare(small)
-    assert prepared.scale == Scale(24, 32, 3)
-    assert_equal(painted(painter, large, prepared), expected)
 
 
 def test_what_cannot_be_painted_cannot_be_prepared(

@@ -23,8 +23,7 @@ from daemon import config as config_module
 from daemon.engine import local
 from daemon.engine.checkpoints import UNREADABLE, Checkpoints, kept
 from daemon.engine.local import LocalEngine
-from daemon.engine.painter import Painter
-from daemon.engine.session import Previews
+from daemon.engine.session import Painter, Previews
 from daemon.job import Request
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer.backend import device

@@ -16,7 +16,7 @@ from daemon.transfer.targets import targets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daemon.engine.painter import Painter
+    from daemon.engine.session import Painter
     from daemon.job import Step
 
     Paint = Callable[..., list[Step]]

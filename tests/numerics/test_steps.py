@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from daemon.engine.painter import Painter
-from daemon.engine.session import Previews
+from daemon.engine.session import Painter, Previews
 from daemon.errors import JobError, Reason
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import pixels
@@ -116,7 +115,7 @@ FRESH = """
 import hashlib, json, sys
 import numpy as np
 from support.narrow_vgg import narrow_vgg
-from daemon.engine.painter import Painter
+from daemon.engine.session import Painter
 from daemon.engine.session import Previews
 from daemon.settings import Settings
 from daemon.transfer.scales import Subject

@@ -82,7 +82,7 @@ def test_a_damaged_file_is_computed_again_and_replaced(tmp_path: Path, damage: s
 
 
 def test_the_disk_is_bounded_and_keeps_the_last_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound the least recently used file is removed, and one that a kill left half written."""
+    """Beyond the bound the least recently used file is removed, also one that a kill left half written."""
     folder = tmp_path / "targets"
     GramCache(folder).get("0", Computing())
     (path,) = folder.iterdir()
@@ -92,6 +92,7 @@ def test_the_disk_is_bounded_and_keeps_the_last_used(tmp_path: Path, monkeypatch
     os.utime(folder / "1.grams", (2, 2))
     GramCache(folder).get("0", Computing())  # used now
     (folder / ".9.grams.new").write_bytes(b"half")
+    os.utime(folder / ".9.grams.new", (3, 3))
     GramCache(folder).get("2", Computing())
     assert sorted(path.name for path in folder.iterdir()) == ["0.grams", "2.grams"]
 

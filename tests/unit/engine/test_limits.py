@@ -41,9 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The memory that is measured each time, in megabytes; the last one stays."""
     values = [10]
-    monkeypatch.setattr(
-        limits, "resident_bytes", lambda _pid: (values.pop(0) if len(values) > 1 else values[0]) << 20
-    )
+    monkeypatch.setattr(limits, "resident_mb", lambda _pid: values.pop(0) if len(values) > 1 else values[0])
     return values
 
 
@@ -110,9 +108,9 @@ def test_resident_memory_is_measured() -> None:
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        assert 200 < limits.resident_bytes(process.pid) >> 20 < 300
+        assert 200 < limits.resident_mb(process.pid) < 300
         process.communicate(b"\n")
-    assert limits.resident_bytes(process.pid) == 0
+    assert limits.resident_mb(process.pid) == 0
 
 
 @pytest.mark.parametrize(

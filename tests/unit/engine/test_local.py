@@ -21,7 +21,7 @@ from support.trees import save, wait_for
 from daemon import config
 from daemon.engine import local
 from daemon.engine.local import LocalEngine
-from daemon.engine.painter import Painter
+from daemon.engine.session import Painter
 from daemon.errors import EngineError, JobError, NotReady, Reason
 from daemon.job import Request
 from daemon.settings import Settings

@@ -17,20 +17,17 @@ from daemon.transfer.backend.tile_layout import TILE_SIZES, WHOLE, TileSize
 if TYPE_CHECKING:
     from pathlib import Path
 
-STYLE = tuple(f"block{block}_conv1" for block in range(1, 6))
 
+def work(height: int, width: int, style: tuple[int, int] | None = None, **changes: Any) -> Work:
+    """One scale of a job, by default with Adam, and its painting as large as its photo.
 
-def work(height: int, width: int, **changes: Any) -> Work:
-    """A job with one size, its painting as large as its photo."""
-    usual = Work(
-        size=(height, width),
-        styles=[(height, width)],
-        content_layers=["block4_conv2"],
-        style_layers=STYLE,
-        precision="float32",
-        optimizer="adam",
-    )
-    return dataclasses.replace(usual, **changes)
+    Keywords are fields of the engine's description of itself, or settings.
+    """
+    names = {field.name for field in dataclasses.fields(INFO)}
+    facts = {"device": "CPU", **{name: value for name, value in changes.items() if name in names}}
+    chosen = {name: value for name, value in changes.items() if name not in names}
+    settings = Settings.model_validate({"optimizer": "adam", **chosen})
+    return Work((height, width), [style or (height, width)], settings, dataclasses.replace(INFO, **facts))
 
 
 # The peak resident memory of a fresh process, VmHWM in MB of 2^20 bytes, TensorFlow 2.21 on a CPU: whole jobs
@@ -86,7 +83,7 @@ def test_the_largest_scale_decides() -> None:
 
 def test_a_large_painting_counts_beside_a_small_photo() -> None:
     """A style picture much larger than the content raises the estimate, by tiles much less."""
-    usual, large = work(512, 64), work(512, 64, styles=[(2048, 2048)])
+    usual, large = work(512, 64), work(512, 64, (2048, 2048))
     assert estimate_mb(large, WHOLE) > 2 * estimate_mb(usual, WHOLE)
     assert estimate_mb(large, TileSize(512)) < estimate_mb(large, WHOLE) / 2
 
@@ -103,7 +100,8 @@ def test_rotated_kernels_take_their_room_once_more(precision: str, item_bytes: i
     channels = (3, 64, 64, 128, 128, *(256,) * 4, *(512,) * 8)
     numbers = sum(9 * below * above for below, above in itertools.pairwise(channels))
     usual = work(512, 384, precision=precision)
-    more_mb = estimate_mb(dataclasses.replace(usual, backward="convolution"), WHOLE) - estimate_mb(usual, WHOLE)
+    rotated = work(512, 384, precision=precision, backward="convolution")
+    more_mb = estimate_mb(rotated, WHOLE) - estimate_mb(usual, WHOLE)
     assert more_mb == round(numbers * item_bytes / (1 << 20))
 
 
@@ -179,12 +177,8 @@ def test_without_a_limit_nothing_is_estimated() -> None:
 
 def test_the_memory_of_a_gpu_holds_no_process() -> None:
     """The same work is estimated lower there by the difference of what is held before it."""
-    usual = work(512, 384)
-    on_gpu = dataclasses.replace(usual, is_on_gpu=True)
+    usual, on_gpu = work(512, 384), work(512, 384, device="GPU:0 (fake)")
     assert 400 < estimate_mb(usual, WHOLE) - estimate_mb(on_gpu, WHOLE) < 600
-    info = dataclasses.replace(INFO, device="GPU:0 (fake)")
-    (found,) = memory.works(Settings.model_validate({"size": 64, "scales": "none"}), (3, 4), [(1, 1)], info)
-    assert found.is_on_gpu
 
 
 def test_what_the_machine_can_spare_is_available_on_top_of_what_is_held(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ from daemon.lifeline import Lifeline
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from daemon.config import Config
     from daemon.job import Step
@@ -112,6 +112,7 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., ProcessEngine]]:
 def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every child that is started be a light one."""
     monkeypatch.setenv("PYTHONPATH", light_engine.planted(tmp_path / "light"))
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
 
 
 @pytest.fixture
@@ -124,6 +125,30 @@ def request_for(tmp_path: Path) -> Callable[..., Request]:
         return Request(content, ((style, 1.0),), None, chosen)
 
     return make
+
+
+@pytest.fixture
+def started(light: None, make_engine: Callable[..., ProcessEngine]) -> ProcessEngine:
+    """An engine of a test's own whose light child has started."""
+    engine = make_engine()
+    engine.start(Lifeline())
+    return engine
+
+
+class Running(NamedTuple):
+    """An engine in the middle of a long picture."""
+
+    engine: ProcessEngine
+    steps: Generator[Step, None, None]
+    pid: int
+
+
+@pytest.fixture
+def running(started: ProcessEngine, request_for: Callable[..., Request]) -> Running:
+    """A light child that has taken the first step of a picture."""
+    steps = steps_of(started, request_for(iterations=LONG))
+    next(steps)
+    return Running(started, steps, started.pid)
 
 
 def paint(engine: ProcessEngine | LocalEngine, request: Request) -> list[Step]:
@@ -239,19 +264,12 @@ def test_steps_nobody_takes_any_more_are_ended(
     assert again[-1].painting is not None
 
 
-@pytest.mark.usefixtures("light")
-def test_steps_may_be_left_after_the_engine_was_stopped(
-    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
-) -> None:
+def test_steps_may_be_left_after_the_engine_was_stopped(running: Running) -> None:
     """Steps that are dropped only after the engine itself was stopped are dropped in silence."""
-    engine = make_engine()
-    steps = steps_of(engine, request_for(iterations=LONG))
-    next(steps)
-    pid = engine.pid
-    engine.stop()
-    steps.close()
-    assert is_gone(pid)
-    engine.stop()  # once more changes nothing
+    running.engine.stop()
+    running.steps.close()
+    assert is_gone(running.pid)
+    running.engine.stop()  # once more changes nothing
 
 
 # The next request, announced
@@ -344,7 +362,7 @@ class Listener:
 
 
 def test_the_child_reads_all_that_came_up_to_a_stop() -> None:
-    """Between two steps every hint is taken; only a stop, or the daemon's end, ends the picture."""
+    """Between two steps every hint is taken; only a stop ends the picture."""
     ours, theirs = Pipe()
     listener = Listener()
     stop = threading.Event()
@@ -361,10 +379,7 @@ def test_the_child_reads_all_that_came_up_to_a_stop() -> None:
     assert stop.is_set()
     assert listener.hints == ["a", "b", "c"]
     assert theirs.recv() == ("paint", "the next one")
-    stop.clear()
     ours.close()
-    child.read_notes(listener, theirs, stop)
-    assert stop.is_set()
     theirs.close()
 
 
@@ -461,56 +476,37 @@ def test_what_tensorflow_and_keras_print_becomes_log_records(
 # Deaths
 
 
-@pytest.mark.usefixtures("light")
-def test_a_killed_child_is_reported_and_replaced(
-    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
-) -> None:
+def test_a_killed_child_is_reported_and_replaced(running: Running, request_for: Callable[..., Request]) -> None:
     """`kill -9` in the middle of a picture names the signal; the next picture gets a new child and is whole."""
-    engine = make_engine()
-    steps = steps_of(engine, request_for(iterations=LONG))
-    next(steps)
-    pid = engine.pid
-    os.kill(pid, signal.SIGKILL)
+    os.kill(running.pid, signal.SIGKILL)
     with capture_logs() as records, pytest.raises(EngineError) as caught:
-        list(steps)
+        list(running.steps)
     assert caught.value.reason is Reason.ENGINE_CRASHED
     assert "SIGKILL" in caught.value.message
     (died,) = [record for record in records if record["event"] == "engine.died"]
     assert (died["ended_by"], died["log_level"]) == ("signal SIGKILL", "error")
-    assert paint(engine, request_for())[-1].painting is not None
-    assert engine.pid != pid
+    assert paint(running.engine, request_for())[-1].painting is not None
+    assert running.engine.pid != running.pid
 
 
-@pytest.mark.usefixtures("light")
-def test_last_lines_of_a_child_are_kept(
-    make_engine: Callable[..., ProcessEngine],
-    request_for: Callable[..., Request],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_last_lines_of_a_child_are_kept(running: Running) -> None:
     """The last lines that a crashing child printed are in the error, for the job's `error.yaml`."""
-    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
-    engine = make_engine()
-    steps = steps_of(engine, request_for(iterations=LONG))
-    next(steps)
-    os.kill(engine.pid, signal.SIGABRT)
+    os.kill(running.pid, signal.SIGABRT)
     with pytest.raises(EngineError) as caught:
-        list(steps)
+        list(running.steps)
     assert "SIGABRT" in caught.value.message
     assert caught.value.reason is Reason.ENGINE_CRASHED
     assert any("engine/child.py" in line for line in caught.value.last_lines)
     assert caught.value.last_lines[-1].startswith("Extension modules: ")  # faulthandler's last line
 
 
-@pytest.mark.usefixtures("light")
 def test_a_child_that_died_between_jobs_costs_no_job(
-    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+    started: ProcessEngine, request_for: Callable[..., Request]
 ) -> None:
     """A child that died while idle is replaced before the next request, which is painted at once."""
-    engine = make_engine()
-    engine.start(Lifeline())
-    os.kill(engine.pid, signal.SIGTERM)
-    wait_for(lambda: engine.pid is None, "the child's end")
-    assert paint(engine, request_for())[-1].painting is not None
+    os.kill(started.pid, signal.SIGTERM)
+    wait_for(lambda: started.pid is None, "the child's end")
+    assert paint(started, request_for())[-1].painting is not None
 
 
 @pytest.mark.usefixtures("light")
@@ -532,17 +528,14 @@ def test_the_time_limit_ends_a_job(
     assert engine.pid != pid
 
 
-@pytest.mark.usefixtures("light")
 def test_the_time_limit_ends_a_job_that_makes_steps(
-    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
+    started: ProcessEngine, request_for: Callable[..., Request]
 ) -> None:
     """The limit is for the whole job: steps that keep coming do not put it off."""
-    engine = make_engine()
-    engine.start(Lifeline())
-    engine.config = config_for(engine.config.folders.inbox.parent, job_timeout_s=0.5)
+    started.config = config_for(started.config.folders.inbox.parent, job_timeout_s=0.5)
     begun, taken = time.monotonic(), []
     with pytest.raises(EngineError) as caught:
-        taken.extend(step.iteration for step in steps_of(engine, request_for(iterations=LONG)))
+        taken.extend(step.iteration for step in steps_of(started, request_for(iterations=LONG)))
     assert caught.value.reason is Reason.TIMED_OUT
     assert time.monotonic() - begun < 0.5 + MOMENT_S
     assert len(taken) > 1
@@ -570,65 +563,48 @@ def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(
     assert is_gone(pid)
 
 
-@pytest.mark.usefixtures("light")
 def test_a_child_that_falls_silent_is_ended(
-    make_engine: Callable[..., ProcessEngine],
-    request_for: Callable[..., Request],
-    monkeypatch: pytest.MonkeyPatch,
+    started: ProcessEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without any time limit, a child that makes no step for long is ended, and the job has timed out.
 
     Meanwhile the caller's thread gives heartbeats, since a watchdog depends on them.
     """
-    engine = make_engine()
-    engine.start(Lifeline())
-    pid = engine.pid
+    pid = started.pid
     os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr(limits, "STALL_S", 1.5)
     beats: list[float] = []
     with pytest.raises(EngineError) as caught:
-        list(engine.stylize(request_for(), Beating(beats)))
+        list(started.stylize(request_for(), Beating(beats)))
     assert caught.value.reason is Reason.TIMED_OUT
     assert caught.value.message.startswith("the engine made no step for ")
     assert is_gone(pid)
     assert len(beats) >= 4  # 15, on a machine with nothing else to do
 
 
-@pytest.mark.usefixtures("light")
 def test_the_wait_for_a_hanging_child_has_heartbeats(
-    make_engine: Callable[..., ProcessEngine],
-    request_for: Callable[..., Request],
-    monkeypatch: pytest.MonkeyPatch,
+    started: ProcessEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A child that does not come to its next step is given its time, with heartbeats, and then ended."""
     monkeypatch.setattr(process, "STOP_S", 1.5)
-    engine = make_engine()
-    engine.start(Lifeline())
-    pid = engine.pid
+    pid = started.pid
     os.kill(pid, signal.SIGSTOP)
     beats: list[float] = []
-    assert list(engine.stylize(request_for(), Beating(beats, is_stopping=True))) == []
+    assert list(started.stylize(request_for(), Beating(beats, is_stopping=True))) == []
     assert len(beats) >= 4
     assert beats[-1] - beats[0] > 1
     assert is_gone(pid)
 
 
-@pytest.mark.usefixtures("light")
 def test_a_child_that_the_kernel_killed_was_out_of_memory(
-    make_engine: Callable[..., ProcessEngine],
-    request_for: Callable[..., Request],
-    monkeypatch: pytest.MonkeyPatch,
+    running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A SIGKILL after which the kernel counts one more of its own means that the job ran out of memory."""
-    counts = [3]
-    monkeypatch.setattr(process, "oom_kills", lambda: counts[0])
-    engine = make_engine()
-    steps = steps_of(engine, request_for(iterations=LONG))
-    next(steps)
-    counts[0] += 1
-    os.kill(engine.pid, signal.SIGKILL)
+    count = limits.oom_kills()
+    monkeypatch.setattr(process, "oom_kills", lambda: count + 1)
+    os.kill(running.pid, signal.SIGKILL)
     with pytest.raises(EngineError) as caught:
-        list(steps)
+        list(running.steps)
     assert caught.value.reason is Reason.OUT_OF_MEMORY
     assert caught.value.message == "the kernel ended the engine's process because memory ran out"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from daemon.engine.limits import resident_bytes
+from daemon.engine.limits import resident_mb
 from daemon.errors import EngineError, NotReady, Reason
 from daemon.transfer.backend import device, processor
 
@@ -246,7 +246,7 @@ def test_freed_memory_is_given_back() -> None:
     pieces = [np.ones(64 << 10, np.uint8) for _ in range(4000)]
     held = pieces[::50]
     del pieces
-    before = resident_bytes(os.getpid())
+    before = resident_mb(os.getpid())
     device.trim()
-    assert before - resident_bytes(os.getpid()) > 200 << 20
+    assert before - resident_mb(os.getpid()) > 200
     assert len(held) == 80
