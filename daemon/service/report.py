@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final
@@ -43,28 +42,29 @@ class _Job:
 
 
 class Report:
-    """The morning report of one service; any of its threads may have it written."""
+    """The morning report of one service; one thread at a time has it written."""
 
     def __init__(self, spool: Spool, outbox: Outbox) -> None:
         self._spool = spool
         self._outbox = outbox
-        self._lock = threading.RLock()
         self._first = _FOREVER  # when this process began
         self._since: datetime | None = None  # what came from here on is not reported yet
+        self._nights: deque[datetime] = deque()  # the ends of those that are not reported yet
         self._seen: object = None  # the state of the spool that is reported; see `_look`
         self._jobs: dict[str, _Job] = {}  # by id, those since then; retention may have removed some meanwhile
 
     def begin(self) -> None:
-        """Begin a run or a night; what could not be reported of the one before belongs to it."""
-        with self._lock:
-            if is_start := self._first is _FOREVER:
-                self._since = self._cut_short()
-                with contextlib.suppress(NotReady, OSError):
-                    self.write((), is_final=True)
-            if self._since is None:
-                self._note(_now())
-            if is_start:
-                self._first, self._seen = _now(), self._look()
+        """Begin a run; what could not be reported of the one before belongs to it."""
+        self._since = self._cut_short()
+        with contextlib.suppress(NotReady, OSError):
+            self.write((), is_final=True)
+        if self._since is None:
+            self._note(_now())
+        self._first, self._seen = _now(), self._look()
+
+    def end_night(self) -> None:
+        """End a night, or the day before one, at this moment; called from any thread, it writes nothing."""
+        self._nights.append(_now())
 
     def _cut_short(self) -> datetime | None:
         """Find out since when an earlier process did not report, if it was cut short."""
@@ -84,14 +84,15 @@ class Report:
     def is_due(self) -> bool:
         """Whether something happened, or a day is over, that is not reported yet."""
         since = self._since
-        return since is not None and (self._look() != self._seen or _now() >= _midnight(since))
+        has_news = bool(self._nights) or self._look() != self._seen
+        return since is not None and (has_news or _now() >= _midnight(since))
 
     def _look(self) -> object:
         """Tell one state of the spool from another: every job that is accepted or ends moves a folder."""
         return [self._spool.folder(state).stat().st_mtime_ns for state in State]
 
     def write(self, waiting: Sequence[tuple[str, str]], *, is_final: bool) -> None:
-        """Report each day that is over, and the run or night so far. After an error, try again.
+        """Report what is new: each day that is over, and the run or night so far. After an error, try again.
 
         `waiting` names everything that waits in the inbox: path and reason.
 
@@ -99,18 +100,26 @@ class Report:
             NotReady: the outbox is away.
             OSError: it does not take the report, or the spool cannot be read.
         """
-        with self._lock:
-            if self._since is None:
-                return
-            since, now, seen = self._since, _now(), self._look()
-            self._gather(since)
-            while now >= (midnight := _midnight(since)):
-                self._put(since, midnight - _MS, waiting)
-                since = midnight
-            self._put(since, now, waiting, is_over=is_final, is_logged=is_final)
-            if is_final or since != self._since:
-                self._note(None if is_final else since)
-            self._seen = seen
+        if not (is_final or self.is_due):
+            return
+        while self._nights:
+            end = self._nights.popleft()
+            self._write(waiting, end, is_final=True)
+            self._note(end + _MS)
+        self._write(waiting, _now(), is_final=is_final)
+
+    def _write(self, waiting: Sequence[tuple[str, str]], end: datetime, *, is_final: bool) -> None:
+        if self._since is None:
+            return
+        since, seen = self._since, self._look()
+        self._gather(since)
+        while end >= (midnight := _midnight(since)):
+            self._put(since, midnight - _MS, waiting)
+            since = midnight
+        self._put(since, end, waiting, is_over=is_final, is_logged=is_final)
+        if is_final or since != self._since:
+            self._note(None if is_final else since)
+        self._seen = seen
 
     def _gather(self, since: datetime) -> None:
         """Read the jobs whose records changed since then; there may be thousands of others."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 _STATUS_S: Final = 1.0
+_REPORT_S: Final = 10.0  # the longest wait at the end for a share that does not take the last report
 
 
 class Service:
@@ -61,7 +62,7 @@ class Service:
         """
         folders = settings.folders
         self.stop = threading.Event()
-        self._is_over = threading.Event()  # all threads but the status thread have ended
+        self._is_over = threading.Event()  # all threads but status and upkeep have ended
         self._defect: Exception | None = None
         self.lives = {name: Lifeline(self.stop) for name in ("intake", "worker", "publisher")}
         self.situation = Situation(settings, drains)
@@ -74,7 +75,7 @@ class Service:
         self.engine = engine or ProcessEngine(settings)
         self.attempts = Attempts()
         self.status = Status(self.spool, self.situation, self.attempts, self.lives)
-        self.upkeep = Upkeep(self.spool, self.outbox, self.situation, self.attempts, self.status)
+        self.upkeep = Upkeep(self.spool, self.outbox, self.situation, self.attempts)
         self.outcomes = Outcomes(self.spool, self.outbox, self.backoff, self.attempts)
         self.room = Room(self.spool, self.outbox)
         self.publisher = Publisher(self.outcomes, self.room, self.lives["publisher"], executor)
@@ -136,16 +137,17 @@ class Service:
 
     def _run_threads(self) -> None:
         """Run the worker here and every other loop in a thread of its own, until all of them have ended."""
-        intake, status = (
-            threading.Thread(target=self.guarded, args=(name, run), name=name)
-            for name, run in (("intake", self.intake.run), ("status", self._run_status))
-        )
-        intake.start()
-        status.start()
+        loops = {"intake": self.intake.run, "status": self._run_status, "upkeep": self._run_upkeep}
+        threads = {
+            name: threading.Thread(target=self.guarded, args=(name, run), name=name, daemon=name == "upkeep")
+            for name, run in loops.items()
+        }
+        for thread in threads.values():
+            thread.start()
         try:
             self.work.run()
         finally:
-            self._shut_down(intake, status)
+            self._shut_down(**threads)
 
     def ask_stop(self) -> None:
         """Ask every thread to end; returns at once."""
@@ -203,7 +205,7 @@ class Service:
         counts = {name: len(entries) for name, entries in vars(found).items()}
         log.info("spool.recovered", **counts, queued=self.upkeep.queued())
 
-    def _shut_down(self, intake: threading.Thread, status: threading.Thread) -> None:
+    def _shut_down(self, intake: threading.Thread, status: threading.Thread, upkeep: threading.Thread) -> None:
         """Await the threads' ends; the status is written until all that is painted has ended."""
         self.situation.state = "stopping"
         notify(STOPPING="1", STATUS="stopping")
@@ -217,20 +219,29 @@ class Service:
             self._is_over.set()  # or the status thread would keep the process alive
             status.join()
         self.situation.state = "stopped"
-        self.upkeep.end()
+        with contextlib.suppress(OSError):  # why not is logged: the status thread met it, too
+            self.status.write()
+        upkeep.join(_REPORT_S)
+        if upkeep.is_alive():
+            log.warning("service.report_failed", what="summary", error="the outbox does not answer")
         uptime_s = round(time.monotonic() - self.situation.started, 1)
         log.info("service.stopped", **self.counts._asdict(), queued=self.upkeep.queued(), uptime_s=uptime_s)
 
     def _run_status(self) -> None:
-        """Turn the upkeep every second; nothing slow may happen in this thread, which feeds the watchdog."""
         while not self._is_over.is_set():
             try:
-                self.upkeep.turn(time.monotonic())
+                self.status.turn()
             except OSError as error:
                 self.backoff.begin("status", error)
             else:
                 self.backoff.end("status")
             self._is_over.wait(_STATUS_S)
+
+    def _run_upkeep(self) -> None:
+        while not self._is_over.is_set():
+            self.upkeep.turn(time.monotonic())
+            self._is_over.wait(_STATUS_S)
+        self.upkeep.end()
 
     def reload(self, read: Callable[[], Config]) -> None:
         """Adopt the keys that may change while the service runs; a faulty config changes nothing."""

@@ -111,10 +111,10 @@ class WorkLoop:
             log.info("service.window_closed", queued=self._upkeep.queued(), opens_at=text)
         if text is not None and was_open and not self._situation.drains:  # a drain ends with its night
             self._publisher.await_idle(self._life)  # what was painted at night belongs to its report
-            self._upkeep.end_night()
+            self._upkeep.report.end_night()
         if text is None and was_open is False:
             log.info("service.window_opened", queued=self._upkeep.queued())
-            self._upkeep.end_night()  # the report of the day, too
+            self._upkeep.report.end_night()  # the report of the day, too
         self._situation.opens_at = text
         return text is None
 
