@@ -62,11 +62,7 @@ class Lifeline:
         self._beat_at = None
 
     def wait(self, duration_s: float, wake: threading.Event | None = None) -> bool:
-        """Wait with heartbeats until the time is over, `wake` is set or the thread should stop.
-
-        Returns:
-            Whether the thread should stop.
-        """
+        """Wait with heartbeats for a time, for `wake` or the stop; gives whether the thread should stop."""
         end = time.monotonic() + duration_s
         self.beat()
         while not self.is_stopping and (left := end - time.monotonic()) > 0:

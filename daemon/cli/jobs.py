@@ -24,11 +24,7 @@ StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in
 
 
 def _find(config: Path | None, prefix: str, *states: State) -> tuple[Spool, StoredJob]:
-    """Find the one job with an id, a prefix of its id, or a name, in one of the states if some are given.
-
-    Raises:
-        DaemonError: there is no such job, or there are several.
-    """
+    """Find the one job with an id, a prefix of its id, or a name, in one of the states if some are given."""
     spool = Spool(load(config).folders.spool)
     found = spool.find(prefix)
     if len(found) > 1:

@@ -106,8 +106,8 @@ class IntakeThread:
         decoder: Decoder,
         sentinel: Sentinel,
         situation: Situation,
-        *,
         outcomes: Outcomes,
+        *,
         life: Lifeline,
     ) -> None:
         """Know no accepted job yet."""
@@ -143,24 +143,21 @@ class IntakeThread:
             self._watch(watcher)
             report = self.turn(time.monotonic())
             self._life.wait(_LEAST_S)  # a copy sends thousands of events; one look for many is enough
-            rescan_s = self._config.inbox.rescan_s
-            if report is None:
-                self._wait_for_news(backoff.PAUSE_S)
-            elif report.due_s is None:
-                self._wait_for_news(rescan_s)
-            else:
-                self._wait_for_news(min(rescan_s, report.due_s + 0.01))
+            longest_s = backoff.PAUSE_S if report is None else self._config.inbox.rescan_s
+            if report is not None and report.due_s is not None:
+                longest_s = min(longest_s, report.due_s + 0.01)
+            self._wait_for_news(longest_s)
         watcher.stop()
         self._decoder.stop()
 
     def _watch(self, watcher: Watcher) -> None:
         """Start or stop watching the inbox, as the config asks by now."""
-        if self._config.inbox.observer != "off":
+        is_wanted = self._config.inbox.observer != "off"
+        if is_wanted:
             watcher.ensure()
-            self._situation.is_watcher_up = watcher.is_up
         else:
             watcher.stop()
-            self._situation.is_watcher_up = None
+        self._situation.is_watcher_up = watcher.is_up if is_wanted else None
 
     def _wait_for_news(self, longest_s: float) -> None:
         """Wait for a file event, a reload or the end of the time; answer operators meanwhile."""
@@ -198,13 +195,8 @@ class IntakeThread:
         else:
             self.at_rest.clear()
         self.first_scan.set()
-        log.debug(
-            "inbox.rescanned",
-            files=report.files,
-            accepted=len(report.accepted),
-            waiting=len(report.waiting),
-            elapsed_s=round(time.monotonic() - begun, 4),
-        )
+        counts = {"accepted": len(report.accepted), "waiting": len(report.waiting)}
+        log.debug("inbox.rescanned", files=report.files, **counts, elapsed_s=round(time.monotonic() - begun, 4))
         return report
 
     def _turn(self, now: float) -> Report:

@@ -34,11 +34,7 @@ _READABLE_BY_ALL: Final = 0o644  # node_exporter is another user
 def collect(spool: Spool, outbox: Outbox, situation: Situation, attempts: Attempts) -> list[Family]:
     """Find out every figure that is known at this moment; raises OSError where the spool cannot be read."""
     info, progress = situation.info, next(iter(attempts.progress()), None)
-    about = {
-        "version": __version__,
-        "device": info.device if info else "",
-        "precision": info.precision if info else "",
-    }
+    about = {"version": __version__, **{name: getattr(info, name, "") for name in ("device", "precision")}}
     started = time.time() - (time.monotonic() - situation.started)
     oldest = spool.oldest(State.QUEUED)
     accepted_at = datetime.fromisoformat(oldest.job.accepted_at) if oldest and oldest.job else None

@@ -17,7 +17,7 @@ from daemon.sandbox.client import Decoder
 from daemon.sentinel import Sentinel
 from daemon.service.hours import Hours
 from daemon.service.intake_thread import IntakeThread
-from daemon.service.status import Counts, Situation, Status
+from daemon.service.status import Situation, Status
 from daemon.service.systemd import notify
 from daemon.service.upkeep import Upkeep
 from daemon.service.work_thread import WorkLoop
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.engine import Engine
     from daemon.spool.recovery import Recovery
-    from daemon.worker.outcomes import Outcome
 
 log = logs.get(__name__)
 
@@ -85,29 +84,21 @@ class Service:
         )
         decoder = decoder or Decoder(settings.inbox.max_megapixels)
         self.intake = IntakeThread(
-            self.spool, decoder, inbox, self.situation, outcomes=self.outcomes, life=self.lives["intake"]
+            self.spool, decoder, inbox, self.situation, self.outcomes, life=self.lives["intake"]
         )
         hours = Hours(settings.schedule.window, stop_starting_at, clock.local())
-        self.work = WorkLoop(self._worker, self.intake, hours, self.upkeep, life=self.lives["worker"])
+        self.work = WorkLoop(self._worker, self.intake, hours, self.upkeep, self.lives["worker"])
 
     @property
     def config(self) -> Config:
         """The current config."""
         return self.situation.config
 
-    @property
-    def counts(self) -> Counts:
-        """What this run has done so far."""
-        return self.status.counts
-
     def run(self) -> int:
-        """Run until stopped or, when draining, until all is done.
+        """Run until stopped or, when draining, until all is done; raises NotReady if it cannot start.
 
         Returns:
             The exit code: 0, or 1 when draining and some jobs failed.
-
-        Raises:
-            NotReady: the environment does not allow a start.
         """
         drains = self.situation.drains
         self.spool.prepare()
@@ -123,17 +114,7 @@ class Service:
             raise self._defect
         with contextlib.suppress(NotReady, OSError):  # those jobs are queued again
             self.publisher.raise_error()
-        return 1 if drains and self.counts.failed else 0
-
-    def step(self, now: float) -> Outcome | None:
-        """Turn every part once in the calling thread, after `recover`: inbox, operators, worker.
-
-        Returns:
-            The outcome of the worker's turn; None when nothing was queued.
-        """
-        self.intake.turn(now)
-        self.intake.answer_operators()
-        return self.work.turn()
+        return 1 if drains and self.status.counts.failed else 0
 
     def _run_threads(self) -> None:
         """Run the worker here and every other loop in a thread of its own, until all of them have ended."""
@@ -186,14 +167,8 @@ class Service:
 
     def _report_recovery(self, found: Recovery) -> None:
         for entry in found.requeued:
-            log.warning(
-                "spool.requeued",
-                job_id=entry.id,
-                name=entry.label,
-                attempt=entry.attempts_used,
-                max_attempts=self.config.engine.max_attempts,
-                reason="service_ended",
-            )
+            facts = {"attempt": entry.attempts_used, "max_attempts": self.config.engine.max_attempts}
+            log.warning("spool.requeued", job_id=entry.id, name=entry.label, **facts, reason="service_ended")
         for entry in found.completed:
             log.info("job.completed", job_id=entry.id, name=entry.label, **entry.facts)
             if entry.job is not None:
@@ -225,7 +200,9 @@ class Service:
         if upkeep.is_alive():
             log.warning("service.report_failed", what="summary", error="the outbox does not answer")
         uptime_s = round(time.monotonic() - self.situation.started, 1)
-        log.info("service.stopped", **self.counts._asdict(), queued=self.upkeep.queued(), uptime_s=uptime_s)
+        log.info(
+            "service.stopped", **self.status.counts._asdict(), queued=self.upkeep.queued(), uptime_s=uptime_s
+        )
 
     def _run_status(self) -> None:
         while not self._is_over.is_set():

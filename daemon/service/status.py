@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-STATUS_FILE: Final = "status.json"
 _LISTED: Final = 200
 _QUEUE_LISTED: Final = 20
 _NO_REPORT: Final = Report((), (), 0, None, is_at_rest=False)
@@ -79,11 +78,7 @@ class Status:
         self._is_stalled = False
 
     def turn(self) -> None:
-        """Feed the watchdog, stop cancelled attempts, write the status.
-
-        Raises:
-            OSError: the spool does not take status.json, or cannot be read.
-        """
+        """Feed the watchdog, stop cancelled attempts, write the status; raises OSError of the spool."""
         self._feed_watchdog()
         self._attempts.stop_cancelled()
         self.write()
@@ -109,14 +104,9 @@ class Status:
         return Counts(self._situation.accepted, endings[Ending.COMPLETED], endings[Ending.FAILED])
 
     def write(self) -> None:
-        """Write `status.json`, and the STATUS line of a running service.
-
-        Raises:
-            OSError: the spool does not take it.
-        """
+        """Write `status.json`, and the STATUS line of a running service; raises OSError of the spool."""
         document = self._document()
-        path = self._spool.root / STATUS_FILE
-        files.replace(path, json.dumps(document).encode(), is_durable=False)
+        files.replace(self._spool.root / "status.json", json.dumps(document).encode(), is_durable=False)
         if document["state"] == "running":
             notify(STATUS=_line(document))
 

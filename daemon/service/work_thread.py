@@ -30,13 +30,7 @@ class WorkLoop:
     """Works through the spool, in the hours for it."""
 
     def __init__(
-        self,
-        worker: Worker,
-        intake: IntakeThread,
-        hours: Hours,
-        upkeep: Upkeep,
-        *,
-        life: Lifeline,
+        self, worker: Worker, intake: IntakeThread, hours: Hours, upkeep: Upkeep, life: Lifeline
     ) -> None:
         self._worker = worker
         self._publisher = worker.publisher
@@ -49,11 +43,7 @@ class WorkLoop:
         self._is_open: bool | None = None  # whether jobs may be started now; not known yet
 
     def run(self) -> None:
-        """Turn until the service stops or, when draining, until all is done.
-
-        Raises:
-            NotReady: the engine cannot be started.
-        """
+        """Turn until the service stops or, when draining, until all is done; raises NotReady."""
         if not self._get_ready():
             return
         drains = self._situation.drains

@@ -530,24 +530,19 @@ def signals() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_defect_in_a_reload_ends_the_service(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_in_a_reload_ends_the_service(tree: Tree) -> None:
     """A thread for signals that died would leave a service that no signal stops: better none at all."""
-    made: list[Service] = []
-
-    def make(*args: Any, **options: Any) -> Service:
-        made.append(Service(*args, **options, engine=FakeEngine(), decoder=NearDecoder()))
-        return made[-1]
+    made = Service(tree.config, engine=FakeEngine(), decoder=NearDecoder())
 
     def reload() -> Config:
         raise ZeroDivisionError
 
     def send() -> None:
-        wait_for(lambda: made and made[0].situation.state == "running", "the service to be ready", END_S)
+        wait_for(lambda: made.situation.state == "running", "the service to be ready", END_S)
         os.kill(os.getpid(), signal.SIGHUP)
 
-    monkeypatch.setattr(signals_module, "Service", make)
     sender = threading.Thread(target=send)
     sender.start()
     with pytest.raises(ZeroDivisionError):
-        signals_module.run(tree.config, reload=reload)
+        signals_module.run(made, reload)
     sender.join()
