@@ -16,14 +16,8 @@ if TYPE_CHECKING:
     from daemon.engine.local import LocalEngine
     from daemon.job import EngineInfo
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        help="The config file; default: $STYLETRANSFERD_CONFIG, else /etc/styletransferd/config.yaml.",
-        show_default=False,
-    ),
-]
+_HELP = "The config file; default: $STYLETRANSFERD_CONFIG, else /etc/styletransferd/config.yaml."
+ConfigOption = Annotated[Path | None, typer.Option("--config", help=_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

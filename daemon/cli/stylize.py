@@ -75,11 +75,7 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
 
 
 def _follow(steps: Iterator[Plan | Step]) -> Painting:
-    """Run the steps until the painting is complete; warnings are printed above a progress bar.
-
-    Raises:
-        EngineError: the steps ended without a painting.
-    """
+    """Run the steps until the painting is complete; warnings are printed above a progress bar."""
     from daemon.cli.progress import Bar  # noqa: PLC0415 - 40 ms
 
     painting = None

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     Family = tuple[str, str, list[Sample]]  # name, help, samples
 
 _PREFIX: Final = "styletransferd_"
-_READABLE_BY_ALL: Final = 0o644  # node_exporter is another user
 
 
 def collect(spool: Spool, outbox: Outbox, situation: Situation, attempts: Attempts) -> list[Family]:
@@ -68,11 +67,11 @@ def collect(spool: Spool, outbox: Outbox, situation: Situation, attempts: Attemp
 def write(path: Path, families: list[Family]) -> None:
     """Replace the file, readable by all whatever the umask; raises OSError."""
     text = "".join(_family(*family) for family in families)
-    files.replace(path, text.encode("utf-8"), is_durable=False, mode=_READABLE_BY_ALL)
+    files.replace(path, text.encode("utf-8"), is_durable=False, mode=0o644)  # node_exporter is another user
 
 
 def _one(value: float | None) -> list[Sample]:
-    return [({}, value)]
+    return [({}, int(value) if isinstance(value, bool) else value)]
 
 
 def _by(label: str, values: Mapping[Any, int | None]) -> list[Sample]:
@@ -81,7 +80,7 @@ def _by(label: str, values: Mapping[Any, int | None]) -> list[Sample]:
 
 def _family(name: str, help_text: str, samples: list[Sample]) -> str:
     lines = [
-        f"{_PREFIX}{name}{_labels(labels)} {_number(value)}\n"
+        f"{_PREFIX}{name}{_labels(labels)} {value!r}\n"
         for labels, value in samples
         if value is not None and math.isfinite(value)
     ]
@@ -98,7 +97,3 @@ def _labels(labels: dict[str, str]) -> str:
 def _escaped(value: str) -> str:
     text = value.encode("utf-8", "backslashreplace").decode("utf-8")  # a name may hold any bytes
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if isinstance(value, bool) else repr(value)

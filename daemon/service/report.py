@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from daemon.outbox.publish import Outbox
     from daemon.spool import Spool, StoredJob
 
+    Waiting = Sequence[tuple[str, str]]  # path, reason
+
 log = logs.get(__name__)
 
 RUNS: Final = "runs.jsonl"  # in the spool: since when nothing is reported
@@ -91,14 +93,10 @@ class Report:
         """Tell one state of the spool from another: every job that is accepted or ends moves a folder."""
         return [self._spool.folder(state).stat().st_mtime_ns for state in State]
 
-    def write(self, waiting: Sequence[tuple[str, str]], *, is_final: bool) -> None:
+    def write(self, waiting: Waiting, *, is_final: bool) -> None:
         """Report what is new: each day that is over, and the run or night so far. After an error, try again.
 
-        `waiting` names everything that waits in the inbox: path and reason.
-
-        Raises:
-            NotReady: the outbox is away.
-            OSError: it does not take the report, or the spool cannot be read.
+        `waiting` names everything that waits in the inbox. Raises NotReady and OSError of outbox and spool.
         """
         if not (is_final or self.is_due):
             return
@@ -108,7 +106,7 @@ class Report:
             self._note(end + _MS)
         self._write(waiting, _now(), is_final=is_final)
 
-    def _write(self, waiting: Sequence[tuple[str, str]], end: datetime, *, is_final: bool) -> None:
+    def _write(self, waiting: Waiting, end: datetime, *, is_final: bool) -> None:
         if self._since is None:
             return
         since, seen = self._since, self._look()
@@ -125,20 +123,16 @@ class Report:
         """Read the jobs whose records changed since then; there may be thousands of others."""
         kept = {id_: known for id_, known in self._jobs.items() if known.ended_at and known.ended_at >= since}
         for entry in self._spool.all_entries():
-            changed, known = _changed(entry), self._jobs.get(entry.id)
+            records = [path for path in (entry.folder / ATTEMPTS, entry.folder / JOB) if path.exists()]
+            changed = max((path.stat().st_mtime for path in records), default=0.0)
+            known = self._jobs.get(entry.id)
             if changed >= since.timestamp() - 1:
                 is_same = known and (known.state, known.changed) == (entry.state, changed)
                 kept[entry.id] = known if known and is_same else _read(entry, changed)
         self._jobs = kept
 
     def _put(
-        self,
-        start: datetime,
-        end: datetime,
-        waiting: Sequence[tuple[str, str]],
-        *,
-        is_over: bool = True,
-        is_logged: bool = False,
+        self, start: datetime, end: datetime, waiting: Waiting, *, is_over: bool = True, is_logged: bool = False
     ) -> None:
         """Write the entry of a run, unless nothing happened and this process left nothing undone."""
         run, queued = self._run(start, end, is_over=is_over), self._spool.count(State.QUEUED)
@@ -186,12 +180,6 @@ def _midnight(since: datetime) -> datetime:
 def _now() -> datetime:
     """Give the time as a record has it."""
     return datetime.fromisoformat(clock.stamp(clock.local()))
-
-
-def _changed(entry: StoredJob) -> float:
-    """Give the time at which a job's records changed last."""
-    records = [entry.folder / ATTEMPTS, entry.folder / JOB]
-    return max((path.stat().st_mtime for path in records if path.exists()), default=0.0)
 
 
 def _read(entry: StoredJob, changed: float) -> _Job:

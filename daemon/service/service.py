@@ -97,8 +97,7 @@ class Service:
     def run(self) -> int:
         """Run until stopped or, when draining, until all is done; raises NotReady if it cannot start.
 
-        Returns:
-            The exit code: 0, or 1 when draining and some jobs failed.
+        The exit code that it gives is 1 when draining and some jobs failed, else 0.
         """
         drains = self.situation.drains
         self.spool.prepare()
@@ -182,9 +181,8 @@ class Service:
 
     def _shut_down(self, intake: threading.Thread, status: threading.Thread, upkeep: threading.Thread) -> None:
         """Await the threads' ends; the status is written until all that is painted has ended."""
-        self.situation.state = "stopping"
-        notify(STOPPING="1", STATUS="stopping")
         self.ask_stop()
+        notify(STOPPING="1", STATUS="stopping")
         try:
             self.engine.stop()
             self.lives["worker"].rest()

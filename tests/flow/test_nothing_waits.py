@@ -127,7 +127,7 @@ def test_what_comes_back_into_the_queue_is_done_by_the_same_drain(tree: Tree, ru
     with _captured() as records:
         running = run(tree.config, engine, drains=True)
         wait_for(lambda: press.begun, "the finishing", END_S)
-        wait_for(running.service.intake.at_rest.is_set, "the inbox at rest", END_S)
+        wait_for(lambda: running.service.intake.is_at_rest, "the inbox at rest", END_S)
         running.join(0.3)
         press.gate.set()
         running.join()
