@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Final
 
 _TICK_S: Final = 0.5  # the longest wait without a heartbeat
 
@@ -18,25 +15,19 @@ class Lifeline:
     A nested one can be stopped alone, before its thread; its heartbeats are the thread's.
     """
 
-    def __init__(
-        self,
-        stop: threading.Event | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        parent: Lifeline | None = None,
-    ) -> None:
+    def __init__(self, stop: threading.Event | None = None, parent: Lifeline | None = None) -> None:
         """Expect no heartbeat before the first one.
 
         `parent` is the thread's own lifeline, which takes the heartbeats and whose stop counts as well.
         """
         self._stop = stop or threading.Event()
-        self._clock = clock
         self._parent = parent
         self._beat_at: float | None = None
         self._stop_noticed_at: float | None = None
 
     def nested(self) -> Lifeline:
         """Make a lifeline for one piece of the thread's work."""
-        return Lifeline(clock=self._clock, parent=self)
+        return Lifeline(parent=self)
 
     def ask_stop(self) -> None:
         """Ask everything that shares this stop flag to end; returns at once."""
@@ -51,18 +42,18 @@ class Lifeline:
     def silence_s(self) -> float:
         """The seconds since the last heartbeat; 0 while none is expected."""
         beat_at = self._beat_at  # another thread may write it
-        return 0.0 if beat_at is None else self._clock() - beat_at
+        return 0.0 if beat_at is None else time.monotonic() - beat_at
 
     @property
     def overtime_s(self) -> float:
         """The seconds since the first heartbeat after the stop; 0 before it."""
-        return 0.0 if self._stop_noticed_at is None else self._clock() - self._stop_noticed_at
+        return 0.0 if self._stop_noticed_at is None else time.monotonic() - self._stop_noticed_at
 
     def beat(self) -> None:
         """Show that the thread makes progress, or waits for something that does."""
         if self._parent is not None:
             self._parent.beat()
-        self._beat_at = self._clock()
+        self._beat_at = time.monotonic()
         if self._stop_noticed_at is None and self.is_stopping:
             self._stop_noticed_at = self._beat_at
 
@@ -71,11 +62,7 @@ class Lifeline:
         self._beat_at = None
 
     def wait(self, duration_s: float, wake: threading.Event | None = None) -> bool:
-        """Wait with heartbeats until the time is over, `wake` is set or the thread should stop.
-
-        Returns:
-            Whether the thread should stop.
-        """
+        """Wait with heartbeats for a time, for `wake` or the stop; gives whether the thread should stop."""
         end = time.monotonic() + duration_s
         self.beat()
         while not self.is_stopping and (left := end - time.monotonic()) > 0:

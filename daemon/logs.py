@@ -30,11 +30,7 @@ _SHARED: Final[tuple[Processor, ...]] = (
 )
 
 
-def configure(
-    level: str = "info",
-    format: Format = "auto",  # noqa: A002 - the name of the config's key
-    stream: TextIO | None = None,
-) -> None:
+def configure(level: str, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - a key's name
     """Send every record of this process, including libraries' records and warnings, through one renderer.
 
     The format `auto` is console on a terminal, else JSON. The default stream is stdout.
@@ -46,17 +42,7 @@ def configure(
         wrapper_class=structlog.make_filtering_bound_logger(number),
         cache_logger_on_first_use=False,
     )
-    root = logging.getLogger()
-    root.handlers = [_handler(stream or sys.stdout, format)]
-    root.setLevel(max(number, logging.INFO))
-    logging.getLogger("daemon").setLevel(number)
-    logging.captureWarnings(capture=True)
-    sys.excepthook = _log_uncaught
-    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
-
-
-def _handler(stream: TextIO | None, format: Format) -> logging.Handler:  # noqa: A002 - the config's key
-    """Make the handler of every record; see `configure`."""
+    stream = stream or sys.stdout
     is_terminal = stream is not None and stream.isatty()
     last: list[Processor] = [_TRACEBACKS, _finite, _in_order, structlog.processors.JSONRenderer(default=str)]
     if format == "console" or (format == "auto" and is_terminal):
@@ -71,7 +57,13 @@ def _handler(stream: TextIO | None, format: Format) -> logging.Handler:  # noqa:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
-    return handler
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(number, logging.INFO))
+    logging.getLogger("daemon").setLevel(number)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 class _Handler(logging.StreamHandler[Any]):

@@ -1,8 +1,10 @@
-"""`check`: lists every fault of the config and of sidecars; nothing is run."""
+"""What config and sidecars may say: `check` lists every fault, `schema` prints what editors complete from."""
 
 from __future__ import annotations
 
+import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,16 +12,18 @@ import typer
 
 from daemon import config as config_module
 from daemon import files, safe_yaml, sidecar
-from daemon.cli.options import ConfigOption, load, load_or_default
+from daemon.cli.options import ConfigOption, load
+from daemon.config import Config
 from daemon.errors import ConfigError, Fault, JobError
 from daemon.inbox import pairing
 from daemon.inbox.scan import is_ignored
+from daemon.sidecar import SidecarModel
 from daemon.validation import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from daemon.config import Config
+Kind = StrEnum("Kind", ["SIDECAR", "CONFIG"])
 
 
 def check(
@@ -34,7 +38,7 @@ def check(
     """Validate the config, and the sidecars and folders given; list every fault."""
     path = config_module.find(config)
     try:
-        loaded = load_or_default(config) if paths else load(config)
+        loaded = load(config, needs_file=not paths)
     except ConfigError as error:
         raise ConfigError(error.faults, is_verbose=verbose) from None
     typer.echo(f"{path}: ok" if path.exists() else "no config file: the defaults apply")
@@ -92,3 +96,10 @@ def _picture_faults(file: Path, group: pairing.Group, config: Config) -> Iterato
         except JobError as error:
             why = f"{member.role}: {error.failure.message}"
             yield Fault(str(file), hint=error.failure.hint, problem=why)
+
+
+def schema(kind: Annotated[Kind, typer.Argument(help="The kind of file.")]) -> None:
+    """Print the JSON Schema of sidecars or of the config, for completion in editors."""
+    model = SidecarModel if kind is Kind.SIDECAR else Config
+    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
+    typer.echo(json.dumps(document, indent=2))

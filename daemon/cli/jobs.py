@@ -23,16 +23,9 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help=_JOB_HELP)]
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
 
 
-def _spool(config: Path | None) -> Spool:
-    return Spool(load(config).folders.spool)
-
-
-def _find(spool: Spool, prefix: str, *states: State) -> StoredJob:
-    """Find the one job with an id, a prefix of its id, or a name, in one of the states if some are given.
-
-    Raises:
-        DaemonError: there is no such job, or there are several.
-    """
+def _find(config: Path | None, prefix: str, *states: State) -> tuple[Spool, StoredJob]:
+    """Find the one job with an id, a prefix of its id, or a name, in one of the states if some are given."""
+    spool = Spool(load(config).folders.spool)
     found = spool.find(prefix)
     if len(found) > 1:
         raise DaemonError(f"{prefix}: more than one job matches: {', '.join(entry.id for entry in found)}")
@@ -41,7 +34,7 @@ def _find(spool: Spool, prefix: str, *states: State) -> StoredJob:
     (entry,) = found
     if states and entry.state not in states:
         raise DaemonError(f"{entry.label} is {entry.state}, not {' or '.join(states)}")
-    return entry
+    return spool, entry
 
 
 def _summary(entry: StoredJob) -> dict[str, Any]:
@@ -59,7 +52,7 @@ def _summary(entry: StoredJob) -> dict[str, Any]:
 
 def list_jobs(state: StateOption = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """List jobs in any state, or in one."""
-    spool = _spool(config)
+    spool = Spool(load(config).folders.spool)
     found = [_summary(entry) for each in ([state] if state else State) for entry in spool.entries(each)]
     found.sort(key=lambda item: item["accepted_at"] or "")
     if as_json:
@@ -71,10 +64,9 @@ def list_jobs(state: StateOption = None, as_json: JsonOption = False, config: Co
 
 def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show everything about one job."""
-    entry = _find(_spool(config), job)
+    _, entry = _find(config, job)
     document = _summary(entry) | {"folder": str(entry.folder), "history": entry.attempts}
-    accepted = entry.job
-    if accepted:
+    if accepted := entry.job:
         settings = accepted.settings
         document["preset"] = accepted.preset
         document["settings"] = settings.model_dump(mode="json") if settings else None
@@ -86,17 +78,15 @@ def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = N
 
 def retry(job: JobArgument, config: ConfigOption = None) -> None:
     """Queue a failed job again, with its attempts counted from zero."""
-    spool = _spool(config)
-    found = _find(spool, job, State.FAILED)
-    if found.job is None:
-        raise DaemonError(f"{found.id}: its record cannot be read, so it cannot be retried")
-    typer.echo(f"{spool.retry(found).label}: queued again")
+    spool, entry = _find(config, job, State.FAILED)
+    if entry.job is None:
+        raise DaemonError(f"{entry.id}: its record cannot be read, so it cannot be retried")
+    typer.echo(f"{spool.retry(entry).label}: queued again")
 
 
 def cancel(job: JobArgument, config: ConfigOption = None) -> None:
     """Cancel a queued, held or running job; it ends as failed and can be retried."""
-    spool = _spool(config)
-    entry = _find(spool, job, State.QUEUED, State.HELD, State.RUNNING)
+    spool, entry = _find(config, job, State.QUEUED, State.HELD, State.RUNNING)
     spool.ask_cancel(entry)
     when = "within seconds" if lock.is_locked(spool.root) else "when the service starts"
     typer.echo(f"{entry.label}: will be cancelled {when}")
@@ -104,11 +94,11 @@ def cancel(job: JobArgument, config: ConfigOption = None) -> None:
 
 def hold(job: JobArgument, config: ConfigOption = None) -> None:
     """Do not start a queued job until it is released."""
-    spool = _spool(config)
-    typer.echo(f"{spool.hold(_find(spool, job, State.QUEUED)).label}: held")
+    spool, entry = _find(config, job, State.QUEUED)
+    typer.echo(f"{spool.hold(entry).label}: held")
 
 
 def release(job: JobArgument, config: ConfigOption = None) -> None:
     """Return a held job to the queue."""
-    spool = _spool(config)
-    typer.echo(f"{spool.release(_find(spool, job, State.HELD)).label}: queued")
+    spool, entry = _find(config, job, State.HELD)
+    typer.echo(f"{spool.release(entry).label}: queued")

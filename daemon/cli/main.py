@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from daemon import __version__
-from daemon.cli import check, demo, jobs, run, schema, selftest, status, stylize
+from daemon.cli import check, demo, jobs, run, selftest, status, stylize
 from daemon.errors import ConfigError, DaemonError, JobError, NotReady
 
 EXIT_FAILED = 1
@@ -41,7 +41,7 @@ def _styletransferd(
 
 for command in (
     *(run.run, demo.demo, stylize.stylize, check.check, selftest.selftest, status.status, jobs.list_jobs),
-    *(jobs.show, jobs.retry, jobs.cancel, jobs.hold, jobs.release, schema.schema),
+    *(jobs.show, jobs.retry, jobs.cancel, jobs.hold, jobs.release, check.schema),
 ):
     app.command(command.__name__.removesuffix("_jobs"))(command)
 

@@ -16,26 +16,18 @@ if TYPE_CHECKING:
     from daemon.engine.local import LocalEngine
     from daemon.job import EngineInfo
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        help="The config file; default: $STYLETRANSFERD_CONFIG, else /etc/styletransferd/config.yaml.",
-        show_default=False,
-    ),
-]
+_HELP = "The config file; default: $STYLETRANSFERD_CONFIG, else /etc/styletransferd/config.yaml."
+ConfigOption = Annotated[Path | None, typer.Option("--config", help=_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-def load(given: Path | None) -> Config:
-    """Load the config file that applies, where `given` is the value of --config; see `config.load`."""
-    return config.load(config.find(given))
+def load(given: Path | None, *, needs_file: bool = True) -> Config:
+    """Load the config file that applies, where `given` is the value of --config; see `config.load`.
 
-
-def load_or_default(given: Path | None) -> Config:
-    """Load the config file that applies, or the defaults if none is named and none is installed."""
+    A command that needs no file gets the defaults if none is named and none is installed.
+    """
     path = config.find(given)
-    if path == config.DEFAULT_PATH and given is None and not path.exists():
+    if not needs_file and given is None and path == config.DEFAULT_PATH and not path.exists():
         return config.build({}, Path.cwd())
     return config.load(path)
 

@@ -49,15 +49,12 @@ def serve(
     stop_starting_at: str | None = None,
     reload: Callable[[], Config] | None = None,
 ) -> int:
-    """Run the service to its end.
-
-    Returns:
-        The exit code; a defect is logged and has its own, to differ from a night with some failed jobs.
-    """
-    from daemon.service import signals  # noqa: PLC0415 - `status` starts faster without it
+    """Run the service, and give its exit code; a defect has its own, unlike a night with some failed jobs."""
+    from daemon.service import service, signals  # noqa: PLC0415 - `status` starts faster without it
 
     try:
-        return signals.run(config, drains=drains, stop_starting_at=stop_starting_at, reload=reload)
+        made = service.Service(config, drains=drains, stop_starting_at=stop_starting_at)
+        return signals.run(made, reload)
     except DaemonError:
         raise
     except Exception:  # noqa: BLE001 - whatever it is, it is logged

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from daemon.cli.options import ConfigOption, load_or_default, start_engine
+from daemon.cli.options import ConfigOption, load, start_engine
 from daemon.errors import DaemonError, NotReady
 from daemon.job import Request
 from daemon.settings import Frames, Settings
@@ -19,7 +19,7 @@ _SIZE_PX = 256
 
 def selftest(config: ConfigOption = None) -> None:
     """Load VGG19, run a real optimization step on the chosen device, and print what computes."""
-    engine, info = start_engine(load_or_default(config))
+    engine, info = start_engine(load(config, needs_file=False))
     from daemon.transfer.backend import timing  # noqa: PLC0415 - imports TensorFlow
 
     bundled = Path(str(resources.files("daemon.demo")))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon import files, safe_yaml, sidecar
-from daemon.cli.options import ConfigOption, load_or_default, start_engine
+from daemon.cli.options import ConfigOption, load, start_engine
 from daemon.errors import EngineError
 from daemon.job import Plan, Request
 from daemon.settings import Frames
@@ -39,7 +39,7 @@ def stylize(
         raise typer.BadParameter(f"{output.parent}: no such folder")
     if output.exists() and any(path.exists() and output.samefile(path) for path in (content, style)):
         raise typer.BadParameter(f"{output}: the output is also an input")
-    loaded = load_or_default(config)
+    loaded = load(config, needs_file=False)
     settings = _settings(pairs or [], loaded.defaults, format_)
     from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
@@ -75,11 +75,7 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
 
 
 def _follow(steps: Iterator[Plan | Step]) -> Painting:
-    """Run the steps until the painting is complete; warnings are printed above a progress bar.
-
-    Raises:
-        EngineError: the steps ended without a painting.
-    """
+    """Run the steps until the painting is complete; warnings are printed above a progress bar."""
     from daemon.cli.progress import Bar  # noqa: PLC0415 - 40 ms
 
     painting = None

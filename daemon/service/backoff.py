@@ -50,13 +50,9 @@ class Backoff:
             log.info("service.resumed", part=part)
 
     def retry(self, part: str, action: Callable[[], object], life: Lifeline, *, gives_up: bool = False) -> bool:
-        """Run an action until it raises neither NotReady nor OSError.
+        """Run an action until it raises neither NotReady nor OSError; gives False once the thread should end.
 
-        Returns:
-            Whether it succeeded; False once the thread should end.
-
-        Raises:
-            OSError: `gives_up`, and waiting does not help, as with a name that a share refuses.
+        With `gives_up` an OSError is raised if waiting does not help, as with a name that a share refuses.
         """
         for tries in itertools.count(1):
             try:

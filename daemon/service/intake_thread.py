@@ -52,8 +52,7 @@ class _Turn:
 def accept_drop(drop: Drop, spool: Spool, decoder: Decoder, max_bytes: int, life: Lifeline) -> StoredJob:
     """Copy a complete drop, check its pictures, and commit it: from then on it survives any crash.
 
-    Returns:
-        The job: in `queued/`, or, of a faulty drop, in `running/`, for the caller to end.
+    The job is in `queued/` or, of a faulty drop, in `running/`, for the caller to end.
 
     Raises:
         NotTaken: it changed, or looks faulty and may still be incomplete.
@@ -106,20 +105,18 @@ class IntakeThread:
         decoder: Decoder,
         sentinel: Sentinel,
         situation: Situation,
-        *,
         outcomes: Outcomes,
+        *,
         life: Lifeline,
     ) -> None:
         """Know no accepted job yet."""
         self.wake = threading.Event()  # look again
         self.has_work = threading.Event()  # for the worker: something is queued
-        self.at_rest = threading.Event()  # the inbox holds nothing that is about to become a job
-        self.first_scan = threading.Event()
+        self.is_at_rest = False  # the inbox holds nothing that is about to become a job
         self._spool = spool
         self._decoder = decoder
         self._sentinel = sentinel
         self._situation = situation
-        self._backoff = situation.backoff
         self._outcomes = outcomes
         self._life = life
         self._retirer = Retirer(self._config.folders.inbox.resolve(), sentinel)
@@ -143,24 +140,21 @@ class IntakeThread:
             self._watch(watcher)
             report = self.turn(time.monotonic())
             self._life.wait(_LEAST_S)  # a copy sends thousands of events; one look for many is enough
-            rescan_s = self._config.inbox.rescan_s
-            if report is None:
-                self._wait_for_news(backoff.PAUSE_S)
-            elif report.due_s is None:
-                self._wait_for_news(rescan_s)
-            else:
-                self._wait_for_news(min(rescan_s, report.due_s + 0.01))
+            longest_s = backoff.PAUSE_S if report is None else self._config.inbox.rescan_s
+            if report is not None and report.due_s is not None:
+                longest_s = min(longest_s, report.due_s + 0.01)
+            self._wait_for_news(longest_s)
         watcher.stop()
         self._decoder.stop()
 
     def _watch(self, watcher: Watcher) -> None:
         """Start or stop watching the inbox, as the config asks by now."""
-        if self._config.inbox.observer != "off":
+        is_wanted = self._config.inbox.observer != "off"
+        if is_wanted:
             watcher.ensure()
-            self._situation.is_watcher_up = watcher.is_up
         else:
             watcher.stop()
-            self._situation.is_watcher_up = None
+        self._situation.is_watcher_up = watcher.is_up if is_wanted else None
 
     def _wait_for_news(self, longest_s: float) -> None:
         """Wait for a file event, a reload or the end of the time; answer operators meanwhile."""
@@ -186,25 +180,16 @@ class IntakeThread:
             self._sentinel.check()
             report = self._turn(now)
         except (NotReady, OSError) as error:
-            self._backoff.begin("inbox", error)
+            self._situation.backoff.begin("inbox", error)
             return None
         if report.obstacle is None:
-            self._backoff.end("inbox")
+            self._situation.backoff.end("inbox")
         else:
-            self._backoff.begin("inbox", report.obstacle)
+            self._situation.backoff.begin("inbox", report.obstacle)
         self._situation.report, self._situation.last_scan = report, time.time()
-        if report.is_at_rest and not report.accepted:
-            self.at_rest.set()
-        else:
-            self.at_rest.clear()
-        self.first_scan.set()
-        log.debug(
-            "inbox.rescanned",
-            files=report.files,
-            accepted=len(report.accepted),
-            waiting=len(report.waiting),
-            elapsed_s=round(time.monotonic() - begun, 4),
-        )
+        self.is_at_rest = report.is_at_rest and not report.accepted
+        counts = {"accepted": len(report.accepted), "waiting": len(report.waiting)}
+        log.debug("inbox.rescanned", files=report.files, **counts, elapsed_s=round(time.monotonic() - begun, 4))
         return report
 
     def _turn(self, now: float) -> Report:
@@ -253,7 +238,7 @@ class IntakeThread:
         job = entry.job
         if job is None:
             raise NotReady(f"spool: {entry.folder} cannot be read back")
-        self.at_rest.clear()
+        self.is_at_rest = False
         # Else it is the same drop again: after an error at the end of its acceptance, or moved by somebody.
         if job.id not in self._announced and not entry.was_moved:
             self._announce(job)
@@ -298,6 +283,6 @@ class IntakeThread:
             if not self._outcomes.end_cancelled(self._life):
                 self.has_work.set()
         except OSError as error:
-            self._backoff.begin("operators", error)
+            self._situation.backoff.begin("operators", error)
         else:
-            self._backoff.end("operators")
+            self._situation.backoff.end("operators")

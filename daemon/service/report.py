@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
     from daemon.outbox.publish import Outbox
     from daemon.spool import Spool, StoredJob
+
+    Waiting = Sequence[tuple[str, str]]  # path, reason
 
 log = logs.get(__name__)
 
@@ -43,28 +44,29 @@ class _Job:
 
 
 class Report:
-    """The morning report of one service; any of its threads may have it written."""
+    """The morning report of one service; one thread at a time has it written."""
 
     def __init__(self, spool: Spool, outbox: Outbox) -> None:
         self._spool = spool
         self._outbox = outbox
-        self._lock = threading.RLock()
         self._first = _FOREVER  # when this process began
         self._since: datetime | None = None  # what came from here on is not reported yet
+        self._nights: deque[datetime] = deque()  # the ends of those that are not reported yet
         self._seen: object = None  # the state of the spool that is reported; see `_look`
         self._jobs: dict[str, _Job] = {}  # by id, those since then; retention may have removed some meanwhile
 
     def begin(self) -> None:
-        """Begin a run or a night; what could not be reported of the one before belongs to it."""
-        with self._lock:
-            if is_start := self._first is _FOREVER:
-                self._since = self._cut_short()
-                with contextlib.suppress(NotReady, OSError):
-                    self.write((), is_final=True)
-            if self._since is None:
-                self._note(_now())
-            if is_start:
-                self._first, self._seen = _now(), self._look()
+        """Begin a run; what could not be reported of the one before belongs to it."""
+        self._since = self._cut_short()
+        with contextlib.suppress(NotReady, OSError):
+            self.write((), is_final=True)
+        if self._since is None:
+            self._note(_now())
+        self._first, self._seen = _now(), self._look()
+
+    def end_night(self) -> None:
+        """End a night, or the day before one, at this moment; called from any thread, it writes nothing."""
+        self._nights.append(_now())
 
     def _cut_short(self) -> datetime | None:
         """Find out since when an earlier process did not report, if it was cut short."""
@@ -84,52 +86,53 @@ class Report:
     def is_due(self) -> bool:
         """Whether something happened, or a day is over, that is not reported yet."""
         since = self._since
-        return since is not None and (self._look() != self._seen or _now() >= _midnight(since))
+        has_news = bool(self._nights) or self._look() != self._seen
+        return since is not None and (has_news or _now() >= _midnight(since))
 
     def _look(self) -> object:
         """Tell one state of the spool from another: every job that is accepted or ends moves a folder."""
         return [self._spool.folder(state).stat().st_mtime_ns for state in State]
 
-    def write(self, waiting: Sequence[tuple[str, str]], *, is_final: bool) -> None:
-        """Report each day that is over, and the run or night so far. After an error, try again.
+    def write(self, waiting: Waiting, *, is_final: bool) -> None:
+        """Report what is new: each day that is over, and the run or night so far. After an error, try again.
 
-        `waiting` names everything that waits in the inbox: path and reason.
-
-        Raises:
-            NotReady: the outbox is away.
-            OSError: it does not take the report, or the spool cannot be read.
+        `waiting` names everything that waits in the inbox. Raises NotReady and OSError of outbox and spool.
         """
-        with self._lock:
-            if self._since is None:
-                return
-            since, now, seen = self._since, _now(), self._look()
-            self._gather(since)
-            while now >= (midnight := _midnight(since)):
-                self._put(since, midnight - _MS, waiting)
-                since = midnight
-            self._put(since, now, waiting, is_over=is_final, is_logged=is_final)
-            if is_final or since != self._since:
-                self._note(None if is_final else since)
-            self._seen = seen
+        if not (is_final or self.is_due):
+            return
+        while self._nights:
+            end = self._nights.popleft()
+            self._write(waiting, end, is_final=True)
+            self._note(end + _MS)
+        self._write(waiting, _now(), is_final=is_final)
+
+    def _write(self, waiting: Waiting, end: datetime, *, is_final: bool) -> None:
+        if self._since is None:
+            return
+        since, seen = self._since, self._look()
+        self._gather(since)
+        while end >= (midnight := _midnight(since)):
+            self._put(since, midnight - _MS, waiting)
+            since = midnight
+        self._put(since, end, waiting, is_over=is_final, is_logged=is_final)
+        if is_final or since != self._since:
+            self._note(None if is_final else since)
+        self._seen = seen
 
     def _gather(self, since: datetime) -> None:
         """Read the jobs whose records changed since then; there may be thousands of others."""
         kept = {id_: known for id_, known in self._jobs.items() if known.ended_at and known.ended_at >= since}
         for entry in self._spool.all_entries():
-            changed, known = _changed(entry), self._jobs.get(entry.id)
+            records = [path for path in (entry.folder / ATTEMPTS, entry.folder / JOB) if path.exists()]
+            changed = max((path.stat().st_mtime for path in records), default=0.0)
+            known = self._jobs.get(entry.id)
             if changed >= since.timestamp() - 1:
                 is_same = known and (known.state, known.changed) == (entry.state, changed)
                 kept[entry.id] = known if known and is_same else _read(entry, changed)
         self._jobs = kept
 
     def _put(
-        self,
-        start: datetime,
-        end: datetime,
-        waiting: Sequence[tuple[str, str]],
-        *,
-        is_over: bool = True,
-        is_logged: bool = False,
+        self, start: datetime, end: datetime, waiting: Waiting, *, is_over: bool = True, is_logged: bool = False
     ) -> None:
         """Write the entry of a run, unless nothing happened and this process left nothing undone."""
         run, queued = self._run(start, end, is_over=is_over), self._spool.count(State.QUEUED)
@@ -177,12 +180,6 @@ def _midnight(since: datetime) -> datetime:
 def _now() -> datetime:
     """Give the time as a record has it."""
     return datetime.fromisoformat(clock.stamp(clock.local()))
-
-
-def _changed(entry: StoredJob) -> float:
-    """Give the time at which a job's records changed last."""
-    records = [entry.folder / ATTEMPTS, entry.folder / JOB]
-    return max((path.stat().st_mtime for path in records if path.exists()), default=0.0)
 
 
 def _read(entry: StoredJob, changed: float) -> _Job:

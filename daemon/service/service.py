@@ -17,7 +17,7 @@ from daemon.sandbox.client import Decoder
 from daemon.sentinel import Sentinel
 from daemon.service.hours import Hours
 from daemon.service.intake_thread import IntakeThread
-from daemon.service.status import Counts, Situation, Status
+from daemon.service.status import Situation, Status
 from daemon.service.systemd import notify
 from daemon.service.upkeep import Upkeep
 from daemon.service.work_thread import WorkLoop
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.engine import Engine
     from daemon.spool.recovery import Recovery
-    from daemon.worker.outcomes import Outcome
 
 log = logs.get(__name__)
 
 _STATUS_S: Final = 1.0
+_REPORT_S: Final = 10.0  # the longest wait at the end for a share that does not take the last report
 
 
 class Service:
@@ -61,7 +61,7 @@ class Service:
         """
         folders = settings.folders
         self.stop = threading.Event()
-        self._is_over = threading.Event()  # all threads but the status thread have ended
+        self._is_over = threading.Event()  # all threads but status and upkeep have ended
         self._defect: Exception | None = None
         self.lives = {name: Lifeline(self.stop) for name in ("intake", "worker", "publisher")}
         self.situation = Situation(settings, drains)
@@ -74,7 +74,7 @@ class Service:
         self.engine = engine or ProcessEngine(settings)
         self.attempts = Attempts()
         self.status = Status(self.spool, self.situation, self.attempts, self.lives)
-        self.upkeep = Upkeep(self.spool, self.outbox, self.situation, self.attempts, self.status)
+        self.upkeep = Upkeep(self.spool, self.outbox, self.situation, self.attempts)
         self.outcomes = Outcomes(self.spool, self.outbox, self.backoff, self.attempts)
         self.room = Room(self.spool, self.outbox)
         self.publisher = Publisher(self.outcomes, self.room, self.lives["publisher"], executor)
@@ -84,29 +84,20 @@ class Service:
         )
         decoder = decoder or Decoder(settings.inbox.max_megapixels)
         self.intake = IntakeThread(
-            self.spool, decoder, inbox, self.situation, outcomes=self.outcomes, life=self.lives["intake"]
+            self.spool, decoder, inbox, self.situation, self.outcomes, life=self.lives["intake"]
         )
         hours = Hours(settings.schedule.window, stop_starting_at, clock.local())
-        self.work = WorkLoop(self._worker, self.intake, hours, self.upkeep, life=self.lives["worker"])
+        self.work = WorkLoop(self._worker, self.intake, hours, self.upkeep, self.lives["worker"])
 
     @property
     def config(self) -> Config:
         """The current config."""
         return self.situation.config
 
-    @property
-    def counts(self) -> Counts:
-        """What this run has done so far."""
-        return self.status.counts
-
     def run(self) -> int:
-        """Run until stopped or, when draining, until all is done.
+        """Run until stopped or, when draining, until all is done; raises NotReady if it cannot start.
 
-        Returns:
-            The exit code: 0, or 1 when draining and some jobs failed.
-
-        Raises:
-            NotReady: the environment does not allow a start.
+        The exit code that it gives is 1 when draining and some jobs failed, else 0.
         """
         drains = self.situation.drains
         self.spool.prepare()
@@ -122,30 +113,21 @@ class Service:
             raise self._defect
         with contextlib.suppress(NotReady, OSError):  # those jobs are queued again
             self.publisher.raise_error()
-        return 1 if drains and self.counts.failed else 0
-
-    def step(self, now: float) -> Outcome | None:
-        """Turn every part once in the calling thread, after `recover`: inbox, operators, worker.
-
-        Returns:
-            The outcome of the worker's turn; None when nothing was queued.
-        """
-        self.intake.turn(now)
-        self.intake.answer_operators()
-        return self.work.turn()
+        return 1 if drains and self.status.counts.failed else 0
 
     def _run_threads(self) -> None:
         """Run the worker here and every other loop in a thread of its own, until all of them have ended."""
-        intake, status = (
-            threading.Thread(target=self.guarded, args=(name, run), name=name)
-            for name, run in (("intake", self.intake.run), ("status", self._run_status))
-        )
-        intake.start()
-        status.start()
+        loops = {"intake": self.intake.run, "status": self._run_status, "upkeep": self._run_upkeep}
+        threads = {
+            name: threading.Thread(target=self.guarded, args=(name, run), name=name, daemon=name == "upkeep")
+            for name, run in loops.items()
+        }
+        for thread in threads.values():
+            thread.start()
         try:
             self.work.run()
         finally:
-            self._shut_down(intake, status)
+            self._shut_down(**threads)
 
     def ask_stop(self) -> None:
         """Ask every thread to end; returns at once."""
@@ -184,14 +166,8 @@ class Service:
 
     def _report_recovery(self, found: Recovery) -> None:
         for entry in found.requeued:
-            log.warning(
-                "spool.requeued",
-                job_id=entry.id,
-                name=entry.label,
-                attempt=entry.attempts_used,
-                max_attempts=self.config.engine.max_attempts,
-                reason="service_ended",
-            )
+            facts = {"attempt": entry.attempts_used, "max_attempts": self.config.engine.max_attempts}
+            log.warning("spool.requeued", job_id=entry.id, name=entry.label, **facts, reason="service_ended")
         for entry in found.completed:
             log.info("job.completed", job_id=entry.id, name=entry.label, **entry.facts)
             if entry.job is not None:
@@ -203,11 +179,10 @@ class Service:
         counts = {name: len(entries) for name, entries in vars(found).items()}
         log.info("spool.recovered", **counts, queued=self.upkeep.queued())
 
-    def _shut_down(self, intake: threading.Thread, status: threading.Thread) -> None:
+    def _shut_down(self, intake: threading.Thread, status: threading.Thread, upkeep: threading.Thread) -> None:
         """Await the threads' ends; the status is written until all that is painted has ended."""
-        self.situation.state = "stopping"
-        notify(STOPPING="1", STATUS="stopping")
         self.ask_stop()
+        notify(STOPPING="1", STATUS="stopping")
         try:
             self.engine.stop()
             self.lives["worker"].rest()
@@ -217,20 +192,31 @@ class Service:
             self._is_over.set()  # or the status thread would keep the process alive
             status.join()
         self.situation.state = "stopped"
-        self.upkeep.end()
+        with contextlib.suppress(OSError):  # why not is logged: the status thread met it, too
+            self.status.write()
+        upkeep.join(_REPORT_S)
+        if upkeep.is_alive():
+            log.warning("service.report_failed", what="summary", error="the outbox does not answer")
         uptime_s = round(time.monotonic() - self.situation.started, 1)
-        log.info("service.stopped", **self.counts._asdict(), queued=self.upkeep.queued(), uptime_s=uptime_s)
+        log.info(
+            "service.stopped", **self.status.counts._asdict(), queued=self.upkeep.queued(), uptime_s=uptime_s
+        )
 
     def _run_status(self) -> None:
-        """Turn the upkeep every second; nothing slow may happen in this thread, which feeds the watchdog."""
         while not self._is_over.is_set():
             try:
-                self.upkeep.turn(time.monotonic())
+                self.status.turn()
             except OSError as error:
                 self.backoff.begin("status", error)
             else:
                 self.backoff.end("status")
             self._is_over.wait(_STATUS_S)
+
+    def _run_upkeep(self) -> None:
+        while not self._is_over.is_set():
+            self.upkeep.turn(time.monotonic())
+            self._is_over.wait(_STATUS_S)
+        self.upkeep.end()
 
     def reload(self, read: Callable[[], Config]) -> None:
         """Adopt the keys that may change while the service runs; a faulty config changes nothing."""

@@ -14,30 +14,23 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from daemon import logs
-from daemon.service.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daemon.config import Config
+    from daemon.service.service import Service
 
 log = logs.get(__name__)
 
 _PIPE_BYTES: Final = 1 << 16
 
 
-def run(
-    settings: Config,
-    *,
-    drains: bool = False,
-    stop_starting_at: str | None = None,
-    reload: Callable[[], Config] | None = None,
-) -> int:
-    """Run a `Service`, SIGTERM and SIGINT turned into its stop, SIGHUP into a reload; returns the exit code.
+def run(service: Service, reload: Callable[[], Config] | None) -> int:
+    """Run a service, SIGTERM and SIGINT turned into its stop, SIGHUP into a reload; returns the exit code.
 
     `reload` reads the changed config, or raises ConfigError; without it, SIGHUP ends the service.
     """
-    service = Service(settings, drains=drains, stop_starting_at=stop_starting_at)
     numbers, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)

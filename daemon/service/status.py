@@ -1,4 +1,7 @@
-"""What the service is doing: kept by its threads, written to `status.json` and to the service manager."""
+"""What the service is doing: kept by its threads, written to `status.json` and to the service manager.
+
+The status thread also feeds the watchdog and stops cancelled attempts, so nothing in it may wait for a share.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from daemon import __version__, clock, files
+from daemon import __version__, clock, files, logs
 from daemon.inbox.intake import Report
 from daemon.job import State
 from daemon.service.backoff import Backoff
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
     from daemon.spool import Spool
     from daemon.worker.progress import Attempts
 
-STATUS_FILE: Final = "status.json"
+log = logs.get(__name__)
+
 _LISTED: Final = 200
 _QUEUE_LISTED: Final = 20
 _NO_REPORT: Final = Report((), (), 0, None, is_at_rest=False)
@@ -71,6 +75,22 @@ class Status:
         self._attempts = attempts
         self._lives = lives  # by the thread's name
         self.limit_s = limit_s()
+        self._is_stalled = False
+
+    def turn(self) -> None:
+        """Feed the watchdog, stop cancelled attempts, write the status; raises OSError of the spool."""
+        self._feed_watchdog()
+        self._attempts.stop_cancelled()
+        self.write()
+
+    def _feed_watchdog(self) -> None:
+        """Send a heartbeat to systemd, but not while a thread has given none for too long."""
+        stalled = self.stalled
+        if not stalled:
+            notify(WATCHDOG="1")
+        elif not self._is_stalled:
+            log.error("service.stalled", loops=stalled, limit_s=self.limit_s)
+        self._is_stalled = bool(stalled)
 
     @property
     def stalled(self) -> list[str]:
@@ -84,14 +104,9 @@ class Status:
         return Counts(self._situation.accepted, endings[Ending.COMPLETED], endings[Ending.FAILED])
 
     def write(self) -> None:
-        """Write `status.json`, and the STATUS line of a running service.
-
-        Raises:
-            OSError: the spool does not take it.
-        """
+        """Write `status.json`, and the STATUS line of a running service; raises OSError of the spool."""
         document = self._document()
-        path = self._spool.root / STATUS_FILE
-        files.replace(path, json.dumps(document).encode(), is_durable=False)
+        files.replace(self._spool.root / "status.json", json.dumps(document).encode(), is_durable=False)
         if document["state"] == "running":
             notify(STATUS=_line(document))
 

@@ -30,13 +30,7 @@ class WorkLoop:
     """Works through the spool, in the hours for it."""
 
     def __init__(
-        self,
-        worker: Worker,
-        intake: IntakeThread,
-        hours: Hours,
-        upkeep: Upkeep,
-        *,
-        life: Lifeline,
+        self, worker: Worker, intake: IntakeThread, hours: Hours, upkeep: Upkeep, life: Lifeline
     ) -> None:
         self._worker = worker
         self._publisher = worker.publisher
@@ -44,16 +38,11 @@ class WorkLoop:
         self.hours = hours
         self._upkeep = upkeep
         self._situation = upkeep.situation
-        self._backoff = upkeep.situation.backoff
         self._life = life
         self._is_open: bool | None = None  # whether jobs may be started now; not known yet
 
     def run(self) -> None:
-        """Turn until the service stops or, when draining, until all is done.
-
-        Raises:
-            NotReady: the engine cannot be started.
-        """
+        """Turn until the service stops or, when draining, until all is done; raises NotReady."""
         if not self._get_ready():
             return
         drains = self._situation.drains
@@ -68,7 +57,7 @@ class WorkLoop:
                 continue
             self._intake.has_work.clear()
             # Read before the queue, so that neither a late drop nor a job that comes back is missed.
-            is_last_look = self._publisher.is_idle and self._intake.at_rest.is_set()
+            is_last_look = self._publisher.is_idle and self._intake.is_at_rest
             if self.turn() is None:
                 if drains and is_last_look:
                     return
@@ -80,10 +69,10 @@ class WorkLoop:
             outcome = self._worker.turn()
         except (NotReady, OSError) as error:
             self._worker.rest()
-            self._backoff.begin("worker", error)
+            self._situation.backoff.begin("worker", error)
             self._life.wait(backoff.PAUSE_S)
             return Interrupted()
-        self._backoff.end("worker")
+        self._situation.backoff.end("worker")
         return outcome
 
     def _get_ready(self) -> bool:
@@ -94,8 +83,8 @@ class WorkLoop:
             if self._life.is_stopping:
                 return False
             raise
-        while not self._intake.first_scan.is_set():
-            if self._life.wait(_TICK_S, self._intake.first_scan):
+        while self._situation.last_scan is None:
+            if self._life.wait(_TICK_S):
                 return False
         self._situation.state = "running"
         notify(READY="1", STATUS="watching the inbox")
@@ -109,12 +98,12 @@ class WorkLoop:
         was_open, self._is_open = self._is_open, text is None
         if text is not None and was_open is not False:
             log.info("service.window_closed", queued=self._upkeep.queued(), opens_at=text)
-        if text is not None and was_open and not self._situation.drains:  # a drain ends with its night
-            self._publisher.await_idle(self._life)  # what was painted at night belongs to its report
-            self._upkeep.end_night()
-        if text is None and was_open is False:
+            if was_open and not self._situation.drains:  # a drain ends with its night
+                self._publisher.await_idle(self._life)  # what was painted at night belongs to its report
+                self._upkeep.report.end_night()
+        elif text is None and was_open is False:
             log.info("service.window_opened", queued=self._upkeep.queued())
-            self._upkeep.end_night()  # the report of the day, too
+            self._upkeep.report.end_night()  # the report of the day, too
         self._situation.opens_at = text
         return text is None
 
@@ -123,5 +112,5 @@ class WorkLoop:
         self._worker.rest()
         with contextlib.suppress(NotReady, OSError):
             self._publisher.raise_error()
-        self._backoff.end("worker")
+        self._situation.backoff.end("worker")
         self._life.wait(_IDLE_S)

@@ -7,11 +7,13 @@ import functools
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import typer.main
+from support.fakes import FakeEngine
+from support.trees import Stepper
 
 from daemon import config, safe_yaml
 from daemon.cli.main import app
@@ -20,6 +22,9 @@ from daemon.inbox.scan import IGNORED
 from daemon.service import metrics
 from daemon.settings import PRESETS
 from daemon.sidecar import SidecarModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -128,13 +133,11 @@ def test_every_ignored_pattern_is_documented() -> None:
         assert f"`{pattern}`" in document("sidecar.md"), pattern
 
 
-def test_every_metric_is_documented() -> None:
+def test_every_metric_is_documented(make_config: Callable[..., config.Config]) -> None:
     """Each metric stands in docs/operations.md, and none that is not written."""
-    counts = {name: {"a": 1} for name in ("jobs", "attempts", "free_bytes", "free_inodes")}
-    rest = dict.fromkeys(("oldest_queued_s", "last_scan", "is_watcher_up", "iteration_s", "progress"), 1.0)
-    facts = metrics.Facts("1", "cpu", "float32", 0.0, is_window_open=True)
-    text = metrics.render(replace(facts, **counts, **rest)).decode()  # nothing is paused
-    written = {"paused", *re.findall(r"^styletransferd_([a-z_]+)", text, re.MULTILINE)}
+    stepped = Stepper(make_config(), FakeEngine()).service
+    families = metrics.collect(stepped.spool, stepped.outbox, stepped.situation, stepped.attempts)
+    written = {name for name, _help, _samples in families}
     cells = first_cells(part(document("operations.md"), "## Watching it"))
     assert {name for cell in cells for name in re.findall(r"`([a-z_]+)[`{]", cell)} == written
 

@@ -51,7 +51,7 @@ def test_ending_the_service_three_times_fails_the_job(make_tree: Callable[[], Tr
     tree = make_tree()
     tree.drop("sea")
     stepper = Stepper(tree.config, FakeEngine())
-    wait_for(lambda: stepper.look() or stepper.service.counts.accepted, "the drop to be accepted")
+    wait_for(lambda: stepper.look() or stepper.service.status.counts.accepted, "the drop to be accepted")
     for _ in range(3):
         assert tree.spool.claim() is not None
         tree.spool.recover(lambda _job: False)

@@ -48,7 +48,7 @@ def test_a_folder_renamed_after_the_acceptance_is_painted_once(
     stepper.until_quiet()
     assert len(list(tree.spool.all_entries())) == 1
     assert tree.left() == []
-    assert stepper.service.counts.accepted == (0 if is_killed else 1)
+    assert stepper.service.status.counts.accepted == (0 if is_killed else 1)
     tree.check(is_quiet=True)
     tree.drop("sea", "renamed")
     stepper.until_quiet()
@@ -112,5 +112,5 @@ def test_an_error_after_the_commit_is_counted_once_and_leaves_nothing_behind(
     monkeypatch.setattr(stepper.service.spool, "commit", commit)
     stepper.until_quiet()
     assert failures == []
-    assert stepper.service.counts.accepted == 1
+    assert stepper.service.status.counts.accepted == 1
     tree.check(is_quiet=True)

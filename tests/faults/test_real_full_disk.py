@@ -118,7 +118,7 @@ class Case:
 
     def done(self, running: Service, name: str = "sea") -> None:
         """Wait until a job is done, without anybody's help."""
-        wait_for(lambda: running.counts.completed and not running.situation.paused, f"{name} to be done")
+        wait_for(lambda: running.status.counts.completed and not running.situation.paused, f"{name} to be done")
         assert safe_yaml.parse((self.tree.result(name) / "result.yaml").read_bytes())["result"]["attempt"] == 1
 
 
@@ -236,7 +236,7 @@ def inbox_gone_during_painting(case: Case) -> None:
     case.inbox.bind(case.base / "share")
     with case.running(FakeEngine(on_step=_at(1, case.inbox.unmount))) as running:
         case.tree.drop("sea")
-        wait_for(lambda: running.counts.completed, "the end of the job")
+        wait_for(lambda: running.status.counts.completed, "the end of the job")
         case.pauses(running, "inbox", "inbox unavailable")
         case.inbox.bind(case.base / "share")
         case.done(running)
@@ -252,7 +252,7 @@ def unreadable(case: Case) -> None:
         wait_for(lambda: "Permission denied" in str(running.situation.report.waiting), "the reason")
         assert case.tree.left() == ["shy-style.png", "shy.jpg", "shy.yaml"]
         hidden.chmod(0o600)
-        wait_for(lambda: running.counts.completed == 2, "the other drop")
+        wait_for(lambda: running.status.counts.completed == 2, "the other drop")
 
 
 CASES = {

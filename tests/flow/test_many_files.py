@@ -131,7 +131,9 @@ def test_a_start_on_a_full_spool_stays_small_and_quick(
     live = make_live(folders=spool, inbox={"settle_s": 0.01, "rescan_s": 3}, schedule={"window": window})
     _drop(live.tree.inbox, pairs)
     stepper = Stepper(live.tree.config, FakeEngine())
-    wait_for(lambda: stepper.look() or stepper.service.counts.accepted == pairs, "all to be accepted", 900)
+    wait_for(
+        lambda: stepper.look() or stepper.service.status.counts.accepted == pairs, "all to be accepted", 900
+    )
     live.start().until_ready()
     document = _assert_small_and_quick(live, f"{pairs} pairs in the spool")
     assert document["counts"][State.QUEUED.value] == pairs

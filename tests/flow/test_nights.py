@@ -299,7 +299,7 @@ def test_each_night_of_a_resident_service_is_summed_up_once(
         for count, name in enumerate(("a", "b"), 1):
             tree.drop(name)
             expected = Counts(count, count)
-            wait_for(lambda: running.service.counts == expected, "the job's end", END_S)  # noqa: B023
+            wait_for(lambda: running.service.status.counts == expected, "the job's end", END_S)  # noqa: B023
             wall.set(f"2026-03-0{count + 2} 06:00")
             wait_for(lambda: running.service.situation.opens_at, "the window to close", END_S)
             wall.set(f"2026-03-0{count + 3} 00:30")

@@ -115,7 +115,7 @@ def test_a_drain_waits_for_what_is_finished(tree: Tree, run: Runs, press: Press)
     assert running.is_alive
     press.gate.set()
     running.join()
-    assert (running.code, running.service.counts.completed) == (0, 1)
+    assert (running.code, running.service.status.counts.completed) == (0, 1)
     tree.check(is_quiet=True)
 
 
@@ -127,7 +127,7 @@ def test_what_comes_back_into_the_queue_is_done_by_the_same_drain(tree: Tree, ru
     with _captured() as records:
         running = run(tree.config, engine, drains=True)
         wait_for(lambda: press.begun, "the finishing", END_S)
-        wait_for(running.service.intake.at_rest.is_set, "the inbox at rest", END_S)
+        wait_for(lambda: running.service.intake.is_at_rest, "the inbox at rest", END_S)
         running.join(0.3)
         press.gate.set()
         running.join()
@@ -299,7 +299,7 @@ def test_the_room_of_what_is_finished_is_not_given_away(tree: Tree, run: Runs, p
     wait_for(lambda: len(room.reserved) == 2 and not running.service.attempts.progress(), "both", END_S)
     assert all(needed.outbox > 0 for needed in room.reserved.values())
     press.gate.set()
-    wait_for(lambda: running.service.counts.completed == 2, "their end", END_S)
+    wait_for(lambda: running.service.status.counts.completed == 2, "their end", END_S)
     wait_for(lambda: not room.reserved, "their room", END_S)
 
 
@@ -334,7 +334,7 @@ def test_an_encoding_that_hangs_is_noticed(tree: Tree, run: Runs, press: Press) 
     wait_for(lambda: press.begun, "the finishing", END_S)
     wait_for(lambda: life.silence_s > 0.1, "the silence", END_S)
     press.gate.set()
-    wait_for(lambda: running.service.counts.completed, "its end", END_S)
+    wait_for(lambda: running.service.status.counts.completed, "its end", END_S)
     wait_for(lambda: life.silence_s == 0.0, "its rest", END_S)
 
 

@@ -46,9 +46,9 @@ def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(tree:
     running.until_ready()
     _sentinel(tree).unlink()
     tree.drop("bad", sise=3)
-    wait_for(lambda: running.service.counts.accepted == 1, "the faulty drop to be accepted", END_S)
+    wait_for(lambda: running.service.status.counts.accepted == 1, "the faulty drop to be accepted", END_S)
     tree.drop("good")
-    wait_for(lambda: running.service.counts.accepted == 2, "the good drop to be accepted", END_S)
+    wait_for(lambda: running.service.status.counts.accepted == 2, "the good drop to be accepted", END_S)
     wait_for(lambda: tree.left() == [], "the inbox to be cleared", END_S)
     assert tree.results() == []
     _sentinel(tree).touch()
@@ -57,11 +57,13 @@ def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(tree:
     running.stop()
     (failed,) = tree.outbox.glob("bad-*.failed")
     assert safe_yaml.parse((failed / "error.yaml").read_bytes())["reason"] == "bad_sidecar"
-    assert (running.service.counts.completed, running.service.counts.failed) == (1, 1)
+    assert (running.service.status.counts.completed, running.service.status.counts.failed) == (1, 1)
     tree.check(is_quiet=True)
 
 
-@pytest.mark.parametrize("part", ["intake.turn", "outcomes.end_cancelled", "work.turn", "upkeep.turn"])
+@pytest.mark.parametrize(
+    "part", ["intake.turn", "outcomes.end_cancelled", "work.turn", "status.turn", "upkeep.turn"]
+)
 def test_a_defect_in_any_thread_ends_the_run_with_it(
     part: str, tree: Tree, run: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,8 @@ from daemon import clock, logs
 from daemon import config as config_module
 from daemon.inbox.intake import Inbox
 from daemon.job import State
-from daemon.service import intake_thread
+from daemon.outbox import summary
+from daemon.service import intake_thread, service
 from daemon.service import signals as signals_module
 from daemon.service.service import Service
 from daemon.service.systemd import notify
@@ -244,6 +246,40 @@ def test_the_watchdog_is_silent_while_a_loop_hangs(
         running.stop()
     assert [record["loops"] for record in stalled] == [[loop]]
     assert [record["event"] for record in records].count("service.stalled") == 1
+
+
+def test_a_share_that_hangs_under_the_report_delays_nothing_else(
+    tree: Tree, run: Runs, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile the watchdog is fed and a cancel ends its attempt; a stop waits a while for the report."""
+    hung, free = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        hung.set()
+        free.wait()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(summary, "read", hang)
+    monkeypatch.setattr(service, "_REPORT_S", 0.1)
+    with capture_logs() as records:
+        running = run(tree.config, FakeEngine("hang"))
+        try:
+            tree.drop("sea")
+            wait_for(hung.is_set, "the report to hang", END_S)
+            manager.until_fed()
+            (entry,) = wait_for(lambda: tree.spool.entries(State.RUNNING), "the attempt", END_S)
+            tree.spool.ask_cancel(entry)
+            wait_for(lambda: tree.spool.entries(State.FAILED), "the cancel to take effect", END_S)
+            manager.until_fed()
+            assert running.stop() == 0
+        finally:
+            free.set()
+            for thread in threading.enumerate():
+                if thread.name == "upkeep":
+                    thread.join()
+    failed, *_ = [record for record in records if record["event"] == "service.report_failed"]
+    assert (failed["what"], failed["error"]) == ("summary", "the outbox does not answer")
+    assert json.loads((tree.config.folders.spool / "status.json").read_bytes())["state"] == "stopped"
 
 
 def test_status_names_the_loop_that_hangs(tree: Tree, run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,24 +533,19 @@ def signals() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_defect_in_a_reload_ends_the_service(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_in_a_reload_ends_the_service(tree: Tree) -> None:
     """A thread for signals that died would leave a service that no signal stops: better none at all."""
-    made: list[Service] = []
-
-    def make(*args: Any, **options: Any) -> Service:
-        made.append(Service(*args, **options, engine=FakeEngine(), decoder=NearDecoder()))
-        return made[-1]
+    made = Service(tree.config, engine=FakeEngine(), decoder=NearDecoder())
 
     def reload() -> Config:
         raise ZeroDivisionError
 
     def send() -> None:
-        wait_for(lambda: made and made[0].situation.state == "running", "the service to be ready", END_S)
+        wait_for(lambda: made.situation.state == "running", "the service to be ready", END_S)
         os.kill(os.getpid(), signal.SIGHUP)
 
-    monkeypatch.setattr(signals_module, "Service", make)
     sender = threading.Thread(target=send)
     sender.start()
     with pytest.raises(ZeroDivisionError):
-        signals_module.run(tree.config, reload=reload)
+        signals_module.run(made, reload)
     sender.join()

@@ -107,11 +107,7 @@ class Desk:
         outcomes: Any = SimpleNamespace(fail_now=lambda *_: True, end_cancelled=lambda _life: True)
         situation = Situation(config)
         situation.backoff = cast("Backoff", self.pauses)
-        self.intake = IntakeThread(
-            *(self.spool, self._decoder, sentinel, situation),
-            outcomes=outcomes,
-            life=self._life,
-        )
+        self.intake = IntakeThread(self.spool, self._decoder, sentinel, situation, outcomes, life=self._life)
         self.intake.remember(entry.job for entry in self.spool.unretired() if entry.job)
 
     def turn(self, after_s: float = 0.0) -> list[Job]:

@@ -203,7 +203,9 @@ class Stepper:
     def turn(self) -> Ending | None:
         """Turn every part once; gives what became of the job, and `interrupted` where none could be taken."""
         self._executor.results.clear()
-        outcome = self.service.step(time.monotonic())
+        self.look()
+        self.service.intake.answer_operators()
+        outcome = self.service.work.turn()
         if self._executor.results or outcome is None:
             return next(iter(self._executor.results), None)
         return Ending.CRASHED if isinstance(outcome, Crashed) else Ending.INTERRUPTED

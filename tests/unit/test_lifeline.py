@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from daemon import lifeline
 from daemon.lifeline import Lifeline
 
 
@@ -16,20 +17,22 @@ class Seconds:
     def __init__(self) -> None:
         self.now = 100.0
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         """Tell the seconds."""
         return self.now
 
 
 @pytest.fixture
-def seconds() -> Seconds:
-    """Make a clock."""
-    return Seconds()
+def seconds(monkeypatch: pytest.MonkeyPatch) -> Seconds:
+    """Have lifelines look at such a clock."""
+    made = Seconds()
+    monkeypatch.setattr(lifeline, "time", made)
+    return made
 
 
 def test_a_silence_begins_with_a_heartbeat_and_ends_with_the_next(seconds: Seconds) -> None:
     """Each heartbeat restarts the count."""
-    life = Lifeline(clock=seconds)
+    life = Lifeline()
     life.beat()
     seconds.now += 10
     assert life.silence_s == 10
@@ -39,7 +42,7 @@ def test_a_silence_begins_with_a_heartbeat_and_ends_with_the_next(seconds: Secon
 
 def test_nothing_is_expected_before_the_first_heartbeat_or_at_rest(seconds: Seconds) -> None:
     """A thread that has not begun, or rests, is not silent; to rest twice is fine."""
-    life = Lifeline(clock=seconds)
+    life = Lifeline()
     assert life.silence_s == 0
     life.beat()
     seconds.now += 11
@@ -71,7 +74,7 @@ def test_a_nested_lifeline_stops_alone_or_with_its_parent() -> None:
 
 def test_a_nested_heartbeat_is_the_threads(seconds: Seconds) -> None:
     """What works on an attempt vouches for its thread."""
-    parent = Lifeline(clock=seconds)
+    parent = Lifeline()
     parent.beat()
     seconds.now += 10
     parent.nested().beat()
@@ -80,7 +83,7 @@ def test_a_nested_heartbeat_is_the_threads(seconds: Seconds) -> None:
 
 def test_overtime_counts_from_the_first_heartbeat_after_the_stop(seconds: Seconds) -> None:
     """Before the stop, and before the thread has noticed it, there is none."""
-    life = Lifeline(clock=seconds)
+    life = Lifeline()
     life.beat()
     life.ask_stop()
     seconds.now += 10

@@ -142,7 +142,10 @@ def test_the_console_format_has_no_escapes_in_a_pipe(encoding: str) -> None:
 def test_a_terminal_gets_colors() -> None:
     """`auto` on a terminal is the console's format, in color."""
     ours, theirs = pty.openpty()
-    program = "from daemon import logs; logs.configure(); logs.get('daemon').info('service.started', pid=1)"
+    program = (
+        "from daemon import logs; logs.configure('info', 'auto')\n"
+        "logs.get('daemon').info('service.started', pid=1)"
+    )
     subprocess.run([sys.executable, "-c", program], stdout=theirs, check=True, timeout=60)
     os.close(theirs)
     output = os.read(ours, 4096)
@@ -156,7 +159,7 @@ def test_a_terminal_gets_colors() -> None:
 def test_a_log_that_cannot_be_written_is_reported_once() -> None:
     """On a full disk the first record's loss is one line on stderr; the program goes on."""
     code = (
-        "from daemon import logs; logs.configure()\n"
+        "from daemon import logs; logs.configure('info', 'auto')\n"
         "for _ in range(3): logs.get('x').info('inbox.noticed')\n"
         "logs.close()"
     )

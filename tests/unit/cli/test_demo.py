@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from daemon.config import Config
+    from daemon.service.service import Service
 
     Demo = Callable[..., Any]
 
@@ -44,7 +44,8 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_logging: None, com
     """Run the command with a service that publishes the given entries."""
 
     def run(*options: str, entries: tuple[str, ...] = (), code: int = 0, defect: bool = False) -> Any:
-        def service(config: Config, **_options: Any) -> int:
+        def service(made: Service, _reload: object) -> int:
+            config = made.config
             logs.get("daemon.test").info("service.started")
             if defect:
                 raise ZeroDivisionError
@@ -100,9 +101,9 @@ def test_the_bar_follows_the_running_job(
         shown.append(state)
         has_shown.set()
 
-    def service(config: Config, **_options: Any) -> int:
-        config.folders.spool.mkdir()
-        status = config.folders.spool / "status.json"
+    def service(made: Service, _reload: object) -> int:
+        made.spool.root.mkdir()
+        status = made.spool.root / "status.json"
         for job in (None, {"iteration": 3, "iterations": 20, "loss": 0.5}):
             files.replace(status, json.dumps({"job": job}).encode())
         assert has_shown.wait(30)

@@ -6,36 +6,35 @@ import math
 import os
 import re
 import stat
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.fakes import INFO
 
+from daemon import __version__, clock, files
 from daemon.errors import PauseKind
+from daemon.job import Job, State
+from daemon.outbox.publish import Outbox
+from daemon.sentinel import Sentinel
 from daemon.service import metrics
-from daemon.service.metrics import Facts
+from daemon.service.backoff import Pause
+from daemon.service.status import Situation
+from daemon.spool import Spool
+from daemon.worker.outcomes import Ending
+from daemon.worker.progress import Attempts, Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+    from daemon.config import Config
 
-BARE = Facts(version="1.2", device="cpu", precision="float32", started=1.78e9, is_window_open=True)
-FULL = replace(
-    BARE,
-    jobs={"queued": 3, "done": 12, "running": 1, "failed": 0, "held": 0},
-    oldest_queued_s=61.5,
-    last_scan=1780000001.25,
-    is_watcher_up=False,
-    paused={"worker": PauseKind.NO_SPACE, "inbox": PauseKind.UNAVAILABLE},
-    attempts={"completed": 12, "failed": 1, "crashed": 2, "interrupted": 0},
-    free_bytes={"spool": 2**60 + 1, "outbox": 0},
-    free_inodes={"spool": 7},
-    iteration_s=0.25,
-    progress=0.5,
-)
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _PAIR = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'
@@ -84,10 +83,71 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples[f"styletransferd_{name}", tuple(labels.items())]
 
 
-def test_every_known_figure_is_there() -> None:
+class Desk:
+    """A service of which everything is known, or little."""
+
+    def __init__(self, config: Config) -> None:
+        self.spool = Spool(config.folders.spool)
+        self.spool.prepare()
+        self.outbox = Outbox(
+            config.folders.outbox, Sentinel(config.folders.outbox, "outbox", self.spool.root / "met")
+        )
+        self.situation = Situation(config)
+        self.attempts = Attempts()
+        self.path = self.spool.root / "styletransferd.prom"
+
+    def fill(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make everything known."""
+        monkeypatch.setattr(time, "time", lambda: 1.78e9)
+        monkeypatch.setattr(time, "monotonic", lambda: self.situation.started)
+        now = datetime.fromisoformat("2026-03-02T12:00:00+00:00")
+        monkeypatch.setattr(clock, "utc", lambda: now)
+        for number in range(3):
+            accepted_at = clock.stamp(now - timedelta(seconds=61.5 - number))
+            job = Job(f"{number:016x}", number, "sea", ".", (), "default", None, accepted_at)
+            (self.spool.folder(State.QUEUED) / job.id).mkdir()
+            (self.spool.folder(State.QUEUED) / job.id / "job.json").write_bytes(job.to_json())
+        self.situation.info = replace(INFO, device="cpu")
+        self.situation.last_scan = 1780000001.25
+        self.situation.is_watcher_up = False
+        pauses = {"worker": PauseKind.NO_SPACE, "inbox": PauseKind.UNAVAILABLE}
+        self.situation.backoff.pauses = {part: Pause("why", kind) for part, kind in pauses.items()}
+        self.attempts.endings.update(
+            {Ending.COMPLETED: 12, Ending.FAILED: 1, Ending.CRASHED: 2, Ending.INTERRUPTED: 0}
+        )
+        rooms = {self.spool.root: files.Room(2**60 + 1, 7), self.outbox.root: files.Room(0, None)}
+        monkeypatch.setattr(files, "room", rooms.__getitem__)
+        self.go_on(iteration=5, iteration_s=0.25, monkeypatch=monkeypatch)
+
+    def go_on(self, iteration: float, iteration_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Paint a job of ten iterations."""
+        progress = Progress("a", "a-1", 1, 3, 10, 64, 0.5, 1.0, 0.1, 0.7, "2026-01-01T00:00:00.000+00:00")
+        made: Any = replace(progress, iteration=iteration, iterations=10, iteration_s=iteration_s)
+        monkeypatch.setattr(self.attempts, "progress", lambda: [made])
+
+    def write(self) -> bytes:
+        """Write the figures, and give what is in the file."""
+        metrics.write(self.path, metrics.collect(self.spool, self.outbox, self.situation, self.attempts))
+        return self.path.read_bytes()
+
+
+@pytest.fixture
+def desk(make_config: Callable[..., Config]) -> Desk:
+    """Know little."""
+    return Desk(make_config())
+
+
+@pytest.fixture
+def full(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """Know everything."""
+    desk.fill(monkeypatch)
+    return desk
+
+
+def test_every_known_figure_is_there(full: Desk) -> None:
     """Each fact is a sample with its labels, in base units."""
-    samples, _ = read(metrics.render(FULL))
-    assert value(samples, "info", version="1.2", device="cpu", precision="float32") == 1
+    samples, _ = read(full.write())
+    assert value(samples, "info", version=__version__, device="cpu", precision="float32") == 1
     assert value(samples, "start_time_seconds") == 1.78e9
     assert value(samples, "jobs", state="queued") == 3
     assert value(samples, "jobs", state="held") == 0
@@ -105,71 +165,73 @@ def test_every_known_figure_is_there() -> None:
     assert len(samples) == 22
 
 
-def test_large_counts_keep_every_digit() -> None:
+def test_large_counts_keep_every_digit(full: Desk) -> None:
     """Bytes are written as whole numbers, not rounded."""
-    assert b'styletransferd_free_bytes{folder="spool"} 1152921504606846977\n' in metrics.render(FULL)
+    assert b'styletransferd_free_bytes{folder="spool"} 1152921504606846977\n' in full.write()
 
 
-def test_counters_and_only_they_end_in_total() -> None:
+def test_counters_and_only_they_end_in_total(full: Desk) -> None:
     """The type of a family shows in its name."""
-    _, types = read(metrics.render(FULL))
+    _, types = read(full.write())
     assert {name for name, type_ in types.items() if type_ == "counter"} == {"styletransferd_attempts_total"}
     assert [name for name in types if name.endswith("_total")] == ["styletransferd_attempts_total"]
 
 
-def test_what_is_not_known_has_no_line() -> None:
+def test_what_is_not_known_has_no_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Absent facts, and figures that are no numbers, leave their whole family out."""
-    samples, types = read(metrics.render(replace(BARE, iteration_s=math.nan, progress=math.inf)))
-    assert sorted(types) == [f"styletransferd_{name}" for name in ("info", "start_time_seconds", "window_open")]
-    assert len(samples) == 3
+    desk.go_on(iteration=math.inf, iteration_s=math.nan, monkeypatch=monkeypatch)
+    monkeypatch.setattr(files, "room", lambda _folder: os.listdir("/nowhere"))
+    samples, types = read(desk.write())
+    known = ("info", "jobs", "start_time_seconds", "window_open")
+    assert sorted(types) == [f"styletransferd_{name}" for name in known]
+    assert len(samples) == 3 + len(State)
 
 
-def test_the_order_does_not_depend_on_the_facts_order() -> None:
+def test_the_order_does_not_depend_on_the_facts_order(full: Desk) -> None:
     """The same facts give the same bytes."""
-    turned = replace(
-        FULL,
-        jobs=dict(reversed(FULL.jobs.items())),
-        paused=dict(reversed(FULL.paused.items())),
-        attempts=dict(reversed(FULL.attempts.items())),
-        free_bytes=dict(reversed(FULL.free_bytes.items())),
-    )
-    assert metrics.render(turned) == metrics.render(FULL)
+    before = full.write()
+    full.situation.backoff.pauses = dict(reversed(full.situation.backoff.pauses.items()))
+    endings = list(reversed(full.attempts.endings.items()))
+    full.attempts.endings.clear()
+    full.attempts.endings.update(dict(endings))
+    assert full.write() == before
 
 
 @given(text=st.text(), part=st.text())
 @example(text='a"\\\n', part="\\n\n")
-@settings(deadline=None)
-def test_labels_of_any_text_come_back(text: str, part: str) -> None:
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_labels_of_any_text_come_back(full: Desk, text: str, part: str) -> None:
     """Quotes, backslashes and line breaks in a label are escaped so that a reader gets them back."""
-    samples, _ = read(metrics.render(replace(FULL, device=text, paused={part: PauseKind.OTHER})))
-    assert value(samples, "info", version="1.2", device=text, precision="float32") == 1
+    full.situation.info = replace(INFO, device=text)
+    full.situation.backoff.pauses = {part: Pause("why", PauseKind.OTHER)}
+    samples, _ = read(full.write())
+    assert value(samples, "info", version=__version__, device=text, precision="float32") == 1
     assert value(samples, "paused", part=part, kind="other") == 1
 
 
-def test_labels_that_are_no_text_stay_readable() -> None:
+def test_labels_that_are_no_text_stay_readable(desk: Desk) -> None:
     """Bytes of a name that are no UTF-8 come out escaped, and the file is still UTF-8."""
-    samples, _ = read(metrics.render(replace(BARE, device="\udcff")))
-    assert value(samples, "info", version="1.2", device="\\udcff", precision="float32") == 1
+    desk.situation.info = replace(INFO, device="\udcff")
+    samples, _ = read(desk.write())
+    assert value(samples, "info", version=__version__, device="\\udcff", precision="float32") == 1
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_the_file_is_whole_and_readable_by_all(umask: int, tmp_path: Path) -> None:
+def test_the_file_is_whole_and_readable_by_all(umask: int, full: Desk, tmp_path: Path) -> None:
     """Whatever the umask, node_exporter's own user may read it, and nothing else ends in .prom."""
-    path = tmp_path / "styletransferd.prom"
+    full.path = tmp_path / "figures" / "styletransferd.prom"
+    full.path.parent.mkdir()
     old = os.umask(umask)
     try:
-        metrics.write(path, BARE)
-        metrics.write(path, FULL)
+        metrics.write(full.path, [])
+        read(full.write())
     finally:
         os.umask(old)
-    assert path.read_bytes() == metrics.render(FULL)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert [item.name for item in tmp_path.iterdir()] == ["styletransferd.prom"]
+    assert stat.S_IMODE(full.path.stat().st_mode) == 0o644
+    assert [item.name for item in full.path.parent.iterdir()] == ["styletransferd.prom"]
 
 
-def test_a_file_being_written_does_not_look_like_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_being_written_does_not_look_like_figures(full: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a crash leaves half written has a name that the collector passes over."""
 
     def die(*_: object, **__: object) -> None:
@@ -177,11 +239,11 @@ def test_a_file_being_written_does_not_look_like_figures(
 
     monkeypatch.setattr(os, "replace", die)
     with pytest.raises(OSError, match="Input/output"):
-        metrics.write(tmp_path / "styletransferd.prom", FULL)
-    assert [item.name for item in tmp_path.iterdir() if item.name.endswith(".prom")] == []
+        full.write()
+    assert list(full.path.parent.glob("*.prom")) == []
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     """The folder is the administrator's; it is not made here."""
     with pytest.raises(FileNotFoundError):
-        metrics.write(tmp_path / "none" / "x.prom", BARE)
+        metrics.write(tmp_path / "none" / "x.prom", [])

@@ -105,7 +105,7 @@ def test_a_report_says_everything(night: Night) -> None:
         report.write([("a.yaml", "waits for a.jpg")], is_final=True)
     totals = {"accepted": 3, "done": 1, "failed": 1, "hours_used": 0.5}
     run = {
-        "started_at": clock.stamp(datetime(2026, 5, 3, 22, 0, 1).astimezone()),
+        "started_at": clock.stamp(datetime(2026, 5, 3, 22, 0, 2).astimezone()),
         "ended_at": clock.stamp(datetime(2026, 5, 3, 23, 30, 1).astimezone()),
         **totals,
         "reasons": {"diverged": 1},
@@ -163,6 +163,9 @@ def test_a_night_is_reported_so_far_and_moves_to_its_morning(night: Night) -> No
     report.write([], is_final=False)
     assert not report.is_due
     assert (night.days, night.counts("03")) == (["03"], [(1, 0, 0)])
+    (night.outbox.root / "summary-2026-05-03.yaml").unlink()
+    report.write([("w", "waits")], is_final=False)
+    assert night.days == []  # nothing is new
     night.set("2026-05-04 01:00")
     night.end()
     report.write([("w", "waits")], is_final=False)
@@ -187,14 +190,14 @@ def test_day_and_night_of_a_service_are_reported_apart(night: Night) -> None:
     report = night.begin()
     night.accept()
     night.set("2026-05-03 22:00")
-    report.write([], is_final=True)
-    report.begin()
+    report.end_night()
+    assert report.is_due
     night.set("2026-05-04 01:00")
     night.end()
     report.write([], is_final=False)
+    assert night.read("03")["runs"][0]["ended_at"][8:16] == "03T22:00"
     assert night.read("04")["runs"][0]["ended_at"] is None
-    report.write([], is_final=True)
-    report.begin()
+    report.end_night()
     report.write([("w", "waits")], is_final=True)
     assert (night.counts("03"), night.counts("04")) == ([(1, 0, 0)], [(0, 1, 0)])
     assert night.read("04")["runs"][0]["started_at"][8:16] == "03T22:00"
@@ -252,7 +255,6 @@ def test_an_outbox_that_is_away_is_written_when_it_is_back(night: Night, *, is_c
     assert [(line["accepted"], line["path"]) for line in records] == [(1, None)]
     assert list(night.outbox.root.iterdir()) == []
     report = night.begin() if is_crashed else report
-    report.begin()
     night.end()
     night.sentinel.path.touch()
     report.write([], is_final=True)

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 from support.fakes import INFO
 
+from daemon import files, lifeline
 from daemon.errors import PauseKind
 from daemon.inbox.intake import Report, Waiting
 from daemon.lifeline import Lifeline
@@ -35,11 +37,17 @@ class Desk:
         self.situation = Situation(config, state="running")
         self.attempts = Attempts()
         self.now = 0.0
-        self.lives = {name: Lifeline(clock=lambda: self.now) for name in ("worker", "intake", "publisher")}
+        self.lives = {name: Lifeline() for name in ("worker", "intake", "publisher")}
+        monkeypatch.setattr(lifeline, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.sent: list[str] = []
-        monkeypatch.setattr(status, "notify", lambda **facts: self.sent.append(facts["STATUS"]))
+        self.fed = 0
+        monkeypatch.setattr(status, "notify", self._notify)
         monkeypatch.delenv("WATCHDOG_USEC", raising=False)
         self.status = Status(self.spool, self.situation, self.attempts, self.lives)
+
+    def _notify(self, STATUS: str | None = None, WATCHDOG: str | None = None) -> None:  # noqa: N803 - systemd's
+        self.sent += [STATUS] if STATUS else []
+        self.fed += WATCHDOG == "1"
 
     def read(self) -> dict[str, Any]:
         """Write status.json, and read it back."""
@@ -124,6 +132,38 @@ def test_the_silent_threads_are_named_in_order(desk: Desk) -> None:
     assert desk.read()["stalled"] == ["intake", "worker"]
     desk.lives["worker"].beat()
     assert desk.status.stalled == ["intake"]
+
+
+def test_a_silent_thread_is_logged_once_and_stops_the_watchdog(desk: Desk) -> None:
+    """No WATCHDOG while one is silent past the limit, one record for each silence, `stalled` in the status."""
+    intake = desk.lives["intake"]
+    intake.beat()
+    with capture_logs() as records:
+        for desk.now in (0, 150, 151, 152, 400):
+            desk.status.turn()
+        assert desk.fed == 2
+        assert desk.read()["stalled"] == ["intake"]
+        intake.beat()
+        desk.status.turn()
+        desk.now = 600
+        desk.status.turn()
+    assert desk.fed == 3
+    stalled = [(record["event"], record["loops"], record["limit_s"]) for record in records]
+    assert stalled == [("service.stalled", ["intake"], 150.0)] * 2
+
+
+def test_a_spool_that_refuses_the_status_raises_after_the_watchdog_was_fed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service pauses; but the heartbeat was sent before."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        desk.status.turn()
+    assert desk.fed == 1
 
 
 def test_endings_are_counted(desk: Desk) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,10 @@ from support.trees import Tree
 from daemon import clock, files
 from daemon.errors import NotReady
 from daemon.job import Job, State
-from daemon.lifeline import Lifeline
 from daemon.outbox.publish import Outbox
 from daemon.sentinel import Sentinel
-from daemon.service import metrics, status, upkeep
-from daemon.service.report import Report
-from daemon.service.status import Situation, Status
+from daemon.service import metrics
+from daemon.service.status import Situation
 from daemon.service.upkeep import Upkeep
 from daemon.spool import Spool
 from daemon.worker.progress import Attempts
@@ -33,19 +30,13 @@ if TYPE_CHECKING:
 class House:
     """An upkeep on a tree, with its parts in reach and a notebook of what it did."""
 
-    def __init__(self, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, config: Config) -> None:
         self.tree = Tree(config)
         self.spool = Spool(config.folders.spool)
         self.spool.prepare()
         self.sentinel = Sentinel(self.tree.outbox, "outbox", config.folders.spool / "met-outbox")
         self.sentinel.establish()
         self.situation = Situation(config, state="running")
-        self.now = 0.0
-        self.life = Lifeline(clock=lambda: self.now)
-        self.sent: list[dict[str, str]] = []
-        monkeypatch.setattr(upkeep, "notify", lambda **facts: self.sent.append(facts))
-        monkeypatch.setattr(status, "notify", lambda **facts: None)
-        monkeypatch.delenv("WATCHDOG_USEC", raising=False)
         self.upkeep = self.make()
         self.upkeep.report.begin()
         self.upkeep.hasten()
@@ -59,25 +50,17 @@ class House:
 
     def make(self) -> Upkeep:
         """Make one, as at a start."""
-        attempts = Attempts()
-        written = Status(self.spool, self.situation, attempts, {"intake": self.life})
-        return Upkeep(self.spool, Outbox(self.tree.outbox, self.sentinel), self.situation, attempts, written)
+        return Upkeep(self.spool, Outbox(self.tree.outbox, self.sentinel), self.situation, Attempts())
 
     def change(self, **sections: Any) -> None:
         """Lay other sections over the config, as a reload does."""
         self.situation.config = self.situation.config.model_copy(update=sections)
 
-    @property
-    def status(self) -> dict[str, Any]:
-        """Read status.json."""
-        document: dict[str, Any] = json.loads((self.spool.root / "status.json").read_bytes())
-        return document
-
 
 @pytest.fixture
-def house(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> House:
+def house(make_config: Callable[..., Config]) -> House:
     """Make one that writes metrics."""
-    return House(make_config(metrics={"textfile": "figures.prom"}), monkeypatch)
+    return House(make_config(metrics={"textfile": "figures.prom"}))
 
 
 def _named(records: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:
@@ -98,14 +81,12 @@ def _counted(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[
 
 
 def test_each_thing_is_done_when_it_is_due(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an hour of turns: status and watchdog every time, metrics after 5 s, retention once, then again."""
+    """In an hour of turns: metrics after 5 s, retention once, then again."""
     written = _counted(monkeypatch, metrics, "write")
     expired = _counted(monkeypatch, house.spool, "expire")
-    status = _counted(monkeypatch, house.upkeep.status, "write")
     for second in range(0, 3600, 3):
         house.upkeep.turn(1000.0 + second)
-    assert (len(status), len(written), len(expired)) == (1200, 600, 2)
-    assert [facts for facts in house.sent if "WATCHDOG" in facts] == [{"WATCHDOG": "1"}] * 1200
+    assert (len(written), len(expired)) == (600, 2)
     house.upkeep.turn(4600.0)
     assert [state for state, _age in expired] == [State.DONE, State.FAILED] * 2
 
@@ -135,15 +116,12 @@ def test_a_changed_config_makes_everything_due(house: House, monkeypatch: pytest
 
 
 def test_the_report_is_written_when_it_is_due(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report of a day that is over is tried every 10 s; without one, nothing is."""
+    """What is new is reported every 10 s."""
     written: list[bool] = []
     monkeypatch.setattr(house.upkeep.report, "write", lambda *_args, is_final: written.append(is_final))
     house.upkeep.turn(1000.0)
     written.clear()  # what came before the retention
-    house.upkeep.turn(1001.0)
-    assert written == []
-    monkeypatch.setattr(Report, "is_due", property(lambda _report: True))
-    for second in range(2, 22):
+    for second in range(1, 22):
         house.upkeep.turn(1000.0 + second)
     assert written == [False, False]
 
@@ -179,42 +157,10 @@ def test_what_fails_costs_one_warning_and_nothing_else(
     assert [(record["what"], record["error"]) for record in failed] == [
         *((what, "disk"), (what, "share"), (what, "share"))
     ]
-    assert len([facts for facts in house.sent if "WATCHDOG" in facts]) == 6
-    assert house.status["state"] == "running"
-
-
-def test_a_spool_that_refuses_the_status_raises_after_the_watchdog_was_fed(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The service pauses; but the heartbeat was sent before."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        house.upkeep.turn(1000.0)
-    assert {"WATCHDOG": "1"} in house.sent
-
-
-def test_a_silent_thread_is_logged_once_and_stops_the_watchdog(house: House) -> None:
-    """No WATCHDOG while one is silent past the limit, one record for each silence, `stalled` in the status."""
-    house.life.beat()
-    with capture_logs() as records:
-        for house.now in (0, 150, 151, 152, 400):
-            house.upkeep.turn(1000.0 + house.now)
-        assert house.status["stalled"] == ["intake"]
-        house.life.beat()
-        house.upkeep.turn(1500.0)
-        house.now = 600
-        house.upkeep.turn(1600.0)
-    assert len([facts for facts in house.sent if "WATCHDOG" in facts]) == 3
-    stalled = _named(records, "service.stalled")
-    assert [(record["loops"], record["limit_s"]) for record in stalled] == [(["intake"], 150.0)] * 2
 
 
 def test_the_end_leaves_what_it_can(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Status, metrics and report are each tried, whatever the others do, and the record of the run comes."""
+    """Metrics and report are each tried, whatever the others do, and the record of the run comes."""
 
     def fail(*_: object, **__: object) -> None:
         raise NotReady("away")
@@ -227,13 +173,13 @@ def test_the_end_leaves_what_it_can(house: House, monkeypatch: pytest.MonkeyPatc
     assert [record["what"] for record in _named(records, "service.report_failed")] == ["metrics", "summary"]
     (line,) = _named(records, "service.summarized")
     assert (line["accepted"], line["path"]) == (1, None)
-    assert house.status["state"] == "running"
 
 
 def test_a_run_in_which_nothing_happened_says_nothing(house: House) -> None:
     """Neither a report nor a record comes of it."""
     with capture_logs() as records:
-        house.upkeep.end_night()
+        house.upkeep.report.end_night()
+        house.upkeep.turn(1000.0)
         house.upkeep.end()
     assert records == []
     assert list(house.tree.outbox.iterdir()) == [house.sentinel.path]
@@ -243,8 +189,9 @@ def test_a_night_is_summed_up_once(house: House) -> None:
     """What was reported at the close of the window is not reported again at the end of the service."""
     house.accept()
     with capture_logs() as records:
-        house.upkeep.end_night()
-        house.upkeep.end_night()
+        house.upkeep.report.end_night()
+        house.upkeep.turn(1000.0)
+        house.upkeep.report.end_night()
         house.upkeep.end()
     (line,) = _named(records, "service.summarized")
     assert line["accepted"] == 1
@@ -273,7 +220,7 @@ def test_without_a_textfile_no_figures_are_written(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`metrics.textfile: null` writes none; set later, it is written at the next turn that is due."""
-    house = House(make_config(), monkeypatch)
+    house = House(make_config())
     written = _counted(monkeypatch, metrics, "write")
     house.upkeep.turn(1000.0)
     assert written == []
@@ -294,11 +241,9 @@ def test_the_retention_is_logged_with_its_figures(house: House, monkeypatch: pyt
     assert (line["state"], line["jobs"], line["retention_days"]) == ("done", 2, 7)
 
 
-def test_a_retention_of_any_length_can_be_computed(
-    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_retention_of_any_length_can_be_computed(make_config: Callable[..., Config]) -> None:
     """The longest that the config takes, and none at all, are spans that the clock understands."""
-    house = House(make_config(outbox={"retention_days": {"done": 36_500, "failed": 0}}), monkeypatch)
+    house = House(make_config(outbox={"retention_days": {"done": 36_500, "failed": 0}}))
     house.upkeep.turn(1000.0)
     with pytest.raises(Exception, match="retention_days"):
         make_config(outbox={"retention_days": {"done": 10**10}})
@@ -310,4 +255,4 @@ def test_the_report_is_written_before_its_records_go(house: House, monkeypatch: 
     monkeypatch.setattr(house.upkeep.report, "write", lambda *_args, **_options: acts.append("report"))
     monkeypatch.setattr(house.spool, "expire", lambda *_args: acts.append("expire"))
     house.upkeep.turn(1000.0)
-    assert acts == ["report", "expire", "expire"]
+    assert acts[-3:] == ["report", "expire", "expire"]

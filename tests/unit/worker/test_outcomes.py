@@ -77,7 +77,7 @@ def test_a_painting_is_written_published_and_done(court: Court) -> None:
     assert line["path"] == court.records[0]["path"] == str(court.tree.result("sea"))
     assert line["best_iteration"] == 3
     assert json.loads(json.dumps(line)) == line
-    assert court.studio.service.counts.completed == 1
+    assert court.studio.service.status.counts.completed == 1
     court.tree.check(is_quiet=True)
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.fakes import FakeEngine
 from support.trees import save
 
-from daemon import images, safe_yaml
+from daemon import images, lifeline, safe_yaml
 from daemon.lifeline import Lifeline
 from daemon.worker import result
 from daemon.worker.result import GRACE_S, OutOfTime
@@ -24,20 +24,21 @@ FRAMES = {f"frames/{name}" for name in ("0000.png", "0002.png", "0004.png", "ani
 
 
 class Seconds:
-    """A clock that goes on by a step each time it is asked."""
+    """A clock of lifelines that goes on by a step each time it is asked."""
 
-    def __init__(self, step_s: float) -> None:
+    def __init__(self, step_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self._step_s = 0.0, step_s
+        monkeypatch.setattr(lifeline, "time", self)
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         """Tell the seconds."""
         self.now += self._step_s
         return self.now
 
 
-def _written(studio: Any, engine: FakeEngine, life: Lifeline | None = None) -> tuple[bytes, dict[str, Any]]:
+def _written(studio: Any, engine: FakeEngine) -> tuple[bytes, dict[str, Any]]:
     """Paint, and write the result."""
-    return result.write(studio.claim, studio.paint(engine), life or Lifeline())
+    return result.write(studio.claim, studio.paint(engine), Lifeline())
 
 
 def test_it_leaves_everything_but_the_record(make_studio: Callable[..., Any]) -> None:
@@ -108,19 +109,26 @@ def test_the_film_shows_its_frames_in_the_order_of_the_iterations(
     assert shown == ["0000", "5000", "10000"]
 
 
-def test_each_piece_and_each_frame_of_the_film_is_a_heartbeat(make_studio: Callable[..., Any]) -> None:
+def test_each_piece_and_each_frame_of_the_film_is_a_heartbeat(
+    make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However long it takes, heartbeats come while it is written."""
-    studio, clock = make_studio(iterations=9, frames={"every": 1}), Seconds(1.0)
-    _written(studio, FakeEngine(), Lifeline(clock=clock))
+    studio = make_studio(iterations=9, frames={"every": 1})
+    painted = studio.paint(FakeEngine())
+    clock = Seconds(1.0, monkeypatch)
+    result.write(studio.claim, painted, Lifeline())
     assert clock.now >= 2 + 10  # one of each is a beat
 
 
 @pytest.mark.parametrize("step_s", [GRACE_S / 1000, GRACE_S / 6])
-def test_a_stop_leaves_a_while_to_finish(step_s: float, make_studio: Callable[..., Any]) -> None:
+def test_a_stop_leaves_a_while_to_finish(
+    step_s: float, make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Asked to stop, the writing goes on for GRACE_S; what is not begun by then is left."""
     studio = make_studio(iterations=9, frames={"every": 1})
     painted = studio.paint(FakeEngine())
-    life = Lifeline(clock=Seconds(step_s))
+    Seconds(step_s, monkeypatch)
+    life = Lifeline()
     life.ask_stop()
     if step_s < GRACE_S / 100:
         result.write(studio.claim, painted, life)
@@ -145,7 +153,8 @@ def test_a_stop_does_not_wait_for_frames_either(
 
     monkeypatch.setattr(images, "encode", encode_slowly)
     painted = studio.paint(FakeEngine())
-    life = Lifeline(clock=Seconds(2 * GRACE_S))
+    Seconds(2 * GRACE_S, monkeypatch)
+    life = Lifeline()
     life.ask_stop()
     with pytest.raises(OutOfTime):
         result.write(studio.claim, painted, life)

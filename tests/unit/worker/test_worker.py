@@ -75,7 +75,7 @@ def test_an_engine_that_is_not_ready_costs_no_attempt(tree: Tree) -> None:
 
     stepper = Stepper(tree.config, Busy("busy", "busy"))
     tree.drop("sea")
-    wait_for(lambda: stepper.look() or stepper.service.counts.accepted, "the drop to be accepted")
+    wait_for(lambda: stepper.look() or stepper.service.status.counts.accepted, "the drop to be accepted")
     with capture_logs() as records:
         wait_for(lambda: stepper.turn() is Ending.INTERRUPTED, "the first try")
         (entry,) = tree.spool.entries(State.QUEUED)
@@ -169,7 +169,9 @@ def test_two_workers_share_one_spool(tree: Tree) -> None:
     service = Service(tree.config, engine=engines[0], decoder=NearDecoder())
     service.spool.prepare()
     service.recover()
-    wait_for(lambda: service.intake.turn(time.monotonic()) and service.counts.accepted == 6, "all to be there")
+    wait_for(
+        lambda: service.intake.turn(time.monotonic()) and service.status.counts.accepted == 6, "all to be there"
+    )
     lives = [Lifeline(), Lifeline()]
     workers = [
         Worker(engine, service.outbox, service.publisher, service.attempts, life, max_attempts=3)
