@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from daemon.job import EngineInfo
     from daemon.lifeline import Lifeline
     from daemon.spool import Spool
-    from daemon.worker.progress import Attempts
+    from daemon.worker.attempt import Attempts
 
 STATUS_FILE: Final = "status.json"
 _LISTED: Final = 200

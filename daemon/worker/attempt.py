@@ -1,9 +1,14 @@
-"""One attempt at one claim: the engine's steps become rows, frames and progress, and at the end a painting."""
+"""One attempt at one claim: the engine's steps become rows, frames and progress, and at the end a painting.
+
+Beside it, the attempts of this run: how far each running one is, and how the others ended.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import clock, files, logs
@@ -14,18 +19,17 @@ from daemon.outbox.frames import FrameWriter
 from daemon.worker.lookahead import request_for, settings_of
 from daemon.worker.outcomes import Interrupted, Painted
 from daemon.worker.progress import Pace, Progress
-from daemon.worker.result import FRAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from daemon.engine import Engine
     from daemon.job import EngineInfo, Painting, Step
     from daemon.lifeline import Lifeline
     from daemon.outbox.publish import Outbox
-    from daemon.spool import Claim
+    from daemon.spool import Claim, StoredJob
     from daemon.worker.lookahead import LookAhead, Start
+    from daemon.worker.outcomes import Ending
 
 log = logs.get(__name__)
 
@@ -61,9 +65,9 @@ class Attempt:
         info = engine.start(self.life)
         entry, job = self.claim.entry, self.claim.job
         start = self._ahead.begin(entry.id)
-        _clear(entry.out, keeps_frames=entry.progress > 0)
+        _clear(entry)
         request = request_for(entry, job)
-        writer = FrameWriter(entry.out / FRAMES, self._outbox, job)
+        writer = FrameWriter(entry.frames, self._outbox, job)
         painting = None
         try:
             with contextlib.closing(engine.stylize(request, self.life)) as items:
@@ -193,11 +197,48 @@ class Attempt:
         return {"elapsed_s": elapsed_s, "gap_s": gap_s, "prepared": start.is_prepared}
 
 
-def _clear(out: Path, *, keeps_frames: bool) -> None:
+def _clear(entry: StoredJob) -> None:
     """Make an empty `out/`; the frames stay where a checkpoint may be resumed."""
-    if not keeps_frames:
-        files.remove_tree(out)
-    files.make_folder(out)
-    for item in (*out.iterdir(), *out.glob(f"{FRAMES}/animation.*")):
-        if item.name != FRAMES:
+    if not entry.progress:
+        files.remove_tree(entry.out)
+    files.make_folder(entry.out)
+    for item in (*entry.out.iterdir(), *entry.frames.glob("animation.*")):
+        if item != entry.frames:
             files.remove_tree(item)
+
+
+class Attempts:
+    """The attempts of all workers; any thread may look at them, and note how one ended."""
+
+    def __init__(self) -> None:
+        self.endings: Counter[Ending] = Counter()
+        self._running: dict[str, Attempt] = {}  # by job
+        self._noting = threading.Lock()
+
+    @contextlib.contextmanager
+    def running(self, attempt: Attempt) -> Iterator[None]:
+        """Count an attempt among the running ones."""
+        self._running[attempt.claim.job.id] = attempt
+        try:
+            yield
+        finally:
+            del self._running[attempt.claim.job.id]
+
+    def note(self, ending: Ending) -> None:
+        """Count an ending."""
+        with self._noting:
+            self.endings[ending] += 1
+
+    def progress(self) -> list[Progress]:
+        """List what each running one is doing, from its first step on."""
+        return [attempt.progress for attempt in list(self._running.values()) if attempt.progress]
+
+    def stop_cancelled(self) -> None:
+        """Ask the attempts to end whose job an operator cancelled; returns at once.
+
+        Raises:
+            OSError: the spool cannot be read.
+        """
+        for attempt in list(self._running.values()):
+            if attempt.claim.entry.is_cancelled:
+                attempt.life.ask_stop()

@@ -6,7 +6,6 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from daemon.job import Request, State
-from daemon.worker import result
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -43,7 +42,7 @@ class LookAhead:
         """Have the engine prepare for the next job in the queue; a wrong guess costs nothing."""
         with contextlib.suppress(OSError):  # a disk that cannot be read
             for entry in self._spool.entries(State.QUEUED):
-                if entry.job is None or entry.failure or entry.is_cancelled or result.is_stored(entry):
+                if entry.job is None or entry.failure or entry.is_cancelled or entry.is_stored:
                     continue
                 if entry.id != self._hinted:
                     self._hinted = entry.id
@@ -73,7 +72,7 @@ def request_for(entry: StoredJob, job: Job) -> Request:
         init=entry.input(init[0]) if init else None,
         settings=settings_of(job),
         checkpoints=entry.checkpoints,
-        frames=frozenset(result.frames_in(entry.out / result.FRAMES)),
+        frames=frozenset(entry.kept_frames),
         smaller=entry.times_exhausted,
     )
 

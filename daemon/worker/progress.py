@@ -1,20 +1,13 @@
-"""The attempts of this run: how far each running one is, and how the others ended."""
+"""How far an attempt is, and how fast it goes."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from daemon.job import Step
     from daemon.settings import Scale
-    from daemon.worker.attempt import Attempt
-    from daemon.worker.outcomes import Ending
 
 
 @dataclass(frozen=True)
@@ -62,40 +55,3 @@ class Pace:
             work += here * float(scale.size) ** 2
             left -= here
         return work
-
-
-class Attempts:
-    """The attempts of all workers; any thread may look at them, and note how one ended."""
-
-    def __init__(self) -> None:
-        self.endings: Counter[Ending] = Counter()
-        self._running: dict[str, Attempt] = {}  # by job
-        self._noting = threading.Lock()
-
-    @contextlib.contextmanager
-    def running(self, attempt: Attempt) -> Iterator[None]:
-        """Count an attempt among the running ones."""
-        self._running[attempt.claim.job.id] = attempt
-        try:
-            yield
-        finally:
-            del self._running[attempt.claim.job.id]
-
-    def note(self, ending: Ending) -> None:
-        """Count an ending."""
-        with self._noting:
-            self.endings[ending] += 1
-
-    def progress(self) -> list[Progress]:
-        """List what each running one is doing, from its first step on."""
-        return [attempt.progress for attempt in list(self._running.values()) if attempt.progress]
-
-    def stop_cancelled(self) -> None:
-        """Ask the attempts to end whose job an operator cancelled; returns at once.
-
-        Raises:
-            OSError: the spool cannot be read.
-        """
-        for attempt in list(self._running.values()):
-            if attempt.claim.entry.is_cancelled:
-                attempt.life.ask_stop()

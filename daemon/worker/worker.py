@@ -9,8 +9,7 @@ import structlog
 from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
 from daemon.worker.attempt import Attempt
 from daemon.worker.lookahead import LookAhead
-from daemon.worker.outcomes import Crashed, Failed, Interrupted, Stored
-from daemon.worker.result import is_stored
+from daemon.worker.outcomes import CANCELLED, Crashed, Failed, Interrupted, Stored
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from daemon.lifeline import Lifeline
     from daemon.outbox.publish import Outbox
     from daemon.spool import Claim
+    from daemon.worker.attempt import Attempts
     from daemon.worker.outcomes import Outcome
-    from daemon.worker.progress import Attempts
     from daemon.worker.publisher import Publisher
 
 _HINT: Final = "see the log; retry once the cause is gone"
@@ -82,6 +81,8 @@ class Worker:
         if is_retried:
             self.publisher.await_idle(self._life)
         outcome = self._outcome(claim)
+        if isinstance(outcome, Interrupted | Crashed) and claim.entry.is_cancelled:
+            outcome = Failed(CANCELLED)  # not queued again
         self.publisher.submit(claim, outcome, self._life)
         if is_retried:
             self.publisher.await_idle(self._life)
@@ -106,9 +107,12 @@ class Worker:
         """Give the outcome of a job that need not be painted, or not again."""
         if failure := claim.entry.failure:
             return Failed(failure)
-        if is_stored(claim.entry):
+        if claim.entry.is_stored:
             return Stored()
-        failure = self._given_up(claim) or self._room.hopeless(claim.job)
+        if claim.attempt > self.max_attempts:  # it ended the service or the engine too often
+            message = f"{claim.attempt - 1} attempts ended without a result"
+            return Failed(Failure(Reason.ENGINE_CRASHED, message, hint=_HINT))
+        failure = self._room.hopeless(claim.job)
         return Failed(failure) if failure else None
 
     def _crashed(self, attempt: Attempt, error: EngineError) -> Crashed | Failed:
@@ -122,10 +126,3 @@ class Worker:
         hint = _HINTS.get(error.reason, _HINT)
         message = f"{error.message} (attempt {claim.attempt})"
         return Failed(Failure(error.reason, message, hint=hint, last_lines=error.last_lines))
-
-    def _given_up(self, claim: Claim) -> Failure | None:
-        """Fail what ended the service or the engine too often."""
-        if claim.attempt <= self.max_attempts:
-            return None
-        message = f"{claim.attempt - 1} attempts ended without a result"
-        return Failure(Reason.ENGINE_CRASHED, message, hint=_HINT)

@@ -61,7 +61,7 @@ def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(tree:
     tree.check(is_quiet=True)
 
 
-@pytest.mark.parametrize("part", ["intake.turn", "outcomes.end_cancelled", "work.turn", "upkeep.turn"])
+@pytest.mark.parametrize("part", ["intake.turn", "settler.end_cancelled", "work.turn", "upkeep.turn"])
 def test_a_defect_in_any_thread_ends_the_run_with_it(
     part: str, tree: Tree, run: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from daemon.service.report import Report
 from daemon.service.status import Situation, Status
 from daemon.service.upkeep import Upkeep
 from daemon.spool import Spool
-from daemon.worker.progress import Attempts
+from daemon.worker.attempt import Attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping

@@ -34,18 +34,13 @@ class Bench:
         self.threads: dict[str, str] = {}
         self.contexts: list[dict[str, Any]] = []
         self.errors: dict[str, Exception] = {}  # by job
-        self.decided: Outcome | None = None  # the result of each decision
         self.released: list[str] = []
         room: Any = SimpleNamespace(release=self.released.append)
-        outcomes: Any = self
-        self.publisher = Publisher(outcomes, room, self.life)
-
-    def unless_cancelled(self, _claim: Any, outcome: Outcome) -> Outcome:
-        """See `Outcomes.unless_cancelled`."""
-        return self.decided or outcome
+        settler: Any = self
+        self.publisher = Publisher(settler, room, self.life)
 
     def settle(self, claim: Any, outcome: Outcome, life: Lifeline) -> Ending:
-        """See `Outcomes.settle`."""
+        """See `Settler.settle`."""
         self.begun.append(claim.entry.id)
         self.threads[claim.entry.id] = threading.current_thread().name
         if not isinstance(outcome, Interrupted | Crashed):
@@ -121,11 +116,10 @@ def test_what_goes_back_to_the_queue_does_so_at_once(outcome: Outcome, bench: Be
     assert bench.released == ["c", "d"]
 
 
-def test_a_cancelled_one_waits_its_turn(bench: Bench) -> None:
-    """Where an interrupted job is cancelled its failure is published, in the order of the others."""
+def test_a_failure_waits_its_turn(bench: Bench) -> None:
+    """It is published, in the order of the others."""
     bench.submit("a")
-    bench.decided = Failed(Failure(Reason.CANCELLED, "x"))
-    bench.submit("b", Interrupted())
+    bench.submit("b", Failed(Failure(Reason.CANCELLED, "x")))
     assert bench.done == []
     bench.await_idle()
     assert bench.done == ["a", "b"]
