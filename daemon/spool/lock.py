@@ -20,11 +20,7 @@ _PAUSE_S: Final = 0.05
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Be the only daemon of a spool.
-
-    Raises:
-        NotReady: another process is.
-    """
+    """Be the only daemon of a spool; raises NotReady where another process is."""
     try:
         fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

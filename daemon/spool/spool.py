@@ -13,7 +13,7 @@ from daemon import clock, files
 from daemon.errors import Failure, NotReady, Reason
 from daemon.job import Job, State
 from daemon.spool.draft import EXPIRED, copy, identify
-from daemon.spool.listing import Listing
+from daemon.spool.listing import Listing, order
 from daemon.spool.stored_job import ATTEMPTS, CANCEL, FACTS, FAILURE, JOB, RETIRED, Claim, StoredJob
 
 if TYPE_CHECKING:
@@ -48,11 +48,7 @@ class Spool(Listing):
         self._next_sequence = 1
 
     def prepare(self) -> None:
-        """Create what is missing.
-
-        Raises:
-            NotReady: it cannot be created or written.
-        """
+        """Create what is missing; raises NotReady where that is not possible."""
         try:
             files.make_folder(self.root, mode=0o700)
             for folder in (self._tmp, self.root / EXPIRED, *(self.folder(state) for state in State)):
@@ -86,9 +82,6 @@ class Spool(Listing):
         A faulty one is taken too, with its failure on record; it goes straight to `running/`, where no claim
         finds it, for the caller to end. A drop that was committed before, with an error after the rename, gives
         the same job again, wherever it lies by now.
-
-        Raises:
-            OSError: the spool's disk does not take it, or does not say that it is durable.
         """
         id_, known = identify(self.root, draft.parts)
         if known is not None:
@@ -146,7 +139,6 @@ class Spool(Listing):
 
     def _clear(self, ended: StoredJob) -> None:
         """Remove what a painting left behind; the inputs stay."""
-        self._orders.pop(ended.id, None)
         files.remove_tree(ended.checkpoints)
         files.remove_tree(ended.out)
 
@@ -245,7 +237,6 @@ class Spool(Listing):
                 doomed = self._tmp / f"expired-{entry.id}"
                 entry.folder.rename(doomed)  # out of sight at once; recovery removes what is left
                 files.remove_tree(doomed)
-                self._orders.pop(entry.id, None)
                 gone.append(entry)
         return gone
 
@@ -269,7 +260,7 @@ class Spool(Listing):
         for entry in self.entries(State.QUEUED):
             if entry.job is None and entry.folder.exists():
                 found.corrupt.append(self.fail(entry, _CORRUPT))
-        self._next_sequence = max((self._order(entry)[1] for entry in self.all_entries()), default=0) + 1
+        self._next_sequence = max((order(entry)[1] for entry in self.all_entries()), default=0) + 1
         return found
 
     # Moves and records

@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import clock, files, logs
@@ -18,7 +19,6 @@ from daemon.outbox import loss_table
 from daemon.outbox.frames import FrameWriter
 from daemon.worker.lookahead import request_for, settings_of
 from daemon.worker.outcomes import Interrupted, Painted
-from daemon.worker.progress import Pace, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from daemon.job import EngineInfo, Painting, Step
     from daemon.lifeline import Lifeline
     from daemon.outbox.publish import Outbox
+    from daemon.settings import Scale
     from daemon.spool import Claim, StoredJob
     from daemon.worker.lookahead import LookAhead, Start
     from daemon.worker.outcomes import Ending
@@ -36,6 +37,53 @@ log = logs.get(__name__)
 _PROGRESS_S: Final = 5.0
 # The shares of a job after which the engine gets a hint of the next one: a late one for what came meanwhile.
 _LOOKS_AHEAD: Final = (0.0, 0.75)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one attempt is doing, for `status`."""
+
+    job_id: str
+    name: str
+    attempt: int
+    iteration: int
+    iterations: int
+    size_px: int
+    loss: float | None
+    elapsed_s: float
+    iteration_s: float | None
+    eta_s: float | None
+    started_at: str
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The speed of an attempt, measured from the first step that it computed itself."""
+
+    scales: tuple[Scale, ...]
+    iteration: int  # of that step
+    at: float  # the end of that step, in monotonic seconds
+    begun_at: float  # its beginning
+
+    def iteration_s(self, step: Step, now: float) -> float | None:
+        """Give the seconds an iteration takes; None at the first step."""
+        done = step.iteration - self.iteration
+        return (now - self.at) / done if done else None
+
+    def eta_s(self, step: Step, now: float) -> float | None:
+        """Give the seconds that are left; a step at twice the size takes four times as long."""
+        so_far, total = self._work(step.iteration), self._work(step.iterations)
+        done = so_far - self._work(self.iteration)
+        return round((now - self.at) / done * (total - so_far), 1) if done else None
+
+    def _work(self, iteration: int) -> float:
+        """Measure the work up to an iteration, in steps at 1 px."""
+        work, left = 0.0, iteration
+        for scale in self.scales:
+            here = min(left, scale.iterations)
+            work += here * float(scale.size) ** 2
+            left -= here
+        return work
 
 
 class Attempt:
@@ -103,10 +151,9 @@ class Attempt:
             log.warning("job.troubled", message=plan.warning)
 
     def _add_row(self, step: Step) -> bool:
-        """Add a step to the loss table.
+        """Add a step to the loss table; tells whether its iteration is new.
 
-        Returns:
-            Whether its iteration is new. A larger size begins with the number that the one before ended with.
+        A larger size begins with the number that the one before ended with.
         """
         self._last_step = time.monotonic()
         is_new = not self._rows or step.iteration > self._rows[-1].iteration
@@ -234,11 +281,7 @@ class Attempts:
         return [attempt.progress for attempt in list(self._running.values()) if attempt.progress]
 
     def stop_cancelled(self) -> None:
-        """Ask the attempts to end whose job an operator cancelled; returns at once.
-
-        Raises:
-            OSError: the spool cannot be read.
-        """
+        """Ask the attempts to end whose job an operator cancelled; returns at once."""
         for attempt in list(self._running.values()):
             if attempt.claim.entry.is_cancelled:
                 attempt.life.ask_stop()

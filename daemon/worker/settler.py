@@ -58,11 +58,7 @@ class Settler:
     def end_cancelled(self, life: Lifeline) -> bool:
         """End the queued and held jobs that operators cancelled; `Attempts.stop_cancelled` is for running ones.
 
-        Returns:
-            Whether all of them have ended; if not, the worker ends the rest.
-
-        Raises:
-            OSError: the spool cannot be read.
+        Tells whether all of them have ended; if not, the worker ends the rest.
         """
         ended = [self.fail_now(entry, CANCELLED, life) for entry in self._spool.take_cancelled()]
         return all(ended)
@@ -135,10 +131,9 @@ class Settler:
         return endings[0] if endings else Ending.INTERRUPTED
 
     def fail_now(self, entry: StoredJob, failure: Failure, life: Lifeline) -> bool:
-        """End a job that lies in `running/`, at the first try.
+        """End a job that lies in `running/`, if the first try succeeds.
 
-        Returns:
-            Whether it ended; if not, it is queued, and the worker ends it when its turn comes.
+        Otherwise it is queued, and the worker ends it when its turn comes.
         """
         try:
             self._end_failed(entry, failure, life)
@@ -175,28 +170,21 @@ class Settler:
     # Back to the queue
 
     def _put_back(self, claim: Claim, outcome: Interrupted | Crashed, life: Lifeline) -> Ending:
-        """Queue a job again, with retries, or nobody would work on it before the next start.
-
-        Raises:
-            NotReady: the environment interrupted it.
-        """
+        """Queue a job again, with retries, or nobody would work on it before the next start."""
+        error, event = outcome.error, "interrupted"
         if isinstance(outcome, Crashed):
-            message, reason = outcome.error.message, outcome.error.reason.value
-            self._requeue(claim, "exhausted" if outcome.is_exhausted else "crashed", message, life)
-            facts = {"attempt": claim.attempt, "max_attempts": outcome.max_attempts}
-            log.warning("spool.requeued", **facts, reason=reason, message=message)
+            event = "exhausted" if outcome.is_exhausted else "crashed"
+        message = "the service was stopped" if error is None else str(error)
+        self._retry("spool", functools.partial(self._spool.requeue, claim.entry, event, message), life)
+        if isinstance(outcome, Crashed):
+            facts = {"max_attempts": outcome.max_attempts, "reason": outcome.error.reason.value}
+            log.warning("spool.requeued", attempt=claim.attempt, **facts, message=message)
             return self._note(Ending.CRASHED)
-        if outcome.error is not None:
-            message = str(outcome.error)
-            self._requeue(claim, "interrupted", message, life)
+        if error is not None:
             log.warning("spool.requeued", attempt=claim.attempt, reason="not_ready", message=message)
-            raise NotReady(message) from outcome.error
-        self._requeue(claim, "interrupted", "the service was stopped", life)
+            raise NotReady(message) from error
         log.info("job.interrupted", attempt=claim.attempt, reason="stop")
         return self._note(Ending.INTERRUPTED)
-
-    def _requeue(self, claim: Claim, event: str, reason: str, life: Lifeline) -> None:
-        self._retry("spool", functools.partial(self._spool.requeue, claim.entry, event, reason), life)
 
     def _note(self, ending: Ending) -> Ending:
         self._attempts.note(ending)

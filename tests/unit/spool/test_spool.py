@@ -6,7 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from support.desk import accept
@@ -242,24 +242,6 @@ def test_a_cancel_requeued_during_the_look_is_not_lost(spool: Spool, tmp_path: P
         spool.requeue(running, "interrupted", "stop")  # as the publisher's thread does
     assert taken == [queued.id]
     assert [entry.id for entry in spool.take_cancelled()] == [running.id]
-
-
-def test_a_job_that_ends_while_it_is_sorted_is_no_error(spool: Spool, tmp_path: Path) -> None:
-    """What is remembered of a job may be forgotten by another thread at any instant."""
-
-    class Forgetful(dict[str, Any]):
-        def __contains__(self, key: object) -> bool:
-            is_there = super().__contains__(key)
-            self.clear()
-            return is_there
-
-        def __setitem__(self, key: str, value: object) -> None:
-            pass
-
-    entries = [accept(spool, _drop(tmp_path / stem, stem)) for stem in ("a", "bb")]
-    for known in (spool._orders, {}):
-        spool._orders = Forgetful(known)
-        assert [entry.id for entry in spool.entries(State.QUEUED)] == [entry.id for entry in entries]
 
 
 def test_an_accepted_drop_is_known_wherever_the_worker_takes_it(spool: Spool, tmp_path: Path) -> None:
