@@ -79,7 +79,7 @@ class Service:
         self.room = Room(self.spool, self.outbox)
         self.publisher = Publisher(self.settler, self.room, self.lives["publisher"], executor)
         self._worker = Worker(
-            *(self.engine, self.outbox, self.publisher, self.attempts, self.lives["worker"]),
+            *(self.engine, self.publisher, self.attempts, self.lives["worker"]),
             max_attempts=settings.engine.max_attempts,
         )
         decoder = decoder or Decoder(settings.inbox.max_megapixels)

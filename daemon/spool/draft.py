@@ -37,7 +37,7 @@ class Draft:
 
 
 def copy(drop: Drop, folder: Path, max_bytes: int, life: Lifeline) -> Draft:
-    """Copy every file of a drop to a new folder and hash it; one over the cap is left out, and is the failure."""
+    """Copy and hash every file of a drop; one over the cap is left out, and is the failure."""
     draft = Draft(drop, folder, ())
     draft.inputs.mkdir(parents=True, mode=0o700)
     parts, failure, counts = [], None, Counter[str]()

@@ -56,7 +56,28 @@ class Spool(Listing):
         except OSError as error:
             raise NotReady(f"spool {self.root}: {error.strerror}") from error
 
-    # Accepting
+    def recover(self, is_published: Callable[[Job], bool]) -> Recovery:
+        """Bring the spool, which must be locked, to rest after any end of the last run.
+
+        `is_published` says whether the result of a job already lies whole in the outbox.
+        """
+        for leftover in self._tmp.iterdir():
+            files.remove_tree(leftover)
+        found = Recovery()
+        for entry in self.entries(State.RUNNING):
+            if entry.job is None:
+                found.corrupt.append(self.fail(entry, _CORRUPT))
+            elif is_published(entry.job):
+                found.completed.append(self.complete(entry))
+            else:
+                found.requeued.append(self.requeue(entry, "crashed", "the service ended while it ran"))
+        for entry in self.entries(State.QUEUED):
+            if entry.job is None and entry.folder.exists():
+                found.corrupt.append(self.fail(entry, _CORRUPT))
+        self._next_sequence = max((order(entry)[1] for entry in self.all_entries()), default=0) + 1
+        return found
+
+    # Accepting, and retiring the originals
 
     @contextlib.contextmanager
     def draft(self, drop: Drop, max_bytes: int, life: Lifeline) -> Iterator[Draft]:
@@ -108,6 +129,17 @@ class Spool(Listing):
         files.move(draft.folder, entry.folder)
         self._next_sequence += 1
         return entry
+
+    def unretired(self) -> list[Job]:
+        """List the jobs whose originals may still lie in the inbox."""
+        return [entry.job for entry in self.all_entries() if not entry.is_retired and entry.job]
+
+    def set_retired(self, id: str, *, was_removed: bool = True) -> None:  # noqa: A002 - what it is
+        """Record, wherever a job lies by now, that its originals were removed or else found gone."""
+        for state in (*State, *State):  # twice: it may move from a state not yet looked at to one that was
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                (self.folder(state) / id / RETIRED).write_bytes(b"" if was_removed else b"found gone\n")
+                return
 
     # Working
 
@@ -203,19 +235,6 @@ class Spool(Listing):
         """Ask whoever works on the spool to end a job."""
         files.append_line(entry.folder / CANCEL, clock.stamp(clock.utc()))
 
-    # Retiring originals
-
-    def unretired(self) -> list[Job]:
-        """List the jobs whose originals may still lie in the inbox."""
-        return [entry.job for entry in self.all_entries() if not entry.is_retired and entry.job]
-
-    def set_retired(self, id: str, *, was_removed: bool = True) -> None:  # noqa: A002 - what it is
-        """Record, wherever a job lies by now, that its originals were removed or else found gone."""
-        for state in (*State, *State):  # twice: it may move from a state not yet looked at to one that was
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                (self.folder(state) / id / RETIRED).write_bytes(b"" if was_removed else b"found gone\n")
-                return
-
     # Retention
 
     def expire(self, state: State, age: timedelta) -> list[StoredJob]:
@@ -239,29 +258,6 @@ class Spool(Listing):
                 files.remove_tree(doomed)
                 gone.append(entry)
         return gone
-
-    # Recovery
-
-    def recover(self, is_published: Callable[[Job], bool]) -> Recovery:
-        """Bring the spool, which must be locked, to rest after any end of the last run.
-
-        `is_published` says whether the result of a job already lies whole in the outbox.
-        """
-        for leftover in self._tmp.iterdir():
-            files.remove_tree(leftover)
-        found = Recovery()
-        for entry in self.entries(State.RUNNING):
-            if entry.job is None:
-                found.corrupt.append(self.fail(entry, _CORRUPT))
-            elif is_published(entry.job):
-                found.completed.append(self.complete(entry))
-            else:
-                found.requeued.append(self.requeue(entry, "crashed", "the service ended while it ran"))
-        for entry in self.entries(State.QUEUED):
-            if entry.job is None and entry.folder.exists():
-                found.corrupt.append(self.fail(entry, _CORRUPT))
-        self._next_sequence = max((order(entry)[1] for entry in self.all_entries()), default=0) + 1
-        return found
 
     # Moves and records
 

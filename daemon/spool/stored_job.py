@@ -105,14 +105,11 @@ class StoredJob:
     @property
     def attempts(self) -> list[dict[str, Any]]:
         """Every record of an attempt, oldest first; a torn last line is passed over."""
-        try:
-            lines = (self.folder / ATTEMPTS).read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
         records = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.folder / ATTEMPTS).read_bytes().splitlines():
+                with contextlib.suppress(ValueError):
+                    records.append(json.loads(line))
         return [record for record in records if isinstance(record, dict) and "event" in record]
 
     @property
@@ -159,9 +156,8 @@ class StoredJob:
     @property
     def facts(self) -> dict[str, Any]:
         """The keys of `job.completed`, kept until the painted picture is published."""
-        with contextlib.suppress(OSError, ValueError):
-            facts = json.loads((self.folder / FACTS).read_bytes())
-            return facts if isinstance(facts, dict) else {}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return dict(json.loads((self.folder / FACTS).read_bytes()))
         return {}
 
     @property

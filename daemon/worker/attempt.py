@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from daemon.outbox.publish import Outbox
     from daemon.settings import Scale
     from daemon.spool import Claim, StoredJob
-    from daemon.worker.lookahead import LookAhead, Start
+    from daemon.worker.lookahead import LookAhead
     from daemon.worker.outcomes import Ending
 
 log = logs.get(__name__)
@@ -68,7 +68,7 @@ class Pace:
     def iteration_s(self, step: Step, now: float) -> float | None:
         """Give the seconds an iteration takes; None at the first step."""
         done = step.iteration - self.iteration
-        return (now - self.at) / done if done else None
+        return round((now - self.at) / done, 4) if done else None
 
     def eta_s(self, step: Step, now: float) -> float | None:
         """Give the seconds that are left; a step at twice the size takes four times as long."""
@@ -112,7 +112,7 @@ class Attempt:
         """
         info = engine.start(self.life)
         entry, job = self.claim.entry, self.claim.job
-        start = self._ahead.begin(entry.id)
+        self._ahead.begin(entry.id)
         _clear(entry)
         request = request_for(entry, job)
         writer = FrameWriter(entry.frames, self._outbox, job)
@@ -128,27 +128,24 @@ class Attempt:
             if not self.life.is_stopping:
                 raise EngineError("the engine ended without a picture")
             return Interrupted()
+        facts = {**self._facts(info), **self._times()}
         self._ahead.end(self._last_step)
-        facts = {**self._facts(info), **self._times(start)}
         return Painted(painting, tuple(self._rows), request.settings, info, facts, writer)
 
     def _follow(self, items: Iterator[Plan | Step], info: EngineInfo, writer: FrameWriter) -> Painting | None:
         painting = None
         for item in items:
             if isinstance(item, Plan):
-                self._begin(item, info)
+                self.plan = item
+                log.info("job.started", **self._facts(info))
+                if item.warning:
+                    log.warning("job.troubled", message=item.warning)
             elif item.is_replayed:  # known from a checkpoint: it is for the table alone
                 self._add_row(item)
                 self._steps_back = item.steps_back
             else:
                 painting = self._take(item, writer) or painting
         return painting
-
-    def _begin(self, plan: Plan, info: EngineInfo) -> None:
-        self.plan = plan
-        log.info("job.started", **self._facts(info))
-        if plan.warning:
-            log.warning("job.troubled", message=plan.warning)
 
     def _add_row(self, step: Step) -> bool:
         """Add a step to the loss table; tells whether its iteration is new.
@@ -157,9 +154,8 @@ class Attempt:
         """
         self._last_step = time.monotonic()
         is_new = not self._rows or step.iteration > self._rows[-1].iteration
-        self._rows.append(
-            loss_table.Row(step.iteration, step.size_px, **vars(step.losses), elapsed_s=step.elapsed_s)
-        )
+        row = loss_table.Row(step.iteration, step.size_px, **vars(step.losses), elapsed_s=step.elapsed_s)
+        self._rows.append(row)
         return is_new
 
     def _take(self, step: Step, writer: FrameWriter) -> Painting | None:
@@ -188,10 +184,7 @@ class Attempt:
 
     def _progress_at(self, step: Step) -> Progress:
         now, job = time.monotonic(), self.claim.job
-        if self._pace is None:
-            self._pace = Pace(job.scales, step.iteration, now, begun_at=now - step.step_s)
-        pace = self._pace
-        iteration_s = pace.iteration_s(step, now)
+        self._pace = pace = self._pace or Pace(job.scales, step.iteration, now, begun_at=now - step.step_s)
         return Progress(
             job_id=job.id,
             name=job.label,
@@ -201,7 +194,7 @@ class Attempt:
             size_px=step.size_px,
             loss=step.losses.total,
             elapsed_s=round(now - self._begun, 3),
-            iteration_s=None if iteration_s is None else round(iteration_s, 4),
+            iteration_s=pace.iteration_s(step, now),
             eta_s=pace.eta_s(step, now),
             started_at=self._started_at,
         )
@@ -235,13 +228,13 @@ class Attempt:
             "memory_estimate_mb": self.plan.memory_estimate_mb if self.plan else None,
         }
 
-    def _times(self, start: Start) -> dict[str, Any]:
+    def _times(self) -> dict[str, Any]:
         """Give the time it took, and that from the last step of the previous job to the first one of this."""
         gap_s = None
-        if start.follows is not None and self._pace is not None:
-            gap_s = round(self._pace.begun_at - start.follows, 3)
+        if self._ahead.follows is not None and self._pace is not None:
+            gap_s = round(self._pace.begun_at - self._ahead.follows, 3)
         elapsed_s = round(self._last_step - self._begun, 3)
-        return {"elapsed_s": elapsed_s, "gap_s": gap_s, "prepared": start.is_prepared}
+        return {"elapsed_s": elapsed_s, "gap_s": gap_s, "prepared": self._ahead.is_prepared}
 
 
 def _clear(entry: StoredJob) -> None:

@@ -50,8 +50,7 @@ class Publisher:
     def submit(self, claim: Claim, outcome: Outcome, life: Lifeline) -> None:
         """Have a claim brought to its end; waits, with heartbeats, while there are enough of them.
 
-        Raises:
-            NotReady: the environment interrupted the job; it is queued again, for the service to pause.
+        Raises NotReady as `Settler.settle` does.
         """
         if isinstance(outcome, Interrupted | Crashed):
             self._settle(claim, outcome, life)
@@ -96,10 +95,9 @@ class Publisher:
         self._life.beat()
         try:
             return self._settle(claim, outcome, self._life)
-        except (NotReady, OSError):
-            raise
-        except Exception:
-            self._life.ask_stop()  # a defect ends the service, before the worker's next turn raises it
+        except Exception as error:
+            if not isinstance(error, NotReady | OSError):
+                self._life.ask_stop()  # a defect ends the service, before the worker's next turn raises it
             raise
         finally:
             self._life.rest()

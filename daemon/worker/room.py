@@ -33,7 +33,7 @@ class Room:
 
     def __init__(self, spool: Spool, outbox: Outbox) -> None:
         self.spool = spool
-        self._outbox = outbox
+        self.outbox = outbox
         self._claiming = threading.Lock()
         self.reserved: dict[str, Needed] = {}  # by job
 
@@ -67,7 +67,7 @@ class Room:
     def hopeless(self, job: Job) -> Failure | None:
         """Refuse a job whose result would not fit on the empty disks."""
         needed = room_needed(job)
-        capacity = min(files.capacity(self.spool.root), files.capacity(self._outbox.root))
+        capacity = min(files.capacity(self.spool.root), files.capacity(self.outbox.root))
         if max(needed.spool, needed.outbox) <= capacity:
             return None
         return Failure(
@@ -92,9 +92,9 @@ class Room:
         spool = max(0, needed.spool - files.size_of(entry.out) - files.size_of(entry.checkpoints)) + others
         outbox = needed.outbox + others
         entries = needed.entries + sum(other.entries for other in reserved)
-        is_one_disk = self.spool.root.stat().st_dev == self._outbox.root.stat().st_dev
+        is_one_disk = self.spool.root.stat().st_dev == self.outbox.root.stat().st_dev
         files.require_room(self.spool.root, spool + (outbox if is_one_disk else 0), entries)
-        files.require_room(self._outbox.root, outbox, entries)
+        files.require_room(self.outbox.root, outbox, entries)
         return needed
 
 

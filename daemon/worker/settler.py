@@ -53,8 +53,6 @@ class Settler:
             return self._fail(claim.entry, ended, life)
         return self._put_back(claim, ended, life)
 
-    # Cancels
-
     def end_cancelled(self, life: Lifeline) -> bool:
         """End the queued and held jobs that operators cancelled; `Attempts.stop_cancelled` is for running ones.
 
@@ -166,8 +164,6 @@ class Settler:
             attempt=attempt,
         )
         return self._note(Ending.FAILED)
-
-    # Back to the queue
 
     def _put_back(self, claim: Claim, outcome: Interrupted | Crashed, life: Lifeline) -> Ending:
         """Queue a job again, with retries, or nobody would work on it before the next start."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from daemon.engine import Engine
     from daemon.job import EngineInfo
     from daemon.lifeline import Lifeline
-    from daemon.outbox.publish import Outbox
     from daemon.spool import Claim
     from daemon.worker.attempt import Attempts
     from daemon.worker.outcomes import Outcome
@@ -32,20 +31,13 @@ class Worker:
     """Works through the queue with one engine, one job a turn."""
 
     def __init__(
-        self,
-        engine: Engine,
-        outbox: Outbox,
-        publisher: Publisher,
-        attempts: Attempts,
-        life: Lifeline,
-        *,
-        max_attempts: int,
+        self, engine: Engine, publisher: Publisher, attempts: Attempts, life: Lifeline, *, max_attempts: int
     ) -> None:
         self.publisher = publisher
         self.max_attempts = max_attempts  # without progress; may be changed between two jobs
         self._engine = engine
-        self._outbox = outbox
         self._room = publisher.room
+        self._outbox = publisher.room.outbox
         self._attempts = attempts
         self._life = life
         self._ahead = LookAhead(self._room.spool, engine)
@@ -58,8 +50,7 @@ class Worker:
         """Take the next job to its outcome; None when nothing is queued.
 
         Raises:
-            NotReady, OSError: the environment does not allow work, or has interrupted a job, which is queued
-                again.
+            NotReady, OSError: the environment does not allow work; a job that it interrupted is queued again.
         """
         self.publisher.raise_error()
         self._outbox.check()

@@ -196,7 +196,7 @@ def test_two_workers_share_one_spool(tree: Tree) -> None:
     wait_for(lambda: service.intake.turn(time.monotonic()) and service.counts.accepted == 6, "all to be there")
     lives = [Lifeline(), Lifeline()]
     workers = [
-        Worker(engine, service.outbox, service.publisher, service.attempts, life, max_attempts=3)
+        Worker(engine, service.publisher, service.attempts, life, max_attempts=3)
         for engine, life in zip(engines, lives, strict=True)
     ]
 
