@@ -42,7 +42,6 @@ class Spool(Listing):
     """The daemon's own directory tree on a local disk."""
 
     def __init__(self, root: Path) -> None:
-        """Create nothing before `prepare`."""
         super().__init__(root)
         self._tmp = root / "tmp"
         self._next_sequence = 1
@@ -83,10 +82,7 @@ class Spool(Listing):
     def draft(self, drop: Drop, max_bytes: int, life: Lifeline) -> Iterator[Draft]:
         """Copy a drop, to be committed; what is not committed in the end is removed.
 
-        Raises:
-            NotReady: the spool's disk has no room for it.
-            NotTaken: the drop changed; it stays in the inbox.
-            OSError: the spool's disk does not take it.
+        Raises NotReady where the disk has no room for it, NotTaken where the drop changed.
         """
         sizes = [part.size for part in drop.parts if part.size <= max_bytes]
         files.require_room(self._tmp, sum(sizes), _ENTRIES_A_JOB)

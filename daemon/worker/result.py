@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from daemon.spool import Claim, StoredJob
     from daemon.worker.outcomes import Painted
 
-# The time after a stop, checked between two pieces. What is not written by then is painted again from the
-# checkpoint.
-GRACE_S: Final = 20.0
+GRACE_S: Final = 20.0  # after a stop; what is not written by then is painted again from the checkpoint
 
 
 class OutOfTime(Exception):  # noqa: N818 - an answer, not an error
