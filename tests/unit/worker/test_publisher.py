@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -184,6 +185,26 @@ def test_a_defect_stops_the_service_and_is_raised_before_anything_else(bench: Be
     with pytest.raises(RuntimeError, match="a defect"):
         bench.publisher.raise_error()
     assert bench.released == ["a", "b"]
+
+
+def test_an_error_that_comes_during_the_look_is_raised_at_the_next_one() -> None:
+    """A job that ends while the ended ones are gathered is not taken for one whose error was raised."""
+
+    class Late(Future[Any]):
+        looks = 0
+
+        def done(self) -> bool:
+            self.looks += 1
+            return self.looks > 1
+
+    future = Late()
+    future.set_exception(NotReady("no room"))
+    anything: Any = SimpleNamespace(submit=lambda *_: future, entry=SimpleNamespace(id="a"))
+    publisher = Publisher(anything, anything, Lifeline(), anything)
+    publisher.submit(anything, Stored(), Lifeline())
+    publisher.raise_error()
+    with pytest.raises(NotReady, match="no room"):
+        publisher.raise_error()
 
 
 def test_heartbeats_are_expected_only_while_it_works(bench: Bench) -> None:
