@@ -148,7 +148,7 @@ class Attempt:
         return painting
 
     def _add_row(self, step: Step) -> bool:
-        """Add a step to the loss table; False if its number is the last one again, as at the start of a size."""
+        """Add a step to the loss table; False if its number is that of the one before, where a size begins."""
         self._last_step = time.monotonic()
         is_new = not self._rows or step.iteration > self._rows[-1].iteration
         row = loss_table.Row(step.iteration, step.size_px, **vars(step.losses), elapsed_s=step.elapsed_s)
