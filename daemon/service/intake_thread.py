@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from daemon.service.status import Situation
     from daemon.settings import Settings
     from daemon.spool import Spool, StoredJob
-    from daemon.worker.outcomes import Outcomes
+    from daemon.worker.settler import Settler
 
 log = logs.get(__name__)
 
@@ -105,7 +105,7 @@ class IntakeThread:
         decoder: Decoder,
         sentinel: Sentinel,
         situation: Situation,
-        outcomes: Outcomes,
+        settler: Settler,
         *,
         life: Lifeline,
     ) -> None:
@@ -117,7 +117,7 @@ class IntakeThread:
         self._decoder = decoder
         self._sentinel = sentinel
         self._situation = situation
-        self._outcomes = outcomes
+        self._settler = settler
         self._life = life
         self._retirer = Retirer(self._config.folders.inbox.resolve(), sentinel)
         self._inbox = Inbox(self._config, self._retirer, life)
@@ -243,7 +243,7 @@ class IntakeThread:
         if job.id not in self._announced and not entry.was_moved:
             self._announce(job)
         if job.failure is not None and entry.state is State.RUNNING:
-            self._outcomes.fail_now(entry, job.failure, self._life)
+            self._settler.fail_now(entry, job.failure, self._life)
         self.has_work.set()
         self._inbox.forget(drop)
         self._retirer.remember(replace(job, folder=str(drop.folder)))  # its place now: it may have been moved
@@ -280,7 +280,7 @@ class IntakeThread:
     def answer_operators(self) -> None:
         """End what operators cancelled; what the spool does not allow now is done the next time."""
         try:
-            if not self._outcomes.end_cancelled(self._life):
+            if not self._settler.end_cancelled(self._life):
                 self.has_work.set()
         except OSError as error:
             self._situation.backoff.begin("operators", error)

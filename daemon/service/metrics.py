@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from daemon.outbox.publish import Outbox
     from daemon.service.status import Situation
     from daemon.spool import Spool
-    from daemon.worker.progress import Attempts
+    from daemon.worker.attempt import Attempts
 
     Sample = tuple[dict[str, str], float | None]  # labels, value
     Family = tuple[str, str, list[Sample]]  # name, help, samples

@@ -22,10 +22,11 @@ from daemon.service.systemd import notify
 from daemon.service.upkeep import Upkeep
 from daemon.service.work_thread import WorkLoop
 from daemon.spool import Spool, lock
-from daemon.worker.outcomes import Ending, Outcomes
-from daemon.worker.progress import Attempts
+from daemon.worker.attempt import Attempts
+from daemon.worker.outcomes import Ending
 from daemon.worker.publisher import Publisher
 from daemon.worker.room import Room
+from daemon.worker.settler import Settler
 from daemon.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.engine import Engine
-    from daemon.spool.recovery import Recovery
+    from daemon.spool import Recovery
 
 log = logs.get(__name__)
 
@@ -65,8 +66,7 @@ class Service:
         self._defect: Exception | None = None
         self.lives = {name: Lifeline(self.stop) for name in ("intake", "worker", "publisher")}
         self.situation = Situation(settings, drains)
-        self.backoff = self.situation.backoff
-        self.spool = Spool(folders.spool, clock.utc)
+        self.spool = Spool(folders.spool)
         inbox = Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox")
         outbox = Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox")
         self._sentinels = (inbox, outbox)
@@ -75,16 +75,16 @@ class Service:
         self.attempts = Attempts()
         self.status = Status(self.spool, self.situation, self.attempts, self.lives)
         self.upkeep = Upkeep(self.spool, self.outbox, self.situation, self.attempts)
-        self.outcomes = Outcomes(self.spool, self.outbox, self.backoff, self.attempts)
+        self.settler = Settler(self.spool, self.outbox, self.situation.backoff.retry, self.attempts)
         self.room = Room(self.spool, self.outbox)
-        self.publisher = Publisher(self.outcomes, self.room, self.lives["publisher"], executor)
+        self.publisher = Publisher(self.settler, self.room, self.lives["publisher"], executor)
         self._worker = Worker(
-            *(self.engine, self.outbox, self.publisher, self.attempts, self.lives["worker"]),
+            *(self.engine, self.publisher, self.attempts, self.lives["worker"]),
             max_attempts=settings.engine.max_attempts,
         )
         decoder = decoder or Decoder(settings.inbox.max_megapixels)
         self.intake = IntakeThread(
-            self.spool, decoder, inbox, self.situation, self.outcomes, life=self.lives["intake"]
+            self.spool, decoder, inbox, self.situation, self.settler, life=self.lives["intake"]
         )
         hours = Hours(settings.schedule.window, stop_starting_at, clock.local())
         self.work = WorkLoop(self._worker, self.intake, hours, self.upkeep, self.lives["worker"])
@@ -159,7 +159,7 @@ class Service:
             self.outbox.clean(self.spool.ids())
             self.upkeep.report.begin()
             found = self.spool.recover(self.outbox.is_published)
-            self.intake.remember([entry.job for entry in self.spool.unretired() if entry.job is not None])
+            self.intake.remember(self.spool.unretired())
         except OSError as error:
             raise NotReady(f"recovery: {error}") from error
         self._report_recovery(found)
@@ -207,9 +207,9 @@ class Service:
             try:
                 self.status.turn()
             except OSError as error:
-                self.backoff.begin("status", error)
+                self.situation.backoff.begin("status", error)
             else:
-                self.backoff.end("status")
+                self.situation.backoff.end("status")
             self._is_over.wait(_STATUS_S)
 
     def _run_upkeep(self) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from daemon.job import EngineInfo
     from daemon.lifeline import Lifeline
     from daemon.spool import Spool
-    from daemon.worker.progress import Attempts
+    from daemon.worker.attempt import Attempts
 
 log = logs.get(__name__)
 

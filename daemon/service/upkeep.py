@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from daemon.outbox.publish import Outbox
     from daemon.service.status import Situation
     from daemon.spool import Spool
-    from daemon.worker.progress import Attempts
+    from daemon.worker.attempt import Attempts
 
 log = logs.get(__name__)
 

@@ -6,8 +6,7 @@ SPOOL/<state>/<id>/       job.json  in/  attempts.jsonl  out/  [facts.json  fail
 """
 
 from daemon.spool.draft import Draft
-from daemon.spool.recovery import Recovery
-from daemon.spool.spool import Spool
+from daemon.spool.spool import Recovery, Spool
 from daemon.spool.stored_job import Claim, StoredJob
 
 __all__ = ["Claim", "Draft", "Recovery", "Spool", "StoredJob"]

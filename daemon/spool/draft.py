@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,25 +37,22 @@ class Draft:
 
 
 def copy(drop: Drop, folder: Path, max_bytes: int, life: Lifeline) -> Draft:
-    """Copy every file of a drop to a new folder and hash it; one over the cap is left out, and is the failure.
-
-    Raises:
-        NotTaken: a file changed, or the thread should end.
-        OSError: the disk of the spool does not take it.
-    """
+    """Copy and hash every file of a drop; one over the cap is left out, and is the failure."""
     draft = Draft(drop, folder, ())
     draft.inputs.mkdir(parents=True, mode=0o700)
-    parts, failure, counts = [], None, dict.fromkeys(("sidecar", "content", "style", "init"), 0)
+    parts, failure, counts = [], None, Counter[str]()
     for part in drop.parts:
+        name, digest = printable(part.name), ""
         stored = f"{part.role}-{counts[part.role]}{_safe_suffix(part.name)}"
         counts[part.role] += 1
-        digest = ""
-        if part.size > max_bytes:
-            failure = failure or _too_large(part, max_bytes)
-        else:
+        if part.size <= max_bytes:
             digest = _copy_part(part, drop.folder_of(part), draft.inputs / stored, max_bytes, life)
+        elif failure is None:
+            message = f"{name}: {part.size} bytes is more than {max_bytes}"
+            hint = "use a smaller file, or raise inbox.max_file_mb"
+            failure = Failure(Reason.FILE_TOO_LARGE, message, hint=hint, file=name)
         if part.role == "sidecar" and drop.sidecar_sha256 not in {None, digest}:
-            raise NotTaken(f"{printable(part.name)} changed while it was read")
+            raise NotTaken(f"{name} changed while it was read")
         parts.append(replace(part, stored=stored, sha256=digest))
     return replace(draft, parts=tuple(parts), failure=failure)
 
@@ -62,12 +60,6 @@ def copy(drop: Drop, folder: Path, max_bytes: int, life: Lifeline) -> Draft:
 def _safe_suffix(name: str) -> str:
     suffix = Path(name).suffix.lower()
     return suffix if suffix.isascii() and suffix[1:].isalnum() and len(suffix) <= 6 else ""  # noqa: PLR2004
-
-
-def _too_large(part: Part, max_bytes: int) -> Failure:
-    name, hint = printable(part.name), "use a smaller file, or raise inbox.max_file_mb"
-    message = f"{name}: {part.size} bytes is more than {max_bytes}"
-    return Failure(Reason.FILE_TOO_LARGE, message, hint=hint, file=name)
 
 
 def _copy_part(part: Part, source: Path, target: Path, max_bytes: int, life: Lifeline) -> str:

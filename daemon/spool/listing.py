@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from typing import TYPE_CHECKING
@@ -20,7 +21,6 @@ class Listing:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._orders: dict[str, tuple[int, int]] = {}
 
     def folder(self, state: State) -> Path:
         """Give the directory of one state."""
@@ -45,28 +45,11 @@ class Listing:
 
     def entries(self, state: State) -> list[StoredJob]:
         """List the jobs in one state in the order in which they are to be run."""
-        return sorted(self.all_entries(state), key=self._order)
+        return sorted(self.all_entries(state), key=order)
 
     def oldest(self, state: State) -> StoredJob | None:
         """Find the job in one state that was accepted first."""
-        return min(self.all_entries(state), key=lambda entry: self._order(entry)[1], default=None)
-
-    def _order(self, entry: StoredJob) -> tuple[int, int]:
-        """Higher priority first, then first come, first served.
-
-        job.json never changes, so it is read once, and for these two numbers only: thousands of jobs are listed
-        before one of them is needed whole.
-        """
-        order = self._orders.get(entry.id)
-        if order is None:
-            try:
-                data = json.loads((entry.folder / JOB).read_bytes())
-                priority = (data["settings"] or {"priority": 0})["priority"]
-                order = (-int(priority), int(data["sequence"]))
-            except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-                return (0, 0)
-            self._orders[entry.id] = order  # which another thread may forget this instant
-        return order
+        return min(self.all_entries(state), key=lambda entry: order(entry)[1], default=None)
 
     def find(self, prefix: str) -> list[StoredJob]:
         """Find jobs by an id's beginning, or by the name of their outbox entry."""
@@ -80,3 +63,19 @@ class Listing:
         return [
             entry for entry in found.values() if not label or (entry.job and name.startswith(entry.job.label))
         ]
+
+
+def order(entry: StoredJob) -> tuple[int, int]:
+    """Give what jobs are sorted by: higher priority first, then first come, first served."""
+    try:
+        return _order(entry.folder)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return (0, 0)
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _order(folder: Path) -> tuple[int, int]:
+    """Read these two numbers once, since job.json never changes: thousands of jobs are listed to find one."""
+    data = json.loads((folder / JOB).read_bytes())
+    priority = (data["settings"] or {"priority": 0})["priority"]
+    return -int(priority), int(data["sequence"])

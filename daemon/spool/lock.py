@@ -20,11 +20,7 @@ _PAUSE_S: Final = 0.05
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Be the only daemon of a spool.
-
-    Raises:
-        NotReady: another process is.
-    """
+    """Be the only daemon of a spool; raises NotReady where another process is."""
     try:
         fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -46,13 +42,10 @@ def locked(root: Path) -> Iterator[None]:
 def is_locked(root: Path) -> bool:
     """Whether a daemon works on a spool now."""
     try:
-        fd = os.open(root / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        with (root / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(fd)
     return False

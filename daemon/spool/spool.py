@@ -5,51 +5,49 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import clock, files
-from daemon.errors import NotReady
+from daemon.errors import Failure, NotReady, Reason
 from daemon.job import Job, State
-from daemon.spool import recovery
 from daemon.spool.draft import EXPIRED, copy, identify
-from daemon.spool.listing import Listing
+from daemon.spool.listing import Listing, order
 from daemon.spool.stored_job import ATTEMPTS, CANCEL, FACTS, FAILURE, JOB, RETIRED, Claim, StoredJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import datetime
     from pathlib import Path
 
-    from daemon.errors import Failure
     from daemon.job import Drop
     from daemon.lifeline import Lifeline
     from daemon.spool.draft import Draft
-    from daemon.spool.recovery import Recovery
 
 _ENTRIES_A_JOB: Final = 16  # files and folders that accepting one takes
 _YEAR: Final = timedelta(days=366)
+_CORRUPT: Final = Failure(Reason.CORRUPT, "the spool's record of this job cannot be read")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The jobs that recovery moved: published but not ended, cut off and queued again, unreadable."""
+
+    completed: list[StoredJob] = field(default_factory=list)
+    requeued: list[StoredJob] = field(default_factory=list)
+    corrupt: list[StoredJob] = field(default_factory=list)
 
 
 class Spool(Listing):
     """The daemon's own directory tree on a local disk."""
 
-    def __init__(self, root: Path, now: Callable[[], datetime] = clock.utc) -> None:
-        """Create nothing before `prepare`."""
+    def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._clock = now
         self._tmp = root / "tmp"
         self._next_sequence = 1
-        self._claiming = threading.Lock()  # each engine claims from a thread of its own
 
     def prepare(self) -> None:
-        """Create what is missing.
-
-        Raises:
-            NotReady: it cannot be created or written.
-        """
+        """Create what is missing; raises NotReady where that is not possible."""
         try:
             files.make_folder(self.root, mode=0o700)
             for folder in (self._tmp, self.root / EXPIRED, *(self.folder(state) for state in State)):
@@ -57,16 +55,34 @@ class Spool(Listing):
         except OSError as error:
             raise NotReady(f"spool {self.root}: {error.strerror}") from error
 
-    # Accepting
+    def recover(self, is_published: Callable[[Job], bool]) -> Recovery:
+        """Bring the spool, which must be locked, to rest after any end of the last run.
+
+        `is_published` says whether the result of a job already lies whole in the outbox.
+        """
+        for leftover in self._tmp.iterdir():
+            files.remove_tree(leftover)
+        found = Recovery()
+        for entry in self.entries(State.RUNNING):
+            if entry.job is None:
+                found.corrupt.append(self.fail(entry, _CORRUPT))
+            elif is_published(entry.job):
+                found.completed.append(self.complete(entry))
+            else:
+                found.requeued.append(self.requeue(entry, "crashed", "the service ended while it ran"))
+        for entry in self.entries(State.QUEUED):
+            if entry.job is None and entry.folder.exists():
+                found.corrupt.append(self.fail(entry, _CORRUPT))
+        self._next_sequence = max((order(entry)[1] for entry in self.all_entries()), default=0) + 1
+        return found
+
+    # Accepting, and retiring the originals
 
     @contextlib.contextmanager
     def draft(self, drop: Drop, max_bytes: int, life: Lifeline) -> Iterator[Draft]:
         """Copy a drop, to be committed; what is not committed in the end is removed.
 
-        Raises:
-            NotReady: the spool's disk has no room for it.
-            NotTaken: the drop changed; it stays in the inbox.
-            OSError: the spool's disk does not take it.
+        Raises NotReady where the disk has no room for it, NotTaken where the drop changed.
         """
         sizes = [part.size for part in drop.parts if part.size <= max_bytes]
         files.require_room(self._tmp, sum(sizes), _ENTRIES_A_JOB)
@@ -83,9 +99,6 @@ class Spool(Listing):
         A faulty one is taken too, with its failure on record; it goes straight to `running/`, where no claim
         finds it, for the caller to end. A drop that was committed before, with an error after the rename, gives
         the same job again, wherever it lies by now.
-
-        Raises:
-            OSError: the spool's disk does not take it, or does not say that it is durable.
         """
         id_, known = identify(self.root, draft.parts)
         if known is not None:
@@ -100,65 +113,60 @@ class Spool(Listing):
             parts=draft.parts,
             preset=drop.preset,
             settings=drop.settings,
-            accepted_at=self._now(),
+            accepted_at=clock.stamp(clock.utc()),
             failure=draft.failure,
             versions=versions,
         )
         files.write(draft.folder / JOB, job.to_json())
         files.fsync_folder(draft.inputs)
         files.fsync_folder(draft.folder)
-        entry = StoredJob.of(job, State.RUNNING if job.failure else State.QUEUED, self.root)
+        entry = StoredJob.at(self.root, State.RUNNING if job.failure else State.QUEUED, id_)
+        entry.__dict__["job"] = job  # the worker may have moved it before anybody asks for its record here
         files.move(draft.folder, entry.folder)
         self._next_sequence += 1
         return entry
 
+    def unretired(self) -> list[Job]:
+        """List the jobs whose originals may still lie in the inbox."""
+        return [entry.job for entry in self.all_entries() if not entry.is_retired and entry.job]
+
+    def set_retired(self, id: str, *, was_removed: bool = True) -> None:  # noqa: A002 - what it is
+        """Record, wherever a job lies by now, that its originals were removed or else found gone."""
+        for state in (*State, *State):  # twice: it may move from a state not yet looked at to one that was
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                (self.folder(state) / id / RETIRED).write_bytes(b"" if was_removed else b"found gone\n")
+                return
+
     # Working
 
-    def claim(self, check: Callable[[StoredJob], None] = lambda _entry: None) -> Claim | None:
-        """Take the next queued job: its attempt goes on record, then it moves to `running/`.
+    def claim(self, entry: StoredJob) -> Claim | None:
+        """Take a queued job: its attempt goes on record, then it moves to `running/`.
 
-        Several threads may claim; each job goes to one of them. `check`, which runs for one at a time, raises
-        NotReady where there is no room for a job; then the next one is taken.
-
-        Raises:
-            NotReady: there is no room for any that is queued.
+        None where its record cannot be read, which is for recovery, or where it was moved this instant.
         """
-        obstacle: NotReady | None = None
-        with self._claiming:
-            for entry in self.entries(State.QUEUED):
-                if entry.job is None:
-                    continue  # recovery sorts it out
-                try:
-                    check(entry)
-                except NotReady as error:
-                    obstacle = obstacle or error
-                    continue
-                with contextlib.suppress(FileNotFoundError):  # an operator held it this instant
-                    return self._claimed(entry, entry.job)
-        if obstacle is not None:
-            raise obstacle
+        if entry.job is None:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            progress = entry.progress
+            self._record(entry, "started", progress=progress)
+            attempt = entry.attempts_used  # read before the move: an error after it would strand the job
+            return Claim(self._taken(entry), entry.job, attempt, progress)
         return None
-
-    def _claimed(self, entry: StoredJob, job: Job) -> Claim:
-        progress = entry.progress
-        self._record(entry, "started", progress=progress)
-        attempt = entry.attempts_used  # read before the move: an error after it would strand the job
-        return Claim(self._taken(entry), job, attempt, progress)
 
     def keep_facts(self, entry: StoredJob, facts: dict[str, Any]) -> None:
         """Keep the keys of `job.completed`, in case the publication has to wait for another run."""
         files.replace(entry.folder / FACTS, json.dumps(facts).encode("ascii"))
 
-    def complete(self, claim: Claim) -> StoredJob:
+    def complete(self, entry: StoredJob) -> StoredJob:
         """End a published job; what was published need not be kept twice."""
-        ended = self._ended(claim.entry, State.DONE)
+        ended = self._ended(entry, State.DONE)
         self._note(ended, "completed")
+        (ended.folder / FAILURE).unlink(missing_ok=True)
         self._clear(ended)
         return ended
 
     def _clear(self, ended: StoredJob) -> None:
         """Remove what a painting left behind; the inputs stay."""
-        self._orders.pop(ended.id, None)
         files.remove_tree(ended.checkpoints)
         files.remove_tree(ended.out)
 
@@ -221,22 +229,7 @@ class Spool(Listing):
 
     def ask_cancel(self, entry: StoredJob) -> None:
         """Ask whoever works on the spool to end a job."""
-        files.append_line(entry.folder / CANCEL, self._now())
-
-    # Retiring originals
-
-    def unretired(self) -> list[StoredJob]:
-        """List the jobs whose originals may still lie in the inbox."""
-        return [entry for entry in self.all_entries() if not entry.is_retired and entry.job]
-
-    def set_retired(self, id: str, *, was_removed: bool = True) -> None:  # noqa: A002 - what it is
-        """Record, wherever a job lies by now, that its originals were removed or else found gone."""
-        for state in (*State, *State):  # twice: it may move from a state not yet looked at to one that was
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
-                with open(os.open(self.folder(state) / id / RETIRED, flags, 0o600), "wb") as file:
-                    file.write(b"" if was_removed else b"found gone\n")
-                return
+        files.append_line(entry.folder / CANCEL, clock.stamp(clock.utc()))
 
     # Retention
 
@@ -249,7 +242,7 @@ class Spool(Listing):
         gone = []
         for entry in self.all_entries(state):
             with contextlib.suppress(FileNotFoundError):  # an operator retries it this instant
-                elapsed = self._clock() - entry.ended_at
+                elapsed = clock.utc() - entry.ended_at
                 # Beyond a year too long it is the clock that is wrong.
                 if not entry.is_retired or not age <= elapsed < age + _YEAR or entry.job is None:
                     continue
@@ -259,22 +252,8 @@ class Spool(Listing):
                 doomed = self._tmp / f"expired-{entry.id}"
                 entry.folder.rename(doomed)  # out of sight at once; recovery removes what is left
                 files.remove_tree(doomed)
-                self._orders.pop(entry.id, None)
                 gone.append(entry)
         return gone
-
-    # Recovery
-
-    def recover(self, is_published: Callable[[Job], bool]) -> Recovery:
-        """Bring the spool, which must be locked, to rest after any end of the last run.
-
-        `is_published` says whether the result of a job already lies whole in the outbox.
-        """
-        for leftover in self._tmp.iterdir():
-            files.remove_tree(leftover)
-        done = recovery.recover(self, is_published)
-        self._next_sequence = max((self._order(entry)[1] for entry in self.all_entries()), default=0) + 1
-        return done
 
     # Moves and records
 
@@ -310,8 +289,5 @@ class Spool(Listing):
             self._record(entry, event, **facts)
 
     def _record(self, entry: StoredJob, event: str, **facts: Any) -> None:
-        record = {"event": event, "at": self._now(), **facts}
+        record = {"event": event, "at": clock.stamp(clock.utc()), **facts}
         files.append_line(entry.folder / ATTEMPTS, json.dumps(record))
-
-    def _now(self) -> str:
-        return clock.stamp(self._clock())

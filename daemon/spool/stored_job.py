@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -38,13 +39,6 @@ class StoredJob:
         """Give the place of a job in a spool, whether it is there or not."""
         return cls(state, id, root / state.value / id)
 
-    @classmethod
-    def of(cls, job: Job, state: State, root: Path) -> StoredJob:
-        """Place a known job: the worker may have moved it before anybody asks for its record here."""
-        entry = cls.at(root, state, job.id)
-        entry.__dict__["job"] = job
-        return entry
-
     @functools.cached_property
     def job(self) -> Job | None:
         """Its job.json, read when first asked for; None where it cannot be read."""
@@ -69,6 +63,26 @@ class StoredJob:
         return self.folder / "out"
 
     @property
+    def record(self) -> Path:
+        """The last file of what is to be published: it says that the others are there."""
+        return self.out / "result.yaml"
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether a whole result waits to be published."""
+        return self.record.exists()
+
+    @property
+    def frames(self) -> Path:
+        """The folder of the frames."""
+        return self.out / "frames"
+
+    @property
+    def kept_frames(self) -> dict[int, Path]:
+        """The frames on disk by iteration, in order."""
+        return dict(sorted((int(path.stem), path) for path in self.frames.glob("*.png")))
+
+    @property
     def last_good(self) -> Path:
         """The last good picture of a job that diverged."""
         return self.out / "last_good.png"
@@ -91,14 +105,11 @@ class StoredJob:
     @property
     def attempts(self) -> list[dict[str, Any]]:
         """Every record of an attempt, oldest first; a torn last line is passed over."""
-        try:
-            lines = (self.folder / ATTEMPTS).read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
         records = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.folder / ATTEMPTS).read_bytes().splitlines():
+                with contextlib.suppress(ValueError):
+                    records.append(json.loads(line))
         return [record for record in records if isinstance(record, dict) and "event" in record]
 
     @property
@@ -145,15 +156,14 @@ class StoredJob:
     @property
     def facts(self) -> dict[str, Any]:
         """The keys of `job.completed`, kept until the painted picture is published."""
-        with contextlib.suppress(OSError, ValueError):
-            facts = json.loads((self.folder / FACTS).read_bytes())
-            return facts if isinstance(facts, dict) else {}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return dict(json.loads((self.folder / FACTS).read_bytes()))
         return {}
 
     @property
     def is_cancelled(self) -> bool:
         """Whether an operator asked to end it."""
-        return (self.folder / CANCEL).exists()
+        return os.path.exists(self.folder / CANCEL)  # noqa: PTH110 - no error of the disk stops an ending
 
     @property
     def was_moved(self) -> bool:

@@ -1,9 +1,15 @@
-"""One attempt at one claim: the engine's steps become rows, frames and progress, and at the end a painting."""
+"""One attempt at one claim: the engine's steps become rows, frames and progress, and at the end a painting.
+
+Beside it, the attempts of this run: how far each running one is, and how the others ended.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import clock, files, logs
@@ -13,25 +19,71 @@ from daemon.outbox import loss_table
 from daemon.outbox.frames import FrameWriter
 from daemon.worker.lookahead import request_for, settings_of
 from daemon.worker.outcomes import Interrupted, Painted
-from daemon.worker.progress import Pace, Progress
-from daemon.worker.result import FRAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from daemon.engine import Engine
     from daemon.job import EngineInfo, Painting, Step
     from daemon.lifeline import Lifeline
     from daemon.outbox.publish import Outbox
-    from daemon.spool import Claim
-    from daemon.worker.lookahead import LookAhead, Start
+    from daemon.settings import Scale
+    from daemon.spool import Claim, StoredJob
+    from daemon.worker.lookahead import LookAhead
+    from daemon.worker.outcomes import Ending
 
 log = logs.get(__name__)
 
 _PROGRESS_S: Final = 5.0
 # The shares of a job after which the engine gets a hint of the next one: a late one for what came meanwhile.
 _LOOKS_AHEAD: Final = (0.0, 0.75)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one attempt is doing, for `status`."""
+
+    job_id: str
+    name: str
+    attempt: int
+    iteration: int
+    iterations: int
+    size_px: int
+    loss: float | None
+    elapsed_s: float
+    iteration_s: float | None
+    eta_s: float | None
+    started_at: str
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The speed of an attempt, measured from the first step that it computed itself."""
+
+    scales: tuple[Scale, ...]
+    iteration: int  # of that step
+    at: float  # the end of that step, in monotonic seconds
+    begun_at: float  # its beginning
+
+    def iteration_s(self, step: Step, now: float) -> float | None:
+        """Give the seconds an iteration takes; None at the first step."""
+        done = step.iteration - self.iteration
+        return round((now - self.at) / done, 4) if done else None
+
+    def eta_s(self, step: Step, now: float) -> float | None:
+        """Give the seconds that are left; a step at twice the size takes four times as long."""
+        so_far, total = self._work(step.iteration), self._work(step.iterations)
+        done = so_far - self._work(self.iteration)
+        return round((now - self.at) / done * (total - so_far), 1) if done else None
+
+    def _work(self, iteration: int) -> float:
+        """Measure the work up to an iteration, in steps at 1 px."""
+        work, left = 0.0, iteration
+        for scale in self.scales:
+            here = min(left, scale.iterations)
+            work += here * float(scale.size) ** 2
+            left -= here
+        return work
 
 
 class Attempt:
@@ -60,10 +112,10 @@ class Attempt:
         """
         info = engine.start(self.life)
         entry, job = self.claim.entry, self.claim.job
-        start = self._ahead.begin(entry.id)
-        _clear(entry.out, keeps_frames=entry.progress > 0)
+        self._ahead.begin(entry.id)
+        _clear(entry)
         request = request_for(entry, job)
-        writer = FrameWriter(entry.out / FRAMES, self._outbox, job)
+        writer = FrameWriter(entry.frames, self._outbox, job)
         painting = None
         try:
             with contextlib.closing(engine.stylize(request, self.life)) as items:
@@ -76,15 +128,18 @@ class Attempt:
             if not self.life.is_stopping:
                 raise EngineError("the engine ended without a picture")
             return Interrupted()
+        facts = {**self._facts(info), **self._times()}
         self._ahead.end(self._last_step)
-        facts = {**self._facts(info), **self._times(start)}
         return Painted(painting, tuple(self._rows), request.settings, info, facts, writer)
 
     def _follow(self, items: Iterator[Plan | Step], info: EngineInfo, writer: FrameWriter) -> Painting | None:
         painting = None
         for item in items:
             if isinstance(item, Plan):
-                self._begin(item, info)
+                self.plan = item
+                log.info("job.started", **self._facts(info))
+                if item.warning:
+                    log.warning("job.troubled", message=item.warning)
             elif item.is_replayed:  # known from a checkpoint: it is for the table alone
                 self._add_row(item)
                 self._steps_back = item.steps_back
@@ -92,23 +147,12 @@ class Attempt:
                 painting = self._take(item, writer) or painting
         return painting
 
-    def _begin(self, plan: Plan, info: EngineInfo) -> None:
-        self.plan = plan
-        log.info("job.started", **self._facts(info))
-        if plan.warning:
-            log.warning("job.troubled", message=plan.warning)
-
     def _add_row(self, step: Step) -> bool:
-        """Add a step to the loss table.
-
-        Returns:
-            Whether its iteration is new. A larger size begins with the number that the one before ended with.
-        """
+        """Add a step to the loss table; False if its number is that of the one before, where a size begins."""
         self._last_step = time.monotonic()
         is_new = not self._rows or step.iteration > self._rows[-1].iteration
-        self._rows.append(
-            loss_table.Row(step.iteration, step.size_px, **vars(step.losses), elapsed_s=step.elapsed_s)
-        )
+        row = loss_table.Row(step.iteration, step.size_px, **vars(step.losses), elapsed_s=step.elapsed_s)
+        self._rows.append(row)
         return is_new
 
     def _take(self, step: Step, writer: FrameWriter) -> Painting | None:
@@ -137,10 +181,7 @@ class Attempt:
 
     def _progress_at(self, step: Step) -> Progress:
         now, job = time.monotonic(), self.claim.job
-        if self._pace is None:
-            self._pace = Pace(job.scales, step.iteration, now, begun_at=now - step.step_s)
-        pace = self._pace
-        iteration_s = pace.iteration_s(step, now)
+        self._pace = pace = self._pace or Pace(job.scales, step.iteration, now, begun_at=now - step.step_s)
         return Progress(
             job_id=job.id,
             name=job.label,
@@ -150,7 +191,7 @@ class Attempt:
             size_px=step.size_px,
             loss=step.losses.total,
             elapsed_s=round(now - self._begun, 3),
-            iteration_s=None if iteration_s is None else round(iteration_s, 4),
+            iteration_s=pace.iteration_s(step, now),
             eta_s=pace.eta_s(step, now),
             started_at=self._started_at,
         )
@@ -184,20 +225,53 @@ class Attempt:
             "memory_estimate_mb": self.plan.memory_estimate_mb if self.plan else None,
         }
 
-    def _times(self, start: Start) -> dict[str, Any]:
+    def _times(self) -> dict[str, Any]:
         """Give the time it took, and that from the last step of the previous job to the first one of this."""
         gap_s = None
-        if start.follows is not None and self._pace is not None:
-            gap_s = round(self._pace.begun_at - start.follows, 3)
+        if self._ahead.follows is not None and self._pace is not None:
+            gap_s = round(self._pace.begun_at - self._ahead.follows, 3)
         elapsed_s = round(self._last_step - self._begun, 3)
-        return {"elapsed_s": elapsed_s, "gap_s": gap_s, "prepared": start.is_prepared}
+        return {"elapsed_s": elapsed_s, "gap_s": gap_s, "prepared": self._ahead.is_prepared}
 
 
-def _clear(out: Path, *, keeps_frames: bool) -> None:
+def _clear(entry: StoredJob) -> None:
     """Make an empty `out/`; the frames stay where a checkpoint may be resumed."""
-    if not keeps_frames:
-        files.remove_tree(out)
-    files.make_folder(out)
-    for item in (*out.iterdir(), *out.glob(f"{FRAMES}/animation.*")):
-        if item.name != FRAMES:
+    if not entry.progress:
+        files.remove_tree(entry.out)
+    files.make_folder(entry.out)
+    for item in (*entry.out.iterdir(), *entry.frames.glob("animation.*")):
+        if item != entry.frames:
             files.remove_tree(item)
+
+
+class Attempts:
+    """The attempts of all workers; any thread may look at them, and note how one ended."""
+
+    def __init__(self) -> None:
+        self.endings: Counter[Ending] = Counter()
+        self._running: dict[str, Attempt] = {}  # by job
+        self._noting = threading.Lock()
+
+    @contextlib.contextmanager
+    def running(self, attempt: Attempt) -> Iterator[None]:
+        """Count an attempt among the running ones."""
+        self._running[attempt.claim.job.id] = attempt
+        try:
+            yield
+        finally:
+            del self._running[attempt.claim.job.id]
+
+    def note(self, ending: Ending) -> None:
+        """Count an ending."""
+        with self._noting:
+            self.endings[ending] += 1
+
+    def progress(self) -> list[Progress]:
+        """List what each running one is doing, from its first step on."""
+        return [attempt.progress for attempt in list(self._running.values()) if attempt.progress]
+
+    def stop_cancelled(self) -> None:
+        """Ask the attempts to end whose job an operator cancelled; returns at once."""
+        for attempt in list(self._running.values()):
+            if attempt.claim.entry.is_cancelled:
+                attempt.life.ask_stop()

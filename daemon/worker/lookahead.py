@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from daemon.job import Request, State
-from daemon.worker import result
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -15,35 +14,30 @@ if TYPE_CHECKING:
     from daemon.spool import Spool, StoredJob
 
 
-class Start(NamedTuple):
-    """What is known of a job as its attempt begins."""
-
-    is_prepared: bool  # the engine got a hint of it before
-    follows: float | None  # the last step of the previous job, while which this one waited (monotonic seconds)
-
-
 class LookAhead:
     """What one worker remembers from job to job."""
 
     def __init__(self, spool: Spool, engine: Engine) -> None:
+        self.is_prepared = False  # the engine got a hint of the job that it paints now
+        self.follows: float | None = None  # the last step of the previous job, if this one waited by then
         self._spool = spool
         self._engine = engine
         self._hinted = ""  # the job that the engine got a hint of
         self._last_step: float | None = None  # of the previous job, in monotonic seconds
         self._waiting: frozenset[str] = frozenset()  # the ids that were queued at that moment
 
-    def begin(self, id_: str) -> Start:
+    def begin(self, id_: str) -> None:
         """Note that a job begins."""
-        start = Start(id_ == self._hinted, self._last_step if id_ in self._waiting else None)
+        self.is_prepared = id_ == self._hinted
+        self.follows = self._last_step if id_ in self._waiting else None
         self._hinted = ""
         self.rest()
-        return start
 
     def hint(self) -> None:
         """Have the engine prepare for the next job in the queue; a wrong guess costs nothing."""
         with contextlib.suppress(OSError):  # a disk that cannot be read
             for entry in self._spool.entries(State.QUEUED):
-                if entry.job is None or entry.failure or entry.is_cancelled or result.is_stored(entry):
+                if entry.job is None or entry.failure or entry.is_cancelled or entry.is_stored:
                     continue
                 if entry.id != self._hinted:
                     self._hinted = entry.id
@@ -73,7 +67,7 @@ def request_for(entry: StoredJob, job: Job) -> Request:
         init=entry.input(init[0]) if init else None,
         settings=settings_of(job),
         checkpoints=entry.checkpoints,
-        frames=frozenset(result.frames_in(entry.out / result.FRAMES)),
+        frames=frozenset(entry.kept_frames),
         smaller=entry.times_exhausted,
     )
 

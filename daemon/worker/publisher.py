@@ -20,8 +20,9 @@ from daemon.worker.outcomes import Crashed, Interrupted
 if TYPE_CHECKING:
     from daemon.lifeline import Lifeline
     from daemon.spool import Claim
-    from daemon.worker.outcomes import Ending, Outcome, Outcomes
+    from daemon.worker.outcomes import Ending, Outcome
     from daemon.worker.room import Room
+    from daemon.worker.settler import Settler
 
 _UNDER_WAY: Final = 2  # the one that is published, and one that waits
 _TICK_S: Final = 0.2
@@ -31,11 +32,9 @@ _NICE: Final = 5  # the painting has priority, but nobody should wait long for a
 class Publisher:
     """Settles outcomes in a thread of its own; workers submit them, each from its own thread."""
 
-    def __init__(
-        self, outcomes: Outcomes, room: Room, life: Lifeline, executor: Executor | None = None
-    ) -> None:
+    def __init__(self, settler: Settler, room: Room, life: Lifeline, executor: Executor | None = None) -> None:
         self.room = room
-        self._outcomes = outcomes
+        self._settler = settler
         self._life = life  # of the background thread
         self._executor = executor or ThreadPoolExecutor(
             max_workers=1, thread_name_prefix="publisher", initializer=functools.partial(yield_to_others, _NICE)
@@ -51,10 +50,8 @@ class Publisher:
     def submit(self, claim: Claim, outcome: Outcome, life: Lifeline) -> None:
         """Have a claim brought to its end; waits, with heartbeats, while there are enough of them.
 
-        Raises:
-            NotReady: the environment interrupted the job; it is queued again, for the service to pause.
+        Raises NotReady as `Settler.settle` does.
         """
-        outcome = self._outcomes.unless_cancelled(claim, outcome)
         if isinstance(outcome, Interrupted | Crashed):
             self._settle(claim, outcome, life)
             return
@@ -81,7 +78,7 @@ class Publisher:
         """
         with self._lock:
             ended = [future for future in self._futures if future.done()]
-            self._futures = [future for future in self._futures if not future.done()]
+            self._futures = [future for future in self._futures if future not in ended]
         errors = [error for future in ended if (error := future.exception())]
         for error in sorted(errors, key=lambda error: isinstance(error, NotReady | OSError)):  # a defect first
             raise error
@@ -98,16 +95,15 @@ class Publisher:
         self._life.beat()
         try:
             return self._settle(claim, outcome, self._life)
-        except (NotReady, OSError):
-            raise
-        except Exception:
-            self._life.ask_stop()  # a defect ends the service, before the worker's next turn raises it
+        except Exception as error:
+            if not isinstance(error, NotReady | OSError):
+                self._life.ask_stop()  # a defect ends the service, before the worker's next turn raises it
             raise
         finally:
             self._life.rest()
 
     def _settle(self, claim: Claim, outcome: Outcome, life: Lifeline) -> Ending:
         try:
-            return self._outcomes.settle(claim, outcome, life)
+            return self._settler.settle(claim, outcome, life)
         finally:
             self.room.release(claim.entry.id)

@@ -16,26 +16,11 @@ if TYPE_CHECKING:
     from daemon.spool import Claim, StoredJob
     from daemon.worker.outcomes import Painted
 
-FRAMES: Final = "frames"
-RECORD: Final = "result.yaml"
-# The time after a stop, checked between two pieces. What is not written by then is painted again from the
-# checkpoint.
-GRACE_S: Final = 20.0
+GRACE_S: Final = 20.0  # after a stop; what is not written by then is painted again from the checkpoint
 
 
 class OutOfTime(Exception):  # noqa: N818 - an answer, not an error
     """The service stops, and what is left to write takes too long."""
-
-
-def is_stored(entry: StoredJob) -> bool:
-    """Whether a whole result waits in a job's `out/`."""
-    return (entry.out / RECORD).exists()
-
-
-def frames_in(folder: Path) -> dict[int, Path]:
-    """Find the frames on disk by iteration, in order."""
-    found = {int(path.stem): path for path in folder.glob("*.png")}
-    return dict(sorted(found.items()))
 
 
 def write(claim: Claim, painted: Painted, life: Lifeline) -> tuple[bytes, dict[str, Any]]:
@@ -79,16 +64,16 @@ def _write_pieces(claim: Claim, painted: Painted, life: Lifeline) -> None:
     _continue(life)
     files.write(out / "losses.csv", loss_table.table(painted.rows))
     files.write(out / "losses.png", loss_table.curve(painted.rows, printable(claim.job.stem)))
-    frames, animation = _own_frames(out / FRAMES, painted), painted.settings.frames.animation
+    frames, animation = _own_frames(claim.entry, painted), painted.settings.frames.animation
     if frames and animation != "none":
         film = images.animate(frames, animation, functools.partial(_continue, life))
-        files.write(out / FRAMES / f"animation.{animation}", film)
+        files.write(claim.entry.frames / f"animation.{animation}", film)
 
 
-def _own_frames(folder: Path, painted: Painted) -> list[Path]:
+def _own_frames(entry: StoredJob, painted: Painted) -> list[Path]:
     """Give this painting's frames in order; strays of an earlier attempt are removed."""
     made = {row.iteration for row in painted.rows if painted.settings.frames.keeps(row.iteration)}
-    frames = frames_in(folder)
+    frames = entry.kept_frames
     for iteration in frames.keys() - made:
         files.remove_tree(frames.pop(iteration))
     return list(frames.values())

@@ -7,10 +7,10 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from daemon import files
-from daemon.errors import Failure, Reason
+from daemon.errors import Failure, NotReady, Reason
+from daemon.job import State
 from daemon.settings import scaled
 from daemon.transfer import optimizer_memory
-from daemon.worker.result import is_stored
 
 if TYPE_CHECKING:
     from daemon.job import Job
@@ -33,7 +33,7 @@ class Room:
 
     def __init__(self, spool: Spool, outbox: Outbox) -> None:
         self.spool = spool
-        self._outbox = outbox
+        self.outbox = outbox
         self._claiming = threading.Lock()
         self.reserved: dict[str, Needed] = {}  # by job
 
@@ -44,17 +44,21 @@ class Room:
             NotReady: there is room for none that is queued.
             OSError: the spool cannot be read, or does not take the record of the attempt.
         """
-        needed: dict[str, Needed] = {}  # found before the claim: an error after it would strand the job
-
-        def check(entry: StoredJob) -> None:
-            if found := self._required(entry):
-                needed[entry.id] = found
-
+        obstacle: NotReady | None = None
         with self._claiming:
-            claim = self.spool.claim(check)
-            if claim is not None and claim.entry.id in needed:
-                self.reserved[claim.entry.id] = needed[claim.entry.id]
-        return claim
+            for entry in self.spool.entries(State.QUEUED):
+                try:
+                    needed = self._required(entry)  # before the claim: an error after it would strand the job
+                except NotReady as error:
+                    obstacle = obstacle or error
+                    continue
+                if claim := self.spool.claim(entry):
+                    if needed is not None:
+                        self.reserved[entry.id] = needed
+                    return claim
+        if obstacle is not None:
+            raise obstacle
+        return None
 
     def release(self, id_: str) -> None:
         """Give back the room of a job that has ended, or is queued again."""
@@ -63,7 +67,7 @@ class Room:
     def hopeless(self, job: Job) -> Failure | None:
         """Refuse a job whose result would not fit on the empty disks."""
         needed = room_needed(job)
-        capacity = min(files.capacity(self.spool.root), files.capacity(self._outbox.root))
+        capacity = min(files.capacity(self.spool.root), files.capacity(self.outbox.root))
         if max(needed.spool, needed.outbox) <= capacity:
             return None
         return Failure(
@@ -81,16 +85,16 @@ class Room:
         if entry.job is None or entry.failure or self.hopeless(entry.job):
             return None
         needed, reserved = room_needed(entry.job), list(self.reserved.values())
-        if is_stored(entry):
+        if entry.is_stored:
             return needed
         # The claimed jobs have yet to write their results, in the spool and then in the outbox.
         others = sum(other.outbox for other in reserved)
         spool = max(0, needed.spool - files.size_of(entry.out) - files.size_of(entry.checkpoints)) + others
         outbox = needed.outbox + others
         entries = needed.entries + sum(other.entries for other in reserved)
-        is_one_disk = self.spool.root.stat().st_dev == self._outbox.root.stat().st_dev
+        is_one_disk = self.spool.root.stat().st_dev == self.outbox.root.stat().st_dev
         files.require_room(self.spool.root, spool + (outbox if is_one_disk else 0), entries)
-        files.require_room(self._outbox.root, outbox, entries)
+        files.require_room(self.outbox.root, outbox, entries)
         return needed
 
 

@@ -9,17 +9,15 @@ import structlog
 from daemon.errors import EngineError, Failure, JobError, NotReady, Reason
 from daemon.worker.attempt import Attempt
 from daemon.worker.lookahead import LookAhead
-from daemon.worker.outcomes import Crashed, Failed, Interrupted, Stored
-from daemon.worker.result import is_stored
+from daemon.worker.outcomes import CANCELLED, Crashed, Failed, Interrupted, Stored
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
     from daemon.job import EngineInfo
     from daemon.lifeline import Lifeline
-    from daemon.outbox.publish import Outbox
     from daemon.spool import Claim
+    from daemon.worker.attempt import Attempts
     from daemon.worker.outcomes import Outcome
-    from daemon.worker.progress import Attempts
     from daemon.worker.publisher import Publisher
 
 _HINT: Final = "see the log; retry once the cause is gone"
@@ -33,20 +31,13 @@ class Worker:
     """Works through the queue with one engine, one job a turn."""
 
     def __init__(
-        self,
-        engine: Engine,
-        outbox: Outbox,
-        publisher: Publisher,
-        attempts: Attempts,
-        life: Lifeline,
-        *,
-        max_attempts: int,
+        self, engine: Engine, publisher: Publisher, attempts: Attempts, life: Lifeline, *, max_attempts: int
     ) -> None:
         self.publisher = publisher
         self.max_attempts = max_attempts  # without progress; may be changed between two jobs
         self._engine = engine
-        self._outbox = outbox
         self._room = publisher.room
+        self._outbox = publisher.room.outbox
         self._attempts = attempts
         self._life = life
         self._ahead = LookAhead(self._room.spool, engine)
@@ -59,8 +50,7 @@ class Worker:
         """Take the next job to its outcome; None when nothing is queued.
 
         Raises:
-            NotReady, OSError: the environment does not allow work, or has interrupted a job, which is queued
-                again.
+            NotReady, OSError: the environment does not allow work; a job that it interrupted is queued again.
         """
         self.publisher.raise_error()
         self._outbox.check()
@@ -82,6 +72,8 @@ class Worker:
         if is_retried:
             self.publisher.await_idle(self._life)
         outcome = self._outcome(claim)
+        if isinstance(outcome, Interrupted | Crashed) and claim.entry.is_cancelled:
+            outcome = Failed(CANCELLED)  # not queued again
         self.publisher.submit(claim, outcome, self._life)
         if is_retried:
             self.publisher.await_idle(self._life)
@@ -106,9 +98,12 @@ class Worker:
         """Give the outcome of a job that need not be painted, or not again."""
         if failure := claim.entry.failure:
             return Failed(failure)
-        if is_stored(claim.entry):
+        if claim.entry.is_stored:
             return Stored()
-        failure = self._given_up(claim) or self._room.hopeless(claim.job)
+        if claim.attempt > self.max_attempts:  # it ended the service or the engine too often
+            message = f"{claim.attempt - 1} attempts ended without a result"
+            return Failed(Failure(Reason.ENGINE_CRASHED, message, hint=_HINT))
+        failure = self._room.hopeless(claim.job)
         return Failed(failure) if failure else None
 
     def _crashed(self, attempt: Attempt, error: EngineError) -> Crashed | Failed:
@@ -122,10 +117,3 @@ class Worker:
         hint = _HINTS.get(error.reason, _HINT)
         message = f"{error.message} (attempt {claim.attempt})"
         return Failed(Failure(error.reason, message, hint=hint, last_lines=error.last_lines))
-
-    def _given_up(self, claim: Claim) -> Failure | None:
-        """Fail what ended the service or the engine too often."""
-        if claim.attempt <= self.max_attempts:
-            return None
-        message = f"{claim.attempt - 1} attempts ended without a result"
-        return Failure(Reason.ENGINE_CRASHED, message, hint=_HINT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from support.fakes import FakeEngine
-from support.trees import Stepper, wait_for
+from support.trees import Stepper, claim_next, wait_for
 
 from daemon import safe_yaml
 from daemon.job import State
@@ -53,7 +53,7 @@ def test_ending_the_service_three_times_fails_the_job(make_tree: Callable[[], Tr
     stepper = Stepper(tree.config, FakeEngine())
     wait_for(lambda: stepper.look() or stepper.service.status.counts.accepted, "the drop to be accepted")
     for _ in range(3):
-        assert tree.spool.claim() is not None
+        assert claim_next(tree.spool) is not None
         tree.spool.recover(lambda _job: False)
     engine = FakeEngine()
     assert Stepper(tree.config, engine).until_quiet() == [Ending.FAILED]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from support.kills import Stage
 
     from daemon.job import Job
-    from daemon.spool import Claim, Draft, StoredJob
+    from daemon.spool import Draft, StoredJob
 
 
 def _retire_before_commit(patch: pytest.MonkeyPatch) -> None:
@@ -94,13 +94,13 @@ def _end_before_publishing(patch: pytest.MonkeyPatch) -> None:
         held[job.id] = (outbox, job)
         return outbox.root
 
-    def completed(spool: Spool, claim: Claim) -> StoredJob:
-        done = spool.root / "done" / claim.job.id
-        if claim.job.id in held:
-            outbox, job = held.pop(claim.job.id)
-            claim.entry.folder.rename(done)
+    def completed(spool: Spool, entry: StoredJob) -> StoredJob:
+        done = spool.root / "done" / entry.id
+        if entry.id in held:
+            outbox, job = held.pop(entry.id)
+            entry.folder.rename(done)
             publish(outbox, job, done / "out", Lifeline())
-        return complete(spool, claim)
+        return complete(spool, entry)
 
     patch.setattr(Outbox, "publish", kept)
     patch.setattr(Spool, "complete", completed)

@@ -130,7 +130,7 @@ def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Ca
     tree, engine = make_tree(), FakeEngine()
     stepper = Stepper(tree.config, engine)
     disk = Disk(tree.outbox, 0, length=EVER, code=getattr(errno, code))
-    real, pauses = stepper.service.backoff.begin, 0
+    real, pauses = stepper.service.situation.backoff.begin, 0
 
     def pause(part: str, error: Exception) -> None:
         nonlocal pauses
@@ -139,7 +139,7 @@ def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Ca
         if pauses == 20:
             disk._first = None  # repaired
 
-    stepper.service.backoff.begin = pause  # type: ignore[method-assign]
+    stepper.service.situation.backoff.begin = pause  # type: ignore[method-assign]
     tree.drop("sea")
     with capture_logs() as records, disk.attached():
         assert stepper.until_quiet(deadline_s=20) == [Ending.COMPLETED]
@@ -158,7 +158,7 @@ def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(make_tree:
     tree = make_tree()
     stepper = Stepper(tree.config, FakeEngine())
     disk = Disk(tree.outbox, 0, length=EVER, code=errno.EIO)
-    real = stepper.service.backoff.begin
+    real = stepper.service.situation.backoff.begin
 
     def pause(part: str, error: Exception) -> None:
         real(part, error)
@@ -166,7 +166,7 @@ def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(make_tree:
         tree.spool.ask_cancel(entry)
         disk._first = None  # repaired
 
-    stepper.service.backoff.begin = pause  # type: ignore[method-assign]
+    stepper.service.situation.backoff.begin = pause  # type: ignore[method-assign]
     tree.drop("sea")
     with disk.attached():
         assert stepper.until_quiet(deadline_s=20) == [Ending.FAILED]
@@ -282,7 +282,7 @@ def test_an_error_without_a_place_is_reported_without_one(make_tree: Callable[[]
         (OSError(errno.ENOSPC, "No space left on device", "x.png"), "No space left on device: x.png"),
         (NotReady("the GPU is busy"), "the GPU is busy"),
     ):
-        stepper.service.backoff.begin("worker", error)
+        stepper.service.situation.backoff.begin("worker", error)
         assert stepper.service.situation.paused["worker"] == reason
 
 
@@ -292,7 +292,7 @@ def test_a_stop_ends_the_wait(make_tree: Callable[[], Tree]) -> None:
     stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea")
     disk = Disk(tree.outbox, 0, length=EVER, code=errno.EIO)
-    stepper.service.backoff.begin = lambda *_: stepper.service.ask_stop()  # type: ignore[method-assign]
+    stepper.service.situation.backoff.begin = lambda *_: stepper.service.ask_stop()  # type: ignore[method-assign]
     with disk.attached():
         wait_for(lambda: stepper.turn() is Ending.INTERRUPTED, "the stop")
     (entry,) = tree.spool.entries(State.QUEUED)

@@ -44,7 +44,7 @@ def test_a_missing_outbox_pauses_and_the_painted_picture_waits(make_tree: Callab
         if attempts == 3:
             aside.rename(sentinel)
 
-    stepper.service.backoff.begin = pause  # type: ignore[method-assign]
+    stepper.service.situation.backoff.begin = pause  # type: ignore[method-assign]
     assert stepper.until_quiet() == [Ending.COMPLETED]
     assert attempts == 3
     assert len(engine.calls) == 1

@@ -62,7 +62,7 @@ def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(tree:
 
 
 @pytest.mark.parametrize(
-    "part", ["intake.turn", "outcomes.end_cancelled", "work.turn", "status.turn", "upkeep.turn"]
+    "part", ["intake.turn", "settler.end_cancelled", "work.turn", "status.turn", "upkeep.turn"]
 )
 def test_a_defect_in_any_thread_ends_the_run_with_it(
     part: str, tree: Tree, run: Runs, monkeypatch: pytest.MonkeyPatch

@@ -371,7 +371,7 @@ def test_a_spool_that_refuses_does_not_silence_the_watchdog(
     def refuse(_life: object) -> None:
         raise OSError(30, os.strerror(30), "asked")
 
-    monkeypatch.setattr(running.service.outcomes, "end_cancelled", refuse)
+    monkeypatch.setattr(running.service.settler, "end_cancelled", refuse)
     wait_for(lambda: "operators" in running.service.situation.paused, "the pause", END_S)
     manager.until_fed()
     assert running.service.situation.paused["operators"] == "Read-only file system: asked"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from support.desk import accept
-from support.trees import digest, folder_in_memory
+from support.trees import claim_next, digest, folder_in_memory
 
 from daemon.errors import Failure, JobError, NotTaken, Reason
 from daemon.job import Drop, Part, Stamp, State
 from daemon.settings import Settings
-from daemon.spool import Claim, Spool, StoredJob
+from daemon.spool import Spool, StoredJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 NOT_A_PICTURE = b"no picture "
 PICK = st.integers(0, 1 << 16)  # which of the jobs that a rule may choose from
-MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def where(*states: State) -> Callable[[Any], Any]:
@@ -90,7 +89,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.stack.close()
 
     def _opened(self) -> Spool:
-        spool = Spool(self.root, lambda: MOMENT)
+        spool = Spool(self.root)
         spool.prepare()
         return spool
 
@@ -204,7 +203,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def _claim(self) -> str:
         """Take the first of the queue; its attempt is on record."""
         queue = self._order(State.QUEUED)
-        claim = self.spool.claim()
+        claim = claim_next(self.spool)
         assert claim
         assert claim.entry.id == queue[0]
         known = self.jobs[claim.entry.id]
@@ -243,7 +242,7 @@ class SpoolMachine(RuleBasedStateMachine):
         if not known.failure:
             assert entry.job
             known.is_published = True
-            self.spool.complete(Claim(entry, entry.job, known.attempts))
+            self.spool.complete(entry)
             self._completed(known)
 
     def _completed(self, known: Known) -> None:
@@ -424,7 +423,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @invariant()
     def the_unretired_are_listed(self) -> None:
         """A new start lists every job whose originals may still be in the inbox."""
-        found = {entry.id for entry in self.spool.unretired()}
+        found = {job.id for job in self.spool.unretired()}
         assert found == {id_ for id_, known in self.jobs.items() if not known.is_retired}
 
 

@@ -104,11 +104,11 @@ class Desk:
         sentinel = Sentinel(config.folders.inbox, "inbox", config.folders.spool / "met-inbox")
         sentinel.establish()
         self.pauses = _Pauses()
-        outcomes: Any = SimpleNamespace(fail_now=lambda *_: True, end_cancelled=lambda _life: True)
+        settler: Any = SimpleNamespace(fail_now=lambda *_: True, end_cancelled=lambda _life: True)
         situation = Situation(config)
         situation.backoff = cast("Backoff", self.pauses)
-        self.intake = IntakeThread(self.spool, self._decoder, sentinel, situation, outcomes, life=self._life)
-        self.intake.remember(entry.job for entry in self.spool.unretired() if entry.job)
+        self.intake = IntakeThread(self.spool, self._decoder, sentinel, situation, settler, life=self._life)
+        self.intake.remember(self.spool.unretired())
 
     def turn(self, after_s: float = 0.0) -> list[Job]:
         """Let time pass, turn once, and return what was accepted.

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from daemon import images
+from daemon.job import State
 from daemon.outbox import loss_table
 from daemon.sandbox.client import Decoder
 from daemon.service import backoff, intake_thread, service, work_thread
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.engine import Engine
     from daemon.lifeline import Lifeline
+    from daemon.spool import Claim
 
 Dropped = dict[str, str]  # file name -> SHA-256, of one drop
 
@@ -141,6 +143,11 @@ def decode_here(path: Path, name: str) -> tuple[int, int]:
     """Decode a picture whole, as the decoder does, in this process."""
     height, width = images.read(path, 200, name).shape[:2]
     return height, width
+
+
+def claim_next(spool: Spool) -> Claim | None:
+    """Take the next queued job, as a worker does on a disk with room."""
+    return next(filter(None, map(spool.claim, spool.entries(State.QUEUED))), None)
 
 
 class NearDecoder(Decoder):

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from daemon.worker.progress import Attempts, Progress
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.fakes import INFO
@@ -26,7 +27,6 @@ from daemon.service.backoff import Pause
 from daemon.service.status import Situation
 from daemon.spool import Spool
 from daemon.worker.outcomes import Ending
-from daemon.worker.progress import Attempts, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

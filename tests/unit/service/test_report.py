@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
+from support.trees import claim_next
 
 from daemon import clock, safe_yaml
 from daemon.errors import Failure, NotReady, Reason
@@ -29,7 +30,8 @@ class Night:
     def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.set("2026-05-03 22:00")
         monkeypatch.setattr(clock, "local", self.tick)
-        self.spool = Spool(base / "spool", lambda: self.tick().astimezone(UTC))
+        monkeypatch.setattr(clock, "utc", lambda: self.tick().astimezone(UTC))
+        self.spool = Spool(base / "spool")
         self.spool.prepare()
         self.sentinel = Sentinel(base / "outbox", "outbox", base / "met")
         self.sentinel.establish()
@@ -60,12 +62,12 @@ class Night:
 
     def end(self, message: str = "") -> StoredJob:
         """End the next job, as a failure if there is a message, else as painted in half an hour."""
-        claim = self.spool.claim()
+        claim = claim_next(self.spool)
         assert claim is not None
         if message:
             return self.spool.fail(claim.entry, Failure(Reason.DIVERGED, message))
         self.spool.keep_facts(claim.entry, {"elapsed_s": 1800})
-        return self.spool.complete(claim)
+        return self.spool.complete(claim.entry)
 
     def counts(self, day: str) -> list[tuple[int, int, int]]:
         """Read what was accepted, done and failed by the entries of a report; its totals are their sums."""

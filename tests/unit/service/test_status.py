@@ -19,8 +19,8 @@ from daemon.service import status
 from daemon.service.backoff import Pause
 from daemon.service.status import Counts, Situation, Status
 from daemon.spool import Spool
+from daemon.worker.attempt import Attempts, Progress
 from daemon.worker.outcomes import Ending
-from daemon.worker.progress import Attempts, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from daemon.service import metrics
 from daemon.service.status import Situation
 from daemon.service.upkeep import Upkeep
 from daemon.spool import Spool
-from daemon.worker.progress import Attempts
+from daemon.worker.attempt import Attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping

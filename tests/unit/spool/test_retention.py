@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.desk import accept
-from support.trees import save
+from support.trees import claim_next, save
 from typer.testing import CliRunner
 
-from daemon import files
+from daemon import clock, files
 from daemon.cli.main import app
 from daemon.errors import Failure, Reason
 from daemon.job import Drop, Part, Stamp, State
@@ -52,9 +52,10 @@ def now() -> Now:
 
 
 @pytest.fixture
-def spool(tmp_path: Path, now: Now) -> Spool:
+def spool(tmp_path: Path, now: Now, monkeypatch: pytest.MonkeyPatch) -> Spool:
     """Make a spool that lives by that clock."""
-    made = Spool(tmp_path / "spool", now)
+    monkeypatch.setattr(clock, "utc", now)
+    made = Spool(tmp_path / "spool")
     made.prepare()
     return made
 
@@ -71,9 +72,9 @@ def _accepted(spool: Spool, stem: str, *, is_written: bool = False) -> StoredJob
 
 def _ended(spool: Spool, stem: str, state: State, *, is_retired: bool = True) -> StoredJob:
     _accepted(spool, stem)
-    claim = spool.claim()
+    claim = claim_next(spool)
     assert claim
-    ended = spool.complete(claim) if state is State.DONE else spool.fail(claim.entry, FAILURE)
+    ended = spool.complete(claim.entry) if state is State.DONE else spool.fail(claim.entry, FAILURE)
     if is_retired:
         spool.set_retired(ended.id)
     return ended
@@ -118,7 +119,7 @@ def test_a_job_whose_originals_may_lie_in_the_inbox_is_kept(spool: Spool, now: N
 def test_what_is_not_ended_is_never_forgotten(spool: Spool, now: Now) -> None:
     """Queued, held and running jobs, though retired and a year old, survive the forgetting of both endings."""
     running = _accepted(spool, "a")
-    assert spool.claim()
+    assert claim_next(spool)
     held = spool.hold(_accepted(spool, "b"))
     queued = _accepted(spool, "c")
     for entry in (running, held, queued):
@@ -134,7 +135,7 @@ def test_the_age_counts_from_the_last_ending(spool: Spool, now: Now) -> None:
     failed = _ended(spool, "sea", State.FAILED)
     now.pass_(29 * DAY)
     spool.retry(failed)
-    claim = spool.claim()
+    claim = claim_next(spool)
     assert claim
     spool.fail(claim.entry, FAILURE)
     now.pass_(2 * DAY)
@@ -185,7 +186,7 @@ def test_a_retry_in_that_instant_wins(spool: Spool, now: Now, monkeypatch: pytes
     (entry,) = spool.entries(State.QUEUED)
     assert entry.id == retried.id
     assert len(list(entry.inputs.iterdir())) == 2
-    assert spool.claim()
+    assert claim_next(spool)
 
 
 def test_a_retry_of_what_was_just_forgotten_fails_and_makes_nothing(spool: Spool, now: Now) -> None:
@@ -230,9 +231,9 @@ def test_the_same_files_dropped_again_are_a_new_job(spool: Spool, now: Now) -> N
     assert again.state is State.QUEUED
     assert spool.ids() == [again.id]
     assert len(list(again.inputs.iterdir())) == 2
-    claim = spool.claim()
+    claim = claim_next(spool)
     assert claim
-    assert spool.complete(claim).state is State.DONE
+    assert spool.complete(claim.entry).state is State.DONE
 
 
 def test_the_operators_verbs_know_nothing_of_what_was_forgotten(tmp_path: Path, spool: Spool, now: Now) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.desk import accept as accept_drop
-from support.trees import save
+from support.trees import claim_next, save
 from typer.testing import CliRunner
 
 from daemon import files
@@ -78,7 +78,7 @@ def test_a_record_after_a_torn_one_is_kept(spool: Spool, accept: Callable[[str],
     entry = accept("sea")
     path = entry.folder / "attempts.jsonl"
     path.write_bytes(STARTED + b'{"event": "cra')
-    claim = spool.claim()
+    claim = claim_next(spool)
     assert claim
     assert [record["event"] for record in claim.entry.attempts] == ["started", "started"]
     lines = (claim.entry.folder / "attempts.jsonl").read_bytes().splitlines()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.fakes import FakeEngine
-from support.trees import Stepper, Tree, wait_for
+from support.trees import Stepper, Tree, claim_next, wait_for
 
 from daemon.job import State, Step
 from daemon.lifeline import Lifeline
@@ -47,7 +47,7 @@ class Studio:
         self.stepper = Stepper(tree.config, FakeEngine())
         self.service = self.stepper.service
         wait_for(lambda: self.stepper.look() or tree.spool.count(State.QUEUED), "the drop to be accepted")
-        claim = self.service.spool.claim()
+        claim = claim_next(self.service.spool)
         assert claim
         self.claim: Claim = claim
         self.life = Lifeline()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -34,18 +35,13 @@ class Bench:
         self.threads: dict[str, str] = {}
         self.contexts: list[dict[str, Any]] = []
         self.errors: dict[str, Exception] = {}  # by job
-        self.decided: Outcome | None = None  # the result of each decision
         self.released: list[str] = []
         room: Any = SimpleNamespace(release=self.released.append)
-        outcomes: Any = self
-        self.publisher = Publisher(outcomes, room, self.life)
-
-    def unless_cancelled(self, _claim: Any, outcome: Outcome) -> Outcome:
-        """See `Outcomes.unless_cancelled`."""
-        return self.decided or outcome
+        settler: Any = self
+        self.publisher = Publisher(settler, room, self.life)
 
     def settle(self, claim: Any, outcome: Outcome, life: Lifeline) -> Ending:
-        """See `Outcomes.settle`."""
+        """See `Settler.settle`."""
         self.begun.append(claim.entry.id)
         self.threads[claim.entry.id] = threading.current_thread().name
         if not isinstance(outcome, Interrupted | Crashed):
@@ -121,11 +117,10 @@ def test_what_goes_back_to_the_queue_does_so_at_once(outcome: Outcome, bench: Be
     assert bench.released == ["c", "d"]
 
 
-def test_a_cancelled_one_waits_its_turn(bench: Bench) -> None:
-    """Where an interrupted job is cancelled its failure is published, in the order of the others."""
+def test_a_failure_waits_its_turn(bench: Bench) -> None:
+    """It is published, in the order of the others."""
     bench.submit("a")
-    bench.decided = Failed(Failure(Reason.CANCELLED, "x"))
-    bench.submit("b", Interrupted())
+    bench.submit("b", Failed(Failure(Reason.CANCELLED, "x")))
     assert bench.done == []
     bench.await_idle()
     assert bench.done == ["a", "b"]
@@ -190,6 +185,26 @@ def test_a_defect_stops_the_service_and_is_raised_before_anything_else(bench: Be
     with pytest.raises(RuntimeError, match="a defect"):
         bench.publisher.raise_error()
     assert bench.released == ["a", "b"]
+
+
+def test_an_error_that_comes_during_the_look_is_raised_at_the_next_one() -> None:
+    """A job that ends while the ended ones are gathered is not taken for one whose error was raised."""
+
+    class Late(Future[Any]):
+        looks = 0
+
+        def done(self) -> bool:
+            self.looks += 1
+            return self.looks > 1
+
+    future = Late()
+    future.set_exception(NotReady("no room"))
+    anything: Any = SimpleNamespace(submit=lambda *_: future, entry=SimpleNamespace(id="a"))
+    publisher = Publisher(anything, anything, Lifeline(), anything)
+    publisher.submit(anything, Stored(), Lifeline())
+    publisher.raise_error()
+    with pytest.raises(NotReady, match="no room"):
+        publisher.raise_error()
 
 
 def test_heartbeats_are_expected_only_while_it_works(bench: Bench) -> None:

@@ -46,7 +46,7 @@ def test_it_leaves_everything_but_the_record(make_studio: Callable[..., Any]) ->
     studio = make_studio(iterations=4, frames={"every": 2})
     document, facts = _written(studio, FakeEngine())
     assert studio.out == {"result.png", "losses.csv", "losses.png", *FRAMES}
-    assert not result.is_stored(studio.claim.entry)
+    assert not studio.claim.entry.is_stored
     record = safe_yaml.parse(document)
     assert (record["size"], record["result"]["memory"]["estimate_mb"]) == (32, 512)
     assert facts["best_iteration"] == 4

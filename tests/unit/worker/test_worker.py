@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import threading
 import time
@@ -18,7 +19,7 @@ from daemon.errors import EngineError, NotReady, Reason
 from daemon.job import State
 from daemon.lifeline import Lifeline
 from daemon.service.service import Service
-from daemon.worker.outcomes import Ending
+from daemon.worker.outcomes import CANCELLED, Ending
 from daemon.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -160,6 +161,29 @@ def test_a_job_that_its_engine_never_outlives_says_what_helps(reason: Reason, hi
     assert entry.failure.last_lines == ("the last words",)
 
 
+@pytest.mark.parametrize("how", ["a crash", "a full disk", "its lifeline"])
+def test_a_cancelled_job_is_not_queued_again(how: str, tree: Tree) -> None:
+    """However its attempt ends early, it fails as cancelled, at the first."""
+
+    def cancel(step: Step) -> None:
+        if step.iteration == 0:
+            (entry,) = tree.spool.entries(State.RUNNING)
+            tree.spool.ask_cancel(entry)
+            if how == "a crash":
+                raise EngineError("it ended")
+            if how == "a full disk":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            stepper.service.attempts.stop_cancelled()
+
+    tree.drop("sea")
+    stepper = Stepper(tree.config, engine := FakeEngine(on_step=cancel))
+    assert stepper.until_quiet() == [Ending.FAILED]
+    assert len(engine.calls) == 1
+    (entry,) = tree.spool.entries(State.FAILED)
+    assert entry.failure == CANCELLED
+    tree.check(is_quiet=True)
+
+
 def test_two_workers_share_one_spool(tree: Tree) -> None:
     """Nothing outside of an attempt counts on one job at a time: each job is painted once, by either."""
     names = "abcdef"
@@ -174,7 +198,7 @@ def test_two_workers_share_one_spool(tree: Tree) -> None:
     )
     lives = [Lifeline(), Lifeline()]
     workers = [
-        Worker(engine, service.outbox, service.publisher, service.attempts, life, max_attempts=3)
+        Worker(engine, service.publisher, service.attempts, life, max_attempts=3)
         for engine, life in zip(engines, lives, strict=True)
     ]
 

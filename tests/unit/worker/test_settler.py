@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
+from support.trees import claim_next
 
-from daemon import images
+from daemon import files, images
 from daemon.errors import EngineError, Failure, JobError, NotReady, PauseKind, Reason
 from daemon.job import State
 from daemon.lifeline import Lifeline
@@ -18,6 +20,7 @@ from daemon.worker.outcomes import CANCELLED, Crashed, Ending, Failed, Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
+    from pathlib import PurePath
 
     from support.trees import Tree
 
@@ -33,13 +36,13 @@ class Court:
         self.studio = studio
         self.tree = tree
         self.spool = studio.service.spool
-        self.outcomes = studio.service.outcomes
+        self.settler = studio.service.settler
         self.records: list[MutableMapping[str, Any]] = []
 
     def settle(self, outcome: Outcome, life: Lifeline | None = None) -> Ending:
         """End it so."""
         with capture_logs() as records:
-            ending: Ending = self.outcomes.settle(self.studio.claim, outcome, life or Lifeline())
+            ending: Ending = self.settler.settle(self.studio.claim, outcome, life or Lifeline())
         self.records = list(records)
         return ending
 
@@ -53,6 +56,14 @@ class Court:
         """Where the job lies."""
         (entry,) = self.spool.all_entries()
         return State(entry.state)
+
+    def store(self) -> dict[str, Any]:
+        """Write its result, as an earlier run did; returns the facts of `job.completed`."""
+        claim = self.studio.claim
+        document, facts = result.write(claim, self.studio.paint(FakeEngine()), Lifeline())
+        self.spool.keep_facts(claim.entry, facts)
+        claim.entry.record.write_bytes(document)
+        return facts
 
     def cancel(self) -> None:
         """Have an operator cancel it."""
@@ -83,10 +94,7 @@ def test_a_painting_is_written_published_and_done(court: Court) -> None:
 
 def test_what_an_earlier_run_stored_is_published_with_its_facts(court: Court) -> None:
     """Nothing is painted or written again."""
-    painted = court.studio.paint(FakeEngine())
-    document, facts = result.write(court.studio.claim, painted, Lifeline())
-    court.spool.keep_facts(court.studio.claim.entry, facts)
-    (court.studio.claim.entry.out / result.RECORD).write_bytes(document)
+    facts = court.store()
     assert court.settle(Stored()) is Ending.COMPLETED
     assert court.records[-1].items() >= facts.items()
 
@@ -174,28 +182,16 @@ def test_a_stop_waits_for_no_outbox(court: Court) -> None:
     life.ask_stop()
     assert court.settle(painted, life) is Ending.INTERRUPTED
     (entry,) = court.spool.entries(State.QUEUED)
-    assert result.is_stored(entry)
-    claim = court.spool.claim()
+    assert entry.is_stored
+    claim = claim_next(court.spool)
     assert claim
-    assert court.outcomes.settle(claim, Failed(DIVERGED), life) is Ending.INTERRUPTED
+    assert court.settler.settle(claim, Failed(DIVERGED), life) is Ending.INTERRUPTED
     assert court.state is State.RUNNING
     (entry,) = court.spool.entries(State.RUNNING)
     assert entry.failure == DIVERGED
 
 
 # Cancels
-
-
-@pytest.mark.parametrize(
-    "outcome", [Interrupted(), Interrupted(OSError(28, "full")), Crashed(EngineError("x"), 3)], ids=str
-)
-def test_a_cancelled_job_is_not_queued_again(outcome: Outcome, court: Court) -> None:
-    """However its attempt ended early, it fails as cancelled."""
-    court.cancel()
-    decided = court.outcomes.unless_cancelled(court.studio.claim, outcome)
-    assert decided == Failed(CANCELLED)
-    assert court.settle(decided) is Ending.FAILED
-    assert court.records[-1]["reason"] == "cancelled"
 
 
 def test_a_cancel_takes_effect_until_the_result_is_published(court: Court) -> None:
@@ -208,23 +204,50 @@ def test_a_cancel_takes_effect_until_the_result_is_published(court: Court) -> No
     court.tree.check(is_quiet=True)
 
 
-def test_a_cancel_after_the_publication_comes_too_late(court: Court) -> None:
+@pytest.mark.parametrize("outcome", [Stored(), Failed(CANCELLED)], ids=["stored", "cancelled"])
+def test_a_cancel_after_the_publication_comes_too_late(outcome: Outcome, court: Court) -> None:
     """Cut off between the publication and its end, a cancelled job is completed all the same."""
     claim = court.studio.claim
-    document, facts = result.write(claim, court.studio.paint(FakeEngine()), Lifeline())
-    court.spool.keep_facts(claim.entry, facts)
-    (claim.entry.out / result.RECORD).write_bytes(document)
+    court.store()
     court.studio.service.outbox.publish(claim.job, claim.entry.out, Lifeline())
     court.cancel()
-    assert court.outcomes.unless_cancelled(claim, Interrupted()) == Interrupted()
-    assert court.settle(Stored()) is Ending.COMPLETED
+    assert court.settle(outcome) is Ending.COMPLETED
+    court.tree.check(is_quiet=True)
+
+
+def test_a_cancel_while_the_publication_is_not_known_to_last_comes_too_late(
+    court: Court, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an fsync that failed, a stop and a cancel, the result stays alone in the outbox, and is done."""
+    life = Lifeline()
+    fsync_folder = files.fsync_folder
+
+    def fail(folder: PurePath, *, at: int | None = None) -> None:
+        if at is not None and court.tree.results():
+            life.ask_stop()
+            raise OSError(errno.EIO, "Input/output error")
+        fsync_folder(folder, at=at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "fsync_folder", fail)
+        assert court.settle(court.studio.paint(FakeEngine()), life) is Ending.INTERRUPTED
+    assert court.state is State.QUEUED
+    assert court.tree.results()
+    (entry,) = court.spool.entries(State.QUEUED)
+    court.spool.ask_cancel(entry)
+    with capture_logs() as records:
+        assert court.settler.end_cancelled(Lifeline())
+    assert court.state is State.DONE
+    (line,) = [record for record in records if record["event"] == "job.completed"]
+    assert (line["job_id"], line["best_iteration"]) == (entry.id, 3)
+    (ended,) = court.spool.entries(State.DONE)
+    assert ended.failure is None
     court.tree.check(is_quiet=True)
 
 
 def test_a_failure_stays_what_it_is_where_the_job_was_cancelled_too(court: Court) -> None:
     """A cancel hides no other reason."""
     court.cancel()
-    assert court.outcomes.unless_cancelled(court.studio.claim, Failed(DIVERGED)) == Failed(DIVERGED)
     assert court.settle(Failed(DIVERGED)) is Ending.FAILED
     assert court.records[-1]["reason"] == "diverged"
 
@@ -234,7 +257,7 @@ def test_without_the_outbox_a_cancelled_job_goes_through_the_queue(court: Court)
     court.cancel()
     court.take_outbox_away()
     assert court.settle(Interrupted()) is Ending.INTERRUPTED
-    assert not court.outcomes.end_cancelled(Lifeline())
+    assert not court.settler.end_cancelled(Lifeline())
     assert court.state is State.QUEUED
     (court.tree.outbox / ".styletransferd-outbox").touch()
     (entry,) = court.spool.entries(State.QUEUED)
@@ -244,10 +267,10 @@ def test_without_the_outbox_a_cancelled_job_goes_through_the_queue(court: Court)
 def test_one_look_ends_queued_and_held_jobs(court: Court) -> None:
     """They fail at once; a running one is left to its attempt."""
     court.cancel()
-    assert court.outcomes.end_cancelled(Lifeline())
+    assert court.settler.end_cancelled(Lifeline())
     assert court.state is State.RUNNING
     court.spool.hold(court.spool.requeue(court.studio.claim.entry, "interrupted", "x"))
-    assert court.outcomes.end_cancelled(Lifeline())
+    assert court.settler.end_cancelled(Lifeline())
     assert court.state is State.FAILED
     (entry,) = court.spool.entries(State.FAILED)
     assert entry.failure == CANCELLED
@@ -258,12 +281,12 @@ def test_a_faulty_drop_is_ended_at_the_first_try_or_left_to_the_worker(court: Co
     """The intake waits for no outbox: with it away the job is queued with its failure on record."""
     entry, failure = court.studio.claim.entry, Failure(Reason.BAD_SIDECAR, "x")
     court.take_outbox_away()
-    assert not court.outcomes.fail_now(entry, failure, Lifeline())
+    assert not court.settler.fail_now(entry, failure, Lifeline())
     (queued,) = court.spool.entries(State.QUEUED)
     assert (queued.failure, queued.attempts_used) == (failure, 0)
     (court.tree.outbox / ".styletransferd-outbox").touch()
-    claim = court.spool.claim()
+    claim = claim_next(court.spool)
     assert claim
-    assert court.outcomes.fail_now(claim.entry, failure, Lifeline())
+    assert court.settler.fail_now(claim.entry, failure, Lifeline())
     assert court.state is State.FAILED
     court.tree.check(is_quiet=True)
