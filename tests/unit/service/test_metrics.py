@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from daemon.worker.attempt import Attempts, Progress
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.fakes import INFO
@@ -26,6 +25,7 @@ from daemon.service import metrics
 from daemon.service.backoff import Pause
 from daemon.service.status import Situation
 from daemon.spool import Spool
+from daemon.worker.attempt import Attempts, Progress
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
