@@ -37,10 +37,6 @@ class ChangedError(Exception):
     """A file is not the one that was seen: missing, replaced, still being written, or no regular file."""
 
 
-class TooLargeError(Exception):
-    """A file holds more bytes than allowed."""
-
-
 class SourceError(Exception):
     """The source of a copy cannot be read; the target's disk is not the reason."""
 
@@ -283,30 +279,19 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def copy_hashed(
-    source_fd: int,
-    target: PurePath,
-    max_bytes: int,
-    beat: Callable[[], object] = lambda: None,
-    *,
-    at: int | None = None,
-) -> str:
-    """Copy an open file into a new one durably, with a heartbeat for every piece.
+def copy_hashed(source_fd: int, target: PurePath, beat: Callable[[], object], *, at: int | None = None) -> str:
+    """Copy an open file into a new one durably, with a heartbeat for every piece; what it grows by is left out.
 
     Returns:
         The SHA-256 of the copy, in hexadecimal.
 
     Raises:
-        TooLargeError: the source holds more than `max_bytes`.
         SourceError: the source cannot be read.
     """
-    digest, total = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     with _created(target, at) as file:
         for chunk in _chunks(source_fd):
             beat()
-            total += len(chunk)
-            if total > max_bytes:
-                raise TooLargeError
             digest.update(chunk)
             file.write(chunk)
         _sync(file)
@@ -315,7 +300,9 @@ def copy_hashed(
 
 def _chunks(fd: int) -> Iterator[bytes]:
     try:
-        while chunk := os.read(fd, _CHUNK):
+        left = os.fstat(fd).st_size
+        while chunk := os.read(fd, min(left, _CHUNK)):
+            left -= len(chunk)
             yield chunk
     except OSError as error:
         raise SourceError(error.strerror) from error

@@ -207,7 +207,7 @@ def _put(root: int, target: PurePath, source: Path | bytes, life: Lifeline) -> d
     files.make_folder(target.parent, at=root)
     with source.open("rb") as file:
         try:
-            digest = files.copy_hashed(file.fileno(), target, 1 << 40, life.beat, at=root)
+            digest = files.copy_hashed(file.fileno(), target, life.beat, at=root)
         except files.SourceError as error:  # our own disk: to be waited for like any other
             raise OSError(errno.EIO, str(error), str(source)) from error
     return {"sha256": digest, "size": os.stat(target, dir_fd=root).st_size}

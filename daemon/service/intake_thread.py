@@ -122,7 +122,7 @@ class IntakeThread:
         self._backoff = situation.backoff
         self._outcomes = outcomes
         self._life = life
-        self._retirer = Retirer(self._config.folders.inbox.resolve(), sentinel)
+        self._retirer = Retirer(sentinel)
         self._inbox = Inbox(self._config, self._retirer, life)
         self._announced: set[str] = set()  # ids of accepted jobs that were counted and logged
 

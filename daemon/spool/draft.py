@@ -52,7 +52,7 @@ def copy(drop: Drop, folder: Path, max_bytes: int, life: Lifeline) -> Draft:
         if part.size > max_bytes:
             failure = failure or _too_large(part, max_bytes)
         else:
-            digest = _copy_part(part, drop.folder_of(part), draft.inputs / stored, max_bytes, life)
+            digest = _copy_part(part, drop.folder_of(part), draft.inputs / stored, life)
         if part.role == "sidecar" and drop.sidecar_sha256 not in {None, digest}:
             raise NotTaken(f"{printable(part.name)} changed while it was read")
         parts.append(replace(part, stored=stored, sha256=digest))
@@ -70,7 +70,7 @@ def _too_large(part: Part, max_bytes: int) -> Failure:
     return Failure(Reason.FILE_TOO_LARGE, message, hint=hint, file=name)
 
 
-def _copy_part(part: Part, source: Path, target: Path, max_bytes: int, life: Lifeline) -> str:
+def _copy_part(part: Part, source: Path, target: Path, life: Lifeline) -> str:
     """Copy one file if it is still, and remains, the file that was seen."""
 
     def beat() -> None:
@@ -86,11 +86,9 @@ def _copy_part(part: Part, source: Path, target: Path, max_bytes: int, life: Lif
     try:
         if Stamp.of(os.fstat(fd)) != part.stamp:
             raise NotTaken(f"{name} changed")
-        digest = files.copy_hashed(fd, target, max_bytes, beat)
+        digest = files.copy_hashed(fd, target, beat)
         if Stamp.of(os.fstat(fd)) != part.stamp:
             raise NotTaken(f"{name} changed while it was copied")
-    except files.TooLargeError:
-        raise NotTaken(f"{name} grew while it was copied") from None
     except files.SourceError as error:
         raise NotTaken(f"{name} cannot be read: {error}") from None
     finally:
