@@ -72,13 +72,11 @@ class Sentinel:
                 stack.callback(os.close, fd)
                 os.stat(self.path.name, dir_fd=fd)
             except OSError as error:
-                raise NotReady(
-                    f"{self.kind} unavailable: {self._advice(error)}", PauseKind.UNAVAILABLE
-                ) from error
+                raise NotReady(self._absence(error), PauseKind.UNAVAILABLE) from error
             yield fd
 
-    def _advice(self, error: OSError) -> str:
+    def _absence(self, error: OSError) -> str:
         if not isinstance(error, FileNotFoundError):
-            return f"{self.folder}: {error.strerror}"
-        remedy = "mount the share, or, if the folder was made again on purpose, run: touch"
-        return f"{self.path} is missing; {remedy} '{self.path}'"
+            return f"{self.kind} unavailable: {self.folder}: {error.strerror}"
+        remedy = f"mount the share, or, if the folder was made again on purpose, run: touch '{self.path}'"
+        return f"{self.kind} unavailable: {self.path} is missing; {remedy}"
