@@ -14,7 +14,7 @@ from daemon.errors import NotReady
 from daemon.job import Stamp, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from daemon.inbox.pairing import Group
 
@@ -66,6 +66,21 @@ class Folder:
     def path_of(self, name: str) -> str:
         """Give the printable path of a file in it, relative to the inbox."""
         return printable(str(self.path / name))
+
+
+def last_changes(
+    stamps: Mapping[str, Stamp], now: float, before: Mapping[str, tuple[Stamp, float]]
+) -> dict[str, tuple[Stamp, float]]:
+    """Note each file of a scan and since when it has looked as it does now; `before` is the last scan's result.
+
+    Modification times are compared for equality only, never with a clock: copies keep old ones, and wall
+    clocks jump. `now` is any monotonic time in seconds.
+    """
+    changes = {}
+    for path, stamp in stamps.items():
+        known = before.get(path)
+        changes[path] = known if known and known[0] == stamp else (stamp, now)
+    return changes
 
 
 def scan(root: Path, ignore: Iterable[str]) -> list[Folder]:
