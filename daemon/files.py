@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path, PurePath
 
 _CHUNK: Final = 1 << 20
-_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LISTABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER: Final = _LISTABLE | os.O_PATH
 SPARE_BYTES: Final = 1 << 20  # left free on every disk, for records, logs and other programs
 # Errors of the file itself, which a retry does not remove. All others are of the disk or share, and retried.
 _OF_THE_FILE: Final = {
@@ -159,8 +160,10 @@ def remove_tree(folder: PurePath, *, at: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = False) -> Iterator[int]:
-    """Open a folder that need not be listable; with `makes`, its missing parts are made.
+def opened_folder(
+    folder: PurePath, *, at: int | None = None, makes: bool = False, lists: bool = False
+) -> Iterator[int]:
+    """Open a folder, which need be listable only if it `lists`; with `makes`, its missing parts are made.
 
     The path is absolute unless `at` is given, and must be free of links, so that nobody can redirect it.
 
@@ -169,13 +172,14 @@ def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = Fals
     """
     with _absence_as_change():
         fd = os.open("/", _FOLDER) if at is None else os.dup(at)
-        for name in folder.parts if at is not None else folder.parts[1:]:
+        parts = folder.parts if at is not None else folder.parts[1:]
+        for name in (*parts, ".") if lists else parts:
             above, fd = fd, -1
             try:
                 if makes and not exists_at(above, name):
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, dir_fd=above)
-                fd = os.open(name, _FOLDER, dir_fd=above)
+                fd = os.open(name, _LISTABLE if name == "." else _FOLDER, dir_fd=above)
             finally:
                 os.close(above)
     try:

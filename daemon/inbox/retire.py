@@ -204,17 +204,14 @@ def _numbers() -> Iterator[str]:
 
 def _refusal(folder: int, part: Part, needed: Collection[str]) -> str | None:
     """Say why a file stays ("" where it is not ours), or None where it may go."""
-    fd = files.open_regular(folder, part.name)
-    try:
-        if Stamp.of(os.fstat(fd)) != part.stamp:
+    with open(files.open_regular(folder, part.name), "rb") as file:
+        if Stamp.of(os.fstat(file.fileno())) != part.stamp:
             return ""  # a new file of the same name
         if not part.sha256:
             return "accepted but present: too large to be kept elsewhere"
         if part.role != "sidecar" and part.name in needed:
             return NEEDED
-        return None if files.hash_fd(fd) == part.sha256 else ""
-    finally:
-        os.close(fd)
+        return None if files.hash_fd(file.fileno()) == part.sha256 else ""
 
 
 def _is_original(folder: int, name: str, part: Part) -> bool:
@@ -223,15 +220,12 @@ def _is_original(folder: int, name: str, part: Part) -> bool:
     Some shares give a renamed file another inode number; there its bytes decide once more.
     """
     try:
-        fd = files.open_regular(folder, name)
+        with open(files.open_regular(folder, name), "rb") as file:
+            now = Stamp.of(os.fstat(file.fileno()))
+            is_alike = (now.size, now.mtime_ns) == (part.size, part.mtime_ns)
+            return is_alike and (now == part.stamp or files.hash_fd(file.fileno()) == part.sha256)
     except files.ChangedError:
         return False
-    try:
-        now = Stamp.of(os.fstat(fd))
-        is_alike = (now.size, now.mtime_ns) == (part.size, part.mtime_ns)
-        return is_alike and (now == part.stamp or files.hash_fd(fd) == part.sha256)
-    finally:
-        os.close(fd)
 
 
 def _keep(root: int, folder: int, aside: str, job: Job, part: Part) -> None:

@@ -140,13 +140,10 @@ class Outbox:
 
 def _names(root: int, folder: str) -> list[str]:
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
-    except (FileNotFoundError, NotADirectoryError):
+        with files.opened_folder(PurePath(folder), at=root, lists=True) as fd:
+            return os.listdir(fd)
+    except files.ChangedError:
         return []
-    try:
-        return os.listdir(fd)
-    finally:
-        os.close(fd)
 
 
 def _write_preview(root: int, label: str, texts: Mapping[str, bytes]) -> None:
@@ -218,16 +215,16 @@ def _make_way(root: int, job: Job) -> None:
 
 
 def _drop_names(job: Job) -> dict[str, Part]:
-    """Name each dropped file once, though it may play two parts, also where case makes no difference."""
+    """Name each dropped file once, though it may play two parts, as every shell and share takes it.
+
+    Two names differ also where case makes no difference.
+    """
     names: dict[str, Part] = {}
     for part in {part.name: part for part in job.parts if not part.library}.values():
-        name = part.name if _is_plain(part.name) else part.stored
+        name = part.name
+        if printable(name) != name or name.startswith(("-", ".")) or set(name) & _SHARES_REFUSE:
+            name = part.stored
         while name.casefold() in {taken.casefold() for taken in names}:
             name = f"_{name}"
         names[name] = part
     return names
-
-
-def _is_plain(name: str) -> bool:
-    """Tell whether any shell and any share takes a name."""
-    return printable(name) == name and not name.startswith(("-", ".")) and not set(name) & _SHARES_REFUSE
