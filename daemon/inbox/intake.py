@@ -62,7 +62,7 @@ class _Read(NamedTuple):
 class _Doubt(NamedTuple):
     """A drop that was not taken, and until when it need not be tried again unless it changes."""
 
-    stamps: tuple[Stamp, ...]
+    parts: tuple[Part, ...]
     until: float
     reason: str
 
@@ -248,7 +248,7 @@ class Inbox:
         """Raise NotTaken if a drop looks faulty and may still be incomplete."""
         doubt = self._doubts.get(drop.path)
         reason = drop.failure.message if drop.failure and drop.doubt_s else ""
-        if doubt and doubt.stamps == _stamps(drop) and report.now < doubt.until:
+        if doubt and doubt.parts == drop.parts and report.now < doubt.until:
             reason = doubt.reason
         if reason:
             if drop.doubt_s:
@@ -258,7 +258,7 @@ class Inbox:
     def doubt(self, drop: Drop, reason: str, now: float) -> None:
         """Remember that a drop of the look at `now` was not taken: until it changes or its doubt ends."""
         until = now + (drop.doubt_s or self.config.inbox.rescan_s)
-        self._doubts[drop.path] = _Doubt(_stamps(drop), until, reason)
+        self._doubts[drop.path] = _Doubt(drop.parts, until, reason)
 
     def forget(self, drop: Drop) -> None:
         """Forget an accepted drop: later files of the same names are another one."""
@@ -281,7 +281,3 @@ class Inbox:
             if self._reasons.get(path) != reason and reason not in {BEING_WRITTEN, UNREAD}:
                 log.info("inbox.waiting", path=path, reason=reason)
         self._reasons = waiting
-
-
-def _stamps(drop: Drop) -> tuple[Stamp, ...]:
-    return tuple(part.stamp for part in drop.parts)
