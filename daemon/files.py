@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path, PurePath
 
 _CHUNK: Final = 1 << 20
-_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LISTABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER: Final = _LISTABLE | os.O_PATH
 SPARE_BYTES: Final = 1 << 20  # left free on every disk, for records, logs and other programs
 # Errors of the file itself, which a retry does not remove. All others are of the disk or share, and retried.
 _OF_THE_FILE: Final = {
@@ -35,10 +36,6 @@ _NO_DIRECTORY_FSYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 
 class ChangedError(Exception):
     """A file is not the one that was seen: missing, replaced, still being written, or no regular file."""
-
-
-class TooLargeError(Exception):
-    """A file holds more bytes than allowed."""
 
 
 class SourceError(Exception):
@@ -163,8 +160,10 @@ def remove_tree(folder: PurePath, *, at: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = False) -> Iterator[int]:
-    """Open a folder that need not be listable; with `makes`, its missing parts are made.
+def opened_folder(
+    folder: PurePath, *, at: int | None = None, makes: bool = False, lists: bool = False
+) -> Iterator[int]:
+    """Open a folder, which need be listable only if it `lists`; with `makes`, its missing parts are made.
 
     The path is absolute unless `at` is given, and must be free of links, so that nobody can redirect it.
 
@@ -173,13 +172,14 @@ def opened_folder(folder: PurePath, *, at: int | None = None, makes: bool = Fals
     """
     with _absence_as_change():
         fd = os.open("/", _FOLDER) if at is None else os.dup(at)
-        for name in folder.parts if at is not None else folder.parts[1:]:
+        parts = folder.parts if at is not None else folder.parts[1:]
+        for name in (*parts, ".") if lists else parts:
             above, fd = fd, -1
             try:
                 if makes and not exists_at(above, name):
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, dir_fd=above)
-                fd = os.open(name, _FOLDER, dir_fd=above)
+                fd = os.open(name, _LISTABLE if name == "." else _FOLDER, dir_fd=above)
             finally:
                 os.close(above)
     try:
@@ -283,30 +283,19 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def copy_hashed(
-    source_fd: int,
-    target: PurePath,
-    max_bytes: int,
-    beat: Callable[[], object] = lambda: None,
-    *,
-    at: int | None = None,
-) -> str:
-    """Copy an open file into a new one durably, with a heartbeat for every piece.
+def copy_hashed(source_fd: int, target: PurePath, beat: Callable[[], object], *, at: int | None = None) -> str:
+    """Copy an open file into a new one durably, with a heartbeat for every piece; what it grows by is left out.
 
     Returns:
         The SHA-256 of the copy, in hexadecimal.
 
     Raises:
-        TooLargeError: the source holds more than `max_bytes`.
         SourceError: the source cannot be read.
     """
-    digest, total = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     with _created(target, at) as file:
         for chunk in _chunks(source_fd):
             beat()
-            total += len(chunk)
-            if total > max_bytes:
-                raise TooLargeError
             digest.update(chunk)
             file.write(chunk)
         _sync(file)
@@ -315,7 +304,9 @@ def copy_hashed(
 
 def _chunks(fd: int) -> Iterator[bytes]:
     try:
-        while chunk := os.read(fd, _CHUNK):
+        left = os.fstat(fd).st_size
+        while chunk := os.read(fd, min(left, _CHUNK)):
+            left -= len(chunk)
             yield chunk
     except OSError as error:
         raise SourceError(error.strerror) from error

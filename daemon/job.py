@@ -7,7 +7,7 @@ import json
 import os
 import re
 import unicodedata
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -59,21 +59,20 @@ class Part:
 
     role: Role
     name: str  # surrogateescape, as the file system has it
-    stored: str  # its name in the job's `in/`
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    sha256: str  # "" if the spool does not hold the file
+    stored: str = ""  # its name in the job's `in/`
+    dev: int = 0
+    ino: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""  # "" if the spool does not hold the file
     weight: float = 1.0
     library: bool = False  # from folders.styles: read, never consumed
     height_px: int = 0  # of a picture that was decoded
     width_px: int = 0
 
-    @classmethod
-    def seen(cls, role: Role, name: str, stamp: Stamp, weight: float = 1.0, *, library: bool = False) -> Part:
-        """Describe a file that is not copied yet."""
-        return cls(role, name, "", *stamp, sha256="", weight=weight, library=library)
+    def seen(self, stamp: Stamp) -> Part:
+        """Say which file it is."""
+        return replace(self, **stamp._asdict())
 
     @property
     def stamp(self) -> Stamp:

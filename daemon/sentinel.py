@@ -66,29 +66,17 @@ class Sentinel:
         Raises:
             NotReady: the folder is not there; the message says what to do.
         """
-        with self._explained():
-            fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self.check_in(fd)
+        with contextlib.ExitStack() as stack:
+            try:
+                fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                os.stat(self.path.name, dir_fd=fd)
+            except OSError as error:
+                raise NotReady(self._absence(error), PauseKind.UNAVAILABLE) from error
             yield fd
-        finally:
-            os.close(fd)
 
-    def check_in(self, folder: int) -> None:
-        """Raise NotReady if the folder that is open as `folder` is an empty mount point."""
-        with self._explained():
-            os.stat(self.path.name, dir_fd=folder)
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn an OSError into NotReady that names the folder and says what to do."""
-        try:
-            yield
-        except OSError as error:
-            message = f"{self.folder}: {error.strerror}"
-            if isinstance(error, FileNotFoundError):
-                message = (
-                    f"{self.path} is missing; mount the share, or, if the folder was made again on purpose, "
-                    f"run: touch '{self.path}'"
-                )
-            raise NotReady(f"{self.kind} unavailable: {message}", PauseKind.UNAVAILABLE) from error
+    def _absence(self, error: OSError) -> str:
+        if not isinstance(error, FileNotFoundError):
+            return f"{self.kind} unavailable: {self.folder}: {error.strerror}"
+        remedy = f"mount the share, or, if the folder was made again on purpose, run: touch '{self.path}'"
+        return f"{self.kind} unavailable: {self.path} is missing; {remedy}"

@@ -86,15 +86,15 @@ def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
 def _picture_faults(file: Path, group: pairing.Group, config: Config) -> Iterator[Fault]:
     from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
-    for member in (member for member in group.members if member.role != "sidecar"):
-        folder = config.folders.styles if member.library and config.folders.styles else file.parent
+    for part in (part for part in group.parts if part.role != "sidecar"):
+        folder = config.folders.styles if part.library and config.folders.styles else file.parent
         try:
-            os.close(files.open_regular(folder.resolve(), member.name))
-            images.read(folder / member.name, config.inbox.max_megapixels)
+            os.close(files.open_regular(folder.resolve(), part.name))
+            images.read(folder / part.name, config.inbox.max_megapixels)
         except (OSError, files.ChangedError) as error:
-            yield Fault(str(file), problem=f"{member.role}: {files.cause(error)}: {member.name}")
+            yield Fault(str(file), problem=f"{part.role}: {files.cause(error)}: {part.name}")
         except JobError as error:
-            why = f"{member.role}: {error.failure.message}"
+            why = f"{part.role}: {error.failure.message}"
             yield Fault(str(file), hint=error.failure.hint, problem=why)
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from daemon import files, logs, safe_yaml, sidecar
 from daemon.errors import Failure, NotReady, NotTaken
 from daemon.inbox import pairing
-from daemon.inbox.scan import STAGE_S, Folder, scan
-from daemon.inbox.settle import Settle
-from daemon.job import Drop, Job, Part, Stamp, natural_key, printable
+from daemon.inbox.scan import STAGE_S, Folder, last_changes, scan
+from daemon.job import Drop, Job, Stamp, natural_key, printable
 
 if TYPE_CHECKING:
     from daemon.config import Config
-    from daemon.inbox.pairing import Group, Member
+    from daemon.inbox.pairing import Group
     from daemon.inbox.retire import Retirer
+    from daemon.job import Part
     from daemon.lifeline import Lifeline
     from daemon.sidecar import Sidecar
 
@@ -30,45 +30,24 @@ UNREAD: Final = "not read yet"
 DOUBT_FACTOR: Final = 5
 
 
-@dataclass(frozen=True)
-class Look:
-    """What one look found."""
-
-    drops: tuple[Drop, ...]  # complete, in the order to accept them
-    waiting: dict[str, str]  # path -> why it is not being worked on
-    files: int
-    due_s: float | None  # until a file may be settled or a doubt may end
-    folders: dict[str, Folder]  # by path
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Something in the inbox that is not being worked on, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
+@dataclass
 class Report:
-    """What one turn of look, accept and retire did."""
+    """What one turn of look, accept and retire finds and does; it does not change once the turn is over."""
 
-    accepted: tuple[Job, ...]
-    waiting: tuple[Waiting, ...]
-    files: int
-    due_s: float | None  # until there may be more to do
-    is_at_rest: bool  # nothing is being written or doubted: what waits, waits for somebody
+    now: float = 0.0  # monotonic, as the files' times are measured
+    begun: float = field(default_factory=time.monotonic)
+    files: int = 0
+    folders: dict[str, Folder] = field(default_factory=dict)  # by path
+    drops: list[Drop] = field(default_factory=list)  # complete, in the order to accept them
+    accepted: list[Job] = field(default_factory=list)
+    waiting: dict[str, str] = field(default_factory=dict)  # path -> why it is not being worked on
+    dues: list[float] = field(default_factory=list)  # in how many seconds there may be more to do
     obstacle: NotReady | None = None  # why a complete drop could not be taken
 
-
-@dataclass(frozen=True)
-class _View:
-    """What gathers up during one look."""
-
-    now: float
-    end: float  # of the time for reading sidecars
-    waiting: dict[str, str] = field(default_factory=dict)
-    dues: list[float] = field(default_factory=list)
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is being written or doubted: what waits, waits for somebody."""
+        return not self.dues and self.obstacle is None
 
 
 class _Read(NamedTuple):
@@ -83,7 +62,7 @@ class _Read(NamedTuple):
 class _Doubt(NamedTuple):
     """A drop that was not taken, and until when it need not be tried again unless it changes."""
 
-    stamps: tuple[Stamp, ...]
+    parts: tuple[Part, ...]
     until: float
     reason: str
 
@@ -98,59 +77,55 @@ class Inbox:
         self._library = config.folders.styles.resolve() if config.folders.styles else None
         self._retirer = retirer
         self._life = life
-        self._settle = Settle()
+        self._changes: dict[str, tuple[Stamp, float]] = {}  # of every file, and when it came to look like that
         self._sidecars: dict[str, _Read] = {}
         self._doubts: dict[str, _Doubt] = {}
         self._noticed: set[str] = set()
         self._reasons: dict[str, str] = {}  # as logged last
 
-    def look(self, now: float) -> Look:
+    def look(self, now: float) -> Report:
         """Look at everything once, at the monotonic time `now`; nothing in the inbox or the spool changes.
 
         Raises:
             NotReady, OSError: the inbox cannot be read.
         """
-        view = _View(now, time.monotonic() + STAGE_S)
+        report = Report(now)
         found = scan(self._root, self.config.inbox.ignore)
         present = {str(folder.path / name): stamp for folder in found for name, stamp in folder.stamps.items()}
-        self._settle.observe(present, now)
-        self._note_troubles(found, view)
-        library = self._library_names(view)
-        folders = [self._paired(folder, library, view) for folder in found]
-        drops = self._complete(folders, view)
-        self._note_orphans(folders, view)
+        self._changes = last_changes(present, now, self._changes)
+        report.files = len(present)
+        self._note_troubles(found, report)
+        library = self._library_names(report)
+        folders = [self._paired(folder, library, report) for folder in found]
+        report.folders = {str(folder.path): folder for folder in folders}
+        report.drops = self._complete(folders, report)
+        self._note_orphans(folders, report)
         self._noticed &= {folder.path_of(name) for folder in folders for name in folder.triggers}
         self._sidecars = {path: read for path, read in self._sidecars.items() if path in present}
-        return Look(
-            drops=tuple(drops),
-            waiting=view.waiting,
-            files=len(present),
-            due_s=min(view.dues, default=None),
-            folders={str(folder.path): folder for folder in folders},
-        )
+        return report
 
     # Settling
 
-    def _quiet_s(self, folder: Folder, name: str, view: _View) -> float:
-        return self._settle.quiet_s(str(folder.path / name), view.now)
+    def _quiet_s(self, folder: Folder, name: str, report: Report) -> float:
+        return report.now - self._changes[str(folder.path / name)][1]
 
-    def _is_settled(self, folder: Folder, name: str, view: _View) -> bool:
-        return self._quiet_s(folder, name, view) >= self.config.inbox.settle_s
+    def _is_settled(self, folder: Folder, name: str, report: Report) -> bool:
+        return self._quiet_s(folder, name, report) >= self.config.inbox.settle_s
 
-    def _note_troubles(self, folders: list[Folder], view: _View) -> None:
+    def _note_troubles(self, folders: list[Folder], report: Report) -> None:
         """Note what cannot be listed, and when each file that is still changing may be settled."""
         for folder in folders:
             if folder.trouble:
-                view.waiting[printable(str(folder.path))] = folder.trouble
+                report.waiting[printable(str(folder.path))] = folder.trouble
             for name in folder.stamps:
-                left = self.config.inbox.settle_s - self._quiet_s(folder, name, view)
+                left = self.config.inbox.settle_s - self._quiet_s(folder, name, report)
                 if left > 0:
-                    view.dues.append(left)
-                    view.waiting[folder.path_of(name)] = BEING_WRITTEN
+                    report.dues.append(left)
+                    report.waiting[folder.path_of(name)] = BEING_WRITTEN
 
     # Pairing
 
-    def _library_names(self, view: _View) -> pairing.Names:
+    def _library_names(self, report: Report) -> pairing.Names:
         """List the regular files of the styles library."""
         if self._library is None:
             return pairing.Names()
@@ -158,10 +133,10 @@ class Inbox:
             with os.scandir(self._library) as items:
                 return pairing.Names(item.name for item in items if item.is_file(follow_symlinks=False))
         except OSError as error:
-            view.waiting["folders.styles"] = f"{self._library} cannot be read: {error.strerror}"
+            report.waiting["folders.styles"] = f"{self._library} cannot be read: {error.strerror}"
             return pairing.Names()
 
-    def _paired(self, folder: Folder, library: pairing.Names, view: _View) -> Folder:
+    def _paired(self, folder: Folder, library: pairing.Names, report: Report) -> Folder:
         """Fill in the groups of a folder that are not accepted yet."""
         names = pairing.Names([*folder.stamps, *folder.strange])
         groups, unread = [], []
@@ -169,7 +144,7 @@ class Inbox:
             if self._retirer.is_accepted(folder, name):
                 continue
             self._notice(folder, name)
-            read = self._read(folder, name, view)
+            read = self._read(folder, name, report)
             if read is None:
                 unread.append(name)
             else:
@@ -189,24 +164,24 @@ class Inbox:
             self._noticed.add(path)
             log.info("inbox.noticed", path=path)
 
-    def _read(self, folder: Folder, name: str, view: _View) -> Sidecar | None:
+    def _read(self, folder: Folder, name: str, report: Report) -> Sidecar | None:
         """Read a settled sidecar, once for each state of its file; None where it has to wait."""
-        if not self._is_settled(folder, name, view):
+        if not self._is_settled(folder, name, report):
             return None
         path, stamp, defaults = str(folder.path / name), folder.stamps[name], self.config.defaults
         known = self._sidecars.get(path)
         if known and known.stamp == stamp and known.defaults == defaults:
             return known.sidecar
-        if self._life.is_stopping or time.monotonic() > view.end:
-            view.dues.append(0.0)
-            view.waiting[folder.path_of(name)] = UNREAD
+        if self._life.is_stopping or time.monotonic() > report.begun + STAGE_S:
+            report.dues.append(0.0)
+            report.waiting[folder.path_of(name)] = UNREAD
             return None
         self._life.beat()
         try:
             with os.fdopen(files.open_regular(self._root / folder.path, name), "rb") as file:
                 data = file.read(safe_yaml.MAX_BYTES + 1)
         except (OSError, files.ChangedError) as error:
-            view.waiting[folder.path_of(name)] = f"cannot be read: {files.cause(error)}"
+            report.waiting[folder.path_of(name)] = f"cannot be read: {files.cause(error)}"
             return None
         parsed = sidecar.parse(data, printable(name), defaults)
         digest = hashlib.sha256(data).hexdigest() if len(data) <= safe_yaml.MAX_BYTES else None
@@ -215,42 +190,42 @@ class Inbox:
 
     # Complete drops
 
-    def _complete(self, folders: list[Folder], view: _View) -> list[Drop]:
+    def _complete(self, folders: list[Folder], report: Report) -> list[Drop]:
         """Make a drop of each group that waits for nothing; of the others, note what for."""
         groups = [(folder, group) for folder in folders for group in folder.groups]
         groups.sort(key=lambda pair: natural_key(pair[0].path_of(pair[1].trigger)))
         drops = []
         for folder, group in groups:
             try:
-                self._require_whole(folder, group, view)
-                drop = self._drop(folder, group, view)
-                self._require_no_doubt(drop, view)
+                self._require_whole(folder, group, report)
+                drop = self._drop(folder, group, report)
+                self._require_no_doubt(drop, report)
             except NotTaken as error:
-                view.waiting[folder.path_of(group.trigger)] = str(error)
+                report.waiting[folder.path_of(group.trigger)] = str(error)
             else:
                 drops.append(drop)
         paths = {folder.path_of(group.trigger) for folder, group in groups}
         self._doubts = {path: doubt for path, doubt in self._doubts.items() if path in paths}
         return drops
 
-    def _require_whole(self, folder: Folder, group: Group, view: _View) -> None:
+    def _require_whole(self, folder: Folder, group: Group, report: Report) -> None:
         """Raise NotTaken unless every file of a group is there, regular and settled."""
         if group.missing:
             raise NotTaken(f"waiting for {', '.join(printable(name) for name in group.missing)}")
-        for name in (member.name for member in group.members if not member.library):
+        for name in sorted(group.local_names):
             if name in folder.strange:
                 raise NotTaken(f"{printable(name)} is {folder.strange[name]}")
-            if not self._is_settled(folder, name, view):
+            if not self._is_settled(folder, name, report):
                 raise NotTaken(f"{printable(name)} is still being written")
 
-    def _drop(self, folder: Folder, group: Group, view: _View) -> Drop:
+    def _drop(self, folder: Folder, group: Group, report: Report) -> Drop:
         known = self._sidecars.get(str(folder.path / group.trigger)) if group.sidecar else None
         read = group.sidecar or sidecar.read({}, "", self.config.defaults)
-        quiet = min(self._quiet_s(folder, member.name, view) for member in group.members if not member.library)
+        quiet = min(self._quiet_s(folder, name, report) for name in group.local_names)
         return Drop(
             stem=group.stem,
             folder=folder.path,
-            parts=tuple(self._part(folder, member) for member in group.members),
+            parts=tuple(self._seen(folder, part) for part in group.parts),
             preset=read.preset,
             settings=read.settings,
             sidecar_sha256=known.sha256 if known else None,
@@ -260,30 +235,30 @@ class Inbox:
             styles=self._library or self._root,
         )
 
-    def _part(self, folder: Folder, member: Member) -> Part:
+    def _seen(self, folder: Folder, part: Part) -> Part:
+        if not (part.library and self._library):
+            return part.seen(folder.stamps[part.name])
         try:
-            place = self._library / member.name if member.library and self._library else None
-            stamp = Stamp.of(place.lstat()) if place else folder.stamps[member.name]
+            return part.seen(Stamp.of((self._library / part.name).lstat()))
         except OSError as error:
-            why = f"{printable(member.name)} in the styles library: {error.strerror}"
+            why = f"{printable(part.name)} in the styles library: {error.strerror}"
             raise NotTaken(f"not ready: {why}") from None
-        return Part.seen(member.role, member.name, stamp, member.weight, library=member.library)
 
-    def _require_no_doubt(self, drop: Drop, view: _View) -> None:
+    def _require_no_doubt(self, drop: Drop, report: Report) -> None:
         """Raise NotTaken if a drop looks faulty and may still be incomplete."""
         doubt = self._doubts.get(drop.path)
         reason = drop.failure.message if drop.failure and drop.doubt_s else ""
-        if doubt and doubt.stamps == _stamps(drop) and view.now < doubt.until:
+        if doubt and doubt.parts == drop.parts and report.now < doubt.until:
             reason = doubt.reason
         if reason:
             if drop.doubt_s:
-                view.dues.append(drop.doubt_s)
+                report.dues.append(drop.doubt_s)
             raise NotTaken(f"not ready: {reason}")
 
     def doubt(self, drop: Drop, reason: str, now: float) -> None:
         """Remember that a drop of the look at `now` was not taken: until it changes or its doubt ends."""
         until = now + (drop.doubt_s or self.config.inbox.rescan_s)
-        self._doubts[drop.path] = _Doubt(_stamps(drop), until, reason)
+        self._doubts[drop.path] = _Doubt(drop.parts, until, reason)
 
     def forget(self, drop: Drop) -> None:
         """Forget an accepted drop: later files of the same names are another one."""
@@ -291,14 +266,14 @@ class Inbox:
 
     # Reasons
 
-    def _note_orphans(self, folders: list[Folder], view: _View) -> None:
+    def _note_orphans(self, folders: list[Folder], report: Report) -> None:
         for folder in folders:
             needed = folder.needed
             for name in folder.stamps:
                 if name not in needed and folder.is_known:
-                    view.waiting.setdefault(folder.path_of(name), "no sidecar names it")
+                    report.waiting.setdefault(folder.path_of(name), "no sidecar names it")
             for name, kind in folder.strange.items():
-                view.waiting.setdefault(folder.path_of(name), kind)
+                report.waiting.setdefault(folder.path_of(name), kind)
 
     def log_waiting(self, waiting: dict[str, str]) -> None:
         """Log each new reason once; `waiting` is all that the turn leaves: path -> why."""
@@ -306,7 +281,3 @@ class Inbox:
             if self._reasons.get(path) != reason and reason not in {BEING_WRITTEN, UNREAD}:
                 log.info("inbox.waiting", path=path, reason=reason)
         self._reasons = waiting
-
-
-def _stamps(drop: Drop) -> tuple[Stamp, ...]:
-    return tuple(part.stamp for part in drop.parts)

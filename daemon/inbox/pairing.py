@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeVar
 
+from daemon.job import Part
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -19,33 +21,23 @@ _SIDECAR_SUFFIXES = {".yaml", ".yml"}
 
 
 @dataclass(frozen=True)
-class Member:
-    """One file of a group."""
-
-    role: Role
-    name: str
-    weight: float = 1.0
-    library: bool = False
-
-
-@dataclass(frozen=True)
 class Group:
     """One sidecar with its pictures, or a pair of pictures without one."""
 
     stem: str
-    members: tuple[Member, ...]
+    parts: tuple[Part, ...]  # known by role, name and weight only
     sidecar: Sidecar | None
     missing: tuple[str, ...] = ()
 
     @property
     def trigger(self) -> str:
         """The file that stands for the whole: the sidecar, or else the content."""
-        return self.members[0].name
+        return self.parts[0].name
 
     @property
     def local_names(self) -> frozenset[str]:
         """The files of the folder that the group needs, present or not."""
-        return frozenset(member.name for member in self.members if not member.library) | set(self.missing)
+        return frozenset(part.name for part in self.parts if not part.library) | set(self.missing)
 
 
 def is_sidecar(name: str) -> bool:
@@ -98,7 +90,7 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> G
     `names` are all files in its folder, and `library` all files in folders.styles.
     """
     stem = PurePath(name).stem
-    members, missing = [Member("sidecar", name)], []
+    parts, missing = [Part("sidecar", name)], []
 
     def want(role: Role, wanted: str, weight: float = 1.0) -> None:
         local = find(wanted, names)
@@ -106,7 +98,7 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> G
         if found is None:
             missing.append(wanted)
         else:
-            members.append(Member(role, found, weight, library=local is None))
+            parts.append(Part(role, found, weight=weight, library=local is None))
 
     want("content", sidecar.content or _conventional(stem, "content", names))
     for style in sidecar.styles:
@@ -115,7 +107,7 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> G
         want("style", _conventional(stem, "style", names))
     if sidecar.init:
         want("init", sidecar.init)
-    return Group(stem, tuple(members), sidecar, () if sidecar.faults else tuple(missing))
+    return Group(stem, tuple(parts), sidecar, () if sidecar.faults else tuple(missing))
 
 
 def _conventional(stem: str, role: str, names: Names) -> str:
@@ -139,5 +131,5 @@ def pair_bare(names: Collection[str], claimed: Collection[str], strange: Collect
         styles = free.by_convention.get(("style", stem), [])
         if role == "content" and stem not in with_sidecar and len(contents) == len(styles) == 1:
             name = PurePath(contents[0]).stem.rpartition(".")[0]
-            groups.append(Group(name, (Member("content", contents[0]), Member("style", styles[0])), None))
+            groups.append(Group(name, (Part("content", contents[0]), Part("style", styles[0])), None))
     return groups

@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final
 
@@ -40,28 +40,33 @@ class Retired:
     is_put_off: bool = False  # the time of this turn was up
 
 
+@dataclass
+class _Pending:
+    """An accepted job whose originals may still be there."""
+
+    job: Job
+    next_try: float = 0.0  # monotonic
+    left: dict[str, str] = field(default_factory=dict)  # name -> why it was still there at the last try
+    was_removed: bool = False  # the trigger, here
+
+
 class Retirer:
     """Removes the originals of accepted jobs, and knows those that are still there."""
 
-    def __init__(self, inbox: Path, sentinel: Sentinel) -> None:
-        """Know no accepted job yet; `inbox` is resolved, and the sentinel proves that it is mounted."""
-        self._inbox = inbox
+    def __init__(self, sentinel: Sentinel) -> None:
+        """Know no accepted job yet; the sentinel is that of the inbox."""
         self._sentinel = sentinel
-        self._pending: dict[str, Job] = {}
+        self._pending: dict[str, _Pending] = {}  # by id
         self._triggers: dict[tuple[str, str], Stamp] = {}  # of the pending: the file that stands for the drop
-        self._rests: dict[str, tuple[float, dict[str, str]]] = {}  # of the pending: the next try, what stays
-        self._removed: set[str] = set()  # of the pending: the trigger was removed here
 
     def remember(self, job: Job) -> None:
         """Add an accepted job; its `folder` is where its originals lie now."""
-        self._pending[job.id] = job
+        self._pending.setdefault(job.id, _Pending(job)).job = job
         self._triggers[job.folder, job.parts[0].name] = job.parts[0].stamp
 
     def forget(self, job_id: str) -> None:
         """Forget a job whose retirement is on record."""
-        job = self._pending.pop(job_id)
-        self._rests.pop(job_id, None)
-        self._removed.discard(job_id)
+        job = self._pending.pop(job_id).job
         if self._triggers.get((job.folder, job.parts[0].name)) == job.parts[0].stamp:
             del self._triggers[job.folder, job.parts[0].name]
 
@@ -85,35 +90,28 @@ class Retirer:
         for path, folder in folders.items():
             waiting = (group for group in folder.groups if not self.is_accepted(folder, group.trigger))
             needed[path] = frozenset[str]().union(*(group.local_names for group in waiting))
-        for job in list(self._pending.values()):
+        for pending in list(self._pending.values()):
+            job = pending.job
             folder = folders.get(job.folder, Folder(Path(job.folder), trouble="not there"))
-            if is_put_off := time.monotonic() > end:
-                present = [part.name for part in job.parts if part.name in folder.stamps]
-                left = dict.fromkeys(present or [job.parts[0].name], NEXT)
-            else:
-                left = self._left(job, folder, needed.get(job.folder, frozenset()), now, config)
-            names = {part.name for part in job.parts if not part.library} - left.keys()
-            gone = frozenset(folder.path_of(name) for name in names)
-            why = {folder.path_of(name): reason for name, reason in left.items()}
-            was_removed = job.id in self._removed
-            yield Retired(job.id, gone, why, was_removed=was_removed, is_put_off=is_put_off)
+            names = frozenset(part.name for part in job.parts if not part.library)
+            is_due = now >= pending.next_try
+            is_put_off = is_due and time.monotonic() > end
+            if is_put_off:
+                pending.left = dict.fromkeys(names & folder.stamps.keys() or {job.parts[0].name}, NEXT)
+            elif is_due:
+                needed_of = needed.get(job.folder, frozenset()) if folder.is_known else names
+                self._try(pending, needed_of, now, config)
+            gone = frozenset(folder.path_of(name) for name in names - pending.left.keys())
+            left = {folder.path_of(name): reason for name, reason in pending.left.items()}
+            yield Retired(job.id, gone, left, was_removed=pending.was_removed, is_put_off=is_put_off)
 
-    def _left(
-        self, job: Job, folder: Folder, needed: frozenset[str], now: float, config: InboxConfig
-    ) -> dict[str, str]:
+    def _try(self, pending: _Pending, needed: frozenset[str], now: float, config: InboxConfig) -> None:
         """Retire one job's originals; what cannot be removed is not read again before the next rescan."""
-        next_try, left = self._rests.get(job.id, (now, {}))
-        if now < next_try:
-            return left
-        if not folder.is_known:
-            needed = frozenset(part.name for part in job.parts)
-        with self._opened() as root:
-            left, was_removed = retire(root, job, needed, keeps=config.keep_originals)
-        if was_removed:
-            self._removed.add(job.id)
-        if any(reason != NEEDED for reason in left.values()):
-            self._rests[job.id] = (now + config.rescan_s, left)
-        return left
+        with self._sentinel.opened() as root:
+            pending.left, was_removed = retire(root, pending.job, needed, keeps=config.keep_originals)
+        pending.was_removed |= was_removed
+        if any(reason != NEEDED for reason in pending.left.values()):
+            pending.next_try = now + config.rescan_s
 
     def note_rejection(self, job: Job) -> None:
         """Leave a readable note of a faulty drop in the inbox, unless the share refuses it."""
@@ -125,22 +123,11 @@ class Retirer:
         lines += ["", f"Your files are in the outbox: {job.label}.failed/drop/. Drop all of them again."]
         with (
             contextlib.suppress(OSError, files.ChangedError, NotReady),
-            self._opened() as root,
+            self._sentinel.opened() as root,
             files.opened_folder(PurePath(REJECTED_FOLDER), at=root, makes=True) as folder,
         ):
             note = PurePath(f"{job.label}.txt")
             files.replace(note, ("\n".join(lines) + "\n").encode(), is_durable=False, at=folder)
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        """Open the mounted inbox, else raise NotReady: what is missing in it then is gone."""
-        with contextlib.ExitStack() as stack:
-            try:
-                root = stack.enter_context(files.opened_folder(self._inbox))
-            except files.ChangedError as error:
-                raise NotReady(f"inbox unavailable: {self._inbox}: {error}") from error
-            self._sentinel.check_in(root)
-            yield root
 
 
 def retire(root: int, job: Job, needed: Collection[str], *, keeps: bool) -> tuple[dict[str, str], bool]:
@@ -161,7 +148,7 @@ def retire(root: int, job: Job, needed: Collection[str], *, keeps: bool) -> tupl
             reason = _retire_one(root, job, part, needed, keeps=keeps)
         except files.ChangedError:
             reason = ""  # gone, or something new that is not ours to touch
-        except (OSError, files.SourceError) as error:
+        except OSError as error:
             reason = f"accepted but present: {files.cause(error)}"
         if reason:
             left[part.name] = reason
@@ -217,17 +204,14 @@ def _numbers() -> Iterator[str]:
 
 def _refusal(folder: int, part: Part, needed: Collection[str]) -> str | None:
     """Say why a file stays ("" where it is not ours), or None where it may go."""
-    fd = files.open_regular(folder, part.name)
-    try:
-        if Stamp.of(os.fstat(fd)) != part.stamp:
+    with open(files.open_regular(folder, part.name), "rb") as file:
+        if Stamp.of(os.fstat(file.fileno())) != part.stamp:
             return ""  # a new file of the same name
         if not part.sha256:
             return "accepted but present: too large to be kept elsewhere"
         if part.role != "sidecar" and part.name in needed:
             return NEEDED
-        return None if files.hash_fd(fd) == part.sha256 else ""
-    finally:
-        os.close(fd)
+        return None if files.hash_fd(file.fileno()) == part.sha256 else ""
 
 
 def _is_original(folder: int, name: str, part: Part) -> bool:
@@ -236,15 +220,12 @@ def _is_original(folder: int, name: str, part: Part) -> bool:
     Some shares give a renamed file another inode number; there its bytes decide once more.
     """
     try:
-        fd = files.open_regular(folder, name)
+        with open(files.open_regular(folder, name), "rb") as file:
+            now = Stamp.of(os.fstat(file.fileno()))
+            is_alike = (now.size, now.mtime_ns) == (part.size, part.mtime_ns)
+            return is_alike and (now == part.stamp or files.hash_fd(file.fileno()) == part.sha256)
     except files.ChangedError:
         return False
-    try:
-        now = Stamp.of(os.fstat(fd))
-        is_alike = (now.size, now.mtime_ns) == (part.size, part.mtime_ns)
-        return is_alike and (now == part.stamp or files.hash_fd(fd) == part.sha256)
-    finally:
-        os.close(fd)
 
 
 def _keep(root: int, folder: int, aside: str, job: Job, part: Part) -> None:

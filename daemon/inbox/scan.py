@@ -14,7 +14,7 @@ from daemon.errors import NotReady
 from daemon.job import Stamp, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from daemon.inbox.pairing import Group
 
@@ -68,6 +68,21 @@ class Folder:
         return printable(str(self.path / name))
 
 
+def last_changes(
+    stamps: Mapping[str, Stamp], now: float, before: Mapping[str, tuple[Stamp, float]]
+) -> dict[str, tuple[Stamp, float]]:
+    """Note each file of a scan and since when it has looked as it does now; `before` is the last scan's result.
+
+    Modification times are compared for equality only, never with a clock: copies keep old ones, and wall
+    clocks jump. `now` is any monotonic time in seconds.
+    """
+    changes = {}
+    for path, stamp in stamps.items():
+        known = before.get(path)
+        changes[path] = known if known and known[0] == stamp else (stamp, now)
+    return changes
+
+
 def scan(root: Path, ignore: Iterable[str]) -> list[Folder]:
     """List every folder below the resolved `root`, no link followed, each with its own trouble.
 
@@ -94,29 +109,18 @@ def scan(root: Path, ignore: Iterable[str]) -> list[Folder]:
 def _list(root: Path, folder: Folder, ignore: Iterable[str]) -> list[Path]:
     """Fill in one folder, and return the folders in it."""
     below = []
-    with files.opened_folder(root / folder.path) as above:
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=above)
-    try:
-        with os.scandir(fd) as items:
-            for item in items:
-                is_folder = item.is_dir(follow_symlinks=False)
-                if is_ignored(item.name, ignore, is_folder=is_folder):
-                    continue
+    with files.opened_folder(root / folder.path, lists=True) as fd, os.scandir(fd) as items:
+        for item in items:
+            is_folder = item.is_dir(follow_symlinks=False)
+            if is_ignored(item.name, ignore, is_folder=is_folder):
+                continue
+            with contextlib.suppress(OSError):  # it may vanish meanwhile
                 if is_folder:
                     below.append(folder.path / item.name)
+                elif item.is_symlink():
+                    folder.strange[item.name] = "a symbolic link, which is not followed"
+                elif item.is_file(follow_symlinks=False):
+                    folder.stamps[item.name] = Stamp.of(item.stat(follow_symlinks=False))
                 else:
-                    _classify(folder, item)
-    finally:
-        os.close(fd)
+                    folder.strange[item.name] = "not a regular file"
     return below
-
-
-def _classify(folder: Folder, item: os.DirEntry[str]) -> None:
-    """Sort one directory entry; one that vanishes meanwhile is skipped."""
-    with contextlib.suppress(OSError):
-        if item.is_symlink():
-            folder.strange[item.name] = "a symbolic link, which is not followed"
-        elif item.is_file(follow_symlinks=False):
-            folder.stamps[item.name] = Stamp.of(item.stat(follow_symlinks=False))
-        else:
-            folder.strange[item.name] = "not a regular file"

@@ -57,8 +57,12 @@ class Watcher:
         if self.is_up:
             return
         self.stop()
+        others = _threads()
         try:
-            self._start()
+            self._observer = Observer()  # which starts a thread of its own already here
+            self._threads = _threads() - others
+            self._observer.schedule(_Alarm(self._wake), str(self._folder), recursive=True)
+            self._observer.start()
         except (OSError, RuntimeError) as error:  # a limit of inotify or of threads, or a folder that is gone
             self.stop()
             if self._trouble != str(error):
@@ -69,13 +73,6 @@ class Watcher:
         log.info("inbox.watched", folder=str(self._folder), is_restart=self._has_watched)
         self._has_watched = True
         self._wake.set()
-
-    def _start(self) -> None:
-        others = _threads()
-        self._observer = Observer()  # which starts a thread of its own already here
-        self._threads = _threads() - others
-        self._observer.schedule(_Alarm(self._wake), str(self._folder), recursive=True)
-        self._observer.start()
 
     def stop(self) -> None:
         """Stop watching, even if only a part of it was started."""

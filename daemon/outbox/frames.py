@@ -84,15 +84,12 @@ class FrameWriter:
 
     def _write(self, frame: int | None, picture: Picture | None, status: dict[str, Any]) -> None:
         data = images.encode(picture, "png") if picture is not None else None
-        if self._has_preview:
-            self._show(data, status)
-        if frame is not None and data is not None:
-            files.make_folder(self._folder)
-            files.replace(self._folder / f"{frame:04d}.png", data)  # a checkpoint counts on it
-
-    def _show(self, data: bytes | None, status: dict[str, Any]) -> None:
         try:
-            self._outbox.preview(self._job, data, status)
+            if self._has_preview:
+                self._outbox.preview(self._job, data, status)
         except (OSError, NotReady, files.ChangedError) as error:
             self._has_preview = False
             log.warning("outbox.preview_failed", folder=str(self._outbox.live(self._job)), error=str(error))
+        if frame is not None and data is not None:
+            files.make_folder(self._folder)
+            files.replace(self._folder / f"{frame:04d}.png", data)  # a checkpoint counts on it

@@ -6,17 +6,13 @@ import csv
 import io
 import itertools
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HEADER: Final = ("iteration", "size_px", "total", "style", "content", "elapsed_s")
 
-
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of losses.csv."""
 
     iteration: int
@@ -39,10 +35,8 @@ def table(rows: Sequence[Row]) -> bytes:
     """Write losses.csv; every loss is written with all its digits."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(HEADER)
-    for row in rows:
-        losses = (repr(row.total), repr(row.style), repr(row.content))
-        writer.writerow([row.iteration, row.size_px, *losses, f"{row.elapsed_s:.3f}"])
+    writer.writerow(Row._fields)
+    writer.writerows((*row[:-1], f"{row.elapsed_s:.3f}") for row in rows)
     return buffer.getvalue().encode("ascii")
 
 

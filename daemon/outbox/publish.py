@@ -19,8 +19,7 @@ from daemon.errors import NotReady
 from daemon.job import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from daemon.job import Job, Part
@@ -38,15 +37,8 @@ class Outbox:
 
     def __init__(self, root: Path, sentinel: Sentinel) -> None:
         self.root = root
-        self._sentinel = sentinel
-
-    def check(self) -> None:
-        """Raise NotReady while the outbox is away."""
-        self._sentinel.check()
-
-    def opened(self) -> AbstractContextManager[int]:
-        """Hold the outbox by a descriptor, as `Sentinel.opened` does."""
-        return self._sentinel.opened()
+        self.check = sentinel.check
+        self.opened = sentinel.opened
 
     def clean(self, ids: Collection[str]) -> None:
         """Remove what an earlier run left unfinished for these jobs: hidden drafts, and their previews.
@@ -81,9 +73,11 @@ class Outbox:
         """
         texts = {} if picture is None else {"latest.png": picture}
         texts["status.json"] = json.dumps(status).encode()
-        with self.opened() as root, _preview_folder(root, job.label) as folder:
-            for name, data in texts.items():
-                files.replace(PurePath(name), data, is_durable=False, at=folder)
+        with self.opened() as root:
+            for _ in range(_TRIES - 1):  # the end of another job may remove `_running/` at this instant
+                with contextlib.suppress(files.ChangedError):
+                    return _write_preview(root, job.label, texts)
+            return _write_preview(root, job.label, texts)
 
     def end_preview(self, job: Job) -> None:
         """Remove a job's preview, if the outbox lets us."""
@@ -117,7 +111,8 @@ class Outbox:
         with self.opened() as root:
             entry = _find(root, job, "")
             if entry is None:
-                entry = _show(root, job, "", {str(path.relative_to(out)): path for path in _files(out)}, life)
+                found = sorted(path for path in out.rglob("[!.]*") if path.is_file())
+                entry = _show(root, job, "", {str(path.relative_to(out)): path for path in found}, life)
             else:
                 files.fsync_folder(PurePath(), at=root)
             _make_way(root, job)
@@ -126,12 +121,7 @@ class Outbox:
     def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline) -> Path:
         """Show a failure: error.yaml, and the files as they were dropped, to be corrected and dropped again.
 
-        Args:
-            job: job that failed.
-            error: error.yaml.
-            inputs: folder of the accepted files.
-            last_good: path of the last good picture; need not be there.
-            life: lifeline of the calling thread; beats during a long copy.
+        `inputs` is the folder of the accepted files, and `last_good` a picture that need not be there.
 
         Raises:
             NotReady, OSError: as `publish`.
@@ -150,28 +140,16 @@ class Outbox:
 
 def _names(root: int, folder: str) -> list[str]:
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
-    except (FileNotFoundError, NotADirectoryError):
+        with files.opened_folder(PurePath(folder), at=root, lists=True) as fd:
+            return os.listdir(fd)
+    except files.ChangedError:
         return []
-    try:
-        return os.listdir(fd)
-    finally:
-        os.close(fd)
 
 
-@contextlib.contextmanager
-def _preview_folder(root: int, label: str) -> Iterator[int]:
-    """Make and open a preview's folder; the end of another job may remove `_running/` at this instant."""
-    with contextlib.ExitStack() as stack:
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                folder = files.opened_folder(PurePath(RUNNING, label), at=root, makes=True)
-                fd = stack.enter_context(folder)
-                break
-            except files.ChangedError:
-                if not tries_left:
-                    raise
-        yield fd
+def _write_preview(root: int, label: str, texts: Mapping[str, bytes]) -> None:
+    with files.opened_folder(PurePath(RUNNING, label), at=root, makes=True) as folder:
+        for name, data in texts.items():
+            files.replace(PurePath(name), data, is_durable=False, at=folder)
 
 
 def _remove_preview(root: int, label: str) -> None:
@@ -207,7 +185,7 @@ def _put(root: int, target: PurePath, source: Path | bytes, life: Lifeline) -> d
     files.make_folder(target.parent, at=root)
     with source.open("rb") as file:
         try:
-            digest = files.copy_hashed(file.fileno(), target, 1 << 40, life.beat, at=root)
+            digest = files.copy_hashed(file.fileno(), target, life.beat, at=root)
         except files.SourceError as error:  # our own disk: to be waited for like any other
             raise OSError(errno.EIO, str(error), str(source)) from error
     return {"sha256": digest, "size": os.stat(target, dir_fd=root).st_size}
@@ -236,21 +214,17 @@ def _make_way(root: int, job: Job) -> None:
         files.remove_tree(hidden, at=root)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
 def _drop_names(job: Job) -> dict[str, Part]:
-    """Name each dropped file once, though it may play two parts, also where case makes no difference."""
+    """Name each dropped file once, though it may play two parts, as every shell and share takes it.
+
+    Two names differ also where case makes no difference.
+    """
     names: dict[str, Part] = {}
     for part in {part.name: part for part in job.parts if not part.library}.values():
-        name = part.name if _is_plain(part.name) else part.stored
+        name = part.name
+        if printable(name) != name or name.startswith(("-", ".")) or set(name) & _SHARES_REFUSE:
+            name = part.stored
         while name.casefold() in {taken.casefold() for taken in names}:
             name = f"_{name}"
         names[name] = part
     return names
-
-
-def _is_plain(name: str) -> bool:
-    """Tell whether any shell and any share takes a name."""
-    return printable(name) == name and not name.startswith(("-", ".")) and not set(name) & _SHARES_REFUSE

@@ -21,7 +21,6 @@ log = logs.get(__name__)
 
 # A lossless WebP of 200 megapixels, the slowest that was measured, takes 21 s on a core of an AMD EPYC.
 TIME_LIMIT_S: Final = 120.0
-_MODULE: Final = "daemon.sandbox.child"
 _START_S: Final = 120.0
 _END_S: Final = 5.0
 _ANSWER_BYTES: Final = 1 << 16
@@ -55,10 +54,9 @@ class Decoder:
     Used by one thread at a time. The child ends with the thread that started it.
     """
 
-    def __init__(self, max_megapixels: float, time_limit_s: float = TIME_LIMIT_S) -> None:
-        """Refuse larger pictures from their header, and end the decoding of one after a time limit."""
+    def __init__(self, max_megapixels: float) -> None:
+        """Refuse larger pictures from their header."""
         self._arguments = [repr(max_megapixels), str(memory_limit(max_megapixels))]
-        self._time_limit_s = time_limit_s
         self._child: Child | None = None
 
     @property
@@ -86,18 +84,24 @@ class Decoder:
                 answer = self._ask(question, name, life)  # another reason than this picture may have ended it
         except _Ended as end:
             raise JobError(_crash(name, end)) from None
-        return _size(answer, path)
+        if "errno" in answer:
+            number = int(answer["errno"] or errno.EIO)
+            raise OSError(number, os.strerror(number), str(path))
+        if "failure" in answer:
+            raise JobError(Failure.from_dict(answer["failure"]))
+        height, width = answer["size"]
+        return int(height), int(width)
 
     def _ask(self, question: bytes, name: str, life: Lifeline) -> dict[str, Any]:
         """Ask the child, or a new one if it has ended; raises _Ended if it ends without an answer."""
         child = self._ready(life)
         try:
             child.pipe.send_bytes(question)
-            if not child.await_message(life, self._time_limit_s):
+            if not child.await_message(life, TIME_LIMIT_S):
                 self.stop()
                 _require_going_on(life)
                 log.warning("inspector.died", file=name, ended_by="time limit")
-                raise JobError(unreadable(name, f"it takes longer than {self._time_limit_s:g} s to decode"))
+                raise JobError(unreadable(name, f"it takes longer than {TIME_LIMIT_S:g} s to decode"))
             answer: dict[str, Any] = json.loads(child.pipe.recv_bytes(_ANSWER_BYTES))
         except (EOFError, OSError, ValueError):  # it is gone, or its answer makes no sense
             end = _Ended(self._end(child, life))
@@ -111,7 +115,7 @@ class Decoder:
             return self._child
         self.stop()
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves address space
-        child = self._child = Child(_MODULE, self._arguments, environment=environment)
+        child = self._child = Child("daemon.sandbox.child", self._arguments, environment=environment)
         try:
             is_answered = child.await_message(life, _START_S)
             if is_answered and child.pipe.recv_bytes(_ANSWER_BYTES) == READY:
@@ -140,16 +144,6 @@ def _require_going_on(life: Lifeline) -> None:
     """Raise NotTaken once the thread should stop."""
     if life.is_stopping:
         raise NotTaken("asked to stop")
-
-
-def _size(answer: dict[str, Any], path: Path) -> tuple[int, int]:
-    if "errno" in answer:
-        number = int(answer["errno"] or errno.EIO)
-        raise OSError(number, os.strerror(number), str(path))
-    if "failure" in answer:
-        raise JobError(Failure.from_dict(answer["failure"]))
-    height, width = answer["size"]
-    return int(height), int(width)
 
 
 def _crash(name: str, end: _Ended) -> Failure:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from daemon import images, logs
 from daemon.errors import Failure, JobError, NotReady, NotTaken
-from daemon.inbox.intake import Inbox, Report, Waiting
+from daemon.inbox.intake import Inbox
 from daemon.inbox.retire import Retirer
 from daemon.inbox.scan import STAGE_S
 from daemon.inbox.watcher import Watcher
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.inbox.intake import Look
+    from daemon.inbox.intake import Report
     from daemon.job import Drop, Job, Part
     from daemon.lifeline import Lifeline
     from daemon.sandbox.client import Decoder
@@ -36,17 +36,6 @@ log = logs.get(__name__)
 
 _LEAST_S: Final = 0.1
 _OPERATORS_S: Final = 1.0  # the longest wait without a look at what operators asked for
-
-
-@dataclass
-class _Turn:
-    """What gathers up during one turn."""
-
-    now: float
-    waiting: dict[str, str]
-    dues: list[float]
-    accepted: list[Job] = field(default_factory=list)
-    obstacle: NotReady | None = None
 
 
 def accept_drop(drop: Drop, spool: Spool, decoder: Decoder, max_bytes: int, life: Lifeline) -> StoredJob:
@@ -119,7 +108,7 @@ class IntakeThread:
         self._situation = situation
         self._settler = settler
         self._life = life
-        self._retirer = Retirer(self._config.folders.inbox.resolve(), sentinel)
+        self._retirer = Retirer(sentinel)
         self._inbox = Inbox(self._config, self._retirer, life)
         self._announced: set[str] = set()  # ids of accepted jobs that were counted and logged
 
@@ -141,8 +130,8 @@ class IntakeThread:
             report = self.turn(time.monotonic())
             self._life.wait(_LEAST_S)  # a copy sends thousands of events; one look for many is enough
             longest_s = backoff.PAUSE_S if report is None else self._config.inbox.rescan_s
-            if report is not None and report.due_s is not None:
-                longest_s = min(longest_s, report.due_s + 0.01)
+            if report is not None:
+                longest_s = min([longest_s, *(due_s + 0.01 for due_s in report.dues)])
             self._wait_for_news(longest_s)
         watcher.stop()
         self._decoder.stop()
@@ -175,7 +164,6 @@ class IntakeThread:
         Returns None where the inbox or the spool does not allow it now.
         """
         self._life.beat()
-        begun = time.monotonic()
         try:
             self._sentinel.check()
             report = self._turn(now)
@@ -189,46 +177,39 @@ class IntakeThread:
         self._situation.report, self._situation.last_scan = report, time.time()
         self.is_at_rest = report.is_at_rest and not report.accepted
         counts = {"accepted": len(report.accepted), "waiting": len(report.waiting)}
-        log.debug("inbox.rescanned", files=report.files, **counts, elapsed_s=round(time.monotonic() - begun, 4))
+        elapsed_s = round(time.monotonic() - report.begun, 4)
+        log.debug("inbox.rescanned", files=report.files, **counts, elapsed_s=elapsed_s)
         return report
 
     def _turn(self, now: float) -> Report:
         self._inbox.config = self._config
-        look = self._inbox.look(now)
-        turn = _Turn(now, look.waiting, [] if look.due_s is None else [look.due_s])
-        self._accept_complete(look.drops, turn)
-        self._retire_accepted(look, turn)
-        self._inbox.log_waiting(turn.waiting)
-        return Report(
-            accepted=tuple(turn.accepted),
-            waiting=tuple(Waiting(path, reason) for path, reason in sorted(turn.waiting.items())),
-            files=look.files,
-            due_s=min(turn.dues, default=None),
-            is_at_rest=not turn.dues and turn.obstacle is None,
-            obstacle=turn.obstacle,
-        )
+        report = self._inbox.look(now)
+        self._accept_complete(report)
+        self._retire_accepted(report)
+        self._inbox.log_waiting(report.waiting)
+        return report
 
     # Accepting
 
-    def _accept_complete(self, drops: Iterable[Drop], turn: _Turn) -> None:
+    def _accept_complete(self, report: Report) -> None:
         """Accept one drop after the other, until the time is up or the service stops."""
         end = time.monotonic() + STAGE_S
-        for drop in drops:
+        for drop in report.drops:
             if self._life.is_stopping or time.monotonic() > end:
-                turn.dues.append(0.0)
+                report.dues.append(0.0)
                 return
             try:
                 job = self._accept(drop)
             except NotTaken as error:
-                self._inbox.doubt(drop, str(error), turn.now)
-                turn.waiting[drop.path] = f"not ready: {error}"
+                self._inbox.doubt(drop, str(error), report.now)
+                report.waiting[drop.path] = f"not ready: {error}"
                 if drop.doubt_s:
-                    turn.dues.append(drop.doubt_s)
+                    report.dues.append(drop.doubt_s)
             except NotReady as error:  # no room for this one; a smaller one may do
-                turn.obstacle = turn.obstacle or error
-                turn.waiting[drop.path] = str(error)
+                report.obstacle = report.obstacle or error
+                report.waiting[drop.path] = str(error)
             else:
-                turn.accepted.append(job)
+                report.accepted.append(job)
 
     def _accept(self, drop: Drop) -> Job:
         """Commit a drop to the spool, else raise NotTaken or NotReady; a faulty one is ended at once."""
@@ -261,19 +242,20 @@ class IntakeThread:
 
     # Retiring
 
-    def _retire_accepted(self, look: Look, turn: _Turn) -> None:
+    def _retire_accepted(self, report: Report) -> None:
         """Remove the originals of what is accepted, and say why those that stay are there."""
         gone: set[str] = set()
         left: dict[str, str] = {}
-        for retired in self._retirer.retire(look.folders, turn.now, self._config.inbox):
+        for retired in self._retirer.retire(report.folders, report.now, self._config.inbox):
             gone |= retired.gone
             left |= retired.left
             if retired.is_put_off:
-                turn.dues.append(0.0)
+                report.dues.append(0.0)
             if not retired.left:
                 self._spool.set_retired(retired.id, was_removed=retired.was_removed)
                 self._retirer.forget(retired.id)
-        turn.waiting = {path: why for path, why in turn.waiting.items() if path not in gone} | left
+        present = {path: why for path, why in report.waiting.items() if path not in gone}
+        report.waiting = dict(sorted((present | left).items()))
 
     # Operators
 

@@ -31,7 +31,6 @@ log = logs.get(__name__)
 
 _LISTED: Final = 200
 _QUEUE_LISTED: Final = 20
-_NO_REPORT: Final = Report((), (), 0, None, is_at_rest=False)
 
 
 class Counts(NamedTuple):
@@ -51,7 +50,7 @@ class Situation:
     state: str = "starting"
     started: float = field(default_factory=time.monotonic)
     backoff: Backoff = field(default_factory=Backoff)
-    report: Report = _NO_REPORT
+    report: Report = field(default_factory=Report)
     last_scan: float | None = None  # Unix time
     is_watcher_up: bool | None = None
     info: EngineInfo | None = None
@@ -115,6 +114,7 @@ class Status:
         queue, paused = self._spool.entries(State.QUEUED), now.paused
         jobs = [asdict(progress) for progress in self._attempts.progress()]
         engine = asdict(now.info) if now.info else None
+        waiting = list(now.report.waiting.items())
         return {
             "state": "paused" if now.state == "running" and paused else now.state,
             "paused": paused,
@@ -130,8 +130,8 @@ class Status:
             "jobs": jobs,
             "queued": len(queue),
             "queue": [{"id": entry.id, "name": entry.label} for entry in queue[:_QUEUE_LISTED]],
-            "waiting": [asdict(item) for item in now.report.waiting[:_LISTED]],
-            "waiting_count": len(now.report.waiting),
+            "waiting": [{"path": path, "reason": why} for path, why in waiting[:_LISTED]],
+            "waiting_count": len(waiting),
             "run": self.counts._asdict(),
         }
 

@@ -62,7 +62,7 @@ class Upkeep:
         self._report(is_final=True)
 
     def _report(self, *, is_final: bool) -> None:
-        waiting = [(item.path, item.reason) for item in self.situation.report.waiting]
+        waiting = list(self.situation.report.waiting.items())
         with self._best_effort("summary"):
             self.report.write(waiting, is_final=is_final)
 

@@ -46,7 +46,7 @@ def copy(drop: Drop, folder: Path, max_bytes: int, life: Lifeline) -> Draft:
         stored = f"{part.role}-{counts[part.role]}{_safe_suffix(part.name)}"
         counts[part.role] += 1
         if part.size <= max_bytes:
-            digest = _copy_part(part, drop.folder_of(part), draft.inputs / stored, max_bytes, life)
+            digest = _copy_part(part, drop.folder_of(part), draft.inputs / stored, life)
         elif failure is None:
             message = f"{name}: {part.size} bytes is more than {max_bytes}"
             hint = "use a smaller file, or raise inbox.max_file_mb"
@@ -62,7 +62,7 @@ def _safe_suffix(name: str) -> str:
     return suffix if suffix.isascii() and suffix[1:].isalnum() and len(suffix) <= 6 else ""  # noqa: PLR2004
 
 
-def _copy_part(part: Part, source: Path, target: Path, max_bytes: int, life: Lifeline) -> str:
+def _copy_part(part: Part, source: Path, target: Path, life: Lifeline) -> str:
     """Copy one file if it is still, and remains, the file that was seen."""
 
     def beat() -> None:
@@ -78,11 +78,9 @@ def _copy_part(part: Part, source: Path, target: Path, max_bytes: int, life: Lif
     try:
         if Stamp.of(os.fstat(fd)) != part.stamp:
             raise NotTaken(f"{name} changed")
-        digest = files.copy_hashed(fd, target, max_bytes, beat)
+        digest = files.copy_hashed(fd, target, beat)
         if Stamp.of(os.fstat(fd)) != part.stamp:
             raise NotTaken(f"{name} changed while it was copied")
-    except files.TooLargeError:
-        raise NotTaken(f"{name} grew while it was copied") from None
     except files.SourceError as error:
         raise NotTaken(f"{name} cannot be read: {error}") from None
     finally:

@@ -73,7 +73,7 @@ def test_a_drop_without_room_holds_up_no_smaller_one(
     with monkeypatch.context() as patch, capture_logs() as records:
         patch.setattr(stepper.service.spool, "draft", draft)
         wait_for(lambda: stepper.turn() or tree.spool.count(State.DONE), "the small one to be painted")
-        reasons = {item.path: item.reason for item in stepper.service.situation.report.waiting}
+        reasons = stepper.waiting
         assert reasons["a-big.yaml"] == "no room"
         assert stepper.service.situation.paused == {"inbox": "no room"}
     assert [record["reason"] for record in records if record["event"] == "service.paused"] == ["no room"]
@@ -89,7 +89,7 @@ def test_a_bottomless_tree_is_not_followed(make_tree: Callable[[], Tree]) -> Non
     tree.drop("good")
     stepper = Stepper(tree.config, FakeEngine())
     wait_for(lambda: stepper.turn() or tree.spool.count(State.DONE), "the good one to be painted")
-    (reason,) = [item.reason for item in stepper.service.situation.report.waiting]
+    (reason,) = stepper.waiting.values()
     assert reason == f"nested deeper than {MAX_DEPTH} folders"
 
 

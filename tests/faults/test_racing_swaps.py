@@ -120,7 +120,7 @@ class Scene:
     def drop(self) -> Drop:
         """Make the drop, as the scan saw it."""
         parts = [
-            Part.seen(role, name, Stamp.of((self.folder / name).stat()))  # type: ignore[arg-type]
+            Part(role, name).seen(Stamp.of((self.folder / name).stat()))  # type: ignore[arg-type]
             for role, name in ROLES.items()
         ]
         return Drop("a", Path("sub/deep"), tuple(parts), "default", Settings(), inbox=self.inbox)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.fakes import FakeEngine
+from support.programs import NAMESPACE, run_program
 from support.trees import NearDecoder, Tree, wait_for
 
 from daemon import config, safe_yaml
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from daemon.job import Step
 
-_AS_ROOT = os.geteuid() == 0
-_NAMESPACE = ["unshare", "--mount"] if _AS_ROOT else ["unshare", "--map-root-user", "--mount"]
 _OBEYING = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root, but permissions hold
 
 
@@ -273,13 +271,13 @@ def namespace() -> list[str]:
     """Give the command that starts another one in a mount namespace; skip where the kernel does not let us."""
     try:
         done = subprocess.run(
-            [*_NAMESPACE, *_OBEYING, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
+            [*NAMESPACE, *_OBEYING, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
         )
     except FileNotFoundError as error:
         pytest.skip(f"no {error.filename}")
     if done.returncode:
         pytest.skip(f"no mount namespace: {done.stderr.decode()}")
-    return _NAMESPACE
+    return NAMESPACE
 
 
 @pytest.mark.parametrize(
@@ -292,16 +290,7 @@ def namespace() -> list[str]:
 def test_the_service_waits_and_goes_on(name: str, tmp_path: Path, namespace: list[str]) -> None:
     """It pauses with a reason, loses nothing, shows nothing half, and resumes once the cause is gone."""
     command = [*namespace, *(_OBEYING if name == "unreadable" else []), sys.executable, __file__]
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [*command, name, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here.parent)])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run_program([*command, name, str(tmp_path)])
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pytest
 from support.fakes import Disk
+from support.programs import NAMESPACE, run_program
 from support.trees import digest
 
 from daemon.errors import NotReady
@@ -159,10 +160,6 @@ def test_nothing_is_written_under_the_mount_point(action: str, tmp_path: Path, t
 # With a real mount
 
 
-_AS_ROOT = os.geteuid() == 0
-_NAMESPACE = ["unshare", "--mount"] if _AS_ROOT else ["unshare", "--map-root-user", "--mount"]
-
-
 class MountedScene(Scene):
     """An outbox on a share that is really mounted."""
 
@@ -189,21 +186,11 @@ class MountedScene(Scene):
 def test_nothing_is_written_under_a_real_mount_point(action: str, tmp_path: Path) -> None:
     """The same with a bind mount that is really taken away, in a mount namespace of its own."""
     probe = subprocess.run(
-        [*_NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
+        [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
     )
     if probe.returncode:
         pytest.skip(f"no mount namespace: {probe.stderr.decode()}")
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [*_NAMESPACE, sys.executable, __file__, action, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here.parent)])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert int(done.stdout.splitlines()[-1]) > 3
+    assert int(run_program([*NAMESPACE, sys.executable, __file__, action, str(tmp_path)]).splitlines()[-1]) > 3
 
 
 if __name__ == "__main__":

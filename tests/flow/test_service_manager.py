@@ -417,7 +417,7 @@ def test_the_inbox_rules_apply_after_a_reload(tree: Tree, run: Runs) -> None:
     tree.drop("sea")
 
     def waits() -> bool:
-        waiting = {item.path: item.reason for item in running.service.situation.report.waiting}
+        waiting = running.service.situation.report.waiting
         return waiting.get("sea.yaml") == "still being written"
 
     wait_for(waits, "the drop to be seen", END_S)
@@ -437,7 +437,7 @@ def test_sidecars_are_read_again_when_the_defaults_change(tree: Tree, run: Runs)
     aside = picture.rename(tree.config.folders.spool / "aside")
 
     def waits() -> bool:
-        return any("waiting for sea.jpg" in item.reason for item in running.service.situation.report.waiting)
+        return any("waiting for sea.jpg" in why for why in running.service.situation.report.waiting.values())
 
     wait_for(waits, "the sidecar to be read", END_S)
     _adopt(running, defaults={"seed": 11})

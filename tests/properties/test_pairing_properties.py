@@ -33,9 +33,9 @@ def test_a_group_consists_of_what_is_there(names: list[str], name: str, text: st
     group = pairing.pair_sidecar(name, sidecar.parse(text.encode(), name), Names(names), Names(library))
 
     assert group.trigger == name
-    for member in group.members:
-        assert member.name in (library if member.library else names)
-    roles = [member.role for member in group.members]
+    for part in group.parts:
+        assert part.name in (library if part.library else names)
+    roles = [part.role for part in group.parts]
     if not group.missing and not sidecar.parse(text.encode(), name).faults:
         assert roles.count("content") == 1
         assert roles.count("style") == 1
@@ -46,7 +46,7 @@ def test_no_file_is_in_two_bare_pairs(names: list[str]) -> None:
     """Bare pairs are disjoint, of existing files, and never of sidecars."""
     groups = pairing.pair_bare(names, [], [])
 
-    used = [member.name for group in groups for member in group.members]
+    used = [part.name for group in groups for part in group.parts]
     assert len(used) == len(set(used)) == 2 * len(groups)
     assert set(used) <= set(names)
     assert not any(map(pairing.is_sidecar, used))

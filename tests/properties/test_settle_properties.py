@@ -19,7 +19,7 @@ from support.trees import folder_in_memory
 
 from daemon import config as config_module
 from daemon import files
-from daemon.inbox.settle import Settle
+from daemon.inbox.scan import last_changes
 from daemon.job import Stamp
 from daemon.lifeline import Lifeline
 from daemon.spool import Spool
@@ -35,12 +35,12 @@ NAMES = st.sampled_from(["a", "b", "c"])
 
 
 class Interleaving(RuleBasedStateMachine):
-    """A folder with writers, a clock, and a Settle that scans now and then."""
+    """A folder with writers, a clock, and scans now and then."""
 
     def __init__(self) -> None:
         """Begin with an empty folder and no scan."""
         super().__init__()
-        self.settle = Settle()
+        self.last_changes: dict[str, tuple[Stamp, float]] = {}
         self.now = 100.0
         self.files: dict[str, Stamp] = {}
         self.changes: dict[str, list[tuple[float, Stamp | None]]] = {}
@@ -88,7 +88,7 @@ class Interleaving(RuleBasedStateMachine):
     @rule()
     def scan(self) -> None:
         """Observe everything as it is."""
-        self.settle.observe(dict(self.files), self.now)
+        self.last_changes = last_changes(self.files, self.now, self.last_changes)
         self.scans.append((self.now, dict(self.files)))
 
     @invariant()
@@ -100,7 +100,7 @@ class Interleaving(RuleBasedStateMachine):
                 if seen.get(name) != stamp:
                     break
                 since = time
-            assert self.settle.quiet_s(name, self.now) == self.now - since
+            assert self.last_changes[name] == (stamp, since)
 
     @invariant()
     def nothing_is_quiet_longer_than_since_its_change(self) -> None:
@@ -108,7 +108,7 @@ class Interleaving(RuleBasedStateMachine):
         scanned_at, seen = self.scans[-1]
         for name, stamp in seen.items():
             times = [time for time, state in self.changes[name] if state == stamp and time <= scanned_at]
-            assert self.settle.quiet_s(name, self.now) <= self.now - times[0]
+            assert self.last_changes[name][1] >= times[0]
 
 
 TestInterleaving = Interleaving.TestCase

@@ -121,9 +121,9 @@ def test_any_text_names_files_of_its_folder_only(data: bytes) -> None:
         assert not set(name) & set("/\\\0")
         assert name.strip() not in {"", ".", ".."}
     group = pairing.pair_sidecar("s.yaml", read, pairing.Names(FILES), pairing.Names(LIBRARY))
-    assert {member.name for member in group.members} <= {*FILES, *LIBRARY}
+    assert {part.name for part in group.parts} <= {*FILES, *LIBRARY}
     if not read.faults and not group.missing:
-        assert {member.role for member in group.members} >= {"content", "style"}
+        assert {part.role for part in group.parts} >= {"content", "style"}
 
 
 @given(TEXTS)

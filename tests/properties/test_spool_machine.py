@@ -118,7 +118,7 @@ class SpoolMachine(RuleBasedStateMachine):
         for role, data in (("content", content), ("style", b"a style ")):
             path = self.inbox / f"{role}-{self.dropped}.png"
             path.write_bytes(data + str(self.dropped).encode())
-            parts.append(Part.seen(role, path.name, Stamp.of(path.stat())))  # type: ignore[arg-type]
+            parts.append(Part(role, path.name).seen(Stamp.of(path.stat())))  # type: ignore[arg-type]
         return Drop(f"drop-{self.dropped}", self.inbox, tuple(parts), "default", Settings(priority=priority))
 
     def _enter(self, entry: StoredJob, drop: Drop, failure: Reason | None) -> None:

@@ -122,7 +122,7 @@ class Desk:
             assert self.pauses.error
             raise self.pauses.error
         self.accepted += self.report.accepted
-        return list(self.report.accepted)
+        return self.report.accepted
 
     def settle(self) -> list[Job]:
         """See what is there, and see it again once it is quiet."""
@@ -136,7 +136,7 @@ class Desk:
     def waiting(self) -> dict[str, str]:
         """What waits, and why."""
         assert self.report
-        return {item.path: item.reason for item in self.report.waiting}
+        return self.report.waiting
 
     def write(self, name: str, **keys: Any) -> Path:
         """Write a sidecar."""

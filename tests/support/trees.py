@@ -220,7 +220,7 @@ class Stepper:
     @property
     def waiting(self) -> dict[str, str]:
         """What waits in the inbox, and why."""
-        return {item.path: item.reason for item in self.service.situation.report.waiting}
+        return self.service.situation.report.waiting
 
     def until_quiet(self, deadline_s: float = 5) -> list[Ending]:
         """Turn until nothing is left to do, three times in a row; returns the endings."""

@@ -8,7 +8,8 @@ import pytest
 
 from daemon import sidecar
 from daemon.inbox import pairing
-from daemon.inbox.pairing import Group, Member, Names
+from daemon.inbox.pairing import Group, Names
+from daemon.job import Part
 
 NFC = unicodedata.normalize("NFC", "fête.jpg")
 NFD = unicodedata.normalize("NFD", "fête.jpg")
@@ -22,7 +23,7 @@ def pair(text: str, names: list[str], *, name: str = "sunset.yaml", library: lis
 
 def members(group: Group) -> list[tuple[str, str]]:
     """List roles and names."""
-    return [(member.role, member.name) for member in group.members]
+    return [(part.role, part.name) for part in group.parts]
 
 
 @pytest.mark.parametrize("name", ["a.yaml", "a.yml", "A.YAML", "a.b.Yml"])
@@ -98,10 +99,10 @@ def test_a_blend_keeps_order_and_weights() -> None:
     """Several styles are members in the sidecar's order, each with its weight."""
     group = pair("{content: a, style: [{image: z, weight: 2}, b, {image: c, weight: 0}]}", ["a", "b", "c", "z"])
 
-    assert group.members[2:] == (
-        Member("style", "z", 2.0),
-        Member("style", "b", 1.0),
-        Member("style", "c", 0.0),
+    assert group.parts[2:] == (
+        Part("style", "z", weight=2.0),
+        Part("style", "b", weight=1.0),
+        Part("style", "c", weight=0.0),
     )
 
 
@@ -137,11 +138,11 @@ def test_the_library_lends_styles_that_are_not_in_the_folder() -> None:
         "{content: photo.jpg, style: [Wave.jpg, scream.jpg], init: scream.jpg}", ["scream.jpg"], library=library
     )
 
-    assert Member("style", "wave.jpg", 1.0, library=True) in group.members
-    assert Member("style", "scream.jpg", 1.0, library=False) in group.members
+    assert Part("style", "wave.jpg", weight=1.0, library=True) in group.parts
+    assert Part("style", "scream.jpg", weight=1.0, library=False) in group.parts
     assert group.missing == ("photo.jpg",)
     assert "wave.jpg" not in group.local_names
-    assert group.members[-1] == Member("init", "scream.jpg")
+    assert group.parts[-1] == Part("init", "scream.jpg")
 
 
 def test_the_library_knows_no_convention() -> None:

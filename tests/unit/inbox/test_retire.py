@@ -47,7 +47,7 @@ def _retire(tmp_path: Path, job: Job, *needed: str, keeps: bool = False) -> dict
 def _note(inbox: Path, job: Job) -> None:
     sentinel = Sentinel(inbox, "inbox", inbox / ".met")
     sentinel.establish()
-    retire.Retirer(inbox, sentinel).note_rejection(job)
+    retire.Retirer(sentinel).note_rejection(job)
 
 
 def test_unchanged_originals_go(tmp_path: Path, drop: dict[str, Path]) -> None:

@@ -270,7 +270,7 @@ def test_a_stop_ends_a_turn_early(desk: Desk) -> None:
     desk.spool.stop_after = 2
     assert stems(desk.turn(SETTLE_S)) == ["p1", "p2"]
     assert desk.report
-    assert (desk.report.is_at_rest, desk.report.due_s) == (False, 0.0)
+    assert (desk.report.is_at_rest, desk.report.dues) == (False, [0.0])
     desk.stop.clear()
     desk.spool.stop_after = 4
     assert stems(desk.turn()) == ["p3", "p10"]

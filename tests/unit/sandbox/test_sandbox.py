@@ -68,8 +68,8 @@ def make() -> Iterator[Make]:
     """Make decoders of a test's own, for pictures of one megapixel."""
     made: list[Decoder] = []
 
-    def build(max_megapixels: float = MEGAPIXELS, **options: Any) -> Decoder:
-        made.append(Decoder(max_megapixels, **options))
+    def build(max_megapixels: float = MEGAPIXELS) -> Decoder:
+        made.append(Decoder(max_megapixels))
         return made[-1]
 
     yield build
@@ -379,9 +379,12 @@ def test_a_disk_that_fails_is_no_fault_of_the_picture(make: Make, tmp_path: Path
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
 
 
-def test_a_picture_that_never_ends_is_ended(make: Make, tmp_path: Path, poison: None) -> None:
+def test_a_picture_that_never_ends_is_ended(
+    make: Make, tmp_path: Path, poison: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Past the time limit the decoder is ended, and the picture has failed; the next one is decoded."""
-    decoder = make(time_limit_s=1.0)
+    monkeypatch.setattr(client, "TIME_LIMIT_S", 1.0)
+    decoder = make()
     decoder.size(saved(tmp_path / "a.png"), "a", LIFE)
     pid, begun = decoder.pid, time.monotonic()
     found = failure(decoder, saved(tmp_path / "b.png", 104))
@@ -408,8 +411,9 @@ def test_the_wait_for_a_decoder_has_heartbeats(
     beats: list[float] = []
     life = Lifeline()
     monkeypatch.setattr(life, "beat", lambda: beats.append(time.monotonic()))
+    monkeypatch.setattr(client, "TIME_LIMIT_S", 2.0)
     with pytest.raises(JobError, match="longer than 2 s"):
-        make(time_limit_s=2.0).size(saved(tmp_path / "b.png", 104), "b", life)
+        make().size(saved(tmp_path / "b.png", 104), "b", life)
     assert len(beats) >= 4  # in two seconds; 20, on a machine with nothing else to do
 
 

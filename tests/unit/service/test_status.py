@@ -13,7 +13,7 @@ from support.fakes import INFO
 
 from daemon import files, lifeline
 from daemon.errors import PauseKind
-from daemon.inbox.intake import Report, Waiting
+from daemon.inbox.intake import Report
 from daemon.lifeline import Lifeline
 from daemon.service import status
 from daemon.service.backoff import Pause
@@ -105,8 +105,8 @@ def test_all_running_jobs_are_listed_and_the_first_one_is_the_job(desk: Desk) ->
 
 def test_the_status_says_what_waits_and_why(desk: Desk) -> None:
     """Pauses make it `paused`, a closed window is named, and a thousand waiting files are only counted."""
-    waiting = tuple(Waiting(f"{number}.yaml", "waiting for x.png") for number in range(1000))
-    desk.situation.report = Report((), waiting, 1000, None, is_at_rest=True)
+    waiting = {f"{number}.yaml": "waiting for x.png" for number in range(1000)}
+    desk.situation.report = Report(waiting=waiting)
     document = desk.read()
     assert document["state"] == "running"
     assert (len(document["waiting"]), document["waiting_count"]) == (200, 1000)

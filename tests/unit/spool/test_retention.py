@@ -66,7 +66,7 @@ def _accepted(spool: Spool, stem: str, *, is_written: bool = False) -> StoredJob
     paths = {"content": folder / f"{stem}.png", "style": folder / f"{stem}-style.png"}
     for seed, path in enumerate(paths.values() if not is_written else ()):
         save(path, seed)
-    parts = tuple(Part.seen(role, path.name, Stamp.of(path.stat())) for role, path in paths.items())
+    parts = tuple(Part(role, path.name).seen(Stamp.of(path.stat())) for role, path in paths.items())
     return accept(spool, Drop(stem, folder, parts, "default", Settings()))
 
 

@@ -44,7 +44,7 @@ def accept(spool: Spool, tmp_path: Path) -> Callable[[str], StoredJob]:
         parts = []
         for seed, role in enumerate(("content", "style")):
             path = save(folder / f"{stem}.{role}.png", seed)
-            parts.append(Part.seen(role, path.name, Stamp.of(path.stat())))  # type: ignore[arg-type]
+            parts.append(Part(role, path.name).seen(Stamp.of(path.stat())))  # type: ignore[arg-type]
         drop = Drop(stem, folder, tuple(parts), "default", Settings())
         return accept_drop(spool, drop)
 

@@ -39,7 +39,7 @@ def _drop(folder: Path, stem: str = "sea", **settings: int) -> Drop:
     for role, path in paths.items():
         if not path.exists():
             save(path, len(stem))
-        parts.append(Part.seen(role, path.name, Stamp.of(path.stat())))  # type: ignore[arg-type]
+        parts.append(Part(role, path.name).seen(Stamp.of(path.stat())))  # type: ignore[arg-type]
     return Drop(stem, folder, tuple(parts), "default", Settings(**settings))
 
 
@@ -93,7 +93,7 @@ def test_a_sidecar_that_changed_since_it_was_read_is_not_taken(spool: Spool, tmp
     drop = _drop(tmp_path / "in")
     path = tmp_path / "in" / "sea.yaml"
     path.write_text("size: 64")
-    part = Part.seen("sidecar", path.name, Stamp.of(path.stat()))
+    part = Part("sidecar", path.name).seen(Stamp.of(path.stat()))
     changed = replace(drop, parts=(part, *drop.parts), sidecar_sha256="0" * 64)
     with pytest.raises(NotTaken, match=r"sea\.yaml changed while it was read"):
         accept(spool, changed)
