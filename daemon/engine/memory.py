@@ -73,7 +73,7 @@ class Work:
     style_layers: Collection[str]
     precision: str  # float32 or bfloat16, of the convolutions
     optimizer: str  # adam or lbfgs
-    backward: Backward = "gradient"  # how gradients go back; see `transfer.backend.convolutions`
+    backward: Backward = "gradient"  # how gradients go back; see `transfer.backend.operations`
     is_on_gpu: bool = False
 
 

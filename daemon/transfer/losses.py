@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import tensorflow as tf
 
-from daemon.transfer.backend.gram_product import gram_product
+from daemon.transfer.backend.operations import gram_product
 
 if TYPE_CHECKING:
     from daemon.transfer import Tensor

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from daemon.transfer import losses, pixels
-from daemon.transfer.backend import device
-from daemon.transfer.backend.compile import FEATURES, GRAM, PICTURE, SCALAR, compiled
+from daemon.transfer.backend import footprint
+from daemon.transfer.backend.tensors import FEATURES, GRAM, PICTURE, SCALAR, compiled
 from daemon.transfer.backend.tiles import Sums, Tiles
 from daemon.transfer.losses import Loss, Statistics, Targets
 from daemon.transfer.optimizers import OPTIMIZERS
@@ -123,7 +123,7 @@ class TiledStep(_Step):
             loss = self._loss_of(means, targets)  # () each
         upstream = tape.gradient(loss.total, means)
         gradient = self._tiles.gradient(image, targets.content, upstream)  # (1, H, W, 3); forward and backward
-        device.trim()  # the update needs the room that the tiles took
+        footprint.trim()  # the update needs the room that the tiles took
         moved, state = self._update(image, gradient, loss.total, state)  # (1, H, W, 3)
         return guarded(image, loss), moved, state
 

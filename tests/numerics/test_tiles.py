@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from daemon.settings import LAYERS
 from daemon.transfer import losses, pixels
-from daemon.transfer.backend import device, processor, tile_layout, tiles
+from daemon.transfer.backend import device, footprint, tile_layout, tiles
 from daemon.transfer.backend.tile_layout import GRID_PX, Span
 from daemon.transfer.losses import Loss, Targets
 from daemon.transfer.optimizers import Adam
@@ -222,7 +222,7 @@ def test_bfloat16_by_tiles_is_bfloat16_of_the_whole_picture(
     assert float(found.total) == pytest.approx(float(expected.total), rel=1e-4)
     assert distance(by_parts, gradient) < 0.5 * distance(exact, gradient)
     # Where the processor does not multiply bfloat16 Eigen computes, and rounds otherwise: 0.0115 on AVX2.
-    assert distance(by_parts, gradient) < (0.01 if processor.multiplies_bfloat16() else 0.02)
+    assert distance(by_parts, gradient) < (0.01 if device.multiplies_bfloat16() else 0.02)
 
 
 def test_no_size_of_picture_or_tile_compiles_anything_again(
@@ -310,7 +310,7 @@ def test_the_memory_of_the_tiles_is_returned_before_the_update(
     step, done, image = by_tiles(narrow), [], tf.zeros((1, 16, 16, 3))
     gradient, update = tiles.Tiles.gradient, Adam.update
     monkeypatch.setattr(tiles.Tiles, "gradient", lambda *more: (done.append("tiles"), gradient(*more))[1])
-    monkeypatch.setattr(device, "trim", lambda: done.append("trim"))
+    monkeypatch.setattr(footprint, "trim", lambda: done.append("trim"))
     monkeypatch.setattr(Adam, "update", lambda *more: (done.append("update"), update(*more))[1])
     step.step(image, targets_of(16, 16), step.optimizer.start(image, 1.0))
     assert done == ["tiles", "trim", "update"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import tensorflow as tf
 
-from daemon.transfer.backend.compile import FEATURES, GRAM, PICTURE, SCALAR, compiled
-from daemon.transfer.backend.gram_product import gram_product
+from daemon.transfer.backend.operations import gram_product
+from daemon.transfer.backend.tensors import FEATURES, GRAM, PICTURE, SCALAR, compiled
 from daemon.transfer.backend.tile_layout import Tile, borders, feature_px, halo_px, spans
 
 if TYPE_CHECKING:
