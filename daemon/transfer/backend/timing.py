@@ -51,5 +51,4 @@ def _gain(usual: Any, other: Any) -> float:
     """Divide the fewest seconds of two compiled functions, timed in turns, since the machine may be busy."""
     timers = [timeit.Timer("run().numpy()", globals={"run": function}) for function in (usual, other)]
     rounds = [[timer.timeit(1) for timer in timers] for _ in range(1 + ROUNDS)]  # the first one also compiles
-    usual_s, other_s = (min(times) for times in zip(*rounds, strict=True))
-    return usual_s / other_s
+    return min(usual_s for usual_s, _ in rounds) / min(other_s for _, other_s in rounds)
