@@ -19,7 +19,7 @@ from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
 from daemon.lifeline import Lifeline
 from daemon.transfer import weights
-from daemon.transfer.backend import device, gpu_memory
+from daemon.transfer.backend import device, footprint
 from daemon.transfer.scales import Subject
 from daemon.transfer.vgg19 import Vgg19
 
@@ -94,16 +94,16 @@ class LocalEngine:
     def stylize(self, request: Request, life: Lifeline = _NEVER_STOPPED) -> Generator[Plan | Step, None, None]:
         """Plan, decode the pictures and paint, from the last good checkpoint on; see `Engine.stylize`."""
         painter, info = self._load()
-        device.begin_peak()
+        footprint.begin_peak()
         try:
-            with device.out_of_memory_as_engine_error():
+            with footprint.out_of_memory_as_engine_error():
                 yield from self._paint(painter, info, request, life)
                 return
         except EngineError as error:
             exhausted = EngineError(error.message, error.reason)
         self._prefetcher.forget()  # after the error is gone, whose traceback holds the picture's tensors
         gc.collect()
-        device.trim()
+        footprint.trim()
         raise exhausted
 
     def _paint(
@@ -132,7 +132,7 @@ class LocalEngine:
         if self._options.memory_limit_mb is not None:
             return self._options.memory_limit_mb
         if info.device.startswith("GPU:"):
-            return gpu_memory.available_mb(int(info.device.removeprefix("GPU:").partition(" ")[0]))
+            return footprint.available_gpu_mb(int(info.device.removeprefix("GPU:").partition(" ")[0]))
         return memory.available_mb(resident_mb(os.getpid()))
 
     def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
@@ -192,7 +192,7 @@ def _completed(step: Step, request: Request, computed: str, trouble: str) -> Ste
     painting = step.painting
     if painting is not None:
         profile = images.icc_profile(request.content)
-        painting = replace(painting, profile=profile, computed=computed, memory_peak_mb=device.peak_mb())
+        painting = replace(painting, profile=profile, computed=computed, memory_peak_mb=footprint.peak_mb())
     return replace(step, painting=painting, trouble=trouble)
 
 

@@ -20,8 +20,7 @@ from daemon.errors import Failure, JobError, Reason
 from daemon.job import Losses, Painting, Step
 from daemon.transfer import pixels
 from daemon.transfer import step as transfer
-from daemon.transfer.backend.arrays import arrays_of, nest_of
-from daemon.transfer.backend.compile import PICTURE
+from daemon.transfer.backend.tensors import PICTURE, arrays_of, nest_of
 from daemon.transfer.backend.tile_layout import WHOLE
 from daemon.transfer.descent import Iterate, descend
 from daemon.transfer.losses import Loss

@@ -1,7 +1,7 @@
 """The losses, one function an equation, and the two objectives.
 
-An objective sees a picture through its `Statistics` only: Gram matrices and mean squared errors. Both are sums
-over positions, so they can be computed from the whole picture or tile by tile.
+An objective sees a picture through its `Statistics` only. All are sums over positions, divided by their number,
+so they can be computed from the whole picture or tile by tile (`tiles`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import tensorflow as tf
 
-from daemon.transfer.backend.gram_product import gram_product
+from daemon.transfer.backend.operations import gram_product
 
 if TYPE_CHECKING:
     from daemon.transfer import Tensor
@@ -35,10 +35,12 @@ class Targets(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What the objectives see of a picture. All float32 tensors."""
+    """What the objectives see of a picture: means over its positions. All float32 tensors."""
 
-    grams: dict[str, Tensor]  # style layer -> (C, C)
-    errors: dict[str, Tensor]  # content layer -> (), mean squared difference from the target's features
+    grams: dict[str, Tensor]  # style layer -> (C, C), FᵀF
+    errors: dict[str, Tensor]  # content layer -> (), squared difference from the target's features
+    down: Tensor  # (), squared difference of vertical neighbors
+    right: Tensor  # (), squared difference of horizontal neighbors
 
 
 class Loss(NamedTuple):
@@ -69,18 +71,15 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
     return tf.reduce_mean(tf.math.squared_difference(gram, target))
 
 
-def total_variation(image: Tensor) -> Tensor:
-    """Mean squared difference of neighboring pixels: Mahendran & Vedaldi (2015), beta = 2, as a mean."""
+def statistics(image: Tensor, features: dict[str, Tensor], targets: Targets) -> Statistics:
+    """Compute what the objectives see of a picture (1, H, W, 3) and its features, layer -> (1, H', W', C)."""
     down = image[:, 1:, :, :] - image[:, :-1, :, :]  # (1, H - 1, W, 3)
     right = image[:, :, 1:, :] - image[:, :, :-1, :]  # (1, H, W - 1, 3)
-    return tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(right))
-
-
-def statistics(features: dict[str, Tensor], targets: Targets) -> Statistics:
-    """Compute what the objectives see of a picture from its features, layer -> (1, H, W, C)."""
     return Statistics(
         {layer: gram_matrix(features[layer]) for layer in targets.style},
         {layer: content_loss(features[layer], target) for layer, target in targets.content.items()},
+        tf.reduce_mean(tf.square(down)),
+        tf.reduce_mean(tf.square(right)),
     )
 
 
@@ -90,7 +89,7 @@ def paper_objective(found: Statistics, targets: Targets) -> Loss:
     Gatys et al. (2016), eq. 5 and 7. With equal weights the shares are 1 / number of layers.
     """
     style = [style_loss(found.grams[layer], target) for layer, target in targets.style.items()]
-    return _weighed(style, list(found.errors.values()), targets)
+    return _weighed(style, list(found.errors.values()), found, targets)
 
 
 def balanced_objective(found: Statistics, targets: Targets) -> Loss:
@@ -103,20 +102,24 @@ def balanced_objective(found: Statistics, targets: Targets) -> Loss:
         style_loss(found.grams[layer], target) / _mean_square(target) for layer, target in targets.style.items()
     ]
     content = [found.errors[layer] / _mean_square(target) for layer, target in targets.content.items()]
-    return _weighed(style, content, targets)
+    return _weighed(style, content, found, targets)
 
 
 def _mean_square(target: Tensor) -> Tensor:
     return tf.maximum(tf.reduce_mean(tf.square(target)), _LEAST)
 
 
-def _weighed(style: list[Tensor], content: list[Tensor], targets: Targets) -> Loss:
-    """Average each list by the layers' shares, in the order of the targets, and weigh the averages."""
+def _weighed(style: list[Tensor], content: list[Tensor], found: Statistics, targets: Targets) -> Loss:
+    """Average both lists by the layers' shares, in the order of the targets; weigh, and add total variation.
+
+    That is Mahendran & Vedaldi (2015), beta = 2, as a mean.
+    """
     style_shares = [targets.style_layers[layer] for layer in targets.style]
     content_shares = [targets.content_layers[layer] for layer in targets.content]
     style_sum = targets.style_weight * _average(style, style_shares)
     content_sum = targets.content_weight * _average(content, content_shares)
-    return Loss(style_sum + content_sum, style_sum, content_sum)
+    variation = targets.tv_weight * (found.down + found.right)
+    return Loss(style_sum + content_sum + variation, style_sum, content_sum)
 
 
 def _average(values: list[Tensor], shares: list[Tensor]) -> Tensor:

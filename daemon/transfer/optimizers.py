@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from daemon.transfer import optimizer_memory
-from daemon.transfer.backend.compile import PICTURE, SCALAR
+from daemon.transfer.backend.tensors import PICTURE, SCALAR
 
 if TYPE_CHECKING:
     from daemon.transfer import Tensor
@@ -168,33 +168,24 @@ class Lbfgs:
         """Move the image one step; a step that doubled the loss is taken back instead."""
         return tf.cond(  # type: ignore[no-any-return]
             loss > self.rise * state.loss,
-            lambda: self._back(state, tf.constant(_DOUBLED)),
-            lambda: self._onward(image, gradient, loss, state),
+            lambda: self._cleared(state, DAMPING * state.first_px, tf.constant(_DOUBLED)),
+            lambda: self._onward(self._remembering(image, gradient, loss, state)),
         )
 
-    def _back(self, state: LbfgsState, cause: Tensor) -> tuple[Tensor, LbfgsState]:
-        """Take a short step down the slope from the image before, with a cleared memory."""
-        first_px = DAMPING * state.first_px
+    def _onward(self, state: LbfgsState) -> tuple[Tensor, LbfgsState]:
+        """Step from the image in the state: by the memory, if that leads down."""
+        direction = self._direction(state)  # (1, H, W, 3)
+        cause = tf.where(tf.reduce_all(state.gradient == 0), _FLAT, _UPHILL)
+        return tf.cond(  # type: ignore[no-any-return]
+            _dot(direction, state.gradient) < 0,
+            lambda: (state.image + direction, state),
+            lambda: self._cleared(state, state.first_px, cause),
+        )
+
+    def _cleared(self, state: LbfgsState, first_px: Tensor, cause: Tensor) -> tuple[Tensor, LbfgsState]:
+        """Step from the image in the state down the slope, if there is one, and clear the memory."""
         moved = state.image + _steepest(state.gradient, first_px)
         return moved, self._empty(state.image, state.gradient, state.loss, first_px, cause)
-
-    def _onward(
-        self, image: Tensor, gradient: Tensor, loss: Tensor, state: LbfgsState
-    ) -> tuple[Tensor, LbfgsState]:
-        state = self._remembering(image, gradient, loss, state)
-        direction = self._direction(state)  # (1, H, W, 3)
-        return tf.cond(  # type: ignore[no-any-return]
-            _dot(direction, gradient) < 0,
-            lambda: (image + direction, state),
-            lambda: self._restarted(image, gradient, loss, state.first_px),
-        )
-
-    def _restarted(
-        self, image: Tensor, gradient: Tensor, loss: Tensor, first_px: Tensor
-    ) -> tuple[Tensor, LbfgsState]:
-        """Step down the slope from this image with a cleared memory; without a slope, stay."""
-        cause = tf.where(tf.reduce_all(gradient == 0), _FLAT, _UPHILL)
-        return image + _steepest(gradient, first_px), self._empty(image, gradient, loss, first_px, cause)
 
     def _remembering(self, image: Tensor, gradient: Tensor, loss: Tensor, state: LbfgsState) -> LbfgsState:
         """Add the pair of the last step (eq. 7.18), if its curvature is positive."""
@@ -247,7 +238,7 @@ class Lbfgs:
 
     def damped(self, image: Tensor, state: LbfgsState) -> tuple[Tensor, LbfgsState]:  # noqa: ARG002 - protocol
         """Clear the memory and begin with a tenth of the first step, from the image in the state."""
-        return self._back(state, state.cause)
+        return self._cleared(state, DAMPING * state.first_px, state.cause)
 
     def restart(self, state: LbfgsState) -> str:
         """Name the reason why the update that led to this state restarted; empty if it did not."""

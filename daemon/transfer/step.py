@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from daemon.transfer import losses, pixels
-from daemon.transfer.backend import device
-from daemon.transfer.backend.compile import FEATURES, GRAM, PICTURE, SCALAR, compiled
-from daemon.transfer.backend.tiles import Sums, Tiles
+from daemon.transfer.backend import footprint
+from daemon.transfer.backend.tensors import FEATURES, GRAM, PICTURE, SCALAR, compiled
 from daemon.transfer.losses import Loss, Statistics, Targets
 from daemon.transfer.optimizers import OPTIMIZERS
+from daemon.transfer.tiles import Tiles
 
 if TYPE_CHECKING:
     from daemon.settings import Settings
@@ -62,6 +62,10 @@ class _Step:
         moved, state = self.optimizer.damped(image, state)
         return pixels.clip(moved), state
 
+    def _moved(self, image: Tensor, gradient: Tensor, loss: Loss, state: Any) -> tuple[Tensor, Any]:
+        moved, state = self.optimizer.update(image, gradient, loss.total, state)
+        return pixels.clip(moved), state  # (1, H, W, 3)
+
 
 class WholeStep(_Step):
     """A step of a picture in one piece. The first call of each function traces it, no later one does."""
@@ -79,20 +83,18 @@ class WholeStep(_Step):
         """Return the loss of the image, the moved image, and the optimizer's new state."""
         with tf.GradientTape() as tape:
             tape.watch(image)  # (1, H, W, 3)
-            loss = self._loss_of(image, targets)  # () each
+            loss = self._objective(self._statistics(image, targets), targets)  # () each
         gradient = tape.gradient(loss.total, image)  # (1, H, W, 3)
-        moved, state = self.optimizer.update(image, gradient, loss.total, state)  # (1, H, W, 3)
-        return guarded(image, loss), pixels.clip(moved), state
+        moved, state = self._moved(image, gradient, loss, state)  # (1, H, W, 3)
+        return guarded(image, loss), moved, state
 
     def _loss(self, image: Tensor, targets: Targets) -> Loss:
-        return guarded(image, self._loss_of(image, targets))
+        return guarded(image, self._objective(self._statistics(image, targets), targets))
 
-    def _loss_of(self, image: Tensor, targets: Targets) -> Loss:
+    def _statistics(self, image: Tensor, targets: Targets) -> Statistics:
         layers = {*self.method.content_layers, *self.method.style_layers}
         features = self.network.features(image, layers, self.method.pooling)  # layer -> (1, H', W', C)
-        found = losses.statistics(features, targets)  # style layer -> (C, C), content layer -> ()
-        loss = self._objective(found, targets)
-        return loss._replace(total=loss.total + targets.tv_weight * losses.total_variation(image))
+        return losses.statistics(image, features, targets)
 
     def _content_features(self, image: Tensor) -> dict[str, Tensor]:  # layer -> (1, H', W', C)
         return self.network.features(image, self.method.content_layers, self.method.pooling)
@@ -113,31 +115,25 @@ class TiledStep(_Step):
         self._tiles = Tiles(features, method.content_layers, method.style_layers, core_px)
         self.content_features = self._tiles.content_features
         self.style_grams = self._tiles.style_grams
-        self._update = compiled(self._moved, [PICTURE, PICTURE, SCALAR, self.optimizer.signature()])
+        self._update = compiled(
+            self._moved, [PICTURE, PICTURE, Loss(SCALAR, SCALAR, SCALAR), self.optimizer.signature()]
+        )
 
     def step(self, image: Tensor, targets: Targets, state: Any) -> tuple[Loss, Tensor, Any]:
         """Return the loss of the image, the moved image, and the optimizer's new state."""
         means = self._tiles.means(image, targets.content)  # forward, tile by tile
         with tf.GradientTape() as tape:
             tape.watch(means)
-            loss = self._loss_of(means, targets)  # () each
+            loss = self._objective(means, targets)  # () each
         upstream = tape.gradient(loss.total, means)
         gradient = self._tiles.gradient(image, targets.content, upstream)  # (1, H, W, 3); forward and backward
-        device.trim()  # the update needs the room that the tiles took
-        moved, state = self._update(image, gradient, loss.total, state)  # (1, H, W, 3)
+        footprint.trim()  # the update needs the room that the tiles took
+        moved, state = self._update(image, gradient, loss, state)  # (1, H, W, 3)
         return guarded(image, loss), moved, state
 
     def loss(self, image: Tensor, targets: Targets) -> Loss:
         """Compute the loss of (1, H, W, 3)."""
-        return guarded(image, self._loss_of(self._tiles.means(image, targets.content), targets))
-
-    def _loss_of(self, means: Sums, targets: Targets) -> Loss:
-        loss = self._objective(Statistics(means.grams, means.errors), targets)
-        return loss._replace(total=loss.total + targets.tv_weight * (means.down + means.right))
-
-    def _moved(self, image: Tensor, gradient: Tensor, loss: Tensor, state: Any) -> tuple[Tensor, Any]:
-        moved, state = self.optimizer.update(image, gradient, loss, state)
-        return pixels.clip(moved), state  # (1, H, W, 3)
+        return guarded(image, self._objective(self._tiles.means(image, targets.content), targets))
 
 
 Step = WholeStep | TiledStep

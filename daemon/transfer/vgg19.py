@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from daemon.settings import CONVOLUTIONS_PER_BLOCK, LAYERS
-from daemon.transfer.backend import convolutions
+from daemon.transfer.backend import operations
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,14 +28,14 @@ class Vgg19:
     """
 
     def __init__(self, weights: Weights, precision: str = "float32", backward: Backward = "gradient") -> None:
-        """Put the weights on the device, each kernel twice for `backward` "convolution" (`convolutions`)."""
+        """Put the weights on the device, each kernel twice for `backward` "convolution" (`operations`)."""
         self.precision = precision
         self.backward = backward
         self.sha256 = weights.sha256  # of the file
         self._layers: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
         for name, (weight, bias) in weights.layers.items():
             kernel = tf.constant(weight, self.precision)
-            rotated = convolutions.rotated(kernel) if backward == "convolution" else None
+            rotated = operations.rotated(kernel) if backward == "convolution" else None
             self._layers[name] = kernel, tf.constant(bias, self.precision), rotated
 
     def features(self, image: Tensor, layers: Collection[str], pooling: str = "max") -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class Vgg19:
                 x = pool(x, 2, 2, "VALID")  # halves height and width, dropping an odd last row
             for convolution in range(1, count + 1):
                 name = f"block{block}_conv{convolution}"
-                x = convolutions.layer(x, *self._layers[name])
+                x = operations.layer(x, *self._layers[name])
                 if name in layers:
                     found[name] = tf.cast(x, tf.float32)
                 if LAYERS.index(name) == last:

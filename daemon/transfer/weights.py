@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import h5py
 import keras
@@ -17,10 +16,8 @@ import numpy.typing as npt
 from daemon.errors import NotReady
 from daemon.settings import CONVOLUTIONS_PER_BLOCK, LAYERS
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 Array = npt.NDArray[np.float32]
+Layers = dict[str, tuple[Array, Array]]  # kernel (3, 3, C_in, C_out) and bias (C_out,)
 
 CHANNELS: Final = (64, 128, 256, 512, 512)
 BUNDLED: Final = "vgg19_imagenet_8bit.npz"
@@ -32,9 +29,9 @@ KERAS_MD5: Final = "253f8cb515780f3b799900260a226db6"
 
 @dataclass(frozen=True)
 class Weights:
-    """Every convolution's kernel (3, 3, C_in, C_out) and bias (C_out,), and where they are from."""
+    """The numbers of every convolution, and where they are from."""
 
-    layers: dict[str, tuple[Array, Array]]
+    layers: Layers
     source: str
     sha256: str
 
@@ -73,7 +70,7 @@ def load(source: str) -> Weights:
         detail = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise NotReady(f"weights {path}: not a readable weights file ({detail})") from None
     _check(layers, path)
-    return Weights(layers, source if source in {"bundled", "imagenet"} else str(path), digest)
+    return Weights(layers, source, digest)
 
 
 def _download() -> Path:
@@ -83,74 +80,50 @@ def _download() -> Path:
         raise NotReady(f"weights imagenet: cannot download {KERAS_URL} ({error})") from None
 
 
-def _check(layers: dict[str, tuple[Array, Array]], path: Path) -> None:
+def _check(layers: Layers, path: Path) -> None:
     for name, shape in shapes().items():
         if name not in layers:
             raise NotReady(f"weights {path}: layer {name} is missing, kernel {shape} expected")
-        kernel, bias = layers[name]
-        for what, array, expected in (("kernel", kernel, shape), ("bias", bias, shape[3:])):
+        for what, array, expected in zip(("kernel", "bias"), layers[name], (shape, shape[3:]), strict=True):
             if array.shape != expected:
                 raise NotReady(f"weights {path}: {name} {what} has shape {array.shape}, expected {expected}")
             if not np.isfinite(array).all():
                 raise NotReady(f"weights {path}: {name} {what} holds values that are no numbers")
 
 
-def _read_npz(path: Path) -> dict[str, tuple[Array, Array]]:
+def _read_npz(path: Path) -> Layers:
     """Read the bundled kind: 8-bit indices into 256 values a layer (see weights_data/README.md)."""
+    layers = {}
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-        layers = {}
         for name in LAYERS:
             if f"{name}/kernel_index" in file:
-                with _naming(name):
-                    kernel = file[f"{name}/kernel_codebook"][file[f"{name}/kernel_index"]]
-                    layers[name] = (kernel.astype(np.float32), file[f"{name}/bias"].astype(np.float32))
-        return layers
-
-
-def _read_h5(path: Path) -> dict[str, tuple[Array, Array]]:
-    with h5py.File(path, "r") as file:
-        root = file.get("model_weights", file)
-        return _read_new_h5(root) if "layers" in root else _read_old_h5(root)
-
-
-def _read_old_h5(root: Any) -> dict[str, tuple[Array, Array]]:
-    """Read the layout of Keras 1 and 2: a group a layer, whose `weight_names` give kernel and bias."""
-    layers = {}
-    for name in LAYERS:
-        if name in root:
-            with _naming(name):
-                stored = root[name].attrs["weight_names"]
-                names = [item.decode() if isinstance(item, bytes) else item for item in stored]
-                layers[name] = _pair([np.asarray(root[name][item], np.float32) for item in names])
+                kernel = file[f"{name}/kernel_codebook"][file[f"{name}/kernel_index"]]
+                layers[name] = kernel.astype(np.float32), file[f"{name}/bias"].astype(np.float32)
     return layers
 
 
-def _read_new_h5(root: Any) -> dict[str, tuple[Array, Array]]:
-    """Read Keras 3's `.weights.h5`: `layers/<name>/vars/0` and `1`.
+def _read_h5(path: Path) -> Layers:
+    """Read any layout of Keras: a group a layer, with a kernel and a bias somewhere inside.
 
-    Depending on Keras' version the name is the layer's own, or conv2d, conv2d_1, ... in the network's order.
+    Keras 1 and 2 name a group as its layer, in a file of weights or under `model_weights` of a whole model.
+    Keras 3's `.weights.h5` has `layers`, each by its own name or conv2d, conv2d_1, ... in the network's order.
     """
-    group, layers = root["layers"], {}
-    for index, layer in enumerate(LAYERS):
-        for name in (layer, f"conv2d_{index}" if index else "conv2d"):
-            if name in group and "vars" in group[name]:
-                with _naming(layer):
-                    variables = group[name]["vars"]
-                    layers[layer] = _pair([np.asarray(variables[key], np.float32) for key in sorted(variables)])
-                break
+    layers = {}
+    with h5py.File(path, "r") as file:
+        root = file.get("model_weights") or file.get("layers") or file
+        for index, name in enumerate(LAYERS):
+            group = root.get(name) or root.get(f"conv2d_{index}" if index else "conv2d")
+            if group:
+                layers[name] = _kernel_and_bias(name, group)
     return layers
 
 
-def _pair(arrays: list[Array]) -> tuple[Array, Array]:
+def _kernel_and_bias(layer: str, group: h5py.Group) -> tuple[Array, Array]:
+    """Find both arrays of a layer; a kernel has more dimensions than a bias."""
+    items: list[Any] = []
+    group.visititems(lambda _, item: items.append(item))
+    arrays = [np.asarray(item, np.float32) for item in items if isinstance(item, h5py.Dataset)]
     if len(arrays) != 2:  # noqa: PLR2004 - a kernel and a bias
-        raise ValueError(f"{len(arrays)} arrays found, expected a kernel and a bias")
-    return arrays[0], arrays[1]
-
-
-@contextlib.contextmanager
-def _naming(layer: str) -> Iterator[None]:
-    """Say in whose layer a file is damaged; h5py and numpy name the place inside it at best."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{layer}: {error.args[0] if error.args else error}") from error
+        raise ValueError(f"{layer}: {len(arrays)} arrays found, expected a kernel and a bias")
+    bias, kernel = sorted(arrays, key=np.ndim)
+    return kernel, bias

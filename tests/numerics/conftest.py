@@ -14,7 +14,7 @@ from support.narrow_vgg import narrow_vgg
 from daemon.engine.session import Painter, Previews
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import weights as weights_module
-from daemon.transfer.backend import convolutions
+from daemon.transfer.backend import device
 from daemon.transfer.scales import Subject
 from daemon.transfer.vgg19 import Vgg19
 
@@ -38,7 +38,7 @@ def weights() -> Weights:
 @pytest.fixture(scope="session")
 def network(weights: Weights) -> Vgg19:
     """The product's VGG19 in float32, computed as on this machine."""
-    return Vgg19(weights, backward=convolutions.choose(None))
+    return Vgg19(weights, backward=device.choose_backward(None))
 
 
 @pytest.fixture(scope="session")

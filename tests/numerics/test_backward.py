@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from support.narrow_vgg import narrow_weights
 
-from daemon.transfer.backend import convolutions, processor, timing
+from daemon.transfer.backend import device, timing
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -48,15 +48,15 @@ def test_it_is_chosen_where_tensorflow_runs_without_onednn(
     monkeypatch: pytest.MonkeyPatch, gpu: str | None, chosen: str, *, has_onednn: bool
 ) -> None:
     """On a CPU whose TensorFlow computes by Eigen; a GPU's library has good kernels of its own."""
-    monkeypatch.setattr(processor, "uses_onednn", lambda: has_onednn)
-    assert convolutions.choose(gpu) == chosen
+    monkeypatch.setattr(device, "uses_onednn", lambda: has_onednn)
+    assert device.choose_backward(gpu) == chosen
 
 
 @pytest.mark.parametrize("is_on", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_tensorflow_says_whether_it_uses_onednn(*, is_on: bool) -> None:
     """TF_ENABLE_ONEDNN_OPTS overrides what the processor would have, and the answer follows it."""
     answer = subprocess.run(
-        [sys.executable, "-c", "from daemon.transfer.backend import processor; print(processor.uses_onednn())"],
+        [sys.executable, "-c", "from daemon.transfer.backend import device; print(device.uses_onednn())"],
         env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": str(int(is_on))},
         check=True,
         stdout=subprocess.PIPE,

@@ -25,7 +25,7 @@ from daemon.errors import Failure, JobError, Reason
 from daemon.job import State
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer import pixels
-from daemon.transfer.losses import Loss
+from daemon.transfer.losses import OBJECTIVES, Loss
 from daemon.transfer.optimizers import DAMPING
 from daemon.transfer.scales import Subject
 from daemon.transfer.step import guarded
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from daemon.engine.session import Session
     from daemon.job import Plan, Request, Step
     from daemon.lifeline import Lifeline
+    from daemon.transfer.losses import Statistics
     from daemon.transfer.vgg19 import Vgg19
 
     Draw = Callable[..., np.ndarray]
@@ -165,24 +166,26 @@ def test_a_picture_that_is_no_number_has_no_loss(
     assert np.isnan(guarded(tf.constant(image), finite).total)
 
 
-def test_step_and_loss_are_guarded(weak: Weak, picture: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_and_loss_are_guarded(
+    narrow: Vgg19, weak: Weak, picture: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both the step and the last loss see a NaN in the picture that an objective does not feel.
 
     VGG19 nearly is such a one: its ReLU makes 0 of NaN on the processor, so that style and content are numbers.
     """
 
-    def unfeeling(image: Any, _targets: Any) -> Loss:
-        total = tf.reduce_sum(tf.where(tf.math.is_finite(image), image, 0.0))
+    def unfeeling(found: Statistics, _targets: Any) -> Loss:
+        total = tf.where(tf.math.is_finite(found.down), found.down, 0.0)
         return Loss(total, tf.constant(2.0), tf.constant(1.0))
 
     targets = targets_of_first_scale(weak)
-    monkeypatch.setattr(weak.program, "_loss_of", unfeeling)
+    monkeypatch.setitem(OBJECTIVES, "paper", unfeeling)
+    program = Painter(narrow).step(Settings.model_validate(PAPER))
     for value in (7.0, np.nan):
         image = pixels.to_vgg(picture(24, 32)).numpy()
         image[0, 5, 5, 0] = value
-        state = weak.program.optimizer.start(tf.constant(image), 2.0)
-        of_step, _, _ = tf.function(weak.program._step)(tf.constant(image), targets, state)
-        of_loss = tf.function(weak.program._loss)(tf.constant(image), targets)
+        of_step, _, _ = program.step(image, targets, program.optimizer.start(image, 2.0))
+        of_loss = program.loss(image, targets)
         assert bool(np.isnan(of_step.total)) == bool(np.isnan(of_loss.total)) == bool(np.isnan(value))
         assert float(of_step.style) == float(of_loss.style) == 2.0
 

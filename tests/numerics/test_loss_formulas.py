@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Sums of up to some thousand float32 products, against float64: a few units in the last of 24 bits.
 ROUNDING = 1e-5
+ONE_COLOR = np.full((1, 4, 4, 3), 17.5, np.float32)  # has no variation
 
 
 @pytest.fixture
@@ -72,18 +73,6 @@ def test_style_loss_is_the_mean_squared_difference(random: np.random.Generator) 
     assert float(losses.style_loss(one, other)) == pytest.approx(np.mean((one - other) ** 2.0), rel=ROUNDING)
 
 
-def test_total_variation_is_the_mean_squared_difference_of_neighbors(random: np.random.Generator) -> None:
-    """Total variation is the mean square of NumPy's differences down, plus that of those to the right."""
-    image = random.normal(size=(1, 5, 9, 3)).astype(np.float32)
-    expected = np.mean(np.diff(image, axis=1) ** 2.0) + np.mean(np.diff(image, axis=2) ** 2.0)
-    assert float(losses.total_variation(tf.constant(image))) == pytest.approx(expected, rel=ROUNDING)
-
-
-def test_total_variation_of_one_color_is_zero() -> None:
-    """A picture without neighbors that differ has no variation."""
-    assert float(losses.total_variation(tf.fill([1, 4, 4, 3], 17.5))) == 0
-
-
 class Terms(NamedTuple):
     """Features, what they are compared with, and NumPy's unweighted terms of each layer, all of one picture."""
 
@@ -117,10 +106,10 @@ def terms(random: np.random.Generator) -> Terms:
     return Terms(features, targets, {name: style_of(name) for name in "ab"}, content)
 
 
-def objective_of(kind: str, terms: Terms) -> losses.Loss:
-    """Compute a named objective by the product."""
+def objective_of(kind: str, terms: Terms, image: Any = ONE_COLOR) -> losses.Loss:
+    """Compute a named objective of an image and the terms' features by the product."""
     tensors = {name: tf.constant(value) for name, value in terms.features.items()}
-    found = losses.statistics(tensors, terms.targets)
+    found = losses.statistics(image, tensors, terms.targets)
     return losses.OBJECTIVES[kind](found, terms.targets)
 
 
@@ -129,6 +118,17 @@ def assert_sums(found: losses.Loss, style: float, content: float) -> None:
     assert float(found.style) == pytest.approx(style, rel=ROUNDING)
     assert float(found.content) == pytest.approx(content, rel=ROUNDING)
     assert float(found.total) == pytest.approx(style + content, rel=ROUNDING)
+
+
+@pytest.mark.parametrize("kind", losses.OBJECTIVES)
+def test_total_variation_is_the_mean_squared_difference_of_neighbors(
+    terms: Terms, random: np.random.Generator, kind: str
+) -> None:
+    """The total has 7 times the mean square of NumPy's differences down, plus that of those to the right."""
+    image = random.normal(size=(1, 5, 9, 3)).astype(np.float32)
+    expected = np.mean(np.diff(image, axis=1) ** 2.0) + np.mean(np.diff(image, axis=2) ** 2.0)
+    found = objective_of(kind, terms, image)
+    assert_sums(found._replace(total=found.total - 7 * expected), float(found.style), float(found.content))
 
 
 def test_objective_weighs_layers_and_terms(terms: Terms) -> None:
@@ -174,7 +174,7 @@ def test_balanced_objective_of_nothing_is_a_number(terms: Terms) -> None:
     features = {name: tf.zeros([1, 6, 6, 4]) for name in "abcd"}
     with tf.GradientTape() as tape:
         tape.watch(features)
-        loss = losses.balanced_objective(losses.statistics(features, nothing), nothing)
+        loss = losses.balanced_objective(losses.statistics(ONE_COLOR, features, nothing), nothing)
     assert float(loss.total) == 0
     assert all(np.all(np.isfinite(slope)) for slope in tape.gradient(loss.total, features).values())
 

@@ -26,8 +26,8 @@ from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter, Previews
 from daemon.job import Request
 from daemon.settings import PRESETS, Frames, Settings
-from daemon.transfer.backend import device
-from daemon.transfer.backend.arrays import nest_of
+from daemon.transfer.backend import footprint
+from daemon.transfer.backend.tensors import nest_of
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
 from daemon.transfer.scales import Subject
 
@@ -266,10 +266,10 @@ def test_nothing_of_the_step_before_is_held(studio: Studio, monkeypatch: pytest.
 def test_a_state_is_not_held_twice_while_it_is_loaded() -> None:
     """Each array is freed once its tensor is there: together they may be gigabytes. Here, 6 of 48 MB."""
     arrays = [np.ones((1, 2048, 2048, 3), np.float32) for _ in range(6)]
-    device.begin_peak()
-    before = device.peak_mb()
+    footprint.begin_peak()
+    before = footprint.peak_mb()
     found = nest_of([tf.TensorSpec(None)] * 6, arrays)
-    after = device.peak_mb()
+    after = footprint.peak_mb()
     assert before is not None
     assert after is not None
     assert after - before < 3 * 48
@@ -383,8 +383,8 @@ def test_another_version_begins_again(
     assert first_fresh(engine_in(tmp_path), order()) == 5
     for name, value in (
         ("daemon.transfer.backend.device.versions", lambda: {"tensorflow": "0.0"}),
-        ("daemon.transfer.backend.convolutions.choose", lambda _gpu: "convolution"),
-        ("daemon.transfer.backend.processor.name", lambda: "another"),
+        ("daemon.transfer.backend.device.choose_backward", lambda _gpu: "convolution"),
+        ("daemon.transfer.backend.device.processor_name", lambda: "another"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(name, value)

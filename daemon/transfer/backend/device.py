@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import tensorflow as tf
+from tensorflow.python.util import _pywrap_util_port
 
-from daemon import processes
-from daemon.errors import EngineError, NotReady, Reason
-from daemon.transfer.backend import convolutions, processor
+from daemon.errors import NotReady
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from daemon.job import Backward
 
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS: Final = {"avx512_bf16", "amx_bf16"}
 _LEAST_GPU: Final = (8, 0)  # compute capability of the first GPUs that multiply in bfloat16
 
 
@@ -50,7 +47,7 @@ def choose(wanted: str, wanted_precision: str, memory_limit_mb: int | None) -> C
     try:
         tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003 - positional in TensorFlow
         name, gpu = _prepare(wanted, memory_limit_mb)
-        return Chosen(name, choose_precision(wanted_precision, gpu), convolutions.choose(gpu))
+        return Chosen(name, choose_precision(wanted_precision, gpu), choose_backward(gpu))
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise NotReady(f"engine.device {wanted}: {error}") from error
 
@@ -67,7 +64,7 @@ def _prepare(wanted: str, memory_limit_mb: int | None) -> tuple[str, Any | None]
         )
     if not gpus:
         tf.config.set_visible_devices([], "GPU")
-        return f"CPU ({processor.name()})", None
+        return f"CPU ({processor_name()})", None
     return _set_up(gpus[number], number, memory_limit_mb), gpus[number]
 
 
@@ -91,11 +88,16 @@ def choose_precision(wanted: str, gpu: Any | None) -> str:
     if wanted != "auto":
         return wanted
     if gpu is None:
-        is_fast = processor.multiplies_bfloat16() and processor.uses_onednn()
+        is_fast = multiplies_bfloat16() and uses_onednn()
     else:
         details = tf.config.experimental.get_device_details(gpu)
         is_fast = tuple(details.get("compute_capability", (0, 0))) >= _LEAST_GPU
     return "bfloat16" if is_fast else "float32"
+
+
+def choose_backward(gpu: Any | None) -> Backward:
+    """Choose how gradients go back through a convolution (`operations`); `gpu` is None for the CPU."""
+    return "gradient" if gpu is not None or uses_onednn() else "convolution"
 
 
 def versions() -> dict[str, str]:
@@ -106,37 +108,30 @@ def versions() -> dict[str, str]:
     }
 
 
-_MALLOC_TRIM: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+def processor_name() -> str:
+    """Name the processor."""
+    return _cpuinfo("model name") or platform.machine()
 
 
-def begin_peak() -> None:
-    """Reset the peak memory of this process, where the kernel allows it."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
+def multiplies_bfloat16() -> bool:
+    """Tell whether the processor has instructions that multiply bfloat16."""
+    return bool(_BFLOAT16_FLAGS & set(_cpuinfo("flags").split()))
 
 
-def peak_mb() -> int | None:
-    """Give the peak resident memory of this process since, in MB of 2^20 bytes; None where it is unknown."""
-    with contextlib.suppress(OSError, StopIteration):
-        return processes.kilobytes(Path("/proc/self/status"), "VmHWM") // 1024
-    return None
+def uses_onednn() -> bool:
+    """Tell whether TensorFlow computes convolutions by oneDNN on this processor; else Eigen does.
 
-
-def trim() -> None:
-    """Return to the system what the C library keeps of freed memory, where it is glibc.
-
-    Freed tensors of up to 32 MB stay with the process, between those that are still held: after the tiles of a
-    picture of 2048 x 1536 px, 280 MB. Looking for them takes 0.03 s then.
+    TensorFlow decides once for a process (`IsMklEnabled` in tensorflow/core/util/port.cc, the same in 2.20 and
+    2.21): TF_ENABLE_ONEDNN_OPTS where it is set, else by the processor. On Linux oneDNN is on with AVX512_VNNI,
+    AVX512_BF16, AVX_VNNI, AMX or Neoverse V1; with plain AVX2 it is built in, but off.
     """
-    if _MALLOC_TRIM is not None:
-        _MALLOC_TRIM(0)
+    return bool(_pywrap_util_port.IsMklEnabled())
 
 
-@contextlib.contextmanager
-def out_of_memory_as_engine_error() -> Iterator[None]:
-    """Raise an `EngineError` with the reason out_of_memory if memory runs out."""
+def _cpuinfo(key: str) -> str:
+    """Read one field of the first processor; empty where the kernel does not have it."""
     try:
-        yield
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        message = f"memory ran out: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise EngineError(message, Reason.OUT_OF_MEMORY) from error
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition("\t")[0] == key), "")

@@ -10,6 +10,8 @@ from daemon.settings import LAYERS
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    Box = tuple[int, int, int, int]
+
 GRID_PX: Final = 16  # four poolings halve four times: where tiles and cores begin, so does a feature of block 5
 
 
@@ -40,10 +42,26 @@ class Span(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A core and its halo."""
+    """A core and its halo. Each box is a top, bottom, left and right in pixels."""
 
     rows: Span
     columns: Span
+
+    @property
+    def whole(self) -> Box:
+        """Core and halo, in the picture."""
+        return self.rows.start, self.rows.stop, self.columns.start, self.columns.stop
+
+    @property
+    def core(self) -> Box:
+        """The core, in the picture."""
+        return self.rows.core_start, self.rows.core_stop, self.columns.core_start, self.columns.core_stop
+
+    @property
+    def inner(self) -> Box:
+        """The core, in the tile."""
+        (top, bottom, left, right), y, x = self.core, self.rows.start, self.columns.start
+        return top - y, bottom - y, left - x, right - x
 
 
 def feature_px(layer: str) -> int:
@@ -83,14 +101,3 @@ def spans(length_px: int, core_px: int, halo_px: int) -> list[Span]:
         Span(max(0, start - halo_px), start, stop, min(length_px, stop + halo_px))
         for start, stop in itertools.pairwise(edges)
     ]
-
-
-def borders(tile: Tile) -> tuple[int, int, int, int]:
-    """Give a core's top, bottom, left and right in pixels of its own tile."""
-    rows, columns = tile
-    return (
-        rows.core_start - rows.start,
-        rows.core_stop - rows.start,
-        columns.core_start - columns.start,
-        columns.core_stop - columns.start,
-    )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import timeit
 from typing import TYPE_CHECKING, Any, Final
 
 import tensorflow as tf
 
-from daemon.transfer.backend import convolutions
-from daemon.transfer.backend.compile import compiled
+from daemon.transfer.backend import operations
+from daemon.transfer.backend.tensors import compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from daemon.transfer import Tensor
 
 ROUNDS: Final = 5
@@ -22,16 +20,12 @@ _BLOCK_3: Final = (1, 64, 64, 256)
 
 def bfloat16_gain() -> float:
     """Measure how many times as fast as float32's a bfloat16 convolution of VGG19's middle is."""
-    float32_s, bfloat16_s = _fewest_s([_convolution(dtype) for dtype in ("float32", "bfloat16")])
-    return float32_s / bfloat16_s
+    return _gain(_convolution("float32"), _convolution("bfloat16"))
 
 
 def convolution_gain(precision: str) -> float:
     """Measure how many times as fast as the library's gradient a convolution with the rotated kernel is."""
-    gradient_s, convolution_s = _fewest_s(
-        [_gradient(precision, is_rotated=is_rotated) for is_rotated in (False, True)]
-    )
-    return gradient_s / convolution_s
+    return _gain(_gradient(precision, is_rotated=False), _gradient(precision, is_rotated=True))
 
 
 def _convolution(dtype: str) -> Any:
@@ -42,26 +36,19 @@ def _convolution(dtype: str) -> Any:
 def _gradient(precision: str, *, is_rotated: bool) -> Any:
     channels = _BLOCK_1[-1]
     features, kernel = tf.ones(_BLOCK_1, precision), tf.ones((3, 3, channels, channels), precision)
-    bias, rotated = tf.ones([channels], precision), convolutions.rotated(kernel) if is_rotated else None
+    bias, rotated = tf.ones([channels], precision), operations.rotated(kernel) if is_rotated else None
 
     def gradient() -> Tensor:
         with tf.GradientTape() as tape:
             tape.watch(features)
-            found = convolutions.layer(features, kernel, bias, rotated)
+            found = operations.layer(features, kernel, bias, rotated)
         return tf.reduce_sum(tape.gradient(found, features))  # ()
 
     return compiled(gradient, [])
 
 
-def _fewest_s(functions: Sequence[Any]) -> list[float]:
-    """Time compiled functions in turns, since the machine may be busy; returns the fewest seconds of each."""
-    for function in functions:
-        function().numpy()  # the first call also compiles
-    times = [[_seconds(function) for function in functions] for _ in range(ROUNDS)]
-    return [min(taken) for taken in zip(*times, strict=True)]
-
-
-def _seconds(function: Any) -> float:
-    begun = time.perf_counter()
-    function().numpy()
-    return time.perf_counter() - begun
+def _gain(usual: Any, other: Any) -> float:
+    """Divide the fewest seconds of two compiled functions, timed in turns, since the machine may be busy."""
+    timers = [timeit.Timer("run().numpy()", globals={"run": function}) for function in (usual, other)]
+    rounds = [[timer.timeit(1) for timer in timers] for _ in range(1 + ROUNDS)]  # the first one also compiles
+    return min(usual_s for usual_s, _ in rounds) / min(other_s for _, other_s in rounds)

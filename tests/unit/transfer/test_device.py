@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
-from daemon.engine.limits import resident_mb
-from daemon.errors import EngineError, NotReady, Reason
-from daemon.transfer.backend import device, processor
+from daemon.errors import NotReady
+from daemon.transfer.backend import device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,7 +142,7 @@ def test_a_precision_that_is_asked_for_is_taken(machine: Machine, wanted: str, a
 def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the kernel says of the processor."""
     path = tmp_path / "cpuinfo"
-    monkeypatch.setattr(processor, "_CPUINFO", path)
+    monkeypatch.setattr(device, "_CPUINFO", path)
     return path
 
 
@@ -166,15 +163,15 @@ def test_auto_precision_on_a_cpu(
     cpuinfo.write_text(
         f"processor\t: 0\nmodel name\t: One\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: fpu\n"
     )
-    monkeypatch.setattr(processor, "uses_onednn", lambda: has_onednn)
+    monkeypatch.setattr(device, "uses_onednn", lambda: has_onednn)
     assert device.choose_precision("auto", None) == chosen
-    assert processor.name() == "One"
+    assert device.processor_name() == "One"
 
 
 def test_without_cpuinfo_it_is_float32(cpuinfo: Path) -> None:
     """Where the kernel does not describe the processor, nothing is assumed of it, and it still has a name."""
     assert device.choose_precision("auto", None) == "float32"
-    assert processor.name()
+    assert device.processor_name()
 
 
 @pytest.mark.parametrize(
@@ -215,38 +212,3 @@ def test_versions_name_what_computes() -> None:
     found = device.versions()
     assert set(found) == {"python", "tensorflow", "keras", "numpy", "pillow"}
     assert found["tensorflow"] == tf.__version__
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nwith a long list"),
-        MemoryError(),
-        MemoryError("Unable to allocate 3 GiB"),
-    ],
-)
-def test_memory_that_runs_out_is_an_engine_error(error: Exception) -> None:
-    """TensorFlow's and Python's out of memory are one reason, reported in one line."""
-    with pytest.raises(EngineError) as caught, device.out_of_memory_as_engine_error():
-        raise error
-    assert caught.value.reason is Reason.OUT_OF_MEMORY
-    assert caught.value.message.startswith("memory ran out: ")
-    assert "\n" not in caught.value.message
-
-
-def test_other_errors_are_left_as_they_are() -> None:
-    """An error that is not about memory passes unchanged."""
-    with pytest.raises(ZeroDivisionError), device.out_of_memory_as_engine_error():
-        raise ZeroDivisionError
-
-
-def test_freed_memory_is_given_back() -> None:
-    """What lies between pieces that are still held goes back to the system."""
-    # 262 MB, each piece too small for a mapping of its own.
-    pieces = [np.ones(64 << 10, np.uint8) for _ in range(4000)]
-    held = pieces[::50]
-    del pieces
-    before = resident_mb(os.getpid())
-    device.trim()
-    assert before - resident_mb(os.getpid()) > 200
-    assert len(held) == 80

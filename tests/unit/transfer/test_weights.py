@@ -210,11 +210,6 @@ def damaged(tmp_path: Path, bundled: Weights) -> Callable[..., Path]:
     return write
 
 
-def without(name: str) -> Callable[[h5py.Group], None]:
-    """Remove a member of the layer's group."""
-    return lambda group: group.__delitem__(name)
-
-
 def reshaped(name: str, shape: tuple[int, ...]) -> Callable[[h5py.Group], None]:
     """Give a member of the layer's group another shape."""
 
@@ -271,17 +266,10 @@ def test_values_that_are_no_numbers_are_refused(damaged: Callable[..., Path], wh
     )
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        without("bias"),
-        lambda group: group.attrs.__delitem__("weight_names"),
-        lambda group: group.attrs.__setitem__("weight_names", [b"kernel"]),
-    ],
-)
-def test_damage_inside_a_layer_names_the_layer(damaged: Callable[..., Path], change: Any) -> None:
-    """A layer that lacks an array or its list of arrays is refused by its name."""
-    assert "block5_conv1" in refusal(damaged("block5_conv1", change))
+def test_damage_inside_a_layer_names_the_layer(damaged: Callable[..., Path]) -> None:
+    """A layer that lacks an array is refused by its name."""
+    message = refusal(damaged("block5_conv1", lambda group: group.__delitem__("bias")))
+    assert "block5_conv1: 1 arrays found, expected a kernel and a bias" in message
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
-"""What a GPU has left, by a driver that is imitated: this machine has none."""
+"""The memory of this process, and what a GPU has left, by a driver that is imitated: this machine has none."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from daemon.transfer.backend import gpu_memory
+from daemon.engine.limits import resident_mb
+from daemon.errors import EngineError, Reason
+from daemon.transfer.backend import footprint
 
 if TYPE_CHECKING:
     import ctypes
@@ -46,8 +50,8 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[int | None, li
 
     def asked(failing: str = "") -> tuple[int | None, list[str]]:
         driver = Driver(failing)
-        monkeypatch.setattr(gpu_memory.ctypes, "CDLL", lambda _name: driver)
-        return gpu_memory.available_mb(1), driver.calls
+        monkeypatch.setattr(footprint.ctypes, "CDLL", lambda _name: driver)
+        return footprint.available_gpu_mb(1), driver.calls
 
     return asked
 
@@ -74,5 +78,40 @@ def test_without_a_driver_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None
     def missing(_name: str) -> ctypes.CDLL:
         raise OSError("libcuda.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(gpu_memory.ctypes, "CDLL", missing)
-    assert gpu_memory.available_mb(0) is None
+    monkeypatch.setattr(footprint.ctypes, "CDLL", missing)
+    assert footprint.available_gpu_mb(0) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nwith a long list"),
+        MemoryError(),
+        MemoryError("Unable to allocate 3 GiB"),
+    ],
+)
+def test_memory_that_runs_out_is_an_engine_error(error: Exception) -> None:
+    """TensorFlow's and Python's out of memory are one reason, reported in one line."""
+    with pytest.raises(EngineError) as caught, footprint.out_of_memory_as_engine_error():
+        raise error
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
+    assert caught.value.message.startswith("memory ran out: ")
+    assert "\n" not in caught.value.message
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    """An error that is not about memory passes unchanged."""
+    with pytest.raises(ZeroDivisionError), footprint.out_of_memory_as_engine_error():
+        raise ZeroDivisionError
+
+
+def test_freed_memory_is_given_back() -> None:
+    """What lies between pieces that are still held goes back to the system."""
+    # 262 MB, each piece too small for a mapping of its own.
+    pieces = [np.ones(64 << 10, np.uint8) for _ in range(4000)]
+    held = pieces[::50]
+    del pieces
+    before = resident_mb(os.getpid())
+    footprint.trim()
+    assert before - resident_mb(os.getpid()) > 200
+    assert len(held) == 80

@@ -1,9 +1,12 @@
-"""A layer of VGG19, and its gradient: by the library's kernel, or by a convolution.
+"""The two operations that a step spends its time in, with gradients cheaper than TensorFlow's own.
 
-The gradient of a convolution with stride 1 is itself a convolution, with the kernel rotated by 180 degrees and
-its channels exchanged (Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 9.5). Both are the same
-sums. Without oneDNN, TensorFlow's kernel for the gradient first copies every 3 x 3 neighborhood (im2col): nine
-times the features, 1.8 GB at 1024 x 768 px, in 1.4 (float32) to 8 times (bfloat16) the time.
+A layer of VGG19: the gradient of a convolution with stride 1 is itself a convolution, with the kernel rotated
+by 180 degrees and its channels exchanged (Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 9.5).
+Both are the same sums. Without oneDNN, TensorFlow's kernel for the gradient first copies every 3 x 3
+neighborhood (im2col): nine times the features, 1.8 GB at 1024 x 768 px, in 1.4 (float32) to 8 times (bfloat16)
+the time.
+
+A Gram matrix: differentiating FᵀF by its two factors takes two products as large as F, and their sum; one does.
 """
 
 from __future__ import annotations
@@ -12,16 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from daemon.transfer.backend import processor
-
 if TYPE_CHECKING:
-    from daemon.job import Backward
     from daemon.transfer import Tensor
-
-
-def choose(gpu: Any | None) -> Backward:
-    """Choose how gradients go back through a convolution; `gpu` is TensorFlow's device, None for the CPU."""
-    return "gradient" if gpu is not None or processor.uses_onednn() else "convolution"
 
 
 def rotated(kernel: Tensor) -> Tensor:
@@ -60,3 +55,17 @@ def layer(features: Tensor, kernel: Tensor, bias: Tensor, rotated_kernel: Tensor
 
 def _rectified(features: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(features, kernel, 1, "SAME"), bias))
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def gram_product(features: Tensor) -> tuple[Tensor, Any]:
+    """Sum FᵀF over positions: a Gram matrix before its division.
+
+    Its gradient is F·(S + Sᵀ) for an upstream gradient S: one product as large as F.
+    """
+    flat = tf.reshape(features, [-1, tf.shape(features)[-1]])  # (1, H, W, C) -> (H·W, C)
+
+    def gradient(upstream: Tensor) -> Tensor:  # (C, C) -> (1, H, W, C)
+        return tf.reshape(tf.matmul(flat, upstream + tf.transpose(upstream)), tf.shape(features))
+
+    return tf.matmul(flat, flat, transpose_a=True), gradient  # (H·W, C) -> (C, C)

@@ -1,0 +1,160 @@
+"""The statistics of a picture too large for memory, and their gradient: tile by tile, equal to the whole's.
+
+A tile is a core and a halo around it. The cores partition the picture, and so do their features at every layer;
+the halo is what a core's features depend on beyond the core. So the features of every core are those of the
+whole picture, and a sum over positions is the sum over the cores. Every tile runs twice a step: forward for the
+sums, and again for the gradient, once the loss of the whole picture's sums is known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import tensorflow as tf
+
+from daemon.transfer.backend.operations import gram_product
+from daemon.transfer.backend.tensors import FEATURES, GRAM, PICTURE, SCALAR, compiled
+from daemon.transfer.backend.tile_layout import Tile, feature_px, halo_px, spans
+from daemon.transfer.losses import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from daemon.transfer import Tensor
+
+_BOX: Final = tf.TensorSpec([4], tf.int32)
+
+
+class Tiles:
+    """Computes the means of a picture in the memory of one tile; the picture's own tensors come on top.
+
+    Each function of a tile is compiled once for all sizes. A step's convolutions take three passes over the
+    tiles instead of two over the picture.
+    """
+
+    def __init__(
+        self, features: Any, content_layers: Sequence[str], style_layers: Sequence[str], core_px: int
+    ) -> None:
+        """Compile lazily; `features` is `Vgg19.features`, and `core_px` a core's longest side, on the grid."""
+        self._features = features
+        self._content_layers, self._style_layers = content_layers, style_layers
+        self._core_px = core_px
+        tile, contents = [PICTURE, _BOX], dict.fromkeys(content_layers, FEATURES)
+        grams, errors = dict.fromkeys(style_layers, GRAM), dict.fromkeys(content_layers, SCALAR)
+        self._core_features = compiled(self._features_of_core, tile)
+        self._core_grams = compiled(self._sums_of_core, [*tile, {}])
+        self._core_sums = compiled(self._sums_of_core, [*tile, contents])
+        upstream = Statistics(grams, errors, SCALAR, SCALAR)
+        self._tile_gradient = compiled(self._gradient_of_tile, [*tile, contents, upstream])
+
+    def content_features(self, image: Tensor) -> dict[str, Tensor]:
+        """Compute the features of the content layers: (1, H, W, 3) -> layer -> (1, H', W', C) float32."""
+        bands = [
+            _joined([self._core_features(_cut(image, tile.whole), tile.inner) for tile in band], axis=2)
+            for band in self._bands(image, self._content_layers)
+        ]
+        return _joined(bands, axis=1)
+
+    def style_grams(self, image: Tensor) -> dict[str, Tensor]:
+        """Compute the Gram matrices of the style layers: (1, H, W, 3) -> layer -> (C, C) float32."""
+        return self._means(self._core_grams, image, {}).grams
+
+    def means(self, image: Tensor, contents: dict[str, Tensor]) -> Statistics:
+        """Compute the means over the whole picture; `contents`: the target's features, (1, H', W', C)."""
+        return self._means(self._core_sums, image, contents)
+
+    def _means(self, core_sums: Any, image: Tensor, contents: dict[str, Tensor]) -> Statistics:
+        sums: Any = None
+        for tile in self._tiles(image, contents):
+            found = core_sums(*_piece(image, contents, tile))
+            sums = found if sums is None else tf.nest.map_structure(tf.add, sums, found)
+        return _divided(image, contents, sums)
+
+    def gradient(self, image: Tensor, contents: dict[str, Tensor], upstream: Statistics) -> Tensor:
+        """Compute a loss' gradient (1, H, W, 3); `upstream` is its gradient with respect to each mean."""
+        of_sums = _divided(image, contents, upstream)  # the chain rule divides as the means do
+        whole = tf.Variable(tf.zeros_like(image))  # (1, H, W, 3)
+        for tile in self._tiles(image, contents):
+            part = self._tile_gradient(*_piece(image, contents, tile), of_sums)  # (1, h, w, 3), core and halo
+            region = _cut(whole, tile.whole)
+            region.assign(region + part)  # in place: halos overlap
+        return whole.read_value()
+
+    def _tiles(self, image: Tensor, contents: dict[str, Tensor]) -> list[Tile]:
+        return [tile for band in self._bands(image, [*contents, *self._style_layers]) for tile in band]
+
+    def _bands(self, image: Tensor, layers: Collection[str]) -> list[list[Tile]]:
+        """Cover a picture: the tiles of every band from left to right, the bands from top to bottom."""
+        _, height, width, _ = image.shape
+        halo = halo_px(layers)
+        columns = spans(width, self._core_px, halo)
+        return [[Tile(rows, span) for span in columns] for rows in spans(height, self._core_px, halo)]
+
+    def _features_of_core(self, tile: Tensor, inner: Tensor) -> dict[str, Tensor]:
+        return self._run(tile, inner, self._content_layers)
+
+    def _sums_of_core(self, tile: Tensor, inner: Tensor, contents: dict[str, Tensor]) -> Statistics:
+        """Sum over a core: (1, h, w, 3), core and halo, and content layer -> (1, h', w', C) of the core."""
+        features = self._run(tile, inner, [*contents, *self._style_layers])
+        grams = {layer: gram_product(features[layer]) for layer in self._style_layers}
+        errors = {
+            layer: tf.reduce_sum(tf.math.squared_difference(features[layer], wanted))
+            for layer, wanted in contents.items()
+        }
+        return Statistics(grams, errors, *_variation(tile, inner))
+
+    def _gradient_of_tile(
+        self, tile: Tensor, inner: Tensor, contents: dict[str, Tensor], upstream: Statistics
+    ) -> Tensor:
+        """Compute a core's part of the whole gradient: (1, h, w, 3), core and halo."""
+        with tf.GradientTape() as tape:
+            tape.watch(tile)
+            sums = self._sums_of_core(tile, inner, contents)
+        return tape.gradient(sums, tile, output_gradients=upstream)
+
+    def _run(self, tile: Tensor, inner: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        """Run the network on a tile and keep the core's features: layer -> (1, h', w', C)."""
+        box, features = tf.unstack(inner), self._features(tile, layers)
+        return {layer: _cut(value, box, feature_px(layer)) for layer, value in features.items()}
+
+
+def _variation(tile: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the squared differences of a core's pixels from the neighbors below and to the right.
+
+    Those of the last row and column lie in the halo; at the picture's border there are none.
+    """
+    top, bottom, left, right = tf.unstack(inner)
+    tall, wide = tile[:, top : bottom + 1, left:right], tile[:, top:bottom, left : right + 1]
+    return (
+        tf.reduce_sum(tf.math.squared_difference(tall[:, 1:], tall[:, :-1])),
+        tf.reduce_sum(tf.math.squared_difference(wide[:, :, 1:], wide[:, :, :-1])),
+    )
+
+
+def _piece(image: Tensor, contents: dict[str, Tensor], tile: Tile) -> tuple[Any, ...]:
+    """Cut out a tile of the picture, say where its core lies, and cut what that is compared with."""
+    cut = {layer: _cut(features, tile.core, feature_px(layer)) for layer, features in contents.items()}
+    return _cut(image, tile.whole), tile.inner, cut
+
+
+def _cut(values: Tensor, box: Sequence[Any], px: int = 1) -> Tensor:
+    """Cut a box in pixels out of values that are `px` apart: (1, H, W, C) -> (1, h, w, C)."""
+    top, bottom, left, right = (edge // px for edge in box)
+    return values[:, top:bottom, left:right]
+
+
+def _divided(image: Tensor, contents: dict[str, Tensor], sums: Statistics) -> Statistics:
+    """Divide every sum by the number of its terms in the whole picture."""
+    _, height, width, channels = image.shape
+    positions = {layer: (height // feature_px(layer)) * (width // feature_px(layer)) for layer in sums.grams}
+    return Statistics(
+        {layer: value / positions[layer] for layer, value in sums.grams.items()},
+        {layer: value / tf.size(contents[layer], tf.float32) for layer, value in sums.errors.items()},
+        sums.down / ((height - 1) * width * channels),
+        sums.right / (height * (width - 1) * channels),
+    )
+
+
+def _joined(found: Sequence[dict[str, Tensor]], axis: int) -> dict[str, Tensor]:
+    """Put the features of adjacent cores side by side: (1, h', w', C) each."""
+    return {layer: tf.concat([one[layer] for one in found], axis) for layer in found[0]}
