@@ -255,7 +255,7 @@ class EngineInfo:
     weights_sha256: str
     load_s: float
     versions: dict[str, str]
-    backward: Backward = "gradient"  # see `transfer.backend.convolutions`
+    backward: Backward = "gradient"  # see `transfer.backend.operations`
 
 
 def job_id(parts: tuple[Part, ...], generation: int = 0) -> str:

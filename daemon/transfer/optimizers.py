@@ -35,12 +35,9 @@ class Optimizer(Protocol):
         """Make the next picture and state, given the loss () of an image (1, H, W, 3) and its gradient."""
 
     def damped(self, image: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Replace the last update by a smaller one; later updates are smaller as well.
+        """Replace the last update, from an image (1, H, W, 3) to a state, by a smaller one; later ones as well.
 
-        Args:
-            image: (1, H, W, 3), the picture before that update. L-BFGS starts from the picture in its state,
-                which is an earlier one if the update itself was a step back.
-            state: state after that update.
+        L-BFGS starts from the picture in its state, an earlier one if the update itself was a step back.
         """
 
     def restart(self, state: Any) -> str:
@@ -153,13 +150,8 @@ class Lbfgs:
 
     def start(self, image: Tensor, learning_rate: float) -> LbfgsState:  # noqa: ARG002 - of the protocol
         """Make the state before the first update."""
-        return self._empty(_UNKNOWN, _UNKNOWN, _INFINITE, np.float32(self.first_px), _NONE)
-
-    def _empty(
-        self, image: Tensor, gradient: Tensor, loss: Tensor, first_px: Tensor, cause: Tensor
-    ) -> LbfgsState:
-        unknown, none = (_UNKNOWN,) * self.history, (_NONE,) * self.history
-        state = LbfgsState(image, gradient, loss, unknown, unknown, none, first_px, cause)
+        unknown, none, first_px = (_UNKNOWN,) * self.history, (_NONE,) * self.history, np.float32(self.first_px)
+        state = LbfgsState(_UNKNOWN, _UNKNOWN, _INFINITE, unknown, unknown, none, first_px, _NONE)
         return tf.nest.map_structure(tf.convert_to_tensor, state)  # type: ignore[no-any-return]
 
     def update(
@@ -183,9 +175,10 @@ class Lbfgs:
         )
 
     def _cleared(self, state: LbfgsState, first_px: Tensor, cause: Tensor) -> tuple[Tensor, LbfgsState]:
-        """Step from the image in the state down the slope, if there is one, and clear the memory."""
-        moved = state.image + _steepest(state.gradient, first_px)
-        return moved, self._empty(state.image, state.gradient, state.loss, first_px, cause)
+        """Clear the memory, and step down the slope so that the pixel that moves most moves by `first_px`."""
+        moved = state.image + state.gradient * (-first_px / _largest(state.gradient))  # (1, H, W, 3)
+        unknown, none = (tf.constant(_UNKNOWN),) * self.history, (tf.constant(_NONE),) * self.history
+        return moved, state._replace(s=unknown, y=unknown, sy=none, first_px=first_px, cause=cause)
 
     def _remembering(self, image: Tensor, gradient: Tensor, loss: Tensor, state: LbfgsState) -> LbfgsState:
         """Add the pair of the last step (eq. 7.18), if its curvature is positive."""
@@ -251,11 +244,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _largest(gradient: Tensor) -> Tensor:
     return tf.maximum(tf.reduce_max(tf.abs(gradient)), _LEAST)  # (1, H, W, 3) -> ()
-
-
-def _steepest(gradient: Tensor, first_px: Tensor) -> Tensor:
-    """Step down the slope so that the pixel that moves most moves by `first_px`."""
-    return gradient * (-first_px / _largest(gradient))
 
 
 OPTIMIZERS: Final[dict[str, Optimizer]] = {"adam": Adam(), "lbfgs": Lbfgs()}

@@ -8,6 +8,7 @@ sums, and again for the gradient, once the loss of the whole picture's sums is k
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 import tensorflow as tf
@@ -41,7 +42,7 @@ class Tiles:
         self._core_px = core_px
         tile, contents = [PICTURE, _BOX], dict.fromkeys(content_layers, FEATURES)
         grams, errors = dict.fromkeys(style_layers, GRAM), dict.fromkeys(content_layers, SCALAR)
-        self._core_features = compiled(self._features_of_core, tile)
+        self._core_features = compiled(functools.partial(self._run, layers=content_layers), tile)
         self._core_grams = compiled(self._sums_of_core, [*tile, {}])
         self._core_sums = compiled(self._sums_of_core, [*tile, contents])
         upstream = Statistics(grams, errors, SCALAR, SCALAR)
@@ -57,14 +58,12 @@ class Tiles:
 
     def style_grams(self, image: Tensor) -> dict[str, Tensor]:
         """Compute the Gram matrices of the style layers: (1, H, W, 3) -> layer -> (C, C) float32."""
-        return self._means(self._core_grams, image, {}).grams
+        return self.means(image, {}).grams
 
     def means(self, image: Tensor, contents: dict[str, Tensor]) -> Statistics:
         """Compute the means over the whole picture; `contents`: the target's features, (1, H', W', C)."""
-        return self._means(self._core_sums, image, contents)
-
-    def _means(self, core_sums: Any, image: Tensor, contents: dict[str, Tensor]) -> Statistics:
         sums: Any = None
+        core_sums = self._core_sums if contents else self._core_grams
         for tile in self._tiles(image, contents):
             found = core_sums(*_piece(image, contents, tile))
             sums = found if sums is None else tf.nest.map_structure(tf.add, sums, found)
@@ -89,9 +88,6 @@ class Tiles:
         halo = halo_px(layers)
         columns = spans(width, self._core_px, halo)
         return [[Tile(rows, span) for span in columns] for rows in spans(height, self._core_px, halo)]
-
-    def _features_of_core(self, tile: Tensor, inner: Tensor) -> dict[str, Tensor]:
-        return self._run(tile, inner, self._content_layers)
 
     def _sums_of_core(self, tile: Tensor, inner: Tensor, contents: dict[str, Tensor]) -> Statistics:
         """Sum over a core: (1, h, w, 3), core and halo, and content layer -> (1, h', w', C) of the core."""

@@ -47,11 +47,9 @@ def shapes() -> dict[str, tuple[int, int, int, int]]:
 
 
 def load(source: str) -> Weights:
-    """Load and check weights.
+    """Load and check weights: `bundled`, `imagenet` (Keras' download and cache, hash-checked), or a path.
 
-    Args:
-        source: `bundled`, `imagenet` (Keras' download and cache, hash-checked), or a file's path: `.h5` of
-            Keras in the old or the new layout, or `.npz` of the bundled kind.
+    The path is of an `.h5` file of Keras in the old or the new layout, or of an `.npz` of the bundled kind.
 
     Raises:
         NotReady: the file is missing, damaged or of another network; the message names layer and shape.

@@ -67,14 +67,16 @@ def test_average_pooling_differs_from_max_pooling_after_the_first_block(
         assert differs == (not layer.startswith("block1")), layer
 
 
-def test_average_pooling_takes_the_mean_of_four(network: Vgg19, picture: Callable[..., np.ndarray]) -> None:
+def test_average_pooling_takes_the_mean_of_four(
+    weights: Weights, network: Vgg19, picture: Callable[..., np.ndarray]
+) -> None:
     """What enters block 2 is the mean of 2 x 2 features: its convolution of NumPy's means gives the same."""
     image = pixels.to_vgg(picture(16, 16))
     found = network.features(image, ("block1_conv2", "block2_conv1"), "avg")
     features = np.asarray(found["block1_conv2"])[0]
     means = features.reshape(8, 2, 8, 2, 64).mean(axis=(1, 3))
     padded = np.pad(means, ((1, 1), (1, 1), (0, 0)))
-    kernel, bias = (np.asarray(value) for value in network._layers["block2_conv1"][:2])
+    kernel, bias = weights.layers["block2_conv1"]
     patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))  # (8, 8, 64, 3, 3)
     expected = np.maximum(np.einsum("hwcij,ijcd->hwd", patches, kernel) + bias, 0)
     assert error(found["block2_conv1"][0], expected) < ROUNDING

@@ -33,13 +33,9 @@ class Chosen:
 def choose(wanted: str, wanted_precision: str, memory_limit_mb: int | None) -> Chosen:
     """Choose the device and set it up.
 
-    float32 always means float32: TF32, which keeps 10 of its 23 bits, is switched off. A GPU takes memory as it
-    needs it, or at most `memory_limit_mb`.
-
-    Args:
-        wanted: auto, cpu, gpu or gpu:N. A GPU that is asked for by name is never replaced by the CPU.
-        wanted_precision: auto, float32 or bfloat16.
-        memory_limit_mb: for a GPU only.
+    Wanted is auto, cpu, gpu or gpu:N; a GPU that is asked for by name is never replaced by the CPU. It takes
+    memory as it needs it, or at most `memory_limit_mb`. The precision is auto, float32 or bfloat16; float32
+    always means float32: TF32, which keeps 10 of its 23 bits, is switched off.
 
     Raises:
         NotReady: the GPU that is asked for is not there, or cannot be set up.

@@ -87,12 +87,8 @@ def spans(length_px: int, core_px: int, halo_px: int) -> list[Span]:
     """Cover an axis by cores of about one size.
 
     Everything begins on the grid, so that a tile pools the pixels that the picture pools; the last core ends
-    where the picture does, so that what pooling drops there is dropped in both.
-
-    Args:
-        length_px: height or width.
-        core_px: the largest core, a multiple of `GRID_PX`.
-        halo_px: before and after every core, a multiple of `GRID_PX`; cut off at the picture's borders.
+    where the picture does, so that what pooling drops there is dropped in both. `core_px`, of the largest core,
+    and `halo_px`, before and after each one, are multiples of `GRID_PX`; the picture's borders cut halos off.
     """
     cells = -(-length_px // GRID_PX)
     count = -(-length_px // core_px)
