@@ -142,7 +142,7 @@ def test_the_environment_is_handed_up_with_its_kind(court: Court) -> None:
     """The job is queued again at no cost, and the service learns why it should pause."""
     with pytest.raises(NotReady, match="No space left") as raised:
         court.settle(Interrupted(OSError(28, "No space left on device")))
-    assert raised.value.kind is PauseKind.NO_SPACE
+    assert PauseKind.of(raised.value) is PauseKind.NO_SPACE
     (entry,) = court.spool.entries(State.QUEUED)
     assert entry.attempts_used == 0
 
