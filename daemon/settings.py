@@ -21,8 +21,9 @@ MAX_ITERATIONS: Final = 100_000
 # The coarse sizes of `scales: auto`.
 _COARSEST_PX: Final = 128  # the least longest side
 _NARROWEST_PX: Final = 32  # the least shortest side
-# Multiples of `iterations` at half of the final size, and at a quarter and less.
-_AUTO_SHARES: Final = (1.5, 3.0)
+# Iterations of `scales: auto` from each longest side on, in proportion: large forms settle at the coarse sizes,
+# where a step is cheap, and the largest ones add strokes.
+_AUTO_ITERATIONS: Final = {128: 56, 256: 28, 512: 18, 1024: 12}
 # VGG19 (Simonyan and Zisserman, 2015, table 1, column E): here, because sidecars name layers.
 CONVOLUTIONS_PER_BLOCK: Final = (2, 2, 4, 4, 4)
 LAYERS: Final = tuple(
@@ -30,6 +31,9 @@ LAYERS: Final = tuple(
     for block, count in enumerate(CONVOLUTIONS_PER_BLOCK, start=1)
     for convolution in range(1, count + 1)
 )
+
+
+MATCH_LAYERS: Final = ("block3_conv1", "block4_conv1")  # of the relaxed earth mover's distance
 
 
 def number(value: Any) -> Any:
@@ -170,7 +174,7 @@ class Settings(Model):
         0.5, description="From 0, a hint of the style, to 1, almost only style; for objective balanced."
     )
     size: Size = Field(512, description="Longest side of the result in pixels, or original.")
-    iterations: Count = Field(20, description="Iterations at the final size.")
+    iterations: Count = Field(18, description="Iterations at the final size.")
     scales: Annotated[Literal["auto", "none"] | list[Scale], BeforeValidator(_scales)] = Field(
         "auto", description="Coarse sizes before the final one; auto: its halves, down to 128 px."
     )
@@ -182,6 +186,9 @@ class Settings(Model):
     content_layers: LayerWeights = Field({"block4_conv2": 1.0}, description="Layers of the content loss.")
     style_layers: LayerWeights = Field(
         {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Layers of the style loss."
+    )
+    match_weight: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)] = Field(
+        0.2, description="Share of the style loss that matches each feature with its nearest; for balanced."
     )
     tv_weight: Amount = Field(0.0, description="Weight of the total variation loss.")
     pooling: Literal["max", "avg"] = Field("max", description="VGG19's max pooling, or average pooling.")
@@ -199,6 +206,11 @@ class Settings(Model):
     priority: Whole = Field(
         0, ge=-1000, le=1000, description="Jobs of higher priority start first; then first come, first served."
     )
+
+    @property
+    def match_layers(self) -> tuple[str, ...]:
+        """Give the layers whose features are matched with the style's nearest ones."""
+        return MATCH_LAYERS if self.objective == "balanced" and self.match_weight > 0 else ()
 
     def all_scales(self, height_px: int, width_px: int) -> tuple[Scale, ...]:
         """List the sizes to paint at, coarse to fine, each with its iterations.
@@ -227,18 +239,25 @@ def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
     coarse: list[Scale] = []
     size = final // 2
     while size >= _COARSEST_PX and size * shape >= _NARROWEST_PX:
-        share = _AUTO_SHARES[min(len(coarse), len(_AUTO_SHARES) - 1)]
+        share = _auto_iterations(size) / _auto_iterations(final)
         coarse.insert(0, Scale(size=size, iterations=min(round(share * iterations), MAX_ITERATIONS)))
         size //= 2
     return coarse
 
 
+def _auto_iterations(size: int) -> int:
+    """Give the iterations at a longest side, as many as the default preset would make there."""
+    return next(
+        count for least, count in reversed(_AUTO_ITERATIONS.items()) if size >= least or least == _COARSEST_PX
+    )
+
+
 _BALANCED: Final = Settings().model_dump(
     include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
-    | {"tv_weight", "pooling", "init", "init_colors"}
+    | {"match_weight", "tv_weight", "pooling", "init", "init_colors"}
 )
 _PAPER: Final = {
-    **{name: value for name, value in _BALANCED.items() if name != "strength"},
+    **{name: value for name, value in _BALANCED.items() if name not in {"strength", "match_weight"}},
     "iterations": 100,
     "scales": "none",
     "objective": "paper",
@@ -252,8 +271,8 @@ _PAPER: Final = {
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "default": _BALANCED,
     "paper": _PAPER,
-    "preview": {**_BALANCED, "size": 256},
-    "fine": {**_BALANCED, "size": 1024, "iterations": 30},
+    "preview": {**_BALANCED, "size": 256, "iterations": _AUTO_ITERATIONS[256]},
+    "fine": {**_BALANCED, "size": 1024, "iterations": _AUTO_ITERATIONS[1024]},
 }
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from daemon import __version__, images
 from daemon.engine import memory
 from daemon.engine.checkpoints import Checkpoints, Found, key
-from daemon.engine.gram_cache import GramCache
 from daemon.engine.limits import resident_mb
 from daemon.engine.prefetch import Prefetcher, pictures
 from daemon.engine.session import Painter, Previews
+from daemon.engine.style_cache import StyleCache
 from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
 from daemon.lifeline import Lifeline
@@ -51,7 +51,7 @@ class LocalEngine:
 
     def __init__(self, config: Config, kept: Path | None = None) -> None:
         """Remember what to load; styles' Gram matrices are kept in an existing folder, or not at all."""
-        self._gram_store = GramCache(kept / "style-targets") if kept else None
+        self._style_store = StyleCache(kept / "style-targets") if kept else None
         self._options = config.engine
         self._max_megapixels = config.inbox.max_megapixels
         self._prefetcher = Prefetcher(self.make_ready)
@@ -80,7 +80,7 @@ class LocalEngine:
                 load_s=round(time.perf_counter() - begun, 3),
                 versions=device.versions(),
             )
-            self._loaded = (Painter(network, exact, self._gram_store), info)
+            self._loaded = (Painter(network, exact, self._style_store), info)
         return self._loaded
 
     def _require_room(self, device_name: str) -> None:

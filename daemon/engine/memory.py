@@ -141,7 +141,8 @@ def available_mb(held_mb: int, proc: Path = Path("/proc")) -> int:
 
 def estimate_mb(work: Work, tile_size: TileSize) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
-    info, style_layers = work.info, work.settings.style_layers
+    info, settings = work.info, work.settings
+    style_layers = {*settings.style_layers, *settings.match_layers}
     styles = [_FORWARD_BYTES * _piece(size, style_layers, tile_size) for size in work.styles]
     base_mb = (_GPU_BASE_MB if info.device.startswith("GPU") else _BASE_MB)[info.precision]
     rotated_mb = _ROTATED_MB[info.precision] if info.backward == "convolution" else 0
@@ -152,7 +153,7 @@ def _step_bytes(work: Work, tile_size: TileSize) -> float:
     """Count what is held through a step, and the greater of what its two halves take on top of it."""
     settings, precision = work.settings, work.info.precision
     pixels = math.prod(work.size)
-    layers = {*settings.content_layers, *settings.style_layers}
+    layers = {*settings.content_layers, *settings.style_layers, *settings.match_layers}
     piece = _piece(work.size, layers, tile_size)
     # This picture, the last, the best and the gradient; Adam's moments, or L-BFGS' pairs and last gradient.
     count = 4 + (2 if settings.optimizer == "adam" else 1 + 2 * kept_pairs(pixels))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from daemon.transfer.backend.tile_layout import TileSize
     from daemon.transfer.losses import Targets
     from daemon.transfer.scales import Scale, Subject
-    from daemon.transfer.targets import GramStore
+    from daemon.transfer.targets import StyleStore
     from daemon.transfer.vgg19 import Vgg19
 
 MAX_STEPS_BACK: Final = 1
@@ -63,7 +63,7 @@ class Session:
         self,
         subject: Subject,
         steps: Sequence[transfer.Step],
-        gram_store: GramStore | None,
+        style_store: StyleStore | None,
         *,
         exact: transfer.Step | None = None,
         prepared: Targets | None = None,
@@ -76,7 +76,7 @@ class Session:
         self._begun = time.perf_counter()
         self._subject = subject
         self._compiled = steps
-        self._gram_store = gram_store
+        self._style_store = style_store
         self._exact = exact
         self._exact_targets: Targets | None = None
         self._prepared = prepared
@@ -193,7 +193,7 @@ class Session:
             if self._prepared is not None and self._number == 0:
                 compared = self._prepared
             else:
-                compared = targets(self._step, self._subject, self._scale, self._gram_store)
+                compared = targets(self._step, self._subject, self._scale, self._style_store)
         descent = self._resumed_descent(compared)
         while True:
             begun = time.perf_counter()
@@ -282,7 +282,7 @@ class Session:
 
     def _exact_losses(self, exact: transfer.Step, image: Tensor) -> Losses:
         """Compute the losses of a picture of the last scale, (1, H, W, 3), in float32."""
-        compared = self._exact_targets or targets(exact, self._subject, self._scales[-1], self._gram_store)
+        compared = self._exact_targets or targets(exact, self._subject, self._scales[-1], self._style_store)
         self._exact_targets = compared if exact.core_px is None else None  # not kept where memory is short
         return Losses(*map(float, exact.loss(image, compared)))
 
@@ -290,11 +290,13 @@ class Session:
 class Painter:
     """A loaded network and the steps compiled on it so far."""
 
-    def __init__(self, network: Vgg19, exact: Vgg19 | None = None, gram_store: GramStore | None = None) -> None:
+    def __init__(
+        self, network: Vgg19, exact: Vgg19 | None = None, style_store: StyleStore | None = None
+    ) -> None:
         """Take the network that iterates, and the same in float32 for the reported losses if it is another."""
         self._network = network
         self._exact = exact
-        self._gram_store = gram_store
+        self._style_store = style_store
         self._made = functools.cache(transfer.make)
 
     def step(self, settings: Settings, tile_size: TileSize = WHOLE) -> transfer.Step:
@@ -303,7 +305,7 @@ class Painter:
 
     def prepare(self, subject: Subject) -> Targets:
         """Compute the targets of a job's first scale ahead; another thread may be painting."""
-        return targets(self.step(subject.settings), subject, subject.scales()[0], self._gram_store)
+        return targets(self.step(subject.settings), subject, subject.scales()[0], self._style_store)
 
     def begin(
         self,
@@ -322,7 +324,7 @@ class Painter:
         return Session(
             subject,
             [self.step(settings, tile_size) for tile_size in chosen],
-            self._gram_store,
+            self._style_store,
             exact=self._made(self._exact, transfer.Method.of(settings), chosen[-1]) if self._exact else None,
             prepared=prepared if chosen[0] == WHOLE else None,
             resumed=resumed,

@@ -1,7 +1,7 @@
 """The losses, one function an equation, and the two objectives.
 
-An objective sees a picture through its `Statistics` only. All are sums over positions, divided by their number,
-so they can be computed from the whole picture or tile by tile (`tiles`).
+An objective sees a picture through its `Statistics` only: means over its positions, and its features at some of
+them. Both can be computed from the whole picture or tile by tile (`tiles`).
 """
 
 from __future__ import annotations
@@ -10,34 +10,60 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import tensorflow as tf
 
-from daemon.transfer.backend.operations import gram_product
+from daemon.transfer.backend.operations import gram_product, nearest, sample
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from daemon.transfer import Tensor
 
 
 _LEAST: Final = 1e-12  # a picture of one color has features that vanish
+_LEAST_SQUARE: Final = 1e-6  # of a vector that is made a unit vector
+
+
+class Compared(NamedTuple):
+    """What the features of a picture are compared with place by place, and where they are sampled."""
+
+    content: dict[str, Tensor]  # content layer -> (1, H, W, C)
+    grids: dict[str, Tensor]  # matched layer -> (n, 2) int32, rows and columns
+
+
+class Match(NamedTuple):
+    """What the features of one layer are matched with, and where."""
+
+    mean: Tensor  # (C,) float32, of the styles' features
+    style: Tensor  # (m, C), unit vectors of the styles' features less their mean; in the network's precision
+    grid: Tensor  # (n, 2) int32, the rows and columns at which the picture is sampled
 
 
 class Targets(NamedTuple):
-    """What a picture is compared with, and the weight of each comparison. All float32 tensors.
+    """What a picture is compared with, and the weight of each comparison. Float32 tensors but where said.
 
     The weights are tensors, so that a change of a weight needs no new graph.
     """
 
     content: dict[str, Tensor]  # layer -> (1, H, W, C)
     style: dict[str, Tensor]  # layer -> (C, C)
+    match: dict[str, Match]  # layer; empty where nothing is matched
     content_layers: dict[str, Tensor]  # layer -> (), shares that sum to 1
     style_layers: dict[str, Tensor]  # layer -> (), shares that sum to 1
     content_weight: Tensor  # ()
     style_weight: Tensor  # ()
+    match_weight: Tensor  # ()
     tv_weight: Tensor  # ()
+
+    @property
+    def compared(self) -> Compared:
+        """The part that belongs to places of the picture."""
+        return Compared(self.content, {layer: match.grid for layer, match in self.match.items()})
 
 
 class Statistics(NamedTuple):
-    """What the objectives see of a picture: means over its positions. All float32 tensors."""
+    """What the objectives see of a picture: means over its positions, and samples. All float32 tensors."""
 
     grams: dict[str, Tensor]  # style layer -> (C, C), FᵀF
+    samples: dict[str, Tensor]  # matched layer -> (n, C), the features on its grid
     errors: dict[str, Tensor]  # content layer -> (), squared difference from the target's features
     down: Tensor  # (), squared difference of vertical neighbors
     right: Tensor  # (), squared difference of horizontal neighbors
@@ -71,13 +97,38 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
     return tf.reduce_mean(tf.math.squared_difference(gram, target))
 
 
-def statistics(image: Tensor, features: dict[str, Tensor], targets: Targets) -> Statistics:
+def relaxed_emd(samples: Tensor, match: Match) -> Tensor:
+    """Relaxed earth mover's distance of features from a style's: Kolkin et al. (2019, STROTSS), eq. 5-7.
+
+    The mean cosine distance of each feature, (n, C), from the nearest one of the style, and of each one of the
+    style from the nearest feature. So the picture has no mixture that the style does not have, and leaves
+    nothing of the style out. The paper takes the larger of the two means; their sum has no kink where both are
+    equal. As in NNST (Kolkin et al. 2022), cosines are of features less the style's mean.
+    """
+    own = unit(samples - match.mean)  # (n, C)
+    # No gradient: only the order of the similarities counts, so the network's precision will do.
+    to_style, to_own = nearest(tf.cast(own, match.style.dtype), match.style)  # (n,), (m,)
+    style = tf.cast(match.style, tf.float32)  # (m, C)
+    from_own = 1.0 - tf.reduce_sum(own * tf.gather(style, to_style), axis=1)  # (n,)
+    from_style = 1.0 - tf.reduce_sum(tf.gather(own, to_own) * style, axis=1)  # (m,)
+    return tf.reduce_mean(from_own) + tf.reduce_mean(from_style)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Scale vectors, (n, C), to the length 1; near zero they are shorter."""
+    return vectors * tf.math.rsqrt(tf.reduce_sum(tf.square(vectors), axis=1, keepdims=True) + _LEAST_SQUARE)
+
+
+def statistics(
+    image: Tensor, features: dict[str, Tensor], style_layers: Iterable[str], compared: Compared
+) -> Statistics:
     """Compute what the objectives see of a picture (1, H, W, 3) and its features, layer -> (1, H', W', C)."""
     down = image[:, 1:, :, :] - image[:, :-1, :, :]  # (1, H - 1, W, 3)
     right = image[:, :, 1:, :] - image[:, :, :-1, :]  # (1, H, W - 1, 3)
     return Statistics(
-        {layer: gram_matrix(features[layer]) for layer in targets.style},
-        {layer: content_loss(features[layer], target) for layer, target in targets.content.items()},
+        {layer: gram_matrix(features[layer]) for layer in style_layers},
+        {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()},
+        {layer: content_loss(features[layer], target) for layer, target in compared.content.items()},
         tf.reduce_mean(tf.square(down)),
         tf.reduce_mean(tf.square(right)),
     )
@@ -88,20 +139,26 @@ def paper_objective(found: Statistics, targets: Targets) -> Loss:
 
     Gatys et al. (2016), eq. 5 and 7. With equal weights the shares are 1 / number of layers.
     """
-    style = [style_loss(found.grams[layer], target) for layer, target in targets.style.items()]
-    return _weighed(style, list(found.errors.values()), found, targets)
+    style = {layer: style_loss(found.grams[layer], target) for layer, target in targets.style.items()}
+    return _weighed(_mean(style, targets.style_layers), found.errors, found, targets)
 
 
 def balanced_objective(found: Statistics, targets: Targets) -> Loss:
     """Weigh and sum relative errors: |G - Gs|² / |Gs|² and |F - Fc|² / |Fc|².
 
     Every layer counts the same and a weight means the same for every pair of pictures and every size; in the
-    paper's objective blocks 3 and 4 outweigh all others by orders of magnitude.
+    paper's objective blocks 3 and 4 outweigh all others by orders of magnitude. Where layers are matched, the
+    mean of their relaxed earth mover's distances is a share of the style loss.
     """
-    style = [
-        style_loss(found.grams[layer], target) / _mean_square(target) for layer, target in targets.style.items()
-    ]
-    content = [found.errors[layer] / _mean_square(target) for layer, target in targets.content.items()]
+    grams = {
+        layer: style_loss(found.grams[layer], target) / _mean_square(target)
+        for layer, target in targets.style.items()
+    }
+    content = {layer: found.errors[layer] / _mean_square(target) for layer, target in targets.content.items()}
+    style = _mean(grams, targets.style_layers)
+    if targets.match:
+        distances = [relaxed_emd(found.samples[layer], match) for layer, match in targets.match.items()]
+        style += targets.match_weight * (tf.add_n(distances) / len(distances) - style)
     return _weighed(style, content, found, targets)
 
 
@@ -109,21 +166,20 @@ def _mean_square(target: Tensor) -> Tensor:
     return tf.maximum(tf.reduce_mean(tf.square(target)), _LEAST)
 
 
-def _weighed(style: list[Tensor], content: list[Tensor], found: Statistics, targets: Targets) -> Loss:
-    """Average both lists by the layers' shares, in the order of the targets; weigh, and add total variation.
+def _weighed(style: Tensor, content: dict[str, Tensor], found: Statistics, targets: Targets) -> Loss:
+    """Weigh and sum the style loss, the mean of the content layers' losses, and the total variation.
 
     That is Mahendran & Vedaldi (2015), beta = 2, as a mean.
     """
-    style_shares = [targets.style_layers[layer] for layer in targets.style]
-    content_shares = [targets.content_layers[layer] for layer in targets.content]
-    style_sum = targets.style_weight * _average(style, style_shares)
-    content_sum = targets.content_weight * _average(content, content_shares)
+    style_sum = targets.style_weight * style
+    content_sum = targets.content_weight * _mean(content, targets.content_layers)
     variation = targets.tv_weight * (found.down + found.right)
     return Loss(style_sum + content_sum + variation, style_sum, content_sum)
 
 
-def _average(values: list[Tensor], shares: list[Tensor]) -> Tensor:
-    return tf.add_n([share * value for value, share in zip(values, shares, strict=True)])
+def _mean(values: dict[str, Tensor], shares: dict[str, Tensor]) -> Tensor:
+    """Average over layers, in the order of the values."""
+    return tf.add_n([shares[layer] * value for layer, value in values.items()])
 
 
 OBJECTIVES: Final = {"paper": paper_objective, "balanced": balanced_objective}

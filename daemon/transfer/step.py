@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from daemon.transfer import losses, pixels
 from daemon.transfer.backend import footprint
-from daemon.transfer.backend.tensors import FEATURES, GRAM, PICTURE, SCALAR, compiled
-from daemon.transfer.losses import Loss, Statistics, Targets
+from daemon.transfer.backend.tensors import FEATURES, GRID, MATRIX, PICTURE, SCALAR, compiled
+from daemon.transfer.losses import Compared, Loss, Match, Statistics, Targets
 from daemon.transfer.optimizers import OPTIMIZERS
 from daemon.transfer.tiles import Tiles
 
@@ -30,6 +30,7 @@ class Method:
 
     content_layers: tuple[str, ...]
     style_layers: tuple[str, ...]
+    match_layers: tuple[str, ...]  # of the relaxed earth mover's distance; () without it
     pooling: str
     objective: str
     optimizer: str
@@ -40,6 +41,7 @@ class Method:
         return cls(
             tuple(settings.content_layers),
             tuple(settings.style_layers),
+            settings.match_layers,
             settings.pooling,
             settings.objective,
             settings.optimizer,
@@ -73,9 +75,10 @@ class WholeStep(_Step):
     def __init__(self, network: Vgg19, method: Method) -> None:
         """Compile lazily."""
         super().__init__(network, method)
-        specs = [PICTURE, _target_specs(method)]
+        specs = [PICTURE, _target_specs(method, network.precision)]
         self.content_features = compiled(self._content_features, [PICTURE])
-        self.style_grams = compiled(self._style_grams, [PICTURE])
+        style = _compared_specs(method)._replace(content={})
+        self.style_statistics = compiled(self._statistics, [PICTURE, style])
         self.loss = compiled(self._loss, specs)
         self.step = compiled(self._step, [*specs, self.optimizer.signature()])
 
@@ -83,25 +86,21 @@ class WholeStep(_Step):
         """Return the loss of the image, the moved image, and the optimizer's new state."""
         with tf.GradientTape() as tape:
             tape.watch(image)  # (1, H, W, 3)
-            loss = self._objective(self._statistics(image, targets), targets)  # () each
+            loss = self._objective(self._statistics(image, targets.compared), targets)  # () each
         gradient = tape.gradient(loss.total, image)  # (1, H, W, 3)
         moved, state = self._moved(image, gradient, loss, state)  # (1, H, W, 3)
         return guarded(image, loss), moved, state
 
     def _loss(self, image: Tensor, targets: Targets) -> Loss:
-        return guarded(image, self._objective(self._statistics(image, targets), targets))
+        return guarded(image, self._objective(self._statistics(image, targets.compared), targets))
 
-    def _statistics(self, image: Tensor, targets: Targets) -> Statistics:
-        layers = {*self.method.content_layers, *self.method.style_layers}
+    def _statistics(self, image: Tensor, compared: Compared) -> Statistics:
+        layers = {*compared.content, *self.method.style_layers, *compared.grids}
         features = self.network.features(image, layers, self.method.pooling)  # layer -> (1, H', W', C)
-        return losses.statistics(image, features, targets)
+        return losses.statistics(image, features, self.method.style_layers, compared)
 
     def _content_features(self, image: Tensor) -> dict[str, Tensor]:  # layer -> (1, H', W', C)
         return self.network.features(image, self.method.content_layers, self.method.pooling)
-
-    def _style_grams(self, image: Tensor) -> dict[str, Tensor]:  # layer -> (C, C)
-        features = self.network.features(image, self.method.style_layers, self.method.pooling)
-        return {layer: losses.gram_matrix(value) for layer, value in features.items()}
 
 
 class TiledStep(_Step):
@@ -112,28 +111,28 @@ class TiledStep(_Step):
         super().__init__(network, method)
         self.core_px = core_px
         features = functools.partial(network.features, pooling=method.pooling)
-        self._tiles = Tiles(features, method.content_layers, method.style_layers, core_px)
+        self._tiles = Tiles(features, method.style_layers, _compared_specs(method), core_px)
         self.content_features = self._tiles.content_features
-        self.style_grams = self._tiles.style_grams
+        self.style_statistics = self._tiles.means
         self._update = compiled(
             self._moved, [PICTURE, PICTURE, Loss(SCALAR, SCALAR, SCALAR), self.optimizer.signature()]
         )
 
     def step(self, image: Tensor, targets: Targets, state: Any) -> tuple[Loss, Tensor, Any]:
         """Return the loss of the image, the moved image, and the optimizer's new state."""
-        means = self._tiles.means(image, targets.content)  # forward, tile by tile
+        means = self._tiles.means(image, targets.compared)  # forward, tile by tile
         with tf.GradientTape() as tape:
             tape.watch(means)
             loss = self._objective(means, targets)  # () each
         upstream = tape.gradient(loss.total, means)
-        gradient = self._tiles.gradient(image, targets.content, upstream)  # (1, H, W, 3); forward and backward
+        gradient = self._tiles.gradient(image, targets.compared, upstream)  # (1, H, W, 3); forward and backward
         footprint.trim()  # the update needs the room that the tiles took
         moved, state = self._update(image, gradient, loss, state)  # (1, H, W, 3)
         return guarded(image, loss), moved, state
 
     def loss(self, image: Tensor, targets: Targets) -> Loss:
         """Compute the loss of (1, H, W, 3)."""
-        return guarded(image, self._objective(self._tiles.means(image, targets.content), targets))
+        return guarded(image, self._objective(self._tiles.means(image, targets.compared), targets))
 
 
 Step = WholeStep | TiledStep
@@ -146,14 +145,22 @@ def make(network: Vgg19, method: Method, tile_size: TileSize) -> Step:
     return TiledStep(network, method, tile_size.core_px)
 
 
-def _target_specs(method: Method) -> Targets:
+def _compared_specs(method: Method) -> Compared:
+    return Compared(dict.fromkeys(method.content_layers, FEATURES), dict.fromkeys(method.match_layers, GRID))
+
+
+def _target_specs(method: Method, precision: str) -> Targets:
+    compared = _compared_specs(method)
+    mean, style = tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], precision)
     return Targets(
-        content=dict.fromkeys(method.content_layers, FEATURES),
-        style=dict.fromkeys(method.style_layers, GRAM),
+        content=compared.content,
+        style=dict.fromkeys(method.style_layers, MATRIX),
+        match={layer: Match(mean, style, grid) for layer, grid in compared.grids.items()},
         content_layers=dict.fromkeys(method.content_layers, SCALAR),
         style_layers=dict.fromkeys(method.style_layers, SCALAR),
         content_weight=SCALAR,
         style_weight=SCALAR,
+        match_weight=SCALAR,
         tv_weight=SCALAR,
     )
 

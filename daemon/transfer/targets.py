@@ -1,20 +1,22 @@
-"""The two targets of a descent at one size: the content's features and the style's Gram matrices."""
+"""The targets of a descent at one size: the content's features, and the styles' Gram matrices and samples."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Protocol
+import math
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from daemon import __version__, images
 from daemon.transfer import pixels
-from daemon.transfer.losses import Targets
+from daemon.transfer.backend.tile_layout import feature_px
+from daemon.transfer.losses import Compared, Match, Targets, unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     import numpy.typing as npt
 
     from daemon.job import Picture
@@ -23,51 +25,89 @@ if TYPE_CHECKING:
     from daemon.transfer.scales import Scale, Subject
     from daemon.transfer.step import Step
 
-    Grams = dict[str, npt.NDArray[np.float32]]  # layer -> (C, C)
+    Arrays = dict[str, npt.NDArray[np.float32]]
+
+_MOST_SAMPLES: Final = 3072  # of a layer: as many positions as block 4 has of a picture of 512 x 384 px
 
 
-class GramStore(Protocol):
-    """Keeps Gram matrices from job to job."""
+class StyleStore(Protocol):
+    """Keeps a style's Gram matrices and samples from job to job."""
 
-    def get(self, key: str, compute: Callable[[], Grams]) -> Grams:
-        """Give the Gram matrices that are stored under a key, or compute and store them."""
+    def get(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
+        """Give the arrays that are stored under a key, or compute and store them."""
 
 
-def targets(step: Step, subject: Subject, scale: Scale, store: GramStore | None) -> Targets:
+def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None) -> Targets:
     """Compute once what every step at one size compares with, by the very network that iterates.
 
     So bfloat16's errors are on both sides: against float32's targets they would not cancel, and the picture
     would end where float32 sees a loss 2 % higher. Several styles blend as the weighted mean of their Gram
-    matrices.
+    matrices, and of the samples to match each has its share.
     """
     grams: dict[str, Any] = {}
+    samples: dict[str, list[Any]] = {layer: [] for layer in step.method.match_layers}
     for style, share in zip(subject.scaled_styles(scale), subject.shares(), strict=True):
-        for layer, gram in _style_grams(step, style, store).items():
-            grams[layer] = grams.get(layer, 0.0) + share * gram  # (C, C)
+        found = _style_arrays(step, style, round(share * _MOST_SAMPLES), store)
+        for layer in step.method.style_layers:
+            grams[layer] = grams.get(layer, 0.0) + share * found[f"gram {layer}"]  # (C, C)
+        for layer, taken in samples.items():
+            taken.append(found[f"samples {layer}"])  # (m, C)
     settings = subject.settings
     content_weight, style_weight = _weights(settings)
-    content = pixels.to_vgg(images.resize(subject.content, scale.height, scale.width))  # (1, H, W, 3)
+    size = scale.height, scale.width
+    content = pixels.to_vgg(images.resize(subject.content, *size))  # (1, H, W, 3)
     return Targets(
         content=step.content_features(content),
         style={layer: tf.constant(grams[layer]) for layer in step.method.style_layers},
+        match={
+            layer: _match(np.concatenate(taken), step.network.precision, grid(layer, size, _MOST_SAMPLES))
+            for layer, taken in samples.items()
+        },
         content_layers=_shares(settings.content_layers),
         style_layers=_shares(settings.style_layers),
         content_weight=tf.constant(content_weight, tf.float32),
         style_weight=tf.constant(style_weight, tf.float32),
+        match_weight=tf.constant(settings.match_weight, tf.float32),
         tv_weight=tf.constant(settings.tv_weight, tf.float32),
     )
 
 
-def _style_grams(step: Step, style: Picture, store: GramStore | None) -> Grams:
-    """Compute a style's Gram matrices, or take those of the same pixels, computed in the same way."""
+def _match(style: npt.NDArray[np.float32], precision: str, positions: Tensor) -> Match:
+    """Match features at some positions, (n, 2), with those of styles, (m, C)."""
+    mean = style.mean(axis=0)  # (C,)
+    return Match(tf.constant(mean), tf.cast(unit(tf.constant(style - mean)), precision), positions)
+
+
+def grid(layer: str, size: tuple[int, int], most: int) -> Tensor:
+    """Spread positions evenly over a layer's features of a picture: (n, 2) int32 rows and columns, n <= most.
+
+    All of them, where there are no more. At least one.
+    """
+    px = feature_px(layer)
+    rows, columns = size[0] // px, size[1] // px
+    share = min(1.0, math.sqrt(most / (rows * columns)))
+    chosen = [_even(count, max(1, int(share * count))) for count in (rows, columns)]
+    return tf.constant(np.stack(np.meshgrid(*chosen, indexing="ij"), axis=-1).reshape(-1, 2), tf.int32)
+
+
+def _even(count: int, chosen: int) -> npt.NDArray[np.intp]:
+    """Choose numbers below a count, the middles of equal intervals."""
+    return ((np.arange(chosen) + 0.5) * count / chosen).astype(int)
+
+
+def _style_arrays(step: Step, style: Picture, samples: int, store: StyleStore | None) -> Arrays:
+    """Compute a style's Gram matrices and samples, or take those of the same pixels, computed the same way."""
     method, network = step.method, step.network
     is_on_gpu = bool(tf.config.list_logical_devices("GPU"))
     computed = (network.sha256, network.precision, step.core_px, is_on_gpu, tf.__version__, __version__)
-    facts = (method.style_layers, method.pooling, computed, style.shape)
+    facts = (method.style_layers, method.match_layers, samples, method.pooling, computed, style.shape)
     key = hashlib.sha256(repr(facts).encode() + style.tobytes()).hexdigest()
 
-    def compute() -> Grams:
-        return {layer: gram.numpy() for layer, gram in step.style_grams(pixels.to_vgg(style)).items()}
+    def compute() -> Arrays:
+        grids = {layer: grid(layer, (style.shape[0], style.shape[1]), samples) for layer in method.match_layers}
+        found = step.style_statistics(pixels.to_vgg(style), Compared({}, grids))
+        kept = {f"gram {layer}": gram.numpy() for layer, gram in found.grams.items()}
+        return kept | {f"samples {layer}": taken.numpy() for layer, taken in found.samples.items()}
 
     return compute() if store is None else store.get(key, compute)
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tensorflow as tf
 
-from daemon.transfer.backend.operations import gram_product
-from daemon.transfer.backend.tensors import FEATURES, GRAM, PICTURE, SCALAR, compiled
+from daemon.transfer.backend.operations import gram_product, sample
+from daemon.transfer.backend.tensors import MATRIX, PICTURE, SCALAR, compiled
 from daemon.transfer.backend.tile_layout import Tile, feature_px, halo_px, spans
-from daemon.transfer.losses import Statistics
+from daemon.transfer.losses import Compared, Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -33,20 +33,23 @@ class Tiles:
     tiles instead of two over the picture.
     """
 
-    def __init__(
-        self, features: Any, content_layers: Sequence[str], style_layers: Sequence[str], core_px: int
-    ) -> None:
-        """Compile lazily; `features` is `Vgg19.features`, and `core_px` a core's longest side, on the grid."""
+    def __init__(self, features: Any, style_layers: Sequence[str], compared: Compared, core_px: int) -> None:
+        """Compile lazily.
+
+        `features` is `Vgg19.features`, `compared` holds specs of tensors, and `core_px` is a core's longest
+        side, on the grid.
+        """
         self._features = features
-        self._content_layers, self._style_layers = content_layers, style_layers
+        self._content_layers, self._style_layers = tuple(compared.content), style_layers
         self._core_px = core_px
-        tile, contents = [PICTURE, _BOX], dict.fromkeys(content_layers, FEATURES)
-        grams, errors = dict.fromkeys(style_layers, GRAM), dict.fromkeys(content_layers, SCALAR)
-        self._core_features = compiled(functools.partial(self._run, layers=content_layers), tile)
-        self._core_grams = compiled(self._sums_of_core, [*tile, {}])
-        self._core_sums = compiled(self._sums_of_core, [*tile, contents])
-        upstream = Statistics(grams, errors, SCALAR, SCALAR)
-        self._tile_gradient = compiled(self._gradient_of_tile, [*tile, contents, upstream])
+        tile = [PICTURE, _BOX]
+        grams, samples = dict.fromkeys(style_layers, MATRIX), dict.fromkeys(compared.grids, MATRIX)
+        errors = dict.fromkeys(compared.content, SCALAR)
+        self._core_features = compiled(functools.partial(self._run, layers=self._content_layers), tile)
+        self._style_sums = compiled(self._sums_of_core, [*tile, compared._replace(content={})])
+        self._core_sums = compiled(self._sums_of_core, [*tile, compared])
+        upstream = Statistics(grams, samples, errors, SCALAR, SCALAR)
+        self._tile_gradient = compiled(self._gradient_of_tile, [*tile, compared, upstream])
 
     def content_features(self, image: Tensor) -> dict[str, Tensor]:
         """Compute the features of the content layers: (1, H, W, 3) -> layer -> (1, H', W', C) float32."""
@@ -56,31 +59,30 @@ class Tiles:
         ]
         return _joined(bands, axis=1)
 
-    def style_grams(self, image: Tensor) -> dict[str, Tensor]:
-        """Compute the Gram matrices of the style layers: (1, H, W, 3) -> layer -> (C, C) float32."""
-        return self.means(image, {}).grams
-
-    def means(self, image: Tensor, contents: dict[str, Tensor]) -> Statistics:
-        """Compute the means over the whole picture; `contents`: the target's features, (1, H', W', C)."""
+    def means(self, image: Tensor, compared: Compared) -> Statistics:
+        """Compute the statistics of the whole picture (1, H, W, 3); those of a style have no content."""
         sums: Any = None
-        core_sums = self._core_sums if contents else self._core_grams
-        for tile in self._tiles(image, contents):
-            found = core_sums(*_piece(image, contents, tile))
+        core_sums = self._core_sums if compared.content else self._style_sums
+        for tile in self._tiles(image, compared):
+            found = core_sums(*_piece(image, compared, tile))
             sums = found if sums is None else tf.nest.map_structure(tf.add, sums, found)
-        return _divided(image, contents, sums)
+        return _divided(image, compared, sums)
 
-    def gradient(self, image: Tensor, contents: dict[str, Tensor], upstream: Statistics) -> Tensor:
-        """Compute a loss' gradient (1, H, W, 3); `upstream` is its gradient with respect to each mean."""
-        of_sums = _divided(image, contents, upstream)  # the chain rule divides as the means do
+    def gradient(self, image: Tensor, compared: Compared, upstream: Statistics) -> Tensor:
+        """Compute a loss' gradient (1, H, W, 3); `upstream` is its gradient with respect to each statistic."""
+        of_sums = _divided(image, compared, upstream)  # the chain rule divides as the means do
         whole = tf.Variable(tf.zeros_like(image))  # (1, H, W, 3)
-        for tile in self._tiles(image, contents):
-            part = self._tile_gradient(*_piece(image, contents, tile), of_sums)  # (1, h, w, 3), core and halo
+        for tile in self._tiles(image, compared):
+            part = self._tile_gradient(*_piece(image, compared, tile), of_sums)  # (1, h, w, 3), core and halo
             region = _cut(whole, tile.whole)
             region.assign(region + part)  # in place: halos overlap
         return whole.read_value()
 
-    def _tiles(self, image: Tensor, contents: dict[str, Tensor]) -> list[Tile]:
-        return [tile for band in self._bands(image, [*contents, *self._style_layers]) for tile in band]
+    def _tiles(self, image: Tensor, compared: Compared) -> list[Tile]:
+        return [tile for band in self._bands(image, self._layers(compared)) for tile in band]
+
+    def _layers(self, compared: Compared) -> list[str]:
+        return [*compared.content, *self._style_layers, *compared.grids]
 
     def _bands(self, image: Tensor, layers: Collection[str]) -> list[list[Tile]]:
         """Cover a picture: the tiles of every band from left to right, the bands from top to bottom."""
@@ -89,23 +91,27 @@ class Tiles:
         columns = spans(width, self._core_px, halo)
         return [[Tile(rows, span) for span in columns] for rows in spans(height, self._core_px, halo)]
 
-    def _sums_of_core(self, tile: Tensor, inner: Tensor, contents: dict[str, Tensor]) -> Statistics:
-        """Sum over a core: (1, h, w, 3), core and halo, and content layer -> (1, h', w', C) of the core."""
-        features = self._run(tile, inner, [*contents, *self._style_layers])
+    def _sums_of_core(self, tile: Tensor, inner: Tensor, compared: Compared) -> Statistics:
+        """Sum over a core: (1, h, w, 3), core and halo, and what the core is compared with.
+
+        Samples of positions in other cores are zero, so that those of all cores add up.
+        """
+        features = self._run(tile, inner, self._layers(compared))
         grams = {layer: gram_product(features[layer]) for layer in self._style_layers}
+        samples = {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()}
         errors = {
             layer: tf.reduce_sum(tf.math.squared_difference(features[layer], wanted))
-            for layer, wanted in contents.items()
+            for layer, wanted in compared.content.items()
         }
-        return Statistics(grams, errors, *_variation(tile, inner))
+        return Statistics(grams, samples, errors, *_variation(tile, inner))
 
     def _gradient_of_tile(
-        self, tile: Tensor, inner: Tensor, contents: dict[str, Tensor], upstream: Statistics
+        self, tile: Tensor, inner: Tensor, compared: Compared, upstream: Statistics
     ) -> Tensor:
         """Compute a core's part of the whole gradient: (1, h, w, 3), core and halo."""
         with tf.GradientTape() as tape:
             tape.watch(tile)
-            sums = self._sums_of_core(tile, inner, contents)
+            sums = self._sums_of_core(tile, inner, compared)
         return tape.gradient(sums, tile, output_gradients=upstream)
 
     def _run(self, tile: Tensor, inner: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
@@ -127,10 +133,18 @@ def _variation(tile: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _piece(image: Tensor, contents: dict[str, Tensor], tile: Tile) -> tuple[Any, ...]:
-    """Cut out a tile of the picture, say where its core lies, and cut what that is compared with."""
-    cut = {layer: _cut(features, tile.core, feature_px(layer)) for layer, features in contents.items()}
-    return _cut(image, tile.whole), tile.inner, cut
+def _piece(image: Tensor, compared: Compared, tile: Tile) -> tuple[Any, ...]:
+    """Cut out a tile of the picture, say where its core lies, and cut what that is compared with.
+
+    The grids' positions are counted from the core's corner.
+    """
+    top, _, left, _ = tile.core
+    content = {layer: _cut(value, tile.core, feature_px(layer)) for layer, value in compared.content.items()}
+    grids = {
+        layer: grid - [top // feature_px(layer), left // feature_px(layer)]
+        for layer, grid in compared.grids.items()
+    }
+    return _cut(image, tile.whole), tile.inner, Compared(content, grids)
 
 
 def _cut(values: Tensor, box: Sequence[Any], px: int = 1) -> Tensor:
@@ -139,13 +153,14 @@ def _cut(values: Tensor, box: Sequence[Any], px: int = 1) -> Tensor:
     return values[:, top:bottom, left:right]
 
 
-def _divided(image: Tensor, contents: dict[str, Tensor], sums: Statistics) -> Statistics:
-    """Divide every sum by the number of its terms in the whole picture."""
+def _divided(image: Tensor, compared: Compared, sums: Statistics) -> Statistics:
+    """Divide every sum by the number of its terms in the whole picture; a sample is a sum of one."""
     _, height, width, channels = image.shape
     positions = {layer: (height // feature_px(layer)) * (width // feature_px(layer)) for layer in sums.grams}
     return Statistics(
         {layer: value / positions[layer] for layer, value in sums.grams.items()},
-        {layer: value / tf.size(contents[layer], tf.float32) for layer, value in sums.errors.items()},
+        sums.samples,
+        {layer: value / tf.size(compared.content[layer], tf.float32) for layer, value in sums.errors.items()},
         sums.down / ((height - 1) * width * channels),
         sums.right / (height * (width - 1) * channels),
     )

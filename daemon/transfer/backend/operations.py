@@ -69,3 +69,21 @@ def gram_product(features: Tensor) -> tuple[Tensor, Any]:
         return tf.reshape(tf.matmul(flat, upstream + tf.transpose(upstream)), tf.shape(features))
 
     return tf.matmul(flat, flat, transpose_a=True), gradient  # (H·W, C) -> (C, C)
+
+
+def sample(features: Tensor, grid: Tensor) -> Tensor:
+    """Take (1, H, W, C) at (n, 2) rows and columns: (n, C), zero where a position lies outside."""
+    size = tf.shape(features)[1:3]
+    is_inside = tf.reduce_all((grid >= 0) & (grid < size), axis=1)  # (n,)
+    index = tf.where(is_inside, grid[:, 0] * size[1] + grid[:, 1], 0)
+    flat = tf.reshape(features, [size[0] * size[1], -1])  # (H·W, C)
+    return tf.where(is_inside[:, tf.newaxis], tf.gather(flat, index), 0.0)
+
+
+def nearest(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Find for each of two sets of unit vectors the nearest in the other set: (n, C), (m, C) -> (n,), (m,).
+
+    Transposed for the columns, along which the largest value is found three times as slowly.
+    """
+    similarity = tf.matmul(first, second, transpose_b=True)  # (n, m)
+    return tf.argmax(similarity, axis=1), tf.argmax(tf.transpose(similarity), axis=1)

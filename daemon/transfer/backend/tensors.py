@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 PICTURE: Final = tf.TensorSpec([1, None, None, 3], tf.float32)
 FEATURES: Final = tf.TensorSpec([1, None, None, None], tf.float32)
-GRAM: Final = tf.TensorSpec([None, None], tf.float32)
+MATRIX: Final = tf.TensorSpec([None, None], tf.float32)
+GRID: Final = tf.TensorSpec([None, 2], tf.int32)
 SCALAR: Final = tf.TensorSpec([], tf.float32)
 
 # Several compiled steps look to TensorFlow like one that is traced again and again. A test counts traces.
