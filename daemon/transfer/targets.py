@@ -60,7 +60,7 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
         content=step.content_features(content),
         style={layer: tf.constant(grams[layer]) for layer in step.method.style_layers},
         match={
-            layer: _match(np.concatenate(taken), step.network.precision, grid(layer, size, _MOST_SAMPLES))
+            layer: match_with(np.concatenate(taken), step.network.precision, grid(layer, size, _MOST_SAMPLES))
             for layer, taken in samples.items()
         },
         content_layers=_shares(settings.content_layers),
@@ -72,7 +72,7 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
     )
 
 
-def _match(style: npt.NDArray[np.float32], precision: str, positions: Tensor) -> Match:
+def match_with(style: npt.NDArray[np.float32], precision: str, positions: Tensor) -> Match:
     """Match features at some positions, (n, 2), with those of styles, (m, C)."""
     mean = style.mean(axis=0)  # (C,)
     return Match(tf.constant(mean), tf.cast(unit(tf.constant(style - mean)), precision), positions)
@@ -86,8 +86,10 @@ def grid(layer: str, size: tuple[int, int], most: int) -> Tensor:
     px = feature_px(layer)
     rows, columns = size[0] // px, size[1] // px
     share = min(1.0, math.sqrt(most / (rows * columns)))
-    chosen = [_even(count, max(1, int(share * count))) for count in (rows, columns)]
-    return tf.constant(np.stack(np.meshgrid(*chosen, indexing="ij"), axis=-1).reshape(-1, 2), tf.int32)
+    down = max(1, int(share * rows))
+    across = max(1, min(int(share * columns), most // down))
+    chosen = np.meshgrid(_even(rows, down), _even(columns, across), indexing="ij")
+    return tf.constant(np.stack(chosen, axis=-1).reshape(-1, 2), tf.int32)
 
 
 def _even(count: int, chosen: int) -> npt.NDArray[np.intp]:

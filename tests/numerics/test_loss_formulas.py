@@ -13,6 +13,7 @@ from daemon.settings import PRESETS, Settings
 from daemon.transfer import losses, pixels
 from daemon.transfer.losses import Targets
 from daemon.transfer.scales import Scale, Subject
+from daemon.transfer.targets import grid, match_with
 from daemon.transfer.targets import targets as targets_of
 
 if TYPE_CHECKING:
@@ -91,10 +92,12 @@ def terms(random: np.random.Generator) -> Terms:
     targets = Targets(
         content={name: tf.constant(value) for name, value in wanted.items()},
         style={name: tf.constant(value) for name, value in grams.items()},
+        match={},
         content_layers={"c": scalar(0.75), "d": scalar(0.25)},
         style_layers={"a": scalar(0.125), "b": scalar(0.875)},
         content_weight=scalar(3),
         style_weight=scalar(5),
+        match_weight=scalar(0.25),
         tv_weight=scalar(7),
     )
 
@@ -109,7 +112,7 @@ def terms(random: np.random.Generator) -> Terms:
 def objective_of(kind: str, terms: Terms, image: Any = ONE_COLOR) -> losses.Loss:
     """Compute a named objective of an image and the terms' features by the product."""
     tensors = {name: tf.constant(value) for name, value in terms.features.items()}
-    found = losses.statistics(image, tensors, terms.targets)
+    found = losses.statistics(image, tensors, "ab", terms.targets.compared)
     return losses.OBJECTIVES[kind](found, terms.targets)
 
 
@@ -153,6 +156,63 @@ def test_balanced_objective_weighs_relative_errors(terms: Terms) -> None:
     )
 
 
+def nearest_distances(features: np.ndarray, style: np.ndarray) -> float:
+    """Both means of the cosine distances to the nearest ones, less the style's mean, in float64."""
+    mean = style.mean(axis=0, dtype=np.float64)
+    one, other = features - mean, style - mean
+    cosines = (one @ other.T) / np.outer(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1))
+    return float((1 - cosines.max(axis=1)).mean() + (1 - cosines.max(axis=0)).mean())
+
+
+def test_relaxed_emd_is_the_mean_distance_of_nearest_features_both_ways(random: np.random.Generator) -> None:
+    """Each feature's distance from its nearest is counted once each way, of sets that differ in size."""
+    features, style = random.normal(size=(7, 5)), random.normal(3, size=(11, 5))
+    match = match_with(np.float32(style), "float32", tf.zeros([7, 2], tf.int32))
+    found = losses.relaxed_emd(np.float32(features), match)
+    assert float(found) == pytest.approx(nearest_distances(features, style), rel=1e-4)
+    assert float(losses.relaxed_emd(np.float32(style[::-1]), match)) == pytest.approx(0, abs=1e-5)
+
+
+def test_relaxed_emd_pulls_features_to_their_nearest_ones(random: np.random.Generator) -> None:
+    """The gradient is the slope of the distance while no feature changes its nearest one."""
+    features, style = random.normal(size=(2, 6, 4)).astype(np.float32)
+    match = match_with(style, "float32", tf.zeros([6, 2], tf.int32))
+    given = tf.constant(features)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        distance = losses.relaxed_emd(given, match)
+    gradient = np.asarray(tape.gradient(distance, given))
+    for step in 1e-6 * random.normal(size=(3, 6, 4)):
+        slope = (nearest_distances(features + step, style) - nearest_distances(features - step, style)) / 2
+        assert np.vdot(gradient, step) == pytest.approx(slope, rel=1e-3)
+
+
+def test_matching_is_a_share_of_the_style_loss(terms: Terms) -> None:
+    """A share of 0.25 leaves 0.75 to the Gram matrices; the rest is the mean distance of the layers."""
+    places = np.array([[0, 0], [5, 5], [2, 3]], np.int32)
+    match, distances = {}, []
+    for name in "ab":
+        wanted = np.float32(terms.features[name][0, :2].reshape(12, 4) + 1)
+        match[name] = match_with(wanted, "float32", tf.constant(places))
+        taken = terms.features[name][0, places[:, 0], places[:, 1]]
+        distances.append(float(losses.relaxed_emd(taken, match[name])))
+    before = objective_of("balanced", terms)
+    found = objective_of("balanced", terms._replace(targets=terms.targets._replace(match=match)))
+    assert_sums(found, 0.75 * float(before.style) + 0.25 * 5 * sum(distances) / 2, float(before.content))
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "expected"),
+    [((96, 64), 9999, 96), ((96, 64), 30, 24), ((16, 700), 5, 5), ((16, 16), 0, 1)],
+)
+def test_a_grid_spreads_over_the_features(size: tuple[int, int], most: int, expected: int) -> None:
+    """It has all positions, or as many as allowed, each once; the upper half has half of them."""
+    found = [tuple(position) for position in grid("block4_conv1", size, most).numpy().tolist()]
+    assert len(set(found)) == len(found) == expected
+    assert all(0 <= row < size[0] // 8 and 0 <= column < size[1] // 8 for row, column in found)
+    assert expected < 24 or sum(row < size[0] // 16 for row, _ in found) * 2 == expected
+
+
 @pytest.mark.parametrize("layer", ["a", "b"])
 def test_balanced_objective_does_not_feel_the_scale_of_a_layer(terms: Terms, layer: str) -> None:
     """A style layer whose features and target's are 30 times as large counts as before; the paper's grows."""
@@ -174,7 +234,9 @@ def test_balanced_objective_of_nothing_is_a_number(terms: Terms) -> None:
     features = {name: tf.zeros([1, 6, 6, 4]) for name in "abcd"}
     with tf.GradientTape() as tape:
         tape.watch(features)
-        loss = losses.balanced_objective(losses.statistics(ONE_COLOR, features, nothing), nothing)
+        loss = losses.balanced_objective(
+            losses.statistics(ONE_COLOR, features, "ab", nothing.compared), nothing
+        )
     assert float(loss.total) == 0
     assert all(np.all(np.isfinite(slope)) for slope in tape.gradient(loss.total, features).values())
 
@@ -228,6 +290,16 @@ def test_styles_are_blended_as_the_weighted_mean_of_their_grams(
     for layer, gram in blended.items():
         expected = (2 * np.asarray(alone[layer], np.float64) + np.asarray(second[layer], np.float64)) / 3
         assert np.asarray(gram) == pytest.approx(expected, rel=ROUNDING, abs=1e-3), layer
+
+
+def test_styles_are_matched_by_their_shares(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
+    """Of the samples two thirds and a third are of two styles that weigh 2 and 1."""
+    settings = Settings()
+    styles = [(picture(512, 512, seed), weight) for seed, weight in ((1, 2.0), (2, 1.0))]
+    subject = Subject(picture(24, 512), styles, settings)
+    match = targets_of(painter.step(settings), subject, Scale(24, 512, 1), None).match["block3_conv1"]
+    assert match.style.shape[0] == 45**2 + 32**2  # 2048 and 1024 positions at most, in squares
+    assert match.grid.shape == (6 * 128, 2)
 
 
 def test_gradient_equals_finite_differences_in_float64(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from daemon.settings import PRESETS, Settings
 from daemon.transfer import color_transfer, losses, pixels
+from daemon.transfer.losses import Compared
 from daemon.transfer.scales import Scale, Subject
 from daemon.transfer.targets import targets
 
@@ -160,17 +161,33 @@ def test_the_automatic_scales_in_pixels(
     content = np.zeros((*shape, 3), np.uint8)
     scales = Subject(content, [(content, 1.0)], Settings.model_validate({"size": size})).scales()
     assert [(scale.height, scale.width) for scale in scales] == expected
-    assert [scale.iterations for scale in scales] == [60, 30, 20][-len(scales) :]
+
+
+@pytest.mark.parametrize(
+    ("size", "iterations", "expected"),
+    [
+        (512, 18, [56, 28, 18]),
+        (256, 28, [56, 28]),
+        (1024, 12, [56, 28, 18, 12]),
+        (1024, 24, [112, 56, 36, 24]),
+        (2048, 12, [56, 28, 18, 12, 12]),
+        (512, 50_000, [100_000, 77_778, 50_000]),
+    ],
+)
+def test_the_automatic_iterations(size: int, iterations: int, expected: list[int]) -> None:
+    """The proportions are those of the presets; a size has twice as many where the final one has."""
+    settings = Settings.model_validate({"size": size, "iterations": iterations})
+    assert [scale.iterations for scale in settings.all_scales(450, 600)] == expected
 
 
 def test_automatic_scales_are_painted(paint: Paint, picture: Draw) -> None:
-    """A job of 256 px with automatic sizes goes over 128 px with one and a half times its iterations."""
+    """A job of 256 px with automatic sizes goes over 128 px with twice its iterations."""
     steps = paint(picture(40, 160), size=256, scales="auto", iterations=2)
     assert [(step.iteration, step.size_px) for step in steps] == [
-        *[(0, 128), (1, 128), (2, 128), (3, 128)],
-        *[(3, 256), (4, 256), (5, 256)],
+        *[(0, 128), (1, 128), (2, 128), (3, 128), (4, 128)],
+        *[(4, 256), (5, 256), (6, 256)],
     ]
-    assert {step.iterations for step in steps} == {5}
+    assert {step.iterations for step in steps} == {6}
     assert painted(steps).shape == (64, 256, 3)
 
 
@@ -328,11 +345,12 @@ def test_a_style_is_never_stretched_to_the_contents_shape(
         "content_weight": 0,
         "style_layers": ["block1_conv1"],
         "style_weight": 1,
+        "match_weight": 0,
     }
     program = painter.step(Settings.model_validate(settings))
 
     def gram(image: np.ndarray) -> Any:
-        return program.style_grams(pixels.to_vgg(image))["block1_conv1"]
+        return program.style_statistics(pixels.to_vgg(image), Compared({}, {})).grams["block1_conv1"]
 
     expected = losses.style_loss(gram(content), gram(scaled(style, 48, 24)))
     stretched = losses.style_loss(gram(content), gram(scaled(style, 24, 48)))
@@ -377,6 +395,6 @@ def test_a_narrow_style_is_painted(painter: Painter, paint: Paint, picture: Draw
     settings = Settings.model_validate({**PRESETS["paper"], "size": 64})
     program = painter.step(settings)
     compared = targets(program, Subject(content, [(style, 1.0)], settings), Scale(48, 64, 1), None)
-    grams = program.style_grams(pixels.to_vgg(scaled(style, 16, 160)))
+    grams = program.style_statistics(pixels.to_vgg(scaled(style, 16, 160)), Compared({}, {})).grams
     assert all(np.array_equal(compared.style[layer], gram) for layer, gram in grams.items())
     assert steps[0].losses.total == float(program.loss(pixels.to_vgg(scaled(content, 48, 64)), compared).total)

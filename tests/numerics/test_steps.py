@@ -203,7 +203,7 @@ def test_every_function_is_traced_once(
         assert list(painter.begin(Subject(content, chosen, job)).steps())[-1].painting is not None
         steps.add(painter.step(job))
     (step,) = steps
-    for function in (step.step, step.loss, step.content_features, step.style_grams):
+    for function in (step.step, step.loss, step.content_features, step.style_statistics):
         assert function.experimental_get_tracing_count() == 1
 
 

@@ -12,13 +12,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support.narrow_vgg import narrow_vgg
 
-from daemon.settings import LAYERS
+from daemon.settings import LAYERS, MATCH_LAYERS
 from daemon.transfer import losses, pixels, tiles
 from daemon.transfer.backend import device, footprint, tile_layout
+from daemon.transfer.backend.operations import sample
 from daemon.transfer.backend.tile_layout import GRID_PX, Span
-from daemon.transfer.losses import Loss, Targets
+from daemon.transfer.losses import Compared, Loss, Targets
 from daemon.transfer.optimizers import Adam
 from daemon.transfer.step import Method, TiledStep
+from daemon.transfer.targets import grid, match_with
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
@@ -44,8 +46,9 @@ def whole(
     def compute(image: Any, targets: Targets) -> tuple[Loss, Any]:
         with tf.GradientTape() as tape:
             tape.watch(image)
-            features = network.features(image, {*targets.content, *targets.style}, pooling)
-            loss = losses.OBJECTIVES[objective](losses.statistics(image, features, targets), targets)
+            features = network.features(image, {*targets.content, *STYLE}, pooling)
+            found = losses.statistics(image, features, STYLE, targets.compared)
+            loss = losses.OBJECTIVES[objective](found, targets)
         return loss, tape.gradient(loss.total, image)
 
     loss, gradient = compute(image, targets)
@@ -60,7 +63,8 @@ def by_tiles(
     core_px: int = 64,
 ) -> TiledStep:
     """Make the tiled step under test."""
-    return TiledStep(network, Method(tuple(content), STYLE, pooling, objective, "adam"), core_px)
+    match_layers = MATCH_LAYERS if objective == "balanced" else ()
+    return TiledStep(network, Method(tuple(content), STYLE, match_layers, pooling, objective, "adam"), core_px)
 
 
 def gradient_of(step: TiledStep, image: Any, targets: Targets) -> tuple[Loss, np.ndarray]:
@@ -83,6 +87,7 @@ def targets_of(narrow: Vgg19, picture: Callable[..., np.ndarray]) -> Callable[..
         width: int,
         content: Sequence[str] = ("block4_conv2",),
         *,
+        objective: str = "balanced",
         pooling: str = "max",
         tv_weight: float = 0,
         at: Vgg19 = narrow,
@@ -90,13 +95,20 @@ def targets_of(narrow: Vgg19, picture: Callable[..., np.ndarray]) -> Callable[..
         features = at.features(pixels.to_vgg(picture(height, width, 1)), content, pooling)
         style = at.features(pixels.to_vgg(picture(150, 131, 2)), STYLE, pooling)
         shares = np.arange(1, len(content) + 1) / sum(range(1, len(content) + 1))
+        samples = {layer: sample(style[layer], grid(layer, (150, 131), 99)).numpy() for layer in MATCH_LAYERS}
+        match = {
+            layer: match_with(samples[layer], at.precision, grid(layer, (height, width), 77))
+            for layer in (MATCH_LAYERS if objective == "balanced" else ())
+        }
         return Targets(
             content={layer: features[layer] for layer in content},
             style={layer: losses.gram_matrix(style[layer]) for layer in STYLE},
+            match=match,
             content_layers={layer: scalar(share) for layer, share in zip(content, shares, strict=True)},
             style_layers=dict.fromkeys(STYLE, scalar(1 / len(STYLE))),
             content_weight=scalar(1),
             style_weight=scalar(3),
+            match_weight=scalar(0.5),
             tv_weight=scalar(tv_weight),
         )
 
@@ -136,7 +148,7 @@ def test_loss_and_gradient_are_those_of_the_whole_picture(
 ) -> None:
     """By tiles, the losses and the gradient in the 2-norm equal those of one piece, at odd sizes too."""
     image = pixels.to_vgg(picture(height, width))
-    targets = targets_of(height, width, content, pooling=pooling)
+    targets = targets_of(height, width, content, objective=objective, pooling=pooling)
     tiled = by_tiles(narrow, content, objective, pooling, core_px)
     expected, gradient = whole(narrow, image, targets, objective, pooling)
 
@@ -197,12 +209,15 @@ def test_targets_are_those_of_the_whole_picture(
     tiled = by_tiles(narrow, content, pooling=pooling)
     features = narrow.features(image, {*content, *STYLE}, pooling)
 
-    found, grams = tiled.content_features(image), tiled.style_grams(image)
+    grids = {layer: grid(layer, (height, width), 50) for layer in MATCH_LAYERS}
+    found = tiled.content_features(image)
+    grams, samples, *_ = tiled.style_statistics(image, Compared({}, grids))
 
     assert set(found) == set(content)
     assert set(grams) == set(STYLE)
     assert max(distance(found[layer], features[layer]) for layer in content) < ROUNDING
     assert max(distance(grams[layer], losses.gram_matrix(features[layer])) for layer in STYLE) < ROUNDING
+    assert max(distance(samples[layer], sample(features[layer], at)) for layer, at in grids.items()) < ROUNDING
 
 
 @pytest.mark.nightly
@@ -237,7 +252,7 @@ def test_no_size_of_picture_or_tile_compiles_anything_again(
         image = pixels.to_vgg(picture(height, width))
         targets = targets_of(height, width)
         tiled.content_features(image)
-        tiled.style_grams(image)
+        tiled.style_statistics(image, targets.compared._replace(content={}))
         tiled.loss(image, targets)
         gradient_of(tiled, image, targets)
     assert len(traces) == 4

@@ -98,7 +98,7 @@ def test_nothing_past_the_last_layer_is_computed(narrow: Vgg19) -> None:
     """The paper's content costs 14 convolutions, its style 13; a step 14 back, and no weight's gradient."""
     step = WholeStep(narrow, PAPER)
     assert operations(step.content_features, "Conv2D") == 14
-    assert operations(step.style_grams, "Conv2D") == 13
+    assert operations(step.style_statistics, "Conv2D") == 13
     assert operations(step.step, "Conv2D") == 14
     assert operations(step.step, "Conv2DBackpropInput") == 14
     assert operations(step.step, "Conv2DBackpropFilter") == 0
@@ -113,7 +113,8 @@ def test_kernels_are_rotated_once() -> None:
 
 def test_a_shallow_job_runs_a_shallow_network(narrow: Vgg19) -> None:
     """A job whose deepest layer is block2_conv1 runs three convolutions."""
-    settings = Settings.model_validate({"content_layers": ["block2_conv1"], "style_layers": ["block1_conv1"]})
+    layers = {"content_layers": ["block2_conv1"], "style_layers": ["block1_conv1"]}
+    settings = Settings.model_validate({**layers, "match_weight": 0})
     step = WholeStep(narrow, Method.of(settings))
     assert operations(step.step, "Conv2D") == 3
 

@@ -73,11 +73,12 @@ def gram_product(features: Tensor) -> tuple[Tensor, Any]:
 
 def sample(features: Tensor, grid: Tensor) -> Tensor:
     """Take (1, H, W, C) at (n, 2) rows and columns: (n, C), zero where a position lies outside."""
-    size = tf.shape(features)[1:3]
-    is_inside = tf.reduce_all((grid >= 0) & (grid < size), axis=1)  # (n,)
-    index = tf.where(is_inside, grid[:, 0] * size[1] + grid[:, 1], 0)
-    flat = tf.reshape(features, [size[0] * size[1], -1])  # (H·W, C)
-    return tf.where(is_inside[:, tf.newaxis], tf.gather(flat, index), 0.0)
+    _, height, width, channels = tf.unstack(tf.shape(features))
+    inside = tf.where(tf.reduce_all((grid >= 0) & (grid < [height, width]), axis=1))  # (k, 1) int64
+    row, column = tf.unstack(tf.gather(grid, inside[:, 0]), axis=1)  # (k,) each
+    flat = tf.reshape(features, [height * width, channels])  # (H·W, C)
+    taken = tf.gather(flat, row * width + column)  # (k, C)
+    return tf.scatter_nd(inside, taken, tf.stack([tf.shape(grid, tf.int64)[0], tf.cast(channels, tf.int64)]))
 
 
 def nearest(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
