@@ -47,6 +47,8 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
     grams: dict[str, Any] = {}
     samples: dict[str, list[Any]] = {layer: [] for layer in step.method.match_layers}
     for style, share in zip(subject.scaled_styles(scale), subject.shares(), strict=True):
+        if not share:
+            continue
         found = _style_arrays(step, style, round(share * _MOST_SAMPLES), store)
         for layer in step.method.style_layers:
             grams[layer] = grams.get(layer, 0.0) + share * found[f"gram {layer}"]  # (C, C)

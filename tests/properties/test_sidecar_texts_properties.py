@@ -47,6 +47,7 @@ SOUND: Final = {
     "content_layers": LAYERS,
     "style_layers": LAYERS,
     "tv_weight": ["0", "0.1", "1e-320"],
+    "match_weight": ["0", "0.2", "1"],
     "pooling": ["max", "avg"],
     "init": ["content", "style", "noise", "a.png"],
     "init_colors": ["style", "content"],

@@ -73,6 +73,7 @@ def value_of(key: str, value: Any) -> Any:
         ("content_weight", 0, 0.0),
         ("style_weight", "1e-2", 0.01),
         ("tv_weight", 5, 5.0),
+        ("match_weight", 1, 1.0),
         ("pooling", "avg", "avg"),
         ("init", "noise", "noise"),
         ("init", "my start.png", "my start.png"),
@@ -102,6 +103,7 @@ def test_good_values_are_taken(key: str, value: object, expected: object) -> Non
         ("content_weight", [*NO_NUMBER, -1, "1e999", "inf"]),
         ("style_weight", [*NO_NUMBER, -0.01]),
         ("tv_weight", [*NO_NUMBER, -1]),
+        ("match_weight", [*NO_NUMBER, -0.1, 1.1]),
         ("seed", [*NO_NUMBER, -1, 2**63, HUGE, 0.5]),
         ("priority", [*NO_NUMBER, -1001, 1001, 0.5]),
         ("objective", [*NO_WORD, "balance"]),
@@ -256,36 +258,36 @@ def test_scales_not_below_the_original_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("size", "shape", "expected"),
     [
-        (512, (450, 600), [(128, 60), (256, 30), (512, 20)]),
-        (512, (600, 450), [(128, 60), (256, 30), (512, 20)]),
-        (600, (450, 600), [(150, 60), (300, 30), (600, 20)]),
-        (1024, (450, 600), [(128, 60), (256, 60), (512, 30), (1024, 20)]),
-        (256, (450, 600), [(128, 30), (256, 20)]),
-        (255, (450, 600), [(255, 20)]),
-        (100, (450, 600), [(100, 20)]),
-        (16, (450, 600), [(16, 20)]),
-        ("original", (450, 600), [(150, 60), (300, 30), (600, 20)]),
-        ("original", (90, 100), [(100, 20)]),
-        (512, (60, 600), [(512, 20)]),  # a panorama: 25.6 px high at half of it
-        (1024, (600, 60), [(512, 30), (1024, 20)]),
-        (4096, (60, 600), [(512, 60), (1024, 60), (2048, 30), (4096, 20)]),
-        (512, (32, 256), [(256, 30), (512, 20)]),  # exactly 32 px high
-        (512, (31, 256), [(512, 20)]),
-        (512, (0, 0), [(512, 20)]),  # of a picture that nobody could measure
+        (512, (450, 600), [(128, 56), (256, 28), (512, 18)]),
+        (512, (600, 450), [(128, 56), (256, 28), (512, 18)]),
+        (600, (450, 600), [(150, 56), (300, 28), (600, 18)]),
+        (1024, (450, 600), [(128, 84), (256, 42), (512, 27), (1024, 18)]),
+        (256, (450, 600), [(128, 36), (256, 18)]),
+        (255, (450, 600), [(255, 18)]),
+        (100, (450, 600), [(100, 18)]),
+        (16, (450, 600), [(16, 18)]),
+        ("original", (450, 600), [(150, 56), (300, 28), (600, 18)]),
+        ("original", (90, 100), [(100, 18)]),
+        (512, (60, 600), [(512, 18)]),  # a panorama: 25.6 px high at half of it
+        (1024, (600, 60), [(512, 27), (1024, 18)]),
+        (4096, (60, 600), [(512, 27), (1024, 18), (2048, 18), (4096, 18)]),
+        (512, (32, 256), [(256, 28), (512, 18)]),  # exactly 32 px high
+        (512, (31, 256), [(512, 18)]),
+        (512, (0, 0), [(512, 18)]),  # of a picture that nobody could measure
     ],
 )
 def test_the_automatic_scales_halve_the_size(
     size: int | str, shape: tuple[int, int], expected: list[tuple[int, int]]
 ) -> None:
-    """Halves of the size, long side 128 px or more, short side 32 or more; 1.5 and 3 times the iterations."""
+    """Halves of the size, long side 128 px or more, short side 32 or more, as many iterations as the presets."""
     assert all_scales(*shape, size=size) == expected
 
 
 @pytest.mark.parametrize(
-    ("iterations", "expected"), [(1, [3, 2, 1]), (3, [9, 4, 3]), (100_000, [100_000, 100_000, 100_000])]
+    ("iterations", "expected"), [(1, [3, 2, 1]), (3, [9, 5, 3]), (100_000, [100_000, 100_000, 100_000])]
 )
 def test_the_automatic_scales_have_whole_iterations(iterations: int, expected: list[int]) -> None:
-    """Shares of iterations are rounded, at least one, and never above what a sidecar may ask for."""
+    """Shares of iterations are rounded, and never above what a sidecar may ask for."""
     assert [count for _, count in all_scales(384, 512, iterations=iterations)] == expected
 
 
@@ -329,7 +331,7 @@ def test_the_defaults_are_the_default_presets() -> None:
     assert Settings() == Settings.model_validate(PRESETS["default"])
     assert Settings() == Settings.model_validate(merged(None, {}, {}))
     found = Settings()
-    assert (found.size, found.iterations, found.strength, found.scales) == (512, 20, 0.5, "auto")
+    assert (found.size, found.iterations, found.strength, found.scales) == (512, 18, 0.5, "auto")
     assert (found.objective, found.optimizer, found.learning_rate) == ("balanced", "lbfgs", 2.0)
     assert found.content_layers == {"block4_conv2": 1.0}
     assert list(found.style_layers) == [f"block{block}_conv1" for block in range(1, 6)]
@@ -372,7 +374,7 @@ def test_every_preset_is_valid(name: str) -> None:
 @pytest.mark.parametrize(
     ("preset", "house", "own", "expected"),
     [
-        (None, {}, {}, 20),
+        (None, {}, {}, 18),
         (None, {"iterations": 7}, {}, 7),
         (None, {"preset": "paper"}, {}, 100),
         (None, {"preset": "paper", "iterations": 7}, {}, 7),
