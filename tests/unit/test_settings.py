@@ -279,7 +279,7 @@ def test_scales_not_below_the_original_are_left_out() -> None:
 def test_the_automatic_scales_halve_the_size(
     size: int | str, shape: tuple[int, int], expected: list[tuple[int, int]]
 ) -> None:
-    """Halves of the size, long side 128 px or more, short side 32 or more, as many iterations as the presets."""
+    """Halves of the size, long side 128 px or more, short side 32 or more; iterations as in the presets."""
     assert all_scales(*shape, size=size) == expected
 
 
