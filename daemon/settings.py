@@ -189,6 +189,9 @@ class Settings(Model):
     init_colors: Literal["style", "content"] = Field(
         "style", description="Colors of a start from the content: adapted to the style, or unchanged."
     )
+    chroma_limit: bool = Field(
+        default=True, description="Limit the finest color contrasts of the result to the painting's."
+    )
     seed: Whole = Field(0, ge=0, lt=2**63, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
         False,  # noqa: FBT003 - null means "not set"
@@ -235,7 +238,7 @@ def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
 
 _BALANCED: Final = Settings().model_dump(
     include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
-    | {"tv_weight", "pooling", "init", "init_colors"}
+    | {"tv_weight", "pooling", "init", "init_colors", "chroma_limit"}
 )
 _PAPER: Final = {
     **{name: value for name, value in _BALANCED.items() if name != "strength"},
@@ -248,6 +251,7 @@ _PAPER: Final = {
     "style_weight": 0.01,
     "content_layers": {"block5_conv2": 1},
     "init_colors": "content",
+    "chroma_limit": False,
 }
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "default": _BALANCED,

@@ -56,6 +56,9 @@ _FORWARD_BYTES: Final = 3.2 * _FLOAT_BYTES * _CHANNELS[1]
 # recursion's two vectors, their products and the new pair.
 _UPDATE: Final = 6
 
+# The chroma limit, measured: ten planes of the picture, or of a painting.
+_CHROMA_LIMIT_BYTES: Final = 10 * _FLOAT_BYTES
+
 # A pixel decoded: three in Pillow, as many converted, as many in the array.
 _DECODED_BYTES: Final = 3 * 3
 
@@ -149,7 +152,7 @@ def estimate_mb(work: Work, tile_size: TileSize) -> int:
 
 
 def _step_bytes(work: Work, tile_size: TileSize) -> float:
-    """Count what is held through a step, and the greater of what its two halves take on top of it."""
+    """Count what is held to the end, and the most that half a step or the chroma limit takes on top of it."""
     settings, precision = work.settings, work.info.precision
     pixels = math.prod(work.size)
     layers = {*settings.content_layers, *settings.style_layers}
@@ -161,7 +164,8 @@ def _step_bytes(work: Work, tile_size: TileSize) -> float:
     scattered = _SCATTERED[settings.optimizer] * _FLOAT_BYTES * _CHANNELS[1]
     gradient = (_activation_bytes(precision, layers) + scattered) * piece
     update = _UPDATE * PICTURE_BYTES * pixels
-    return count * PICTURE_BYTES * pixels + contents + max(gradient, update)
+    limit = settings.chroma_limit * _CHROMA_LIMIT_BYTES * max(map(math.prod, [work.size, *work.styles]))
+    return count * PICTURE_BYTES * pixels + contents + max(gradient, update, limit)
 
 
 def _piece(size: Size, layers: Collection[str], tile_size: TileSize) -> int:
