@@ -30,7 +30,8 @@ def mean_squares(picture: Picture) -> MeanSquares:
 def limited(picture: Picture, allowed: MeanSquares) -> Picture:
     """Scale every band of Cb and Cr down to the mean square that is allowed; none is scaled up, and luma stays.
 
-    A color that cannot be shown at its pixel's luma moves toward gray.
+    The bands overlap, so that of strong contrasts somewhat more than allowed remains. A color that cannot be
+    shown at its pixel's luma moves toward gray.
     """
     planes = []
     for plane, squares in zip(_chroma(picture), allowed, strict=True):
@@ -81,7 +82,6 @@ def _with_chroma(picture: Picture, blueness: Plane, redness: Plane) -> Picture:
         luma = picture[rows] @ np.array([[_RED], [_GREEN], [_BLUE]], np.float32)  # (h, W, 3) -> (h, W, 1)
         red, blue = 1.402 * redness[rows], 1.772 * blueness[rows]
         apart = np.stack([red, -(_RED * red + _BLUE * blue) / _GREEN, blue], axis=-1)  # (h, W, 3), without luma
-        above = (255 - luma) / np.maximum(apart.max(axis=-1, keepdims=True), _LEAST)
-        below = luma / np.maximum(-apart.min(axis=-1, keepdims=True), _LEAST)
-        found[rows] = np.rint(luma + np.clip(np.minimum(above, below), 0, 1) * apart)
+        room = np.where(apart > 0, 255 - luma, luma) / np.maximum(np.abs(apart), _LEAST)
+        found[rows] = np.rint(luma + np.clip(room.min(axis=-1, keepdims=True), 0, 1) * apart)
     return found

@@ -88,6 +88,14 @@ def test_a_large_painting_counts_beside_a_small_photo() -> None:
     assert estimate_mb(large, TileSize(512)) < estimate_mb(large, WHOLE) / 2
 
 
+def test_the_chroma_limit_counts_a_large_painting() -> None:
+    """By tiles a painting far larger than the photo takes its chroma planes, in one piece less than a step."""
+    one, other = (work(512, 64, (8192, 8192), chroma_limit=is_on) for is_on in (True, False))
+    assert estimate_mb(one, TILE_SIZES[-1]) > estimate_mb(other, TILE_SIZES[-1]) + 2000
+    one, other = (work(512, 512, chroma_limit=is_on) for is_on in (True, False))
+    assert estimate_mb(one, WHOLE) == estimate_mb(other, WHOLE)
+
+
 def test_bfloat16_takes_less_than_float32_and_adam_less_than_lbfgs() -> None:
     """Precision and optimizer are in the estimate."""
     assert estimate_mb(work(1024, 1024, precision="bfloat16"), WHOLE) < estimate_mb(work(1024, 1024), WHOLE)
