@@ -56,8 +56,8 @@ _FORWARD_BYTES: Final = 3.2 * _FLOAT_BYTES * _CHANNELS[1]
 # recursion's two vectors, their products and the new pair.
 _UPDATE: Final = 6
 
-# The chroma limit, measured: ten planes of the picture, or of a painting.
-_CHROMA_LIMIT_BYTES: Final = 10 * _FLOAT_BYTES
+# The chroma limit, measured: twelve planes of the picture, or of a painting.
+_CHROMA_LIMIT_BYTES: Final = 12 * _FLOAT_BYTES
 
 # A pixel decoded: three in Pillow, as many converted, as many in the array.
 _DECODED_BYTES: Final = 3 * 3

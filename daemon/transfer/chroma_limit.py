@@ -67,9 +67,9 @@ def _smoothed(plane: Plane, sigma_px: float) -> Plane:
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma_px) ** 2)
     for _ in range(2):  # down the columns, then along the rows, which the transpose has made columns
         padded = np.pad(plane, ((radius, radius), (0, 0)), "symmetric")
-        plane = np.zeros_like(plane)
+        plane, weighed = np.zeros_like(plane), np.empty_like(plane)
         for first, weight in enumerate((weights / weights.sum()).tolist()):
-            plane += weight * padded[first : first + len(plane)]
+            plane += np.multiply(padded[first : first + len(plane)], weight, out=weighed)
         plane = plane.T
     return plane
 
