@@ -196,6 +196,9 @@ class Settings(Model):
     init_colors: Literal["style", "content"] = Field(
         "style", description="Colors of a start from the content: adapted to the style, or unchanged."
     )
+    chroma_limit: bool = Field(
+        default=True, description="Limit the finest color contrasts of the result to the painting's."
+    )
     seed: Whole = Field(0, ge=0, lt=2**63, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
         False,  # noqa: FBT003 - null means "not set"
@@ -254,7 +257,7 @@ def _auto_iterations(size: int) -> int:
 
 _BALANCED: Final = Settings().model_dump(
     include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
-    | {"match_weight", "tv_weight", "pooling", "init", "init_colors"}
+    | {"match_weight", "tv_weight", "pooling", "init", "init_colors", "chroma_limit"}
 )
 _PAPER: Final = {
     **{name: value for name, value in _BALANCED.items() if name not in {"strength", "match_weight"}},
@@ -267,6 +270,7 @@ _PAPER: Final = {
     "style_weight": 0.01,
     "content_layers": {"block5_conv2": 1},
     "init_colors": "content",
+    "chroma_limit": False,
 }
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "default": _BALANCED,

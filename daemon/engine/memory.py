@@ -59,6 +59,9 @@ _UPDATE: Final = 6
 # Matching 3,072 features of two layers: their similarities, twice, and the features themselves. Measured.
 _MATCH_MB: Final = {"float32": 154, "bfloat16": 44}
 
+# The chroma limit, measured: twelve planes of the picture, or of a painting.
+_CHROMA_LIMIT_BYTES: Final = 12 * _FLOAT_BYTES
+
 # A pixel decoded: three in Pillow, as many converted, as many in the array.
 _DECODED_BYTES: Final = 3 * 3
 
@@ -154,7 +157,7 @@ def estimate_mb(work: Work, tile_size: TileSize) -> int:
 
 
 def _step_bytes(work: Work, tile_size: TileSize) -> float:
-    """Count what is held through a step, and the greater of what its two halves take on top of it."""
+    """Count what is held to the end, and the most that half a step or the chroma limit takes on top of it."""
     settings, precision = work.settings, work.info.precision
     pixels = math.prod(work.size)
     layers = {*settings.content_layers, *settings.style_layers, *settings.match_layers}
@@ -166,7 +169,8 @@ def _step_bytes(work: Work, tile_size: TileSize) -> float:
     scattered = _SCATTERED[settings.optimizer] * _FLOAT_BYTES * _CHANNELS[1]
     gradient = (_activation_bytes(precision, layers) + scattered) * piece
     update = _UPDATE * PICTURE_BYTES * pixels
-    return count * PICTURE_BYTES * pixels + contents + max(gradient, update)
+    limit = settings.chroma_limit * _CHROMA_LIMIT_BYTES * max(map(math.prod, [work.size, *work.styles]))
+    return count * PICTURE_BYTES * pixels + contents + max(gradient, update, limit)
 
 
 def _piece(size: Size, layers: Collection[str], tile_size: TileSize) -> int:

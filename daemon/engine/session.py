@@ -262,6 +262,7 @@ class Session:
         )
 
     def _painting(self) -> Painting:
+        """Make the painting of the best picture; its losses are those of that picture, before its last step."""
         best, last = self._table[self._best_row], self._table[-1]
         first_losses, best_losses, last_losses = self._table[self._scale_row].losses, best.losses, last.losses
         if self._exact is not None:
@@ -270,7 +271,7 @@ class Session:
             if best is not last:
                 last_losses = self._exact_losses(self._exact, self._iterate.image)
         return Painting(
-            picture=pixels.from_vgg(self._best_image),
+            picture=self._subject.finished(pixels.from_vgg(self._best_image)),
             best_iteration=best.iteration,
             first=first_losses,
             best=best_losses,

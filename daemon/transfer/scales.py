@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from daemon import images
-from daemon.transfer import color_transfer, pixels
+from daemon.transfer import chroma_limit, color_transfer, pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +83,17 @@ class Subject:
         found = [color_transfer.colors_of(style) for style in self.scaled_styles(scale)]
         wanted = color_transfer.blended(list(zip(found, self.shares(), strict=True)))
         return color_transfer.moved(content, wanted)
+
+    def finished(self, picture: Picture) -> Picture:
+        """Take the last step from the best picture of the last size to the painting, (H, W, 3) uint8 RGB.
+
+        Several styles allow the mean of their mean squares by their shares.
+        """
+        if not self.settings.chroma_limit:
+            return picture
+        styles = zip(self.scaled_styles(self.scales()[-1]), self.shares(), strict=True)
+        allowed = [share * chroma_limit.mean_squares(style) for style, share in styles]
+        return chroma_limit.limited(picture, np.sum(allowed, axis=0))
 
     def enlarged(self, image: Tensor, before: Scale, scale: Scale) -> Tensor:
         """Enlarge a picture to the next size.

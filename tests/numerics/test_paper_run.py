@@ -96,3 +96,4 @@ def test_a_sidecar_that_asks_for_the_paper_gets_the_paper() -> None:
         assert settings.style_layers == {f"block{block}_conv1": 1.0 for block in range(1, 6)}
         assert [scale.iterations for scale in settings.all_scales(300, 400)] == [100]
         assert settings.early_stop is False
+        assert settings.chroma_limit is False

@@ -62,6 +62,7 @@ def value_of(key: str, value: Any) -> Any:
         ("objective", "balanced", "balanced"),
         ("optimizer", "lbfgs", "lbfgs"),
         ("init_colors", "content", "content"),
+        ("chroma_limit", False, False),
         ("early_stop", False, False),
         ("early_stop", {}, EarlyStop(improvement=0.01, iterations=10)),
         ("early_stop", {"improvement": "1e-3"}, EarlyStop(improvement=0.001, iterations=10)),
@@ -98,6 +99,7 @@ def test_good_values_are_taken(key: str, value: object, expected: object) -> Non
         ("iterations", [*NO_NUMBER, 0, -1, 100_001, HUGE, 7.5, "1e3"]),
         ("strength", [*NO_NUMBER, None, -0.01, 1.01, "1e3", 50]),
         ("init_colors", [*NO_WORD, "own"]),
+        ("chroma_limit", ["", "never", 3, None, [], {}]),
         ("early_stop", ["", "never", 3, 0, 0.01, True, None, [], [3]]),
         ("learning_rate", [*NO_NUMBER, 0, -2, "1e999", "nan"]),
         ("content_weight", [*NO_NUMBER, -1, "1e999", "inf"]),
@@ -336,6 +338,7 @@ def test_the_defaults_are_the_default_presets() -> None:
     assert found.content_layers == {"block4_conv2": 1.0}
     assert list(found.style_layers) == [f"block{block}_conv1" for block in range(1, 6)]
     assert (found.init, found.init_colors, found.early_stop) == ("content", "style", False)
+    assert found.chroma_limit
 
 
 def test_the_papers_preset_is_the_papers() -> None:
@@ -344,6 +347,7 @@ def test_the_papers_preset_is_the_papers() -> None:
     assert (found.iterations, found.scales, found.objective, found.optimizer) == (100, "none", "paper", "adam")
     assert (found.learning_rate, found.content_weight, found.style_weight) == (2.0, 1000.0, 0.01)
     assert (found.tv_weight, found.pooling, found.init, found.init_colors) == (0.0, "max", "content", "content")
+    assert not found.chroma_limit
     assert found.content_layers == {"block5_conv2": 1.0}
     assert list(found.style_layers) == [f"block{block}_conv1" for block in range(1, 6)]
 

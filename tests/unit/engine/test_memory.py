@@ -88,6 +88,14 @@ def test_a_large_painting_counts_beside_a_small_photo() -> None:
     assert estimate_mb(large, TileSize(512)) < estimate_mb(large, WHOLE) / 2
 
 
+def test_the_chroma_limit_counts_a_large_painting() -> None:
+    """By tiles a painting far larger than the photo takes its chroma planes, in one piece less than a step."""
+    one, other = (work(512, 64, (8192, 8192), chroma_limit=is_on) for is_on in (True, False))
+    assert estimate_mb(one, TILE_SIZES[-1]) > estimate_mb(other, TILE_SIZES[-1]) + 2000
+    one, other = (work(512, 512, chroma_limit=is_on) for is_on in (True, False))
+    assert estimate_mb(one, WHOLE) == estimate_mb(other, WHOLE)
+
+
 def test_bfloat16_takes_less_than_float32_and_adam_less_than_lbfgs() -> None:
     """Precision and optimizer are in the estimate."""
     assert estimate_mb(work(1024, 1024, precision="bfloat16"), WHOLE) < estimate_mb(work(1024, 1024), WHOLE)
@@ -193,13 +201,14 @@ def test_this_machine_says_what_it_has() -> None:
 
 
 def test_a_job_is_estimated_at_its_largest_scale_as_planned() -> None:
-    """The estimate of a job is its final scale's: in one piece, or as the plan within the limit has it."""
+    """The estimate of a job is that of its largest scale: in one piece, or as the plan within the limit has it."""
     settings = Settings.model_validate({"size": 2048})
     job = memory.works(settings, (3000, 4000), [(500, 400)], INFO)
     assert [one.size for one in job] == [(s * 3 // 4, s) for s in (128, 256, 512, 1024, 2048)]
     assert plan(job, 100_000).report.memory_estimate_mb == estimate_mb(job[-1], WHOLE) > 4000
     tile_sizes, report, spare_mb = plan(job, 4000)
-    assert report.memory_estimate_mb == estimate_mb(job[-1], tile_sizes[-1]) < 4000
+    planned_mb = [estimate_mb(*scale) for scale in zip(job, tile_sizes, strict=True)]
+    assert report.memory_estimate_mb == max(planned_mb) < 4000
     assert spare_mb == 4000 / MARGIN - report.memory_estimate_mb
     assert report.computed == str(tile_sizes[-1])
 

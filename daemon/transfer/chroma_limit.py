@@ -1,0 +1,87 @@
+"""Limit the finest color contrasts of a picture to those of the painting, where colored fringes would show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from daemon.job import Picture
+
+    Plane = npt.NDArray[np.float32]  # (H, W)
+    MeanSquares = npt.NDArray[np.float64]  # (2, 3): of Cb and Cr, in each of the three bands
+
+SIGMAS_PX: Final = (0.8, 1.6, 3.2)  # of the Gaussians between which the bands lie, from fine to coarse
+_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # luma, ITU-R BT.601; Cb = (B - Y) / 1.772 and Cr = (R - Y) / 1.402
+_STRIP: Final = 256  # rows of a picture that are put together at a time
+_LEAST: Final = 1e-6
+
+
+def mean_squares(picture: Picture) -> MeanSquares:
+    """Take the mean square of every band of Cb and Cr of (H, W, 3) uint8 RGB, in squared gray levels."""
+    return np.array([[np.mean(np.square(band)) for band in _bands(plane)] for plane in _chroma(picture)])
+
+
+def limited(picture: Picture, allowed: MeanSquares) -> Picture:
+    """Scale every band of Cb and Cr down to the mean square that is allowed; none is scaled up, and luma stays.
+
+    The bands overlap, so that of strong contrasts somewhat more than allowed remains. A color that cannot be
+    shown at its pixel's luma moves toward gray.
+    """
+    planes = []
+    for plane, squares in zip(_chroma(picture), allowed, strict=True):
+        kept = plane.copy()
+        for band, square in zip(_bands(plane), squares, strict=True):
+            own = float(np.mean(np.square(band)))
+            if own > square:
+                kept -= np.float32(1 - (square / own) ** 0.5) * band
+        planes.append(kept)
+    return _with_chroma(picture, *planes)
+
+
+def _chroma(picture: Picture) -> Iterator[Plane]:
+    """Give Cb, then Cr, from differences to green: of gray pixels exactly 0."""
+    red: Plane = np.subtract(picture[..., 0], picture[..., 1], dtype=np.float32)
+    blue: Plane = np.subtract(picture[..., 2], picture[..., 1], dtype=np.float32)
+    yield 0.5 * blue - _RED / 1.772 * red
+    yield 0.5 * red - _BLUE / 1.402 * blue
+
+
+def _bands(plane: Plane) -> Iterator[Plane]:
+    """Split off what each Gaussian takes away, from fine to coarse."""
+    fine = plane
+    for sigma_px in SIGMAS_PX:
+        coarse = _smoothed(plane, sigma_px)
+        yield fine - coarse
+        fine = coarse
+
+
+def _smoothed(plane: Plane, sigma_px: float) -> Plane:
+    """Convolve with a Gaussian, cut off at four sigmas; beyond its borders a plane goes on mirrored."""
+    radius = int(np.ceil(4 * sigma_px))
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma_px) ** 2)
+    for _ in range(2):  # down the columns, then along the rows, which the transpose has made columns
+        padded = np.pad(plane, ((radius, radius), (0, 0)), "symmetric")
+        plane, weighed = np.zeros_like(plane), np.empty_like(plane)
+        for first, weight in enumerate((weights / weights.sum()).tolist()):
+            plane += np.multiply(padded[first : first + len(plane)], weight, out=weighed)
+        plane = plane.T
+    return plane
+
+
+def _with_chroma(picture: Picture, blueness: Plane, redness: Plane) -> Picture:
+    """Give a picture other Cb and Cr, rounded to the nearest gray level."""
+    found = np.empty_like(picture)
+    for top in range(0, len(picture), _STRIP):
+        rows = slice(top, top + _STRIP)
+        luma = picture[rows] @ np.array([[_RED], [_GREEN], [_BLUE]], np.float32)  # (h, W, 3) -> (h, W, 1)
+        red, blue = 1.402 * redness[rows], 1.772 * blueness[rows]
+        apart = np.stack([red, -(_RED * red + _BLUE * blue) / _GREEN, blue], axis=-1)  # (h, W, 3), without luma
+        room = np.where(apart > 0, 255 - luma, luma) / np.maximum(np.abs(apart), _LEAST)
+        found[rows] = np.rint(luma + np.clip(room.min(axis=-1, keepdims=True), 0, 1) * apart)
+    return found
