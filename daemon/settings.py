@@ -74,6 +74,16 @@ def plain_name(value: Any) -> Any:
     return value
 
 
+def _protect(value: Any) -> Any:
+    """Refuse what is neither a word nor looks like a file: `protect: face` would wait for it forever."""
+    words = ["faces", "none"]
+    if isinstance(value, str) and (value in words or "." in plain_name(value)):
+        return value
+    raise refusal(
+        "faces, none, or the name of a mask picture in the same folder", hint=suggestion(str(value), words)
+    )
+
+
 Whole = Annotated[int, BeforeValidator(number)]
 Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)]
@@ -189,6 +199,10 @@ class Settings(Model):
     init_colors: Literal["style", "content"] = Field(
         "style", description="Colors of a start from the content: adapted to the style, or unchanged."
     )
+    protect: Annotated[str, BeforeValidator(_protect)] = Field(
+        "faces",
+        description="Where the photo counts more: faces, none, or in the white of a mask, a picture's name.",
+    )
     seed: Whole = Field(0, ge=0, lt=2**63, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
         False,  # noqa: FBT003 - null means "not set"
@@ -235,7 +249,7 @@ def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
 
 _BALANCED: Final = Settings().model_dump(
     include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
-    | {"tv_weight", "pooling", "init", "init_colors"}
+    | {"tv_weight", "pooling", "init", "init_colors", "protect"}
 )
 _PAPER: Final = {
     **{name: value for name, value in _BALANCED.items() if name != "strength"},
@@ -248,6 +262,7 @@ _PAPER: Final = {
     "style_weight": 0.01,
     "content_layers": {"block5_conv2": 1},
     "init_colors": "content",
+    "protect": "none",
 }
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "default": _BALANCED,

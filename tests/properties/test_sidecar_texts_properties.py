@@ -50,6 +50,7 @@ SOUND: Final = {
     "pooling": ["max", "avg"],
     "init": ["content", "style", "noise", "a.png"],
     "init_colors": ["style", "content"],
+    "protect": ["none", "mask.png"],
     "early_stop": ["false", "{improvement: 0.01, iterations: 20}"],
     "seed": ["0", "9223372036854775807", "'12'"],
     "frames": ["{}", "{every: 0}", "{every: 3, animation: gif}", "{animation: none}"],
