@@ -137,7 +137,7 @@ def _lacking(raw: dict[Any, Any], file: str) -> tuple[Fault, ...]:
     """Refuse a sidecar's own `protect: faces` without a detector; that of a preset only goes on record."""
     if raw.get("protect") != "faces" or can_find_faces():
         return ()
-    hint = "no face detector is installed: pip install 'styletransferd[faces]'"
+    hint = "install the detector, the extra `faces`: pip install 'opencv-python-headless<5'"
     return (Fault(file, "protect", "'faces'", "none, or the name of a mask picture", hint),)
 
 

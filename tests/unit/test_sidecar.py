@@ -61,7 +61,7 @@ def test_only_a_sidecars_own_wish_for_faces_needs_a_detector(monkeypatch: pytest
     """Without the extra, `protect: faces` is a fault with a hint, unless a preset or the house asks."""
     monkeypatch.setattr(sidecar, "can_find_faces", lambda: False)
     (fault,) = parse("protect: faces").faults
-    assert (fault.key, "pip install 'styletransferd[faces]'" in fault.hint) == ("protect", True)
+    assert (fault.key, "pip install 'opencv-python-headless<5'" in fault.hint) == ("protect", True)
     assert keys(parse("protect: faces\nsize: 1")) == ["size", "protect"]
     (fault,) = sidecar.default_faults({"protect": "faces"}, "c.yaml")
     assert fault.key == "defaults.protect"
