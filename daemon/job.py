@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # `status` answers without numpy
     Picture = npt.NDArray[np.uint8]  # (H, W, 3), RGB, 0..255
 
 CHECKPOINT_SUFFIX: Final = ".ckpt"
-Role = Literal["sidecar", "content", "style", "init"]
+Role = Literal["sidecar", "content", "style", "init", "protect"]
 Backward = Literal["gradient", "convolution"]  # of a convolution: by TensorFlow's kernel, or by a convolution
 
 
@@ -53,6 +53,15 @@ class Stamp(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+class Face(NamedTuple):
+    """The square around a face, eyebrows to chin, in shares of the picture's width and height."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
 @dataclass(frozen=True)
 class Part:
     """One file of a drop: its place in the inbox and, once it is accepted, its hash and size."""
@@ -69,6 +78,8 @@ class Part:
     library: bool = False  # from folders.styles: read, never consumed
     height_px: int = 0  # of a picture that was decoded
     width_px: int = 0
+    faces: tuple[Face, ...] | None = None  # of a content; None: nobody looked
+    detector: str = ""  # what looked for faces, or why nothing did; "": nothing was asked to
 
     def seen(self, stamp: Stamp) -> Part:
         """Say which file it is."""
@@ -147,6 +158,11 @@ class Job:
         """The accepted files of one role."""
         return tuple(part for part in self.parts if part.role == role)
 
+    @property
+    def faces(self) -> tuple[Face, ...] | None:
+        """The faces found in the content; None where nobody looked."""
+        return next((part.faces for part in self.parts_of("content")), None)
+
     def inputs_on_record(self) -> list[dict[str, str]]:
         """Describe every accepted file, for people."""
         return [{"role": part.role, "name": printable(part.name), "sha256": part.sha256} for part in self.parts]
@@ -167,10 +183,15 @@ class Job:
         if datetime.fromisoformat(data["accepted_at"]).tzinfo is None:
             raise ValueError("accepted_at has no time zone")
         settings, failure = data["settings"], data["failure"]
-        data["parts"] = tuple(Part(**part) for part in data["parts"])
+        data["parts"] = tuple(_part(part) for part in data["parts"])
         data["settings"] = None if settings is None else Settings.model_validate(settings)
         data["failure"] = None if failure is None else Failure.from_dict(failure)
         return cls(**data)
+
+
+def _part(data: dict[str, Any]) -> Part:
+    faces = data.get("faces")
+    return Part(**data | {"faces": None if faces is None else tuple(Face(*face) for face in faces)})
 
 
 @dataclass(frozen=True)
@@ -237,6 +258,8 @@ class Request:
     settings: Settings
     checkpoints: Path | None = None  # the folder of its checkpoints, to resume from after a crash
     frames: frozenset[int] | None = None  # the iterations whose frames are on disk already; None: none are kept
+    faces: tuple[Face, ...] = ()  # of the content, to be protected
+    mask: Path | None = None  # a picture, white where the content is protected
     smaller: int = 0  # how many tile sizes below the planned one; one more after each attempt out of memory
 
     def has_frames(self, iterations: Iterable[int]) -> bool:

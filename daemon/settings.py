@@ -78,6 +78,16 @@ def plain_name(value: Any) -> Any:
     return value
 
 
+def _protect(value: Any) -> Any:
+    """Refuse what is neither a word nor looks like a file: `protect: face` would wait for it forever."""
+    words = ["faces", "none"]
+    if isinstance(value, str) and (value in words or "." in plain_name(value)):
+        return value
+    raise refusal(
+        "faces, none, or the name of a mask picture in the same folder", hint=suggestion(str(value), words)
+    )
+
+
 Whole = Annotated[int, BeforeValidator(number)]
 Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)]
@@ -199,6 +209,10 @@ class Settings(Model):
     chroma_limit: bool = Field(
         default=True, description="Limit the finest color contrasts of the result to the painting's."
     )
+    protect: Annotated[str, BeforeValidator(_protect)] = Field(
+        "faces",
+        description="Where the photo counts more: faces, none, or in the white of a mask, a picture's name.",
+    )
     seed: Whole = Field(0, ge=0, lt=2**63, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
         False,  # noqa: FBT003 - null means "not set"
@@ -257,7 +271,7 @@ def _auto_iterations(size: int) -> int:
 
 _BALANCED: Final = Settings().model_dump(
     include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
-    | {"match_weight", "tv_weight", "pooling", "init", "init_colors", "chroma_limit"}
+    | {"match_weight", "tv_weight", "pooling", "init", "init_colors", "chroma_limit", "protect"}
 )
 _PAPER: Final = {
     **{name: value for name, value in _BALANCED.items() if name not in {"strength", "match_weight"}},
@@ -271,6 +285,7 @@ _PAPER: Final = {
     "content_layers": {"block5_conv2": 1},
     "init_colors": "content",
     "chroma_limit": False,
+    "protect": "none",
 }
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "default": _BALANCED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import ValidatorFunctionWrapHandler
 
 KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
+KEYWORD_PROTECTS: Final = frozenset({"faces", "none"})
 
 
 class StyleRef(Model):
@@ -80,11 +82,12 @@ class Sidecar:
     preset: str
     settings: Settings | None
     faults: tuple[Fault, ...] = ()
+    mask: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every file that the sidecar itself names."""
-        named = [self.content, self.init, *(style.image for style in self.styles)]
+        named = [self.content, self.init, self.mask, *(style.image for style in self.styles)]
         return tuple(name for name in named if name is not None)
 
 
@@ -107,18 +110,35 @@ def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
         return _faulty({}, (Fault(file, "", shown(raw), "keys and values, such as `content: sunset.jpg`"),))
     house = house or {}
     preset = raw.get("preset")
+    lacking = _lacking(raw, file)
     try:
         layers = merged(preset if isinstance(preset, str) else None, house, raw)
         model = SidecarModel.model_validate(layers)
     except ValidationError as error:
-        return _faulty(raw, explain(error, SidecarModel, file))
+        return _faulty(raw, explain(error, SidecarModel, file) + lacking)
+    if lacking:
+        return _faulty(raw, lacking)
     return Sidecar(
         content=model.content,
         styles=tuple(model.style or ()),
         init=None if model.init in KEYWORD_INITS else model.init,
         preset=str(preset or house.get("preset") or "default"),
         settings=Settings.model_construct(**{name: getattr(model, name) for name in Settings.model_fields}),
+        mask=None if model.protect in KEYWORD_PROTECTS else model.protect,
     )
+
+
+def can_find_faces() -> bool:
+    """Whether the optional detector of faces is installed."""
+    return importlib.util.find_spec("cv2") is not None
+
+
+def _lacking(raw: dict[Any, Any], file: str) -> tuple[Fault, ...]:
+    """Refuse a sidecar's own `protect: faces` without a detector; that of a preset only goes on record."""
+    if raw.get("protect") != "faces" or can_find_faces():
+        return ()
+    hint = "install the detector, the extra `faces`: pip install 'opencv-python-headless<5'"
+    return (Fault(file, "protect", "'faces'", "none, or the name of a mask picture", hint),)
 
 
 def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
@@ -126,7 +146,7 @@ def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
     style = raw.get("style")
     items = style if isinstance(style, list) else [style]
     styles = [item.get("image") if isinstance(item, dict) else item for item in items]
-    init = _name(raw.get("init"))
+    init, mask = _name(raw.get("init")), _name(raw.get("protect"))
     return Sidecar(
         content=_name(raw.get("content")),
         styles=tuple(StyleRef(image=name) for item in styles if (name := _name(item))),
@@ -134,6 +154,7 @@ def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
         preset="default",
         settings=None,
         faults=faults,
+        mask=None if mask in KEYWORD_PROTECTS else mask,
     )
 
 

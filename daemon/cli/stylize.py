@@ -11,12 +11,13 @@ from daemon import files, safe_yaml, sidecar
 from daemon.cli.options import ConfigOption, load, start_engine
 from daemon.errors import EngineError
 from daemon.job import Plan, Request
+from daemon.lifeline import Lifeline
 from daemon.settings import Frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from daemon.job import Painting, Step
+    from daemon.job import Face, Painting, Step
     from daemon.settings import Settings
 
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
@@ -45,10 +46,25 @@ def stylize(
 
     for path in (content, style):
         images.read(path, loaded.inbox.max_megapixels)  # a bad picture is reported before the model is loaded
+    faces = _faces(content, loaded.inbox.max_megapixels) if settings.protect == "faces" else ()
     engine, _ = start_engine(loaded)
-    painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings)))
+    painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings, faces=faces)))
     files.replace(output, images.encode(painting.picture, format_, images.icc_profile(content)))
     typer.echo(str(output))
+
+
+def _faces(content: Path, max_megapixels: float) -> tuple[Face, ...]:
+    """Find the faces of the photo; none if there is no detector or it fails."""
+    if not sidecar.can_find_faces():
+        return ()
+    from daemon.sandbox.client import Decoder  # noqa: PLC0415 - as above
+
+    decoder = Decoder(max_megapixels)
+    try:
+        _, found = decoder.inspect(content.absolute(), content.name, Lifeline(), wants_faces=True)
+    finally:
+        decoder.stop()
+    return found.faces or ()
 
 
 def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings:
@@ -70,7 +86,9 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
     if read.faults or read.settings is None:
         raise typer.BadParameter("\n".join(str(fault) for fault in read.faults))
     if read.names:
-        raise typer.BadParameter("--set: content and style are arguments here, and init cannot be a file")
+        raise typer.BadParameter(
+            "--set: content and style are arguments here; init and protect cannot be files"
+        )
     return read.settings.model_copy(update={"frames": Frames(every=0)})
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from daemon import __version__, images
-from daemon.engine import memory
+from daemon.engine import memory, protection
 from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.limits import resident_mb
 from daemon.engine.prefetch import Prefetcher, pictures
@@ -113,7 +113,7 @@ class LocalEngine:
         works = _works(ready.subject, info)
         tile_sizes, plan, self._spare_mb = memory.plan(works, self._limit_mb(info), request.smaller)
         yield plan
-        kept = self._checkpoints(request, info)
+        kept = self._checkpoints(request, info, ready.subject)
         checkpoint, trouble = kept.newest(request.has_frames) if kept else Found(None)
         session = painter.begin(
             ready.subject, tile_sizes=tile_sizes, prepared=ready.prepared, resumed=checkpoint
@@ -135,16 +135,17 @@ class LocalEngine:
             return footprint.available_gpu_mb(int(info.device.removeprefix("GPU:").partition(" ")[0]))
         return memory.available_mb(resident_mb(os.getpid()))
 
-    def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
+    def _checkpoints(self, request: Request, info: EngineInfo, subject: Subject) -> Checkpoints | None:
         """Find the job's checkpoints; those of another device, version or setting do not count."""
         if request.checkpoints is None:
             return None
-        settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
+        settings = request.settings.model_dump(mode="json", exclude={"priority", "protect", "frames", "output"})
         shares = [weight for _, weight in request.styles]
         onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
         software = {"styletransferd": __version__, **info.versions, "onednn": onednn}
         computed = info.device, info.precision, info.backward, info.weights_sha256, software
-        return Checkpoints(request.checkpoints, key(settings, shares, computed), self._options.checkpoint_s)
+        kept_key = key(settings, shares, protection.digest(subject.protection), computed)
+        return Checkpoints(request.checkpoints, kept_key, self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:
         """Decode the pictures and compute their targets during another painting; see `Engine.prepare`."""
@@ -179,11 +180,13 @@ def _works(subject: Subject, info: EngineInfo) -> list[Work]:
 
 def _decoded(request: Request, max_megapixels: float) -> Subject:
     """Decode what a request names; see `images.read`."""
+    content = images.read(request.content, max_megapixels)
     return Subject(
-        content=images.read(request.content, max_megapixels),
+        content=content,
         styles=[(images.read(path, max_megapixels), weight) for path, weight in request.styles],
         settings=request.settings,
         init=images.read(request.init, max_megapixels) if request.init else None,
+        protection=protection.of(request, content, max_megapixels),
     )
 
 

@@ -55,7 +55,8 @@ class Prefetcher(Generic[T]):
 
 def pictures(request: Request) -> list[Path]:
     """List the files that a request decodes."""
-    return [request.content, *(path for path, _ in request.styles), *([request.init] if request.init else [])]
+    others = [path for path in (request.init, request.mask) if path is not None]
+    return [request.content, *(path for path, _ in request.styles), *others]
 
 
 def _key(request: Request) -> tuple[Any, ...] | None:
@@ -67,4 +68,4 @@ def _key(request: Request) -> tuple[Any, ...] | None:
         stamps = tuple(Stamp.of(path.stat()) for path in pictures(request))
     except OSError:
         return None
-    return stamps, tuple(weight for _, weight in request.styles), request.settings
+    return stamps, tuple(weight for _, weight in request.styles), request.faces, request.settings

@@ -107,6 +107,8 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> G
         want("style", _conventional(stem, "style", names))
     if sidecar.init:
         want("init", sidecar.init)
+    if sidecar.mask:
+        want("protect", sidecar.mask)
     return Group(stem, tuple(parts), sidecar, () if sidecar.faults else tuple(missing))
 
 

@@ -42,8 +42,11 @@ def result(
 
     `iterations` were made: fewer than asked for where a size ended early. `finished_at` is ISO 8601, UTC.
     """
-    names = {"content": job.parts_of("content")[0].name, "style": _style(job), "preset": job.preset}
+    (content,) = job.parts_of("content")
+    names = {"content": content.name, "style": _style(job), "preset": job.preset}
     settings = job.settings.model_dump(mode="json") if job.settings else {}
+    if settings.get("protect") == "faces" and content.faces is None:
+        settings["protect"] = "none"  # so it was painted, and is repeated, also where there is a detector
     height, width = painting.picture.shape[:2]
     made = {
         "id": job.id,
@@ -68,6 +71,10 @@ def result(
             "computed": painting.computed,
         },
         "weights": {"source": info.weights_source, "sha256": info.weights_sha256},
+        "protection": {
+            "faces": None if content.faces is None else [list(face) for face in content.faces],
+            "detector": content.detector or None,
+        },
         "inputs": job.inputs_on_record(),
         "versions": {**job.versions, **info.versions},
     }

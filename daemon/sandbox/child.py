@@ -1,4 +1,4 @@
-"""The decoder's own process: `images.read` behind a pipe, under a memory limit. No TensorFlow.
+"""The decoder's own process: `images.read` and `faces.find` behind a pipe, under a memory limit. No TensorFlow.
 
 Run as `python -m daemon.sandbox.child PARENT FD MEGAPIXELS BYTES`. It ends when idle, or after many pictures.
 """
@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from daemon import images, processes
 from daemon.errors import JobError, too_large
-from daemon.sandbox import READY
+from daemon.sandbox import READY, faces
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.connection import Connection
+
+    from daemon.job import Picture
 
 IDLE_S: Final = 60.0  # to free its memory; a new one starts in half a second
 PICTURES: Final = 500  # to drop memory that damaged pictures leaked in a decoder
@@ -29,26 +32,47 @@ def serve(pipe: Connection, max_megapixels: float) -> None:
     """Answer question after question until the pipe closes, or it is time for a new process.
 
     Messages are JSON, since a decoder of hostile bytes is not trusted with a pickle. The daemon sends
-    `[path, name]`; the child `ready`, then `{"size": [height, width]}`, `{"failure": ...}` or `{"errno": ...}`.
+    `[path, name, wants_faces]`; the child `ready`, then `{"size": [height, width]}`, `{"failure": ...}` or
+    `{"errno": ...}`; after a size, where faces are wanted, `{"faces": [[left, top, width, height], ...],
+    "detector": ...}`, both as of `Part`.
     """
     for _ in range(PICTURES):
         if not pipe.poll(IDLE_S):
             return
-        path, name = json.loads(pipe.recv_bytes())
-        answer = inspect(Path(path), name, max_megapixels)
-        pipe.send_bytes(json.dumps(answer).encode("ascii"))
+        path, name, wants_faces = json.loads(pipe.recv_bytes())
+        for answer in inspect(Path(path), name, max_megapixels, wants_faces=wants_faces):
+            pipe.send_bytes(json.dumps(answer).encode("ascii"))
 
 
-def inspect(path: Path, name: str, max_megapixels: float) -> dict[str, Any]:
-    """Decode one picture whole, and give the answer; see `serve`."""
+def inspect(path: Path, name: str, max_megapixels: float, *, wants_faces: bool) -> Iterator[dict[str, Any]]:
+    """Decode one picture whole, and give the answers; see `serve`."""
+    picture, answer = _decoded(path, name, max_megapixels)
+    yield answer
+    if wants_faces and picture is not None:
+        yield _searched(picture)
+
+
+def _decoded(path: Path, name: str, max_megapixels: float) -> tuple[Picture | None, dict[str, Any]]:
     try:
-        return {"size": images.read(path, max_megapixels, name).shape[:2]}
+        picture = images.read(path, max_megapixels, name)
     except JobError as error:
-        return {"failure": asdict(error.failure)}
+        return None, {"failure": asdict(error.failure)}
     except OSError as error:
         if error.errno == errno.ENOMEM:  # of our own limit, not of the disk
-            return {"failure": asdict(too_large(name, "it needs more memory than there is"))}
-        return {"errno": error.errno}
+            return None, {"failure": asdict(too_large(name, "it needs more memory than there is"))}
+        return None, {"errno": error.errno}
+    return picture, {"size": picture.shape[:2]}
+
+
+def _searched(picture: Picture) -> dict[str, Any]:
+    """Look for faces; whatever goes wrong costs no more than their protection."""
+    try:
+        found, detector = faces.find(picture)
+    except ImportError:
+        return {"faces": None, "detector": "missing"}
+    except Exception as error:  # noqa: BLE001 - OpenCV raises its own, and MemoryError
+        return {"faces": None, "detector": f"failed: {type(error).__name__}"}
+    return {"faces": found, "detector": detector}
 
 
 def main() -> None:

@@ -1,15 +1,18 @@
-"""Asks the decoder's process for a picture's size; if that process dies, the daemon lives on."""
+"""Asks the decoder's process for a picture's size and faces; if that process dies, the daemon lives on."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import json
 import os
 import signal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from daemon import logs
 from daemon.errors import SCALE_DOWN, Failure, JobError, NotReady, NotTaken, too_large, unreadable
+from daemon.job import Face, printable
 from daemon.lifeline import Lifeline
 from daemon.processes import Child, ending
 from daemon.sandbox import READY
@@ -21,10 +24,12 @@ log = logs.get(__name__)
 
 # A lossless WebP of 200 megapixels, the slowest that was measured, takes 21 s on a core of an AMD EPYC.
 TIME_LIMIT_S: Final = 120.0
+FACES_LIMIT_S: Final = 30.0  # a third of a second was measured; a picture of 200 megapixels takes a second more
 _START_S: Final = 120.0
 _END_S: Final = 5.0
 _ANSWER_BYTES: Final = 1 << 16
-_BASE_BYTES: Final = 512 << 20
+_DETECTOR_LETTERS: Final = 60
+_BASE_BYTES: Final = 768 << 20
 _BYTES_A_PIXEL: Final = 48
 _LEAST_BYTES: Final = 3 << 30
 
@@ -34,10 +39,18 @@ def memory_limit(max_megapixels: float) -> int:
 
     Measured with Pillow 13.0 on 20, 40 and 200 megapixels, EXIF orientation applied, in bytes a pixel on top
     of 126 MiB for Python, NumPy and Pillow: 13 to 18 for every format without alpha; with alpha 24 for PNG, 29
-    for TIFF, 33 for lossy and 37 for lossless WebP. 48 leaves a third more. The least is for a WebP's header,
+    for TIFF, 33 for lossy and 37 for lossless WebP. 48 leaves a third more. OpenCV 4.14 adds 200 MiB from the
+    first search for faces on, in which a pixel takes no more than in decoding. The least is for WebP's header,
     before its size can be refused: two canvases of 16383 x 16383 px, 2.1 GB that are never touched.
     """
     return max(_LEAST_BYTES, _BASE_BYTES + int(max_megapixels * 1e6) * _BYTES_A_PIXEL)
+
+
+class Found(NamedTuple):
+    """The faces of a picture, and what looked for them; both as of `Part`."""
+
+    faces: tuple[Face, ...] | None = None
+    detector: str = ""
 
 
 class _Ended(Exception):  # noqa: N818 - how a process ended is a fact before it is an error
@@ -65,7 +78,15 @@ class Decoder:
         return self._child.pid if self._child is not None and self._child.is_running else None
 
     def size(self, path: Path, name: str, life: Lifeline) -> tuple[int, int]:
-        """Decode a picture whole, as `images.read` does, and return its (height, width); errors say `name`.
+        """Decode a picture whole, and return its (height, width); see `inspect`."""
+        return self.inspect(path, name, life)[0]
+
+    def inspect(
+        self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
+    ) -> tuple[tuple[int, int], Found]:
+        """Decode a picture whole, as `images.read` does: its (height, width), and its faces; errors say `name`.
+
+        If its faces cannot be looked for, whatever the reason, it is as good without them.
 
         Raises:
             JobError: it is not a picture of an allowed format, is damaged or too large, or its decoder crashes,
@@ -74,14 +95,14 @@ class Decoder:
             NotTaken: the thread should stop.
             OSError: the file cannot be read, or no process can be started.
         """
-        question = json.dumps([str(path), name]).encode("ascii")
+        ask = functools.partial(self._ask, path, name, life, wants_faces=wants_faces)
         try:
             try:
-                answer = self._ask(question, name, life)
+                answer, found = ask()
             except _Ended as end:
                 if end.code not in {0, -signal.SIGKILL}:
                     raise
-                answer = self._ask(question, name, life)  # another reason than this picture may have ended it
+                answer, found = ask()  # another reason than this picture may have ended it
         except _Ended as end:
             raise JobError(_crash(name, end)) from None
         if "errno" in answer:
@@ -90,18 +111,37 @@ class Decoder:
         if "failure" in answer:
             raise JobError(Failure.from_dict(answer["failure"]))
         height, width = answer["size"]
-        return int(height), int(width)
+        return (int(height), int(width)), found
 
-    def _ask(self, question: bytes, name: str, life: Lifeline) -> dict[str, Any]:
-        """Ask the child, or a new one if it has ended; raises _Ended if it ends without an answer."""
-        child = self._ready(life)
+    def _faces(self, child: Child, name: str, life: Lifeline) -> Found:
+        """Receive the faces of the picture whose size just came; a child that talks nonsense is ended."""
         try:
+            answer = self._receive(child, name, life, FACES_LIMIT_S)
+            return Found(_checked(answer["faces"]), printable(str(answer["detector"]))[:_DETECTOR_LETTERS])
+        except _Ended as end:
+            return Found(None, f"failed: {end}")
+        except JobError:
+            return Found(None, "failed: time limit")
+        except (KeyError, TypeError, ValueError):
+            self.stop()
+            return Found(None, "failed: no answer")
+
+    def _ask(self, path: Path, name: str, life: Lifeline, *, wants_faces: bool) -> tuple[dict[str, Any], Found]:
+        """Ask the child, or a new one if it has ended; raises _Ended if it ends without an answer."""
+        child, question = self._ready(life), json.dumps([str(path), name, wants_faces]).encode("ascii")
+        with contextlib.suppress(OSError):  # it is gone, which shows when its answer is received
             child.pipe.send_bytes(question)
-            if not child.await_message(life, TIME_LIMIT_S):
+        answer = self._receive(child, name, life, TIME_LIMIT_S)
+        return answer, self._faces(child, name, life) if wants_faces and "size" in answer else Found()
+
+    def _receive(self, child: Child, name: str, life: Lifeline, limit_s: float) -> dict[str, Any]:
+        """Wait for one answer; raises _Ended as `_ask`, JobError after the time limit."""
+        try:
+            if not child.await_message(life, limit_s):
                 self.stop()
                 _require_going_on(life)
                 log.warning("inspector.died", file=name, ended_by="time limit")
-                raise JobError(unreadable(name, f"it takes longer than {TIME_LIMIT_S:g} s to decode"))
+                raise JobError(unreadable(name, f"it takes longer than {limit_s:g} s to decode"))
             answer: dict[str, Any] = json.loads(child.pipe.recv_bytes(_ANSWER_BYTES))
         except (EOFError, OSError, ValueError):  # it is gone, or its answer makes no sense
             end = _Ended(self._end(child, life))
@@ -138,6 +178,18 @@ class Decoder:
         if self._child is not None:
             self._child.end(Lifeline())
         self._child = None
+
+
+def _checked(boxes: Any) -> tuple[Face, ...] | None:
+    """Read the faces that a child sent; ValueError or TypeError unless they are in the picture."""
+    if boxes is None:
+        return None
+    found = tuple(Face(*map(float, box)) for box in boxes)
+    if not all(0 <= share <= 1 for face in found for share in face) or not all(
+        face.width and face.height for face in found
+    ):
+        raise ValueError("a face outside of the picture")
+    return found
 
 
 def _require_going_on(life: Lifeline) -> None:

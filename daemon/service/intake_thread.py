@@ -75,14 +75,16 @@ def _examined(
 
 
 def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder, life: Lifeline) -> Part:
-    height, width = decoder.size(inputs / part.stored, printable(part.name), life)
-    if part.role != "init":  # which is cropped to the content's shape
+    wants_faces = part.role == "content" and settings is not None and settings.protect == "faces"
+    path, name = inputs / part.stored, printable(part.name)
+    (height, width), found = decoder.inspect(path, name, life, wants_faces=wants_faces)
+    if part.role not in {"init", "protect"}:  # which take the content's shape
         longest = max(height, width)
         if settings:  # a style is not made narrower than it may be
             scales = settings.all_scales(height, width)
             longest = scales[0 if part.role == "content" else -1].size
         images.fit(height, width, longest)
-    return replace(part, height_px=height, width_px=width)
+    return replace(part, height_px=height, width_px=width, faces=found.faces, detector=found.detector)
 
 
 class IntakeThread:

@@ -14,6 +14,8 @@ from daemon.transfer import chroma_limit, color_transfer, pixels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from daemon.job import Picture
     from daemon.settings import Settings
     from daemon.transfer import Tensor
@@ -40,6 +42,7 @@ class Subject:
     styles: Sequence[tuple[Picture, float]]  # with their weights, one at least above 0
     settings: Settings
     init: Picture | None = None  # the start picture where settings.init names a file
+    protection: npt.NDArray[np.float32] | None = None  # (h, w), 0 to 1, of the content's aspect, at any size
 
     def scales(self) -> list[Scale]:
         """Turn the settings' scales into sizes in pixels, coarse to fine.

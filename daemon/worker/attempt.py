@@ -220,6 +220,7 @@ class Attempt:
             "size": settings_of(job).size,
             "iterations": job.total_iterations,
             "styles": len(job.parts_of("style")),
+            "faces": None if job.faces is None else len(job.faces),
             "device": info.device,
             "precision": info.precision,
             "memory_estimate_mb": self.plan.memory_estimate_mb if self.plan else None,

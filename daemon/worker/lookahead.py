@@ -60,7 +60,7 @@ class LookAhead:
 
 def request_for(entry: StoredJob, job: Job) -> Request:
     """Ask for the picture of a job without a failure."""
-    init = job.parts_of("init")
+    init, mask = job.parts_of("init"), job.parts_of("protect")
     return Request(
         content=entry.input(job.parts_of("content")[0]),
         styles=tuple((entry.input(part), part.weight) for part in job.parts_of("style")),
@@ -68,6 +68,8 @@ def request_for(entry: StoredJob, job: Job) -> Request:
         settings=settings_of(job),
         checkpoints=entry.checkpoints,
         frames=frozenset(entry.kept_frames),
+        faces=job.faces or (),
+        mask=entry.input(mask[0]) if mask else None,
         smaller=entry.times_exhausted,
     )
 

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from daemon.engine import local
 from daemon.engine.checkpoints import UNREADABLE, Checkpoints, kept
 from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter, Previews
-from daemon.job import Request
+from daemon.job import Face, Request
 from daemon.settings import PRESETS, Frames, Settings
 from daemon.transfer.backend import footprint
 from daemon.transfer.backend.tensors import nest_of
@@ -372,7 +372,12 @@ def test_a_change_that_shapes_the_result_makes_a_state_useless(
     monkeypatch.setattr(Checkpoints, "is_due", lambda _self: False)
     for keys in CHANGES:
         assert first_fresh(engine, order(**keys)) == 0, keys
-    assert first_fresh(engine, order(priority=7, output={"format": "jpeg"})) == 5
+    for face in (Face(0.2, 0.2, 0.3, 0.3), Face(0.3, 0.2, 0.3, 0.3)):
+        assert first_fresh(engine, replace(order(), faces=(face,))) == 0
+        stopped(engine, replace(order(), faces=(face,)), 5)
+    assert first_fresh(engine, replace(order(), faces=(face,))) == 5
+    stopped(engine, order(), 5)
+    assert first_fresh(engine, order(priority=7, protect="none", output={"format": "jpeg"})) == 5
 
 
 def test_another_version_begins_again(

@@ -99,6 +99,7 @@ def valid_settings(draw: st.DrawFn) -> Settings:
         "init": draw(PLAIN_NAMES | st.sampled_from(["content", "style", "noise"])),
         "init_colors": draw(st.sampled_from(["style", "content"])),
         "chroma_limit": draw(st.booleans()),
+        "protect": draw(PLAIN_NAMES.map("{}.png".format) | st.just("none")),
         "early_stop": draw(st.just(value=False) | EARLY_STOPS),
         "seed": draw(st.integers(0, 2**63 - 1)),
         "frames": {

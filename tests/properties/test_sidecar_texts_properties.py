@@ -52,6 +52,7 @@ SOUND: Final = {
     "init": ["content", "style", "noise", "a.png"],
     "init_colors": ["style", "content"],
     "chroma_limit": ["true", "false"],
+    "protect": ["none", "mask.png"],
     "early_stop": ["false", "{improvement: 0.01, iterations: 20}"],
     "seed": ["0", "9223372036854775807", "'12'"],
     "frames": ["{}", "{every: 0}", "{every: 3, animation: gif}", "{animation: none}"],

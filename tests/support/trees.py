@@ -19,7 +19,7 @@ from PIL import Image
 from daemon import images
 from daemon.job import State
 from daemon.outbox import loss_table
-from daemon.sandbox.client import Decoder
+from daemon.sandbox.client import Decoder, Found
 from daemon.service import backoff, intake_thread, service, work_thread
 from daemon.service.service import Service
 from daemon.spool import Spool
@@ -156,9 +156,11 @@ class NearDecoder(Decoder):
     def __init__(self) -> None:
         super().__init__(200)
 
-    def size(self, path: Path, name: str, life: Lifeline) -> tuple[int, int]:
-        """Decode in this process."""
-        return decode_here(path, name)
+    def inspect(
+        self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
+    ) -> tuple[tuple[int, int], Found]:
+        """Decode in this process; nobody looks for faces."""
+        return decode_here(path, name), Found()
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon.errors import Failure, Fault, Reason
-from daemon.job import Job, Part, Stamp, job_id, natural_key, printable, slug
+from daemon.job import Face, Job, Part, Stamp, job_id, natural_key, printable, slug
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -120,10 +120,11 @@ def test_ids_of_names_that_are_no_utf8_exist() -> None:
         make_job(settings=None, failure=Failure(Reason.BAD_SIDECAR, "m", faults=(Fault("f", "k", "x", "y"),))),
         make_job(stem="\udcff\n", folder="a\udcfe/b\nc", parts=(replace(PART, name="-\udcff\n'\".jpg"),)),
         make_job(settings=Settings(init="\udcff.png"), parts=(replace(PART, weight=0.1, library=True),)),
+        make_job(parts=(SIDECAR, replace(PART, faces=(Face(0.25, 0.1, 0.3, 0.4),), detector="d"))),
         make_job(settings=Settings.model_validate({"scales": [{"size": 64, "iterations": 2}]})),
         make_job(settings=Settings.model_validate({"early_stop": {"iterations": 3}, "strength": 0.1})),
     ],
-    ids=["plain", "failed", "odd names", "odd start", "scales", "early stop"],
+    ids=["plain", "failed", "odd names", "odd start", "faces", "scales", "early stop"],
 )
 def test_a_job_survives_being_written_down(job: Job) -> None:
     """job.json is ASCII and reads back as the very same job, names of any bytes included."""
@@ -131,6 +132,18 @@ def test_a_job_survives_being_written_down(job: Job) -> None:
 
     assert text.isascii()
     assert Job.from_json(text) == job
+
+
+def test_a_job_of_a_version_that_knew_no_faces_is_read() -> None:
+    """Nobody looked for faces in it."""
+    data = json.loads(make_job().to_json())
+    del data["settings"]["protect"]
+    for part in data["parts"]:
+        del part["faces"], part["detector"]
+
+    found = Job.from_json(json.dumps(data).encode())
+
+    assert (found, found.faces) == (make_job(), None)
 
 
 @pytest.mark.parametrize(

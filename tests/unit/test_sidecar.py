@@ -49,6 +49,28 @@ def test_words_for_the_start_are_no_file_names(word: str) -> None:
     assert parse(f"init: {word}\nx: fault").init is None
 
 
+def test_a_mask_is_a_picture_of_the_drop() -> None:
+    """A mask is waited for like any picture; the words are no file names; a near miss is asked about."""
+    assert (parse("protect: m.png").mask, parse("protect: m.png").names) == ("m.png", ("m.png",))
+    assert parse("protect: m.png\nx: fault").names == ("m.png",)
+    assert parse("protect: none").names == parse("protect: none\nx: fault").names == ()
+    assert parse("protect: face").faults[0].hint == "did you mean 'faces'?"
+
+
+def test_only_a_sidecars_own_wish_for_faces_needs_a_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, `protect: faces` is a fault with a hint, unless a preset or the house asks."""
+    monkeypatch.setattr(sidecar, "can_find_faces", lambda: False)
+    (fault,) = parse("protect: faces").faults
+    assert (fault.key, "pip install 'opencv-python-headless<5'" in fault.hint) == ("protect", True)
+    assert keys(parse("protect: faces\nsize: 1")) == ["size", "protect"]
+    (fault,) = sidecar.default_faults({"protect": "faces"}, "c.yaml")
+    assert fault.key == "defaults.protect"
+    for text in ("", "preset: fine"):
+        assert sidecar.parse(text.encode(), "s.yaml", {"protect": "faces"}).faults == ()
+    monkeypatch.setattr(sidecar, "can_find_faces", lambda: True)
+    assert parse("protect: faces").faults == ()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -114,11 +136,11 @@ def test_a_misspelt_layer_is_asked_after() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_paths_out_of_the_folder_have_their_own_reason(path: str) -> None:
-    """Content, style, a style of a blend and init are plain names, whatever way around is tried."""
-    text = f"content: '{path}'\nstyle: ['{path}', {{image: '{path}'}}]\ninit: '{path}'"
+    """Content, style, a style of a blend, init and a mask are plain names, whatever way around is tried."""
+    text = f"content: '{path}'\nstyle: ['{path}', {{image: '{path}'}}]\ninit: '{path}'\nprotect: '{path}'"
     read = parse(text)
 
-    assert sorted(keys(read)) == ["content", "init", "style.0.image", "style.1.image"]
+    assert sorted(keys(read)) == ["content", "init", "protect", "style.0.image", "style.1.image"]
     assert {fault.reason for fault in read.faults} == {Reason.PATH_OUTSIDE}
     assert read.names == ()
     assert parse(f"style: '{path}'").faults[0].reason is Reason.PATH_OUTSIDE

@@ -12,8 +12,9 @@ from PIL import Image
 from support.fakes import INFO, PLAN
 from support.trees import save
 
-from daemon import images
-from daemon.job import Losses, Painting, Step
+from daemon import images, sidecar
+from daemon.job import Face, Losses, Painting, Step
+from daemon.sandbox.client import Decoder, Found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     Stylize = Callable[..., Any]
 
 LOSSES = Losses(3.0, 2.0, 1.0)
+FACE = Face(0.25, 0.25, 0.5, 0.5)
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> St
     for seed, name in enumerate(("photo.png", "painting.png")):
         save(tmp_path / name, seed)
 
-    def run(*steps: dict[str, Any], warning: str = "") -> Any:
+    def run(*steps: dict[str, Any], warning: str = "", options: tuple[str, ...] = ()) -> Any:
         class Scripted:
             def __init__(self, _config: Config) -> None:
                 pass
@@ -42,6 +44,7 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> St
                 return INFO
 
             def stylize(self, request: Request) -> Iterator[Plan | Step]:
+                run.asked.append(request)
                 yield replace(PLAN, warning=warning)
                 painting = Painting(images.read(request.content, 1), 0, LOSSES, LOSSES, LOSSES, 0.0, 0.0)
                 for number, facts in enumerate(steps):
@@ -49,8 +52,9 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> St
                     yield Step(number, 9, 32, LOSSES, 0.0, **facts, **drawn)
 
         monkeypatch.setitem(sys.modules, "daemon.engine.local", SimpleNamespace(LocalEngine=Scripted))
-        return command("stylize", "photo.png", "painting.png", "-o", "out.png")
+        return command("stylize", "photo.png", "painting.png", "-o", "out.png", *options)
 
+    run.asked = []
     return run
 
 
@@ -72,6 +76,19 @@ def test_memory_that_may_run_out_is_reported(stylize: Stylize) -> None:
     warning = "memory may run out: [so]"
     assert stylize({"is_last": True}, warning=warning) == (0, "out.png\n", f"{warning}\n")
     assert stylize({"is_last": True}) == (0, "out.png\n", "")
+
+
+def test_faces_of_the_photo_are_protected(stylize: Stylize, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are looked for in the sandbox, if there is a detector and the settings ask for faces."""
+    monkeypatch.setattr(sidecar, "can_find_faces", lambda: True)
+    monkeypatch.setattr(
+        Decoder, "inspect", lambda *_args, wants_faces: ((24, 32), Found((FACE,) * wants_faces))
+    )
+
+    for preset in ("default", "paper"):
+        assert stylize({"is_last": True}, options=("--set", f"preset={preset}")).code == 0
+
+    assert [request.faces for request in stylize.asked] == [(FACE,), ()]
 
 
 def test_an_engine_without_a_picture_is_one_line(stylize: Stylize, tmp_path: Path) -> None:

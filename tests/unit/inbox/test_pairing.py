@@ -145,6 +145,14 @@ def test_the_library_lends_styles_that_are_not_in_the_folder() -> None:
     assert group.parts[-1] == Part("init", "scream.jpg")
 
 
+def test_a_mask_is_found_beside_the_sidecar_alone() -> None:
+    """A mask is a member in a role of its own, and is no picture of the library."""
+    text = "{content: a, style: b, protect: Mask.png}"
+
+    assert members(pair(text, ["a", "b", "mask.png"]))[-1] == ("protect", "mask.png")
+    assert pair(text, ["a", "b"], library=["mask.png"]).missing == ("Mask.png",)
+
+
 def test_the_library_knows_no_convention() -> None:
     """A sidecar that names no style does not find one in the library."""
     assert pair("content: a", ["a"], library=["sunset.style.jpg"]).missing == ("sunset.style.*",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from daemon import safe_yaml, sidecar
 from daemon.errors import Failure, Fault, Reason
-from daemon.job import EngineInfo, Job, Losses, Painting, Part
+from daemon.job import EngineInfo, Face, Job, Losses, Painting, Part
 from daemon.outbox import record
 from daemon.settings import Settings
 
@@ -42,7 +43,7 @@ def make_job(*styles: Part, settings: Settings | None = None, content: str = "a.
         folder="sub\udcff",
         parts=(part("sidecar", "s.yaml"), part("content", content), *(styles or (part("style", "b.jpg"),))),
         preset="paper",
-        settings=settings or Settings(iterations=10),
+        settings=settings or Settings(iterations=10, protect="none"),
         accepted_at="2026-01-02T03:04:05Z",
         versions={"styletransferd": "1"},
     )
@@ -84,6 +85,7 @@ def test_result_yaml_records_what_was_done() -> None:
         "precision": "float32",
         "memory": {"estimate_mb": 1290, "peak_mb": 1200, "computed": "tiles of 512 px"},
         "weights": {"source": "bundled", "sha256": "f" * 64},
+        "protection": {"faces": None, "detector": None},
         "inputs": [{"role": item.role, "name": item.name, "sha256": item.sha256} for item in make_job().parts],
         "versions": {"styletransferd": "1", "tensorflow": "2"},
     }
@@ -95,6 +97,25 @@ def test_result_yaml_spells_out_every_setting() -> None:
 
     assert set(document) == {"content", "style", "preset", "result", *Settings.model_fields}
     assert (document["content"], document["style"], document["preset"]) == ("a.jpg", "b.jpg", "paper")
+
+
+@pytest.mark.parametrize(
+    ("faces", "detector", "protect"),
+    [((Face(0.1, 0.2, 0.3, 0.4),), "opencv 4", "faces"), ((), "opencv 4", "faces"), (None, "missing", "none")],
+)
+def test_result_yaml_says_what_was_protected(
+    faces: tuple[Face, ...] | None, detector: str, protect: str
+) -> None:
+    """The faces stand there; where nobody could look for them, the job is repeated without."""
+    job = make_job(settings=Settings())
+    sidecar_, content, style = job.parts
+    content = replace(content, faces=faces, detector=detector)
+
+    document: dict[str, Any] = safe_yaml.parse(result(replace(job, parts=(sidecar_, content, style))))
+
+    found = None if faces is None else [list(face) for face in faces]
+    assert document["result"]["protection"] == {"faces": found, "detector": detector}
+    assert document["protect"] == protect
 
 
 def test_result_yaml_says_what_it_is_for() -> None:

@@ -8,14 +8,16 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 from support.fakes import Clock, FakeEngine
-from support.trees import Stepper, Tree, wait_for
+from support.trees import NearDecoder, Stepper, Tree, save, wait_for
 
-from daemon.job import State
+from daemon.job import Face, State
+from daemon.sandbox.client import Found
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from daemon.job import Plan, Request, Step
     from daemon.lifeline import Lifeline
@@ -65,6 +67,36 @@ def test_a_hint_names_what_the_painting_will_ask_for(tree: Tree) -> None:
         path.name for path in (asked.content, asked.styles[0][0])
     ]
     assert (hint.settings, hint.styles[0][1], hint.init) == (asked.settings, asked.styles[0][1], asked.init)
+
+
+def test_a_request_has_what_is_to_be_protected(tree: Tree) -> None:
+    """The mask comes as a file of its own, and faces as they were found."""
+    engine = Asked()
+    stepper = Stepper(tree.config, engine, Seeing())
+    save(tree.inbox / "mask.png", 9)
+    _queue(tree, stepper, "a", protect="mask.png")
+    _queue(tree, stepper, "b")
+    with _captured() as records:
+        stepper.until_quiet()
+    masked, faced = engine.requests
+    assert (masked.mask.name, masked.faces) == ("protect-0.png", ())
+    assert (faced.mask, faced.faces) == (None, (FACE,))
+    assert {name: line["faces"] for name, line in _completed(records).items()} == {"a": None, "b": 1}
+    assert tree.left() == []
+
+
+FACE = Face(0.25, 0.25, 0.5, 0.5)
+
+
+class Seeing(NearDecoder):
+    """Sees a face wherever it is asked for one."""
+
+    def inspect(
+        self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
+    ) -> tuple[tuple[int, int], Found]:
+        """See the base class."""
+        size, found = super().inspect(path, name, life)
+        return size, Found((FACE,), "a fake") if wants_faces else found
 
 
 class Asked(FakeEngine):

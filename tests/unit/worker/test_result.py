@@ -58,7 +58,8 @@ def test_the_facts_are_plain_values_in_one_line(make_studio: Callable[..., Any])
     _, facts = _written(make_studio(), FakeEngine())
     assert facts.keys() == {
         *("attempt", "preset", "size", "size_px", "height_px", "width_px", "iterations", "best_iteration"),
-        *("styles", "first_loss", "best_loss", "last_loss", "target_s", "loop_s", "elapsed_s", "gap_s"),
+        *("styles", "faces", "first_loss", "best_loss", "last_loss"),
+        *("target_s", "loop_s", "elapsed_s", "gap_s"),
         *("prepared", "device", "precision", "weights_sha256", "computed"),
         *("memory_estimate_mb", "memory_peak_mb"),
     }

@@ -1,0 +1,59 @@
+"""Where the content counts more: a map from the faces that were found, or from a mask."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from daemon import images
+from daemon.settings import scaled
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from daemon.job import Face, Picture, Request
+
+    Map = npt.NDArray[np.float32]  # (h, w), 0 to 1
+
+SIDE_PX: Final = 512
+# The half axes of the ellipse around a face, in widths and heights of its square: with hair, ears and chin.
+_ACROSS: Final = 0.55
+_DOWN: Final = 0.68
+_REACH: Final = 1.25  # radii at which the protection has fallen to 0
+_LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+def of(request: Request, content: Picture, max_megapixels: float) -> Map | None:
+    """Make the map of a request, of its content's aspect; None where nothing is protected.
+
+    It has at most `SIDE_PX` on its longest side; a mask of another aspect is stretched.
+
+    Raises:
+        JobError, OSError: the mask cannot be read; see `images.read`.
+    """
+    height, width = content.shape[:2]
+    height, width = scaled(height, width, min(SIDE_PX, max(height, width)))
+    if request.mask is not None:
+        mask = images.resize(images.read(request.mask, max_megapixels), height, width)
+        made = np.clip(mask.astype(np.float32) @ _LUMA / np.float32(255), 0, 1)
+    else:
+        made = np.zeros((height, width), np.float32)
+        for face in request.faces:
+            made = np.maximum(made, around(face, height, width))
+    return made if made.any() else None
+
+
+def around(face: Face, height: int, width: int) -> Map:
+    """Draw one face: 1 in its ellipse, falling smoothly to 0 at `_REACH` radii; (height, width)."""
+    down = (np.arange(height, dtype=np.float32) + 0.5) / height - (face.top + face.height / 2)  # (height,)
+    across = (np.arange(width, dtype=np.float32) + 0.5) / width - (face.left + face.width / 2)  # (width,)
+    radius = np.hypot(down[:, None] / (_DOWN * face.height), across / (_ACROSS * face.width))  # (height, width)
+    left = np.clip((_REACH - radius) / (_REACH - 1), 0, 1)  # of the way from 1 radius to `_REACH`
+    return np.asarray(left * left * (3 - 2 * left), np.float32)
+
+
+def digest(made: Map | None) -> str:
+    """Name a map by its values, for the key of checkpoints."""
+    return "" if made is None else hashlib.sha256(made.tobytes()).hexdigest()
