@@ -26,7 +26,12 @@ class Compared(NamedTuple):
     """What the features of a picture are compared with place by place, and where they are sampled."""
 
     content: dict[str, Tensor]  # content layer -> (1, H, W, C)
+    importance: dict[str, Tensor]  # content layer -> (1, H, W, 1), how much each place counts
     grids: dict[str, Tensor]  # matched layer -> (n, 2) int32, rows and columns
+
+    def of_style(self) -> Compared:
+        """Leave what a style has not: it is sampled only."""
+        return Compared({}, {}, self.grids)
 
 
 class Match(NamedTuple):
@@ -35,6 +40,7 @@ class Match(NamedTuple):
     mean: Tensor  # (C,) float32, of the styles' features
     style: Tensor  # (m, C), unit vectors of the styles' features less their mean; in the network's precision
     grid: Tensor  # (n, 2) int32, the rows and columns at which the picture is sampled
+    weight: Tensor  # (n,) float32, of each sample: 1 / n, less where the content is protected
 
 
 class Targets(NamedTuple):
@@ -44,6 +50,7 @@ class Targets(NamedTuple):
     """
 
     content: dict[str, Tensor]  # layer -> (1, H, W, C)
+    importance: dict[str, Tensor]  # content layer -> (1, H, W, 1), from 1 to 3 where the content is protected
     style: dict[str, Tensor]  # layer -> (C, C)
     match: dict[str, Match]  # layer; empty where nothing is matched
     content_layers: dict[str, Tensor]  # layer -> (), shares that sum to 1
@@ -56,7 +63,9 @@ class Targets(NamedTuple):
     @property
     def compared(self) -> Compared:
         """The part that belongs to places of the picture."""
-        return Compared(self.content, {layer: match.grid for layer, match in self.match.items()})
+        return Compared(
+            self.content, self.importance, {layer: match.grid for layer, match in self.match.items()}
+        )
 
 
 class Statistics(NamedTuple):
@@ -87,9 +96,12 @@ def gram_matrix(features: Tensor) -> Tensor:
     return gram_product(features) / (height * width)  # (1, H, W, C) -> (C, C)
 
 
-def content_loss(features: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of features: Gatys et al. (2016), eq. 1, with a mean for the half sum."""
-    return tf.reduce_mean(tf.math.squared_difference(features, target))
+def content_loss(features: Tensor, target: Tensor, importance: Tensor) -> Tensor:
+    """Mean squared difference of features: Gatys et al. (2016), eq. 1, with a mean for the half sum.
+
+    Each place, (1, H, W, 1), counts as often as it is important.
+    """
+    return tf.reduce_mean(importance * tf.math.squared_difference(features, target))
 
 
 def style_loss(gram: Tensor, target: Tensor) -> Tensor:
@@ -111,7 +123,7 @@ def relaxed_emd(samples: Tensor, match: Match) -> Tensor:
     style = tf.cast(match.style, tf.float32)  # (m, C)
     from_own = 1.0 - tf.reduce_sum(own * tf.gather(style, to_style), axis=1)  # (n,)
     from_style = 1.0 - tf.reduce_sum(tf.gather(own, to_own) * style, axis=1)  # (m,)
-    return tf.reduce_mean(from_own) + tf.reduce_mean(from_style)
+    return tf.reduce_sum(match.weight * from_own) + tf.reduce_mean(from_style)
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -128,7 +140,10 @@ def statistics(
     return Statistics(
         {layer: gram_matrix(features[layer]) for layer in style_layers},
         {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()},
-        {layer: content_loss(features[layer], target) for layer, target in compared.content.items()},
+        {
+            layer: content_loss(features[layer], target, compared.importance[layer])
+            for layer, target in compared.content.items()
+        },
         tf.reduce_mean(tf.square(down)),
         tf.reduce_mean(tf.square(right)),
     )

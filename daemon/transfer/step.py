@@ -77,7 +77,7 @@ class WholeStep(_Step):
         super().__init__(network, method)
         specs = [PICTURE, _target_specs(method, network.precision)]
         self.content_features = compiled(self._content_features, [PICTURE])
-        style = _compared_specs(method)._replace(content={})
+        style = _compared_specs(method).of_style()
         self.style_statistics = compiled(self._statistics, [PICTURE, style])
         self.loss = compiled(self._loss, specs)
         self.step = compiled(self._step, [*specs, self.optimizer.signature()])
@@ -146,16 +146,18 @@ def make(network: Vgg19, method: Method, tile_size: TileSize) -> Step:
 
 
 def _compared_specs(method: Method) -> Compared:
-    return Compared(dict.fromkeys(method.content_layers, FEATURES), dict.fromkeys(method.match_layers, GRID))
+    contents = dict.fromkeys(method.content_layers, FEATURES)
+    return Compared(contents, contents, dict.fromkeys(method.match_layers, GRID))
 
 
 def _target_specs(method: Method, precision: str) -> Targets:
     compared = _compared_specs(method)
-    mean, style = tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], precision)
+    vector, style = tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], precision)
     return Targets(
         content=compared.content,
+        importance=compared.importance,
         style=dict.fromkeys(method.style_layers, MATRIX),
-        match={layer: Match(mean, style, grid) for layer, grid in compared.grids.items()},
+        match={layer: Match(vector, style, grid, vector) for layer, grid in compared.grids.items()},
         content_layers=dict.fromkeys(method.content_layers, SCALAR),
         style_layers=dict.fromkeys(method.style_layers, SCALAR),
         content_weight=SCALAR,

@@ -15,7 +15,7 @@ from daemon.transfer.backend.tile_layout import feature_px
 from daemon.transfer.losses import Compared, Match, Targets, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -57,12 +57,13 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
     settings = subject.settings
     content_weight, style_weight = _weights(settings)
     size = scale.height, scale.width
-    content = pixels.to_vgg(images.resize(subject.content, *size))  # (1, H, W, 3)
+    content = step.content_features(pixels.to_vgg(images.resize(subject.content, *size)))
     return Targets(
-        content=step.content_features(content),
+        content=content,
+        importance={layer: importance(subject, features.shape[1:3]) for layer, features in content.items()},
         style={layer: tf.constant(grams[layer]) for layer in step.method.style_layers},
         match={
-            layer: match_with(np.concatenate(taken), step.network.precision, grid(layer, size, _MOST_SAMPLES))
+            layer: match_with(np.concatenate(taken), step.network.precision, *_places(subject, layer, size))
             for layer, taken in samples.items()
         },
         content_layers=_shares(settings.content_layers),
@@ -74,10 +75,26 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
     )
 
 
-def match_with(style: npt.NDArray[np.float32], precision: str, positions: Tensor) -> Match:
+def importance(subject: Subject, size: Sequence[int]) -> Tensor:
+    """Say how much the content counts at each place, (1, H, W, 1): once, and three times where it is protected."""
+    if subject.protection is None:
+        return tf.ones([1, *size, 1])
+    protection = tf.constant(subject.protection[np.newaxis, :, :, np.newaxis])  # (1, h, w, 1)
+    return 1.0 + 2.0 * tf.image.resize(protection, size, antialias=True)
+
+
+def _places(subject: Subject, layer: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Choose where a picture is sampled, (n, 2), and the weights, (n,): a third where the content is protected."""
+    positions = grid(layer, size, _MOST_SAMPLES)
+    px = feature_px(layer)
+    found = importance(subject, [length // px for length in size])
+    return positions, 1.0 / (len(positions) * tf.gather_nd(found[0, :, :, 0], positions))
+
+
+def match_with(style: npt.NDArray[np.float32], precision: str, positions: Tensor, weights: Tensor) -> Match:
     """Match features at some positions, (n, 2), with those of styles, (m, C)."""
     mean = style.mean(axis=0)  # (C,)
-    return Match(tf.constant(mean), tf.cast(unit(tf.constant(style - mean)), precision), positions)
+    return Match(tf.constant(mean), tf.cast(unit(tf.constant(style - mean)), precision), positions, weights)
 
 
 def grid(layer: str, size: tuple[int, int], most: int) -> Tensor:
@@ -109,7 +126,7 @@ def _style_arrays(step: Step, style: Picture, samples: int, store: StyleStore | 
 
     def compute() -> Arrays:
         grids = {layer: grid(layer, (style.shape[0], style.shape[1]), samples) for layer in method.match_layers}
-        found = step.style_statistics(pixels.to_vgg(style), Compared({}, grids))
+        found = step.style_statistics(pixels.to_vgg(style), Compared({}, {}, grids))
         kept = {f"gram {layer}": gram.numpy() for layer, gram in found.grams.items()}
         return kept | {f"samples {layer}": taken.numpy() for layer, taken in found.samples.items()}
 

@@ -46,7 +46,7 @@ class Tiles:
         grams, samples = dict.fromkeys(style_layers, MATRIX), dict.fromkeys(compared.grids, MATRIX)
         errors = dict.fromkeys(compared.content, SCALAR)
         self._core_features = compiled(functools.partial(self._run, layers=self._content_layers), tile)
-        self._style_sums = compiled(self._sums_of_core, [*tile, compared._replace(content={})])
+        self._style_sums = compiled(self._sums_of_core, [*tile, compared.of_style()])
         self._core_sums = compiled(self._sums_of_core, [*tile, compared])
         upstream = Statistics(grams, samples, errors, SCALAR, SCALAR)
         self._tile_gradient = compiled(self._gradient_of_tile, [*tile, compared, upstream])
@@ -100,7 +100,9 @@ class Tiles:
         grams = {layer: gram_product(features[layer]) for layer in self._style_layers}
         samples = {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()}
         errors = {
-            layer: tf.reduce_sum(tf.math.squared_difference(features[layer], wanted))
+            layer: tf.reduce_sum(
+                compared.importance[layer] * tf.math.squared_difference(features[layer], wanted)
+            )
             for layer, wanted in compared.content.items()
         }
         return Statistics(grams, samples, errors, *_variation(tile, inner))
@@ -139,12 +141,15 @@ def _piece(image: Tensor, compared: Compared, tile: Tile) -> tuple[Any, ...]:
     The grids' positions are counted from the core's corner.
     """
     top, _, left, _ = tile.core
-    content = {layer: _cut(value, tile.core, feature_px(layer)) for layer, value in compared.content.items()}
+    content, importance = (
+        {layer: _cut(value, tile.core, feature_px(layer)) for layer, value in values.items()}
+        for values in (compared.content, compared.importance)
+    )
     grids = {
         layer: grid - [top // feature_px(layer), left // feature_px(layer)]
         for layer, grid in compared.grids.items()
     }
-    return _cut(image, tile.whole), tile.inner, Compared(content, grids)
+    return _cut(image, tile.whole), tile.inner, Compared(content, importance, grids)
 
 
 def _cut(values: Tensor, box: Sequence[Any], px: int = 1) -> Tensor:

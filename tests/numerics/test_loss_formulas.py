@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,7 +66,17 @@ def test_gram_matrix_does_not_depend_on_size(random: np.random.Generator) -> Non
 def test_content_loss_is_the_mean_squared_difference(random: np.random.Generator) -> None:
     """The content loss is NumPy's mean of the squared difference of two feature maps."""
     one, other = random.normal(size=(2, 1, 5, 7, 6)).astype(np.float32)
-    assert float(losses.content_loss(one, other)) == pytest.approx(np.mean((one - other) ** 2.0), rel=ROUNDING)
+    assert float(losses.content_loss(one, other, 1.0)) == pytest.approx(
+        np.mean((one - other) ** 2.0), rel=ROUNDING
+    )
+
+
+def test_content_counts_more_where_it_is_important(random: np.random.Generator) -> None:
+    """A place of importance 3 counts three times in a mean over all places."""
+    one, other = random.normal(size=(2, 1, 2, 2, 6)).astype(np.float32)
+    importance = np.float32([[[[1], [3]], [[1], [1]]]])
+    expected = np.mean(importance * (one - other) ** 2.0)
+    assert float(losses.content_loss(one, other, importance)) == pytest.approx(expected, rel=ROUNDING)
 
 
 def test_style_loss_is_the_mean_squared_difference(random: np.random.Generator) -> None:
@@ -91,6 +102,7 @@ def terms(random: np.random.Generator) -> Terms:
     grams = {name: random.normal(size=(4, 4)).astype(np.float32) for name in "ab"}
     targets = Targets(
         content={name: tf.constant(value) for name, value in wanted.items()},
+        importance=dict.fromkeys("cd", tf.ones([1, 6, 6, 1])),
         style={name: tf.constant(value) for name, value in grams.items()},
         match={},
         content_layers={"c": scalar(0.75), "d": scalar(0.25)},
@@ -156,6 +168,11 @@ def test_balanced_objective_weighs_relative_errors(terms: Terms) -> None:
     )
 
 
+def evenly(count: int) -> tuple[Any, Any]:
+    """Positions that do not matter, and equal weights."""
+    return tf.zeros([count, 2], tf.int32), tf.fill([count], 1 / count)
+
+
 def nearest_distances(features: np.ndarray, style: np.ndarray) -> float:
     """Both means of the cosine distances to the nearest ones, less the style's mean, in float64."""
     mean = style.mean(axis=0, dtype=np.float64)
@@ -167,7 +184,7 @@ def nearest_distances(features: np.ndarray, style: np.ndarray) -> float:
 def test_relaxed_emd_is_the_mean_distance_of_nearest_features_both_ways(random: np.random.Generator) -> None:
     """Each feature's distance from its nearest is counted once each way, of sets that differ in size."""
     features, style = random.normal(size=(7, 5)), random.normal(3, size=(11, 5))
-    match = match_with(np.float32(style), "float32", tf.zeros([7, 2], tf.int32))
+    match = match_with(np.float32(style), "float32", *evenly(7))
     found = losses.relaxed_emd(np.float32(features), match)
     assert float(found) == pytest.approx(nearest_distances(features, style), rel=1e-4)
     assert float(losses.relaxed_emd(np.float32(style[::-1]), match)) == pytest.approx(0, abs=1e-5)
@@ -176,7 +193,7 @@ def test_relaxed_emd_is_the_mean_distance_of_nearest_features_both_ways(random: 
 def test_relaxed_emd_pulls_features_to_their_nearest_ones(random: np.random.Generator) -> None:
     """The gradient is the slope of the distance while no feature changes its nearest one."""
     features, style = random.normal(size=(2, 6, 4)).astype(np.float32)
-    match = match_with(style, "float32", tf.zeros([6, 2], tf.int32))
+    match = match_with(style, "float32", *evenly(6))
     given = tf.constant(features)
     with tf.GradientTape() as tape:
         tape.watch(given)
@@ -193,7 +210,7 @@ def test_matching_is_a_share_of_the_style_loss(terms: Terms) -> None:
     match, distances = {}, []
     for name in "ab":
         wanted = np.float32(terms.features[name][0, :2].reshape(12, 4) + 1)
-        match[name] = match_with(wanted, "float32", tf.constant(places))
+        match[name] = match_with(wanted, "float32", tf.constant(places), tf.fill([3], 1 / 3))
         taken = terms.features[name][0, places[:, 0], places[:, 1]]
         distances.append(float(losses.relaxed_emd(taken, match[name])))
     before = objective_of("balanced", terms)
@@ -300,6 +317,28 @@ def test_styles_are_matched_by_their_shares(painter: Painter, picture: Callable[
     match = targets_of(painter.step(settings), subject, Scale(24, 512, 1), None).match["block3_conv1"]
     assert match.style.shape[0] == 45**2 + 32**2  # 2048 and 1024 positions at most, in squares
     assert match.grid.shape == (6 * 128, 2)
+
+
+def test_a_protected_place_keeps_its_content_and_matches_less(
+    painter: Painter, picture: Callable[..., np.ndarray]
+) -> None:
+    """Where the left half is protected the content counts three times, and a match a third; 0 changes nothing."""
+    settings, styles = Settings(), [(picture(32, 32, 1), 1.0)]
+    half = np.zeros((8, 16), np.float32)
+    plain = Subject(picture(64, 128), styles, settings)
+    half[:, :8] = 1
+    found, same, before = (
+        targets_of(painter.step(settings), subject, Scale(64, 128, 1), None)
+        for subject in (replace(plain, protection=half), replace(plain, protection=0 * half), plain)
+    )
+    importance = found.importance["block4_conv2"].numpy()[0, :, :, 0]  # (8, 16)
+    assert np.all(importance[:, :7] == 3)
+    assert np.all(importance[:, 9:] == 1)
+    weight = found.match["block4_conv1"].weight.numpy().reshape(8, 16)
+    assert weight[:, :7] == pytest.approx(1 / 3 / 128)
+    assert weight[:, 9:] == pytest.approx(1 / 128)
+    for one, other in zip(tf.nest.flatten(same), tf.nest.flatten(before), strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_gradient_equals_finite_differences_in_float64(

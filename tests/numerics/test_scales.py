@@ -350,7 +350,7 @@ def test_a_style_is_never_stretched_to_the_contents_shape(
     program = painter.step(Settings.model_validate(settings))
 
     def gram(image: np.ndarray) -> Any:
-        return program.style_statistics(pixels.to_vgg(image), Compared({}, {})).grams["block1_conv1"]
+        return program.style_statistics(pixels.to_vgg(image), Compared({}, {}, {})).grams["block1_conv1"]
 
     expected = losses.style_loss(gram(content), gram(scaled(style, 48, 24)))
     stretched = losses.style_loss(gram(content), gram(scaled(style, 24, 48)))
@@ -395,6 +395,6 @@ def test_a_narrow_style_is_painted(painter: Painter, paint: Paint, picture: Draw
     settings = Settings.model_validate({**PRESETS["paper"], "size": 64})
     program = painter.step(settings)
     compared = targets(program, Subject(content, [(style, 1.0)], settings), Scale(48, 64, 1), None)
-    grams = program.style_statistics(pixels.to_vgg(scaled(style, 16, 160)), Compared({}, {})).grams
+    grams = program.style_statistics(pixels.to_vgg(scaled(style, 16, 160)), Compared({}, {}, {})).grams
     assert all(np.array_equal(compared.style[layer], gram) for layer, gram in grams.items())
     assert steps[0].losses.total == float(program.loss(pixels.to_vgg(scaled(content, 48, 64)), compared).total)

@@ -73,6 +73,12 @@ def gradient_of(step: TiledStep, image: Any, targets: Targets) -> tuple[Loss, np
     return loss, np.asarray(state.mean / (1 - Adam.beta_1))
 
 
+def places(layer: str, height: int, width: int) -> tuple[Any, Any]:
+    """Positions of a grid, and weights that differ."""
+    positions = grid(layer, (height, width), 77)
+    return positions, tf.range(1.0, len(positions) + 1) / 3000
+
+
 def scalar(value: float) -> Any:
     """Make a float32 tensor of no dimension."""
     return tf.constant(value, tf.float32)
@@ -97,11 +103,15 @@ def targets_of(narrow: Vgg19, picture: Callable[..., np.ndarray]) -> Callable[..
         shares = np.arange(1, len(content) + 1) / sum(range(1, len(content) + 1))
         samples = {layer: sample(style[layer], grid(layer, (150, 131), 99)).numpy() for layer in MATCH_LAYERS}
         match = {
-            layer: match_with(samples[layer], at.precision, grid(layer, (height, width), 77))
+            layer: match_with(samples[layer], at.precision, *places(layer, height, width))
             for layer in (MATCH_LAYERS if objective == "balanced" else ())
         }
         return Targets(
             content={layer: features[layer] for layer in content},
+            importance={
+                layer: 1 + np.random.default_rng(3).random((*features[layer].shape[:3], 1), np.float32)
+                for layer in content
+            },
             style={layer: losses.gram_matrix(style[layer]) for layer in STYLE},
             match=match,
             content_layers={layer: scalar(share) for layer, share in zip(content, shares, strict=True)},
@@ -211,7 +221,7 @@ def test_targets_are_those_of_the_whole_picture(
 
     grids = {layer: grid(layer, (height, width), 50) for layer in MATCH_LAYERS}
     found = tiled.content_features(image)
-    grams, samples, *_ = tiled.style_statistics(image, Compared({}, grids))
+    grams, samples, *_ = tiled.style_statistics(image, Compared({}, {}, grids))
 
     assert set(found) == set(content)
     assert set(grams) == set(STYLE)
@@ -252,7 +262,7 @@ def test_no_size_of_picture_or_tile_compiles_anything_again(
         image = pixels.to_vgg(picture(height, width))
         targets = targets_of(height, width)
         tiled.content_features(image)
-        tiled.style_statistics(image, targets.compared._replace(content={}))
+        tiled.style_statistics(image, targets.compared.of_style())
         tiled.loss(image, targets)
         gradient_of(tiled, image, targets)
     assert len(traces) == 4
