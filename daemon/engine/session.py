@@ -300,13 +300,14 @@ class Painter:
         self._style_store = style_store
         self._made = functools.cache(transfer.make)
 
-    def step(self, settings: Settings, tile_size: TileSize = WHOLE) -> transfer.Step:
+    def step(self, settings: Settings, tile_size: TileSize = WHOLE, *, protects: bool = False) -> transfer.Step:
         """Get the step for some settings, compiled once."""
-        return self._made(self._network, transfer.Method.of(settings), tile_size)
+        return self._made(self._network, transfer.Method.of(settings, protects=protects), tile_size)
 
     def prepare(self, subject: Subject) -> Targets:
         """Compute the targets of a job's first scale ahead; another thread may be painting."""
-        return targets(self.step(subject.settings), subject, subject.scales()[0], self._style_store)
+        step = self.step(subject.settings, protects=subject.protection is not None)
+        return targets(step, subject, subject.scales()[0], self._style_store)
 
     def begin(
         self,
@@ -321,12 +322,13 @@ class Painter:
         Each scale has a tile size, coarse to fine; default: all in one piece. The prepared targets of the first
         scale and the checkpoint are of this very job.
         """
-        settings, chosen = subject.settings, tile_sizes or [WHOLE] * len(subject.scales())
+        chosen = tile_sizes or [WHOLE] * len(subject.scales())
+        method = transfer.Method.of(subject.settings, protects=subject.protection is not None)
         return Session(
             subject,
-            [self.step(settings, tile_size) for tile_size in chosen],
+            [self._made(self._network, method, tile_size) for tile_size in chosen],
             self._style_store,
-            exact=self._made(self._exact, transfer.Method.of(settings), chosen[-1]) if self._exact else None,
+            exact=self._made(self._exact, method, chosen[-1]) if self._exact else None,
             prepared=prepared if chosen[0] == WHOLE else None,
             resumed=resumed,
         )

@@ -26,7 +26,7 @@ class Compared(NamedTuple):
     """What the features of a picture are compared with place by place, and where they are sampled."""
 
     content: dict[str, Tensor]  # content layer -> (1, H, W, C)
-    importance: dict[str, Tensor]  # content layer -> (1, H, W, 1), how much each place counts
+    importance: dict[str, Tensor]  # content layer -> (1, H, W, 1), how often each place counts; or empty
     grids: dict[str, Tensor]  # matched layer -> (n, 2) int32, rows and columns
 
     def of_style(self) -> Compared:
@@ -50,7 +50,7 @@ class Targets(NamedTuple):
     """
 
     content: dict[str, Tensor]  # layer -> (1, H, W, C)
-    importance: dict[str, Tensor]  # content layer -> (1, H, W, 1), from 1 to 3 where the content is protected
+    importance: dict[str, Tensor]  # content layer -> (1, H, W, 1); empty where nothing is protected
     style: dict[str, Tensor]  # layer -> (C, C)
     match: dict[str, Match]  # layer; empty where nothing is matched
     content_layers: dict[str, Tensor]  # layer -> (), shares that sum to 1
@@ -63,9 +63,8 @@ class Targets(NamedTuple):
     @property
     def compared(self) -> Compared:
         """The part that belongs to places of the picture."""
-        return Compared(
-            self.content, self.importance, {layer: match.grid for layer, match in self.match.items()}
-        )
+        grids = {layer: match.grid for layer, match in self.match.items()}
+        return Compared(self.content, self.importance, grids)
 
 
 class Statistics(NamedTuple):
@@ -96,12 +95,13 @@ def gram_matrix(features: Tensor) -> Tensor:
     return gram_product(features) / (height * width)  # (1, H, W, C) -> (C, C)
 
 
-def content_loss(features: Tensor, target: Tensor, importance: Tensor) -> Tensor:
+def content_loss(features: Tensor, target: Tensor, importance: Tensor | None = None) -> Tensor:
     """Mean squared difference of features: Gatys et al. (2016), eq. 1, with a mean for the half sum.
 
-    Each place, (1, H, W, 1), counts as often as it is important.
+    With an importance, (1, H, W, 1), each place counts as often as that says.
     """
-    return tf.reduce_mean(importance * tf.math.squared_difference(features, target))
+    squares = tf.math.squared_difference(features, target)
+    return tf.reduce_mean(squares if importance is None else importance * squares)
 
 
 def style_loss(gram: Tensor, target: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def statistics(
         {layer: gram_matrix(features[layer]) for layer in style_layers},
         {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()},
         {
-            layer: content_loss(features[layer], target, compared.importance[layer])
+            layer: content_loss(features[layer], target, compared.importance.get(layer))
             for layer, target in compared.content.items()
         },
         tf.reduce_mean(tf.square(down)),

@@ -34,9 +34,10 @@ class Method:
     pooling: str
     objective: str
     optimizer: str
+    protects: bool = False  # some places of the content count more
 
     @classmethod
-    def of(cls, settings: Settings) -> Method:
+    def of(cls, settings: Settings, *, protects: bool = False) -> Method:
         """Pick them from a job's settings."""
         return cls(
             tuple(settings.content_layers),
@@ -45,6 +46,7 @@ class Method:
             settings.pooling,
             settings.objective,
             settings.optimizer,
+            protects,
         )
 
 
@@ -147,7 +149,7 @@ def make(network: Vgg19, method: Method, tile_size: TileSize) -> Step:
 
 def _compared_specs(method: Method) -> Compared:
     contents = dict.fromkeys(method.content_layers, FEATURES)
-    return Compared(contents, contents, dict.fromkeys(method.match_layers, GRID))
+    return Compared(contents, contents if method.protects else {}, dict.fromkeys(method.match_layers, GRID))
 
 
 def _target_specs(method: Method, precision: str) -> Targets:

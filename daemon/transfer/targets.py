@@ -15,7 +15,7 @@ from daemon.transfer.backend.tile_layout import feature_px
 from daemon.transfer.losses import Compared, Match, Targets, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from daemon.transfer.scales import Scale, Subject
     from daemon.transfer.step import Step
 
+    Map = npt.NDArray[np.float32]
     Arrays = dict[str, npt.NDArray[np.float32]]
 
 _MOST_SAMPLES: Final = 3072  # of a layer: as many positions as block 4 has of a picture of 512 x 384 px
@@ -56,11 +57,13 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
             taken.append(found[f"samples {layer}"])  # (m, C)
     settings = subject.settings
     content_weight, style_weight = _weights(settings)
-    size = scale.height, scale.width
+    size, protection = (scale.height, scale.width), subject.protection
     content = step.content_features(pixels.to_vgg(images.resize(subject.content, *size)))
     return Targets(
         content=content,
-        importance={layer: importance(subject, features.shape[1:3]) for layer, features in content.items()},
+        importance={}
+        if protection is None
+        else {layer: _importance(protection, *features.shape[1:3]) for layer, features in content.items()},
         style={layer: tf.constant(grams[layer]) for layer in step.method.style_layers},
         match={
             layer: match_with(np.concatenate(taken), step.network.precision, *_places(subject, layer, size))
@@ -75,20 +78,21 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
     )
 
 
-def importance(subject: Subject, size: Sequence[int]) -> Tensor:
-    """Say how much the content counts at each place, (1, H, W, 1): once, and three times where it is protected."""
-    if subject.protection is None:
-        return tf.ones([1, *size, 1])
-    protection = tf.constant(subject.protection[np.newaxis, :, :, np.newaxis])  # (1, h, w, 1)
-    return 1.0 + 2.0 * tf.image.resize(protection, size, antialias=True)
+def _importance(protection: Map, height: int, width: int) -> Tensor:
+    """Say how often each place counts, (1, height, width, 1): once, and three times where it is protected."""
+    values = tf.constant(protection[np.newaxis, :, :, np.newaxis])  # (1, h, w, 1)
+    return 1.0 + 2.0 * tf.image.resize(values, (height, width), antialias=True)
 
 
 def _places(subject: Subject, layer: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Choose where a picture is sampled, (n, 2), and the weights, (n,): a third where the content is protected."""
+    """Choose where a picture is sampled, (n, 2), and weights, (n,): a third where the content is protected."""
     positions = grid(layer, size, _MOST_SAMPLES)
-    px = feature_px(layer)
-    found = importance(subject, [length // px for length in size])
-    return positions, 1.0 / (len(positions) * tf.gather_nd(found[0, :, :, 0], positions))
+    weights = tf.fill([len(positions)], 1.0 / len(positions))
+    if subject.protection is not None:
+        px = feature_px(layer)
+        found = _importance(subject.protection, size[0] // px, size[1] // px)
+        weights /= tf.gather_nd(found[0, :, :, 0], positions)
+    return positions, weights
 
 
 def match_with(style: npt.NDArray[np.float32], precision: str, positions: Tensor, weights: Tensor) -> Match:

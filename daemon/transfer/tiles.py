@@ -99,12 +99,10 @@ class Tiles:
         features = self._run(tile, inner, self._layers(compared))
         grams = {layer: gram_product(features[layer]) for layer in self._style_layers}
         samples = {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()}
-        errors = {
-            layer: tf.reduce_sum(
-                compared.importance[layer] * tf.math.squared_difference(features[layer], wanted)
-            )
-            for layer, wanted in compared.content.items()
-        }
+        errors = {}
+        for layer, wanted in compared.content.items():
+            squares = tf.math.squared_difference(features[layer], wanted)
+            errors[layer] = tf.reduce_sum(compared.importance.get(layer, 1.0) * squares)
         return Statistics(grams, samples, errors, *_variation(tile, inner))
 
     def _gradient_of_tile(

@@ -201,7 +201,7 @@ def test_this_machine_says_what_it_has() -> None:
 
 
 def test_a_job_is_estimated_at_its_largest_scale_as_planned() -> None:
-    """The estimate of a job is that of its largest scale, in one piece or as the plan within the limit has it."""
+    """The estimate of a job is that of its largest scale, in one piece or as planned within the limit."""
     settings = Settings.model_validate({"size": 2048})
     job = memory.works(settings, (3000, 4000), [(500, 400)], INFO)
     assert [one.size for one in job] == [(s * 3 // 4, s) for s in (128, 256, 512, 1024, 2048)]
