@@ -22,6 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+import part_beauty
 import part_intake
 import part_memory
 import part_precision
@@ -40,10 +41,17 @@ PARTS: Final = {
     "steps": part_steps.run,
     "time_to_loss": part_time_to_loss.run,
     "quality": part_quality.run,
+    "beauty": part_beauty.run,
     "precision": part_precision.run,
     "throughput": part_throughput.run,
     "memory": part_memory.run,
     "intake": part_intake.run,
+}
+FURTHER_PAIRS: Final = {  # in scikit-image's wheel, and its painting or the demo's
+    "astronaut.png": None,
+    "rocket.jpg": None,
+    "motorcycle_left.png": None,
+    "chelsea.png": "ihc.png",
 }
 WIDTH: Final = 180  # so that no row of a table is broken
 
@@ -153,10 +161,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--size",
         type=int,
-        help="px of time_to_loss, quality and precision (default 512, with --quick 256)",
+        help="px of time_to_loss, quality, beauty and precision (default 512, with --quick 256)",
     )
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--pair", nargs=2, action="append", type=Path, metavar=("CONTENT", "STYLE"), default=[])
+    parser.add_argument(
+        "--further-pairs", action="store_true", help="also four pairs of pictures from scikit-image"
+    )
+    parser.add_argument(
+        "--contestant",
+        action="append",
+        help="beauty: SETTINGS[@CHECKOUT], strotss[:TIMES] or nnst[:TIMES], see part_beauty.py; repeat it",
+    )
     parser.add_argument("--no-peer", action="store_true", help="leave pastiche out")
     parser.add_argument(
         "--equal-content",
@@ -164,7 +180,7 @@ def _options() -> argparse.Namespace:
         help="quality: find the default's strength with pastiche's content error",
     )
     parser.add_argument(
-        "--sheet", type=Path, help="quality: write all pictures side by side, a row for each pair"
+        "--sheet", type=Path, help="quality: write all pictures side by side, a row a pair; beauty: shuffled"
     )
     parser.add_argument(
         "--work", type=Path, default=Path("benchmark-work"), help="for pictures, logs and pastiche"
@@ -186,6 +202,12 @@ def _parts(text: str) -> list[str]:
 def _pairs(options: argparse.Namespace) -> list[Pair]:
     demo = Path(str(resources.files("daemon.demo")))
     given = options.pair or [(demo / "photo.jpg", demo / "painting.jpg")]
+    if options.further_pairs:
+        folder = Path(str(resources.files("skimage.data")))
+        given += [
+            (folder / photo, folder / painting if painting else demo / "painting.jpg")
+            for photo, painting in FURTHER_PAIRS.items()
+        ]
     return [Pair(content.absolute(), style.absolute()) for content, style in given]
 
 

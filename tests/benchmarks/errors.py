@@ -42,7 +42,7 @@ def errors(picture: Picture, content: Picture, style: Picture) -> Errors:
         style: the painting, of any size and aspect.
     """
     layers = (*OPTIMIZED, *OTHER, CONTENT)
-    found = _features(picture, layers)
+    found = features(picture, layers)
     grams = _grams(_like(style, picture), (*OPTIMIZED, *OTHER))
     return Errors(
         _style_error(found, grams, OPTIMIZED),
@@ -53,12 +53,12 @@ def errors(picture: Picture, content: Picture, style: Picture) -> Errors:
 
 def style_error(picture: Picture, style: Picture, layers: Sequence[str] = OPTIMIZED) -> float:
     """Compare Gram matrices: |G - Gs|² / |Gs|², the mean over some layers."""
-    return _style_error(_features(picture, layers), _grams(_like(style, picture), layers), layers)
+    return _style_error(features(picture, layers), _grams(_like(style, picture), layers), layers)
 
 
 def content_error(picture: Picture, content: Picture) -> float:
     """Compare features of block4_conv2: |F - Fc|² / |Fc|²."""
-    return _content_error(_features(picture, [CONTENT]), content, picture)
+    return _content_error(features(picture, [CONTENT]), content, picture)
 
 
 def scaled(picture: Picture, longest_px: int) -> Picture:
@@ -83,7 +83,7 @@ def _style_error(found: dict[str, Any], grams: dict[str, Any], layers: Sequence[
 
 
 def _content_error(found: dict[str, Any], content: Picture, picture: Picture) -> float:
-    target = _features(images.resize(content, *picture.shape[:2]), [CONTENT])
+    target = features(images.resize(content, *picture.shape[:2]), [CONTENT])
     return relative(found[CONTENT], target[CONTENT])
 
 
@@ -93,10 +93,11 @@ def _like(style: Picture, picture: Picture) -> Picture:
 
 
 def _grams(style: Picture, layers: Iterable[str]) -> dict[str, Any]:
-    return {layer: gram_matrix(features) for layer, features in _features(style, tuple(layers)).items()}
+    return {layer: gram_matrix(found) for layer, found in features(style, tuple(layers)).items()}
 
 
-def _features(picture: Picture, layers: Sequence[str]) -> dict[str, Any]:
+def features(picture: Picture, layers: Sequence[str]) -> dict[str, Any]:
+    """Compute features of VGG19: layer -> (1, H, W, C)."""
     return _network().features(pixels.to_vgg(picture), layers)
 
 
