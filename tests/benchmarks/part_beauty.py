@@ -51,8 +51,9 @@ def run(bench: Bench) -> list[Table]:
         key[pair.name] = dict(zip(string.ascii_uppercase, shuffled, strict=False))
         row = [(outputs[name], letter) for letter, name in key[pair.name].items()]
         rows.append([(pair.content, "photo"), (pair.style, "painting"), *row])
-    sheet.write(folder / "sheet.png", rows)
-    (folder / "key.json").write_text(json.dumps(key, indent=1))
+        sheet.write(folder / "sheet.png", rows)
+        for name, value in (("key", key), ("scores", found)):  # after each pair: all of them may take hours
+            (folder / f"{name}.json").write_text(json.dumps(value, indent=1))
     return [table(found, f"Beauty at {bench.options.size} px, medians of {len(found)} pairs")]
 
 
