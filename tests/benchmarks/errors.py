@@ -16,7 +16,7 @@ from daemon.transfer import pixels, weights
 from daemon.transfer.vgg19 import Vgg19
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection
 
     from daemon.job import Picture
 
@@ -41,24 +41,13 @@ def errors(picture: Picture, content: Picture, style: Picture) -> Errors:
         content: the photo, (H', W', 3) uint8 RGB of the same aspect.
         style: the painting, of any size and aspect.
     """
-    layers = (*OPTIMIZED, *OTHER, CONTENT)
-    found = _features(picture, layers)
-    grams = _grams(_like(style, picture), (*OPTIMIZED, *OTHER))
-    return Errors(
-        _style_error(found, grams, OPTIMIZED),
-        _style_error(found, grams, OTHER),
-        _content_error(found, content, picture),
-    )
-
-
-def style_error(picture: Picture, style: Picture, layers: Sequence[str] = OPTIMIZED) -> float:
-    """Compare Gram matrices: |G - Gs|² / |Gs|², the mean over some layers."""
-    return _style_error(_features(picture, layers), _grams(_like(style, picture), layers), layers)
-
-
-def content_error(picture: Picture, content: Picture) -> float:
-    """Compare features of block4_conv2: |F - Fc|² / |Fc|²."""
-    return _content_error(_features(picture, [CONTENT]), content, picture)
+    layers = (*OPTIMIZED, *OTHER)
+    found = features(picture, (*layers, CONTENT))
+    painting = features(scaled(style, max(picture.shape[:2])), layers)
+    photo = features(images.resize(content, *picture.shape[:2]), [CONTENT])
+    error = {layer: gram_error(found[layer], painting[layer]) for layer in layers}
+    optimized, other = (float(np.mean([error[layer] for layer in some])) for some in (OPTIMIZED, OTHER))
+    return Errors(optimized, other, relative(found[CONTENT], photo[CONTENT]))
 
 
 def scaled(picture: Picture, longest_px: int) -> Picture:
@@ -78,25 +67,13 @@ def gram_matrix(features: Any) -> Any:
     return flat.T @ flat / np.float32(len(flat))
 
 
-def _style_error(found: dict[str, Any], grams: dict[str, Any], layers: Sequence[str]) -> float:
-    return float(np.mean([relative(gram_matrix(found[layer]), grams[layer]) for layer in layers]))
+def gram_error(found: Any, target: Any) -> float:
+    """Compare the Gram matrices of features: |G - Gs|² / |Gs|²."""
+    return relative(gram_matrix(found), gram_matrix(target))
 
 
-def _content_error(found: dict[str, Any], content: Picture, picture: Picture) -> float:
-    target = _features(images.resize(content, *picture.shape[:2]), [CONTENT])
-    return relative(found[CONTENT], target[CONTENT])
-
-
-def _like(style: Picture, picture: Picture) -> Picture:
-    """Scale as a job does: to the picture's longest side, in the style's own aspect."""
-    return scaled(style, max(picture.shape[:2]))
-
-
-def _grams(style: Picture, layers: Iterable[str]) -> dict[str, Any]:
-    return {layer: gram_matrix(features) for layer, features in _features(style, tuple(layers)).items()}
-
-
-def _features(picture: Picture, layers: Sequence[str]) -> dict[str, Any]:
+def features(picture: Picture, layers: Collection[str]) -> dict[str, Any]:
+    """Compute features of VGG19: layer -> (1, H, W, C)."""
     return _network().features(pixels.to_vgg(picture), layers)
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import bench as bench_module
 import errors
+import measures
 import numpy as np
+import part_beauty
 import part_precision
 import part_quality
 import part_steps
@@ -53,17 +55,6 @@ def test_a_picture_has_no_error_against_itself(content: np.ndarray, style: np.nd
     assert of_style == (0, 0, 0)
 
 
-def test_the_three_errors_are_those_of_the_single_measures(
-    tmp_path: Path, content: np.ndarray, style: np.ndarray
-) -> None:
-    """`errors` gives what `style_error` over each set of layers and `content_error` give."""
-    picture = _picture(tmp_path, 36, 48, 3)
-    found = errors.errors(picture, content, style)
-    assert found.optimized == pytest.approx(errors.style_error(picture, style, errors.OPTIMIZED), rel=1e-5)
-    assert found.other == pytest.approx(errors.style_error(picture, style, errors.OTHER), rel=1e-5)
-    assert found.content == pytest.approx(errors.content_error(picture, content), rel=1e-5)
-
-
 def test_references_are_scaled_to_the_picture(tmp_path: Path, content: np.ndarray, style: np.ndarray) -> None:
     """A picture is compared at its own size: the content is scaled to it, the style by its longest side."""
     picture = _picture(tmp_path, 48, 64, 3)
@@ -74,6 +65,40 @@ def test_references_are_scaled_to_the_picture(tmp_path: Path, content: np.ndarra
 def test_the_relative_error_is_a_ratio_of_sums_of_squares() -> None:
     """|found - target|² / |target|² by hand."""
     assert errors.relative([1.0, 4.0], [3.0, 4.0]) == pytest.approx(4 / 25)
+
+
+def test_every_measure_is_best_for_the_picture_that_it_compares_with(
+    content: np.ndarray, style: np.ndarray
+) -> None:
+    """The photo has its own structure and content, the painting its own style; the other picture is worse."""
+    layers = {name for *_, some in measures.MEASURES[:8] for name in some}
+    photo, painting = (
+        errors.features(errors.scaled(each, 64), layers) for each in (content, content[:, ::-1] // 2)
+    )
+    for name, measure, _, some in measures.MEASURES[:8]:
+        assert measure(photo[some[0]], photo[some[0]]) == pytest.approx(0, abs=1e-5), name
+        assert measure(painting[some[0]], photo[some[0]]) > 1e-3, name
+    same, other = (measures.of_pixels(each, style) for each in (style, style // 2))
+    assert list(same.values()) == [1, 1, 0]
+    assert other["finest luma, of the painting's"] < 0.6
+    assert other["sliced Wasserstein-1, CIELAB"] > 1
+
+
+def test_neighbors_are_looked_for_in_both_directions() -> None:
+    """A result that repeats one feature of the painting is near to it, but leaves the rest of it out."""
+    painting = np.random.default_rng(0).standard_normal((1, 4, 4, 8)).astype(np.float32)
+    result = np.broadcast_to(painting[:, :1, :1], painting.shape)
+    assert measures.nearest(result, painting, axis=1) == pytest.approx(0, abs=1e-5)
+    assert measures.nearest(result, painting, axis=0) > 0.5
+
+
+def test_contestants_are_compared_pair_by_pair() -> None:
+    """Ratios are medians over pairs, not ratios of medians; faces are counted."""
+    found = {
+        str(pair): {"a": {"faces": (1, 2), "Gram": base}, "b": {"faces": (2, 2), "Gram": base * ratio}}
+        for pair, base, ratio in ((1, 1.0, 2.0), (2, 10.0, 0.5), (3, 100.0, 0.4))
+    }
+    assert part_beauty.table(found, "").rows == [("faces", "3 of 6", "6 of 6"), ("Gram", 10.0, 0.5)]
 
 
 def test_the_gram_matrix_is_a_mean_over_positions() -> None:
