@@ -272,9 +272,10 @@ def test_a_look_at_a_limit_that_fails_ends_the_picture(
     def fail(_watch: limits.Watch) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+    with monkeypatch.context() as patch:
         patch.setattr(limits.Watch, "excess", fail)
-        list(running.steps)
+        with pytest.raises(OSError, match="Too many open files"):
+            list(running.steps)
     again = paint(running.engine, request_for(iterations=2))
     assert [(step.iteration, step.iterations) for step in again] == [(0, 2), (1, 2), (2, 2)]
 
