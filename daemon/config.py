@@ -241,4 +241,5 @@ def _overridden(raw: dict[str, Any], environment: dict[str, str]) -> tuple[dict[
             node[section] = dict(below) if isinstance(below, dict) else {}
             node = node[section]
         node[key] = value
-    return {section: value for section, value in merged.items() if value is not None}, tuple(faults)
+    known = Config.model_fields
+    return {key: value for key, value in merged.items() if value is not None or key not in known}, tuple(faults)

@@ -64,7 +64,7 @@ class Face(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a drop: its place in the inbox and, once it is accepted, its hash and size."""
+    """One file of a drop: its role and name, then which file it is and, once it is accepted, its copy."""
 
     role: Role
     name: str  # surrogateescape, as the file system has it

@@ -314,7 +314,7 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
         below = result.get(key)
         if key in {"frames", "output"} and isinstance(below, dict) and isinstance(value, dict):
             result[key] = {**below, **value}
-        elif value is not None:
+        elif value is not None or not isinstance(key, str):  # which is a fault in any case
             result[key] = value
     final = own.get("size")
     if isinstance(final, int) and isinstance(result.get("scales"), list) and own.get("scales") is None:

@@ -49,7 +49,8 @@ def _allow_null(schema: dict[str, Any]) -> None:
     """Allow null, which means "not set", for every key of the schema."""
     for name, key in schema["properties"].items():
         outer = {word: key.pop(word) for word in ("title", "description", "default") if word in key}
-        schema["properties"][name] = {**outer, "anyOf": [*key.get("anyOf", [key]), {"type": "null"}]}
+        allowed = [item for item in key.get("anyOf", [key]) if item != {"type": "null"}]
+        schema["properties"][name] = {**outer, "anyOf": [*allowed, {"type": "null"}]}
 
 
 class SidecarModel(Settings):

@@ -184,7 +184,7 @@ class ProcessEngine:
                 kind, content = child.receive(watch, life)
             if kind == "stopped":
                 yield from _last_steps(child, life)
-        except GeneratorExit:  # the caller takes no more steps
+        except (GeneratorExit, OSError):  # the caller takes no more steps, or /proc cannot be read
             collections.deque(_last_steps(child, life), maxlen=0)
             raise
         if kind == "error":

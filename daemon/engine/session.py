@@ -301,7 +301,7 @@ class Painter:
         self._made = functools.cache(transfer.make)
 
     def step(self, settings: Settings, tile_size: TileSize = WHOLE, *, protects: bool = False) -> transfer.Step:
-        """Get the step for some settings, compiled once."""
+        """Get the step for some settings, kept from job to job; two threads at once may compile it twice."""
         return self._made(self._network, transfer.Method.of(settings, protects=protects), tile_size)
 
     def prepare(self, subject: Subject) -> Targets:

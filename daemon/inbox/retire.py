@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final
 
@@ -55,7 +55,8 @@ class Retirer:
 
     def __init__(self, sentinel: Sentinel) -> None:
         """Know no accepted job yet; the sentinel is that of the inbox."""
-        self._sentinel = sentinel
+        # The folder that is scanned, even if the inbox is a link and later leads to another one.
+        self._sentinel = replace(sentinel, folder=sentinel.folder.resolve())
         self._pending: dict[str, _Pending] = {}  # by id
         self._triggers: dict[tuple[str, str], Stamp] = {}  # of the pending: the file that stands for the drop
 

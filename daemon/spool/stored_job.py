@@ -44,7 +44,7 @@ class StoredJob:
         """Its job.json, read when first asked for; None where it cannot be read."""
         try:
             return Job.from_json((self.folder / JOB).read_bytes())
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     @property

@@ -263,6 +263,7 @@ def test_an_empty_section_counts_as_not_set(value: str) -> None:
     [
         ("INBX__SETTLE_S", "1", "inbx", "did you mean 'inbox'?"),
         ("", "1", "", "known: folders, inbox, engine, schedule, defaults, outbox, log, metrics"),
+        ("INBX", "", "inbx", "did you mean 'inbox'?"),
         ("INBOX__SETLE_S", "1", "inbox.setle_s", "did you mean 'settle_s'?"),
         ("INBOX__SETTLE_S", "-1", "inbox.settle_s", ""),
         ("DEFAULTS__SIZE", "3", "defaults.size", ""),
@@ -292,7 +293,11 @@ def test_variables_of_the_process_count(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["- a", "3", "1: 2", "inbox: [", "inbox: &a {}", "a: 1\na: 2", "log: {level: info, level: info}"]
+    "text",
+    [
+        *("- a", "3", "1: 2", "1:", "inbx:", "inbox: [", "inbox: &a {}", "a: 1\na: 2"),
+        "log: {level: info, level: info}",
+    ],
 )
 def test_a_file_that_is_no_config_is_one_fault(text: str, tmp_path: Path) -> None:
     """What is not sections of keys is refused with the file's name."""

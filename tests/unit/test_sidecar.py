@@ -171,7 +171,7 @@ def test_a_sidecar_is_keys_and_values(text: str, found: str) -> None:
     assert (fault.key, fault.found) == ("", found)
 
 
-@pytest.mark.parametrize("text", ["1: 2", "2001-01-01: x", "true: x", "null: x", "1.5: x"])
+@pytest.mark.parametrize("text", ["1: 2", "2001-01-01: x", "true: x", "null: x", "1.5: x", "1:", "~: ~"])
 def test_keys_are_words(text: str) -> None:
     """A number, a date or a boolean as a key is a fault of that key."""
     (fault,) = parse(text).faults

@@ -264,6 +264,22 @@ def test_steps_nobody_takes_any_more_are_ended(
     assert again[-1].painting is not None
 
 
+def test_a_look_at_a_limit_that_fails_ends_the_picture(
+    running: Running, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a free descriptor /proc cannot be read; no step of that picture reaches the next request."""
+
+    def fail(_watch: limits.Watch) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(limits.Watch, "excess", fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            list(running.steps)
+    again = paint(running.engine, request_for(iterations=2))
+    assert [(step.iteration, step.iterations) for step in again] == [(0, 2), (1, 2), (2, 2)]
+
+
 def test_steps_may_be_left_after_the_engine_was_stopped(running: Running) -> None:
     """Steps that are dropped only after the engine itself was stopped are dropped in silence."""
     running.engine.stop()

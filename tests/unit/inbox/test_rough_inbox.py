@@ -183,6 +183,22 @@ def test_an_inbox_behind_a_link_works(make_desk: Callable[..., Desk], tmp_path: 
     assert list((tmp_path / "share" / "trip").iterdir()) == []
 
 
+def test_an_inbox_whose_link_changes_is_cleared_where_it_was_scanned(
+    make_desk: Callable[..., Desk], tmp_path: Path
+) -> None:
+    """What is accepted from the old folder is removed there, and not copied again at every look."""
+    for name in ("share", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("share")
+    desk = make_desk({"inbox": "link"})
+    desk.tree.drop("sea")
+    (tmp_path / "other" / ".styletransferd-inbox").touch()
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("other")
+    assert stems(desk.settle() + desk.turn()) == ["sea"]
+    assert [path.name for path in (tmp_path / "share").iterdir()] == [".styletransferd-inbox"]
+
+
 def test_a_link_in_the_styles_library_counts_as_missing(make_desk: Callable[..., Desk], tmp_path: Path) -> None:
     """A style that is a symbolic link in folders.styles is waited for, as one that is not there."""
     (tmp_path / "styles").mkdir()

@@ -286,7 +286,7 @@ def test_recovery_sorts_everything(spool: Spool, tmp_path: Path) -> None:
         _claim(spool, tmp_path, stem)
     accept(spool, _drop(tmp_path / "dddd", "dddd"))
     jobs = {entry.job.stem: entry for entry in spool.all_entries() if entry.job}
-    (jobs["ccc"].folder / "job.json").write_text("{")
+    (jobs["ccc"].folder / "job.json").write_text("[" * 100_000)
     (jobs["dddd"].folder / "job.json").write_bytes(b"")
     (spool.root / "tmp" / "draft-1-1").mkdir()
 
