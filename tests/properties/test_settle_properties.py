@@ -22,6 +22,7 @@ from daemon import files
 from daemon.inbox.scan import last_changes
 from daemon.job import Stamp
 from daemon.lifeline import Lifeline
+from daemon.sandbox.client import Found
 from daemon.spool import Spool
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Writers(RuleBasedStateMachine):
         self.inbox = config.folders.inbox
         self.inbox.mkdir(parents=True)
         # Anything is a picture, so that torn ones would be taken.
-        decoder: Any = SimpleNamespace(size=lambda _path, _name, _life: (64, 64))
+        decoder: Any = SimpleNamespace(inspect=lambda *_, **__: ((64, 64), Found()))
         self.desk = Desk(config, decoder, Copying(self._meddle))
         self.spool = self.desk.spool
         self.spool.draft = self._draft  # type: ignore[method-assign]

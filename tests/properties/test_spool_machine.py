@@ -18,6 +18,7 @@ from support.trees import claim_next, digest, folder_in_memory
 
 from daemon.errors import Failure, JobError, NotTaken, Reason
 from daemon.job import Drop, Part, Stamp, State
+from daemon.sandbox.client import Found
 from daemon.settings import Settings
 from daemon.spool import Spool, StoredJob
 
@@ -109,7 +110,9 @@ class SpoolMachine(RuleBasedStateMachine):
     # Accepting
 
     def _accept(self, drop: Drop, *, believes: bool = True) -> StoredJob:
-        return accept(self.spool, drop, believes=believes, max_bytes=100, decoder=SimpleNamespace(size=_size))
+        return accept(
+            self.spool, drop, believes=believes, max_bytes=100, decoder=SimpleNamespace(inspect=_inspect)
+        )
 
     def _drop(self, priority: int, content: bytes) -> Drop:
         """Make two files and say what they ask for."""
@@ -427,10 +430,10 @@ class SpoolMachine(RuleBasedStateMachine):
         assert found == {id_ for id_, known in self.jobs.items() if not known.is_retired}
 
 
-def _size(path: Path, name: str, _life: Lifeline) -> tuple[int, int]:
+def _inspect(path: Path, name: str, _life: Lifeline, **_: bool) -> tuple[tuple[int, int], Found]:
     if path.read_bytes().startswith(NOT_A_PICTURE):
         raise JobError(Failure(Reason.NOT_A_PICTURE, f"{name} is no picture"))
-    return 8, 8
+    return (8, 8), Found()
 
 
 @pytest.mark.parametrize(

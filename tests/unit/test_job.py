@@ -186,8 +186,8 @@ def test_a_jobs_iterations_are_those_of_its_scales() -> None:
     """The content's shape decides over the coarse sizes; a job that cannot be painted has none to do."""
     photo, panorama = (replace(PART, height_px=height, width_px=600) for height in (450, 60))
 
-    assert make_job(parts=(SIDECAR, photo)).total_iterations == 60 + 30 + 20
-    assert make_job(parts=(SIDECAR, panorama)).total_iterations == 20
+    assert make_job(parts=(SIDECAR, photo)).total_iterations == 56 + 28 + 18
+    assert make_job(parts=(SIDECAR, panorama)).total_iterations == 18
     assert make_job(settings=None, parts=()).total_iterations == 0
 
 
