@@ -110,7 +110,7 @@ def grid(layer: str, size: tuple[int, int], share: float = 1.0, most: int = _MOS
     rows, columns = size[0] // px, size[1] // px
     wanted = share * min(most, rows * columns)
     factor = math.sqrt(wanted / (rows * columns))
-    down = max(1, int(factor * rows))
+    down = max(1, min(int(factor * rows), int(wanted)))
     across = max(1, min(int(factor * columns), int(wanted / down)))
     chosen = np.meshgrid(_even(rows, down), _even(columns, across), indexing="ij")
     return tf.constant(np.stack(chosen, axis=-1).reshape(-1, 2), tf.int32)
