@@ -29,10 +29,6 @@ class Compared(NamedTuple):
     importance: dict[str, Tensor]  # content layer -> (1, H, W, 1), how often each place counts; or empty
     grids: dict[str, Tensor]  # matched layer -> (n, 2) int32, rows and columns
 
-    def of_style(self) -> Compared:
-        """Leave what a style has not: it is sampled only."""
-        return Compared({}, {}, self.grids)
-
 
 class Match(NamedTuple):
     """What the features of one layer are matched with, and where."""

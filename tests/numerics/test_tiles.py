@@ -263,7 +263,7 @@ def test_no_size_of_picture_or_tile_compiles_anything_again(
         image = pixels.to_vgg(picture(height, width))
         targets = targets_of(height, width)
         tiled.content_features(image)
-        tiled.style_statistics(image, targets.compared.of_style())
+        tiled.style_statistics(image, Compared({}, {}, targets.compared.grids))
         tiled.loss(image, targets)
         gradient_of(tiled, image, targets)
     assert len(traces) == 4
