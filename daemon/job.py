@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # `status` answers without numpy
 
 CHECKPOINT_SUFFIX: Final = ".ckpt"
 Role = Literal["sidecar", "content", "style", "init", "protect"]
+# Settings that a job of an older version lacks, with values that paint what was accepted then.
+_UNCHANGED: Final = {"match_weight": 0, "chroma_limit": False, "protect": "none"}
 Backward = Literal["gradient", "convolution"]  # of a convolution: by TensorFlow's kernel, or by a convolution
 
 
@@ -184,7 +186,7 @@ class Job:
             raise ValueError("accepted_at has no time zone")
         settings, failure = data["settings"], data["failure"]
         data["parts"] = tuple(_part(part) for part in data["parts"])
-        data["settings"] = None if settings is None else Settings.model_validate(settings)
+        data["settings"] = None if settings is None else Settings.model_validate(_UNCHANGED | settings)
         data["failure"] = None if failure is None else Failure.from_dict(failure)
         return cls(**data)
 

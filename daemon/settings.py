@@ -23,7 +23,7 @@ _COARSEST_PX: Final = 128  # the least longest side
 _NARROWEST_PX: Final = 32  # the least shortest side
 # Iterations of `scales: auto` from each longest side on, in proportion: large forms settle at the coarse sizes,
 # where a step is cheap, and the largest ones add strokes.
-_AUTO_ITERATIONS: Final = {128: 56, 256: 28, 512: 18, 1024: 12}
+_AUTO_ITERATIONS: Final = {0: 56, 256: 28, 512: 18, 1024: 12}
 # VGG19 (Simonyan and Zisserman, 2015, table 1, column E): here, because sidecars name layers.
 CONVOLUTIONS_PER_BLOCK: Final = (2, 2, 4, 4, 4)
 LAYERS: Final = tuple(
@@ -83,9 +83,8 @@ def _protect(value: Any) -> Any:
     words = ["faces", "none"]
     if isinstance(value, str) and (value in words or "." in plain_name(value)):
         return value
-    raise refusal(
-        "faces, none, or the name of a mask picture in the same folder", hint=suggestion(str(value), words)
-    )
+    hint = suggestion(str(value), words)
+    raise refusal("faces, none, or the name of a mask picture in the same folder", hint=hint)
 
 
 Whole = Annotated[int, BeforeValidator(number)]
@@ -197,7 +196,7 @@ class Settings(Model):
     style_layers: LayerWeights = Field(
         {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Layers of the style loss."
     )
-    match_weight: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)] = Field(
+    match_weight: Fraction = Field(
         0.2, description="Share of the style loss that matches each feature with its nearest; for balanced."
     )
     tv_weight: Amount = Field(0.0, description="Weight of the total variation loss.")
@@ -264,9 +263,7 @@ def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
 
 def _auto_iterations(size: int) -> int:
     """Give the iterations at a longest side, as many as the default preset would make there."""
-    return next(
-        count for least, count in reversed(_AUTO_ITERATIONS.items()) if size >= least or least == _COARSEST_PX
-    )
+    return next(count for least, count in reversed(_AUTO_ITERATIONS.items()) if size >= least)
 
 
 _BALANCED: Final = Settings().model_dump(

@@ -113,7 +113,7 @@ class LocalEngine:
         works = _works(ready.subject, info)
         tile_sizes, plan, self._spare_mb = memory.plan(works, self._limit_mb(info), request.smaller)
         yield plan
-        kept = self._checkpoints(request, info, ready.subject)
+        kept = self._checkpoints(request, info)
         checkpoint, trouble = kept.newest(request.has_frames) if kept else Found(None)
         session = painter.begin(
             ready.subject, tile_sizes=tile_sizes, prepared=ready.prepared, resumed=checkpoint
@@ -135,16 +135,16 @@ class LocalEngine:
             return footprint.available_gpu_mb(int(info.device.removeprefix("GPU:").partition(" ")[0]))
         return memory.available_mb(resident_mb(os.getpid()))
 
-    def _checkpoints(self, request: Request, info: EngineInfo, subject: Subject) -> Checkpoints | None:
+    def _checkpoints(self, request: Request, info: EngineInfo) -> Checkpoints | None:
         """Find the job's checkpoints; those of another device, version or setting do not count."""
         if request.checkpoints is None:
             return None
-        settings = request.settings.model_dump(mode="json", exclude={"priority", "protect", "frames", "output"})
+        settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
         shares = [weight for _, weight in request.styles]
         onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
         software = {"styletransferd": __version__, **info.versions, "onednn": onednn}
         computed = info.device, info.precision, info.backward, info.weights_sha256, software
-        kept_key = key(settings, shares, protection.digest(subject.protection), computed)
+        kept_key = key(settings, shares, request.faces, computed)
         return Checkpoints(request.checkpoints, kept_key, self._options.checkpoint_s)
 
     def prepare(self, request: Request) -> None:

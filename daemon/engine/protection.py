@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -37,7 +36,7 @@ def of(request: Request, content: Picture, max_megapixels: float) -> Map | None:
     height, width = scaled(height, width, min(SIDE_PX, max(height, width)))
     if request.mask is not None:
         mask = images.resize(images.read(request.mask, max_megapixels), height, width)
-        made = np.clip(mask.astype(np.float32) @ _LUMA / np.float32(255), 0, 1)
+        made = mask @ _LUMA / np.float32(255)
     else:
         made = np.zeros((height, width), np.float32)
         for face in request.faces:
@@ -52,8 +51,3 @@ def around(face: Face, height: int, width: int) -> Map:
     radius = np.hypot(down[:, None] / (_DOWN * face.height), across / (_ACROSS * face.width))  # (height, width)
     left = np.clip((_REACH - radius) / (_REACH - 1), 0, 1)  # of the way from 1 radius to `_REACH`
     return np.asarray(left * left * (3 - 2 * left), np.float32)
-
-
-def digest(made: Map | None) -> str:
-    """Name a map by its values, for the key of checkpoints."""
-    return "" if made is None else hashlib.sha256(made.tobytes()).hexdigest()

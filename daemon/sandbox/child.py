@@ -34,7 +34,7 @@ def serve(pipe: Connection, max_megapixels: float) -> None:
     Messages are JSON, since a decoder of hostile bytes is not trusted with a pickle. The daemon sends
     `[path, name, wants_faces]`; the child `ready`, then `{"size": [height, width]}`, `{"failure": ...}` or
     `{"errno": ...}`; after a size, where faces are wanted, `{"faces": [[left, top, width, height], ...],
-    "detector": ...}`, both as of `Part`.
+    "detector": ...}`, both as in `Part`.
     """
     for _ in range(PICTURES):
         if not pipe.poll(IDLE_S):
@@ -46,22 +46,19 @@ def serve(pipe: Connection, max_megapixels: float) -> None:
 
 def inspect(path: Path, name: str, max_megapixels: float, *, wants_faces: bool) -> Iterator[dict[str, Any]]:
     """Decode one picture whole, and give the answers; see `serve`."""
-    picture, answer = _decoded(path, name, max_megapixels)
-    yield answer
-    if wants_faces and picture is not None:
-        yield _searched(picture)
-
-
-def _decoded(path: Path, name: str, max_megapixels: float) -> tuple[Picture | None, dict[str, Any]]:
     try:
         picture = images.read(path, max_megapixels, name)
     except JobError as error:
-        return None, {"failure": asdict(error.failure)}
+        yield {"failure": asdict(error.failure)}
     except OSError as error:
         if error.errno == errno.ENOMEM:  # of our own limit, not of the disk
-            return None, {"failure": asdict(too_large(name, "it needs more memory than there is"))}
-        return None, {"errno": error.errno}
-    return picture, {"size": picture.shape[:2]}
+            yield {"failure": asdict(too_large(name, "it needs more memory than there is"))}
+        else:
+            yield {"errno": error.errno}
+    else:
+        yield {"size": picture.shape[:2]}
+        if wants_faces:
+            yield _searched(picture)
 
 
 def _searched(picture: Picture) -> dict[str, Any]:

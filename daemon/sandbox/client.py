@@ -47,7 +47,7 @@ def memory_limit(max_megapixels: float) -> int:
 
 
 class Found(NamedTuple):
-    """The faces of a picture, and what looked for them; both as of `Part`."""
+    """The faces of a picture, and what looked for them; both as in `Part`."""
 
     faces: tuple[Face, ...] | None = None
     detector: str = ""
@@ -76,10 +76,6 @@ class Decoder:
     def pid(self) -> int | None:
         """The number of the child's process; None while none runs."""
         return self._child.pid if self._child is not None and self._child.is_running else None
-
-    def size(self, path: Path, name: str, life: Lifeline) -> tuple[int, int]:
-        """Decode a picture whole, and return its (height, width); see `inspect`."""
-        return self.inspect(path, name, life)[0]
 
     def inspect(
         self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
@@ -185,9 +181,7 @@ def _checked(boxes: Any) -> tuple[Face, ...] | None:
     if boxes is None:
         return None
     found = tuple(Face(*map(float, box)) for box in boxes)
-    if not all(0 <= share <= 1 for face in found for share in face) or not all(
-        face.width and face.height for face in found
-    ):
+    if not all(0 <= share <= 1 and face.width * face.height for face in found for share in face):
         raise ValueError("a face outside of the picture")
     return found
 

@@ -29,10 +29,6 @@ class Compared(NamedTuple):
     importance: dict[str, Tensor]  # content layer -> (1, H, W, 1), how often each place counts; or empty
     grids: dict[str, Tensor]  # matched layer -> (n, 2) int32, rows and columns
 
-    def of_style(self) -> Compared:
-        """Leave what a style has not: it is sampled only."""
-        return Compared({}, {}, self.grids)
-
 
 class Match(NamedTuple):
     """What the features of one layer are matched with, and where."""
@@ -95,13 +91,12 @@ def gram_matrix(features: Tensor) -> Tensor:
     return gram_product(features) / (height * width)  # (1, H, W, C) -> (C, C)
 
 
-def content_loss(features: Tensor, target: Tensor, importance: Tensor | None = None) -> Tensor:
+def content_loss(features: Tensor, target: Tensor, importance: Tensor | float = 1.0) -> Tensor:
     """Mean squared difference of features: Gatys et al. (2016), eq. 1, with a mean for the half sum.
 
-    With an importance, (1, H, W, 1), each place counts as often as that says.
+    Each place counts as often as its importance, (1, H, W, 1), says.
     """
-    squares = tf.math.squared_difference(features, target)
-    return tf.reduce_mean(squares if importance is None else importance * squares)
+    return tf.reduce_mean(importance * tf.math.squared_difference(features, target))
 
 
 def style_loss(gram: Tensor, target: Tensor) -> Tensor:
@@ -141,7 +136,7 @@ def statistics(
         {layer: gram_matrix(features[layer]) for layer in style_layers},
         {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()},
         {
-            layer: content_loss(features[layer], target, compared.importance.get(layer))
+            layer: content_loss(features[layer], target, compared.importance.get(layer, 1.0))
             for layer, target in compared.content.items()
         },
         tf.reduce_mean(tf.square(down)),

@@ -79,7 +79,7 @@ class WholeStep(_Step):
         super().__init__(network, method)
         specs = [PICTURE, _target_specs(method, network.precision)]
         self.content_features = compiled(self._content_features, [PICTURE])
-        style = _compared_specs(method).of_style()
+        style = Compared({}, {}, dict.fromkeys(method.match_layers, GRID))  # it is sampled only
         self.style_statistics = compiled(self._statistics, [PICTURE, style])
         self.loss = compiled(self._loss, specs)
         self.step = compiled(self._step, [*specs, self.optimizer.signature()])

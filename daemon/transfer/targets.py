@@ -50,7 +50,7 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
     for style, share in zip(subject.scaled_styles(scale), subject.shares(), strict=True):
         if not share:
             continue
-        found = _style_arrays(step, style, round(share * _MOST_SAMPLES), store)
+        found = _style_arrays(step, style, share, store)
         for layer in step.method.style_layers:
             grams[layer] = grams.get(layer, 0.0) + share * found[f"gram {layer}"]  # (C, C)
         for layer, taken in samples.items():
@@ -86,7 +86,7 @@ def _importance(protection: Map, height: int, width: int) -> Tensor:
 
 def _places(subject: Subject, layer: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Choose where a picture is sampled, (n, 2), and weights, (n,): a third where the content is protected."""
-    positions = grid(layer, size, _MOST_SAMPLES)
+    positions = grid(layer, size)
     weights = tf.fill([len(positions)], 1.0 / len(positions))
     if subject.protection is not None:
         px = feature_px(layer)
@@ -101,16 +101,17 @@ def match_with(style: npt.NDArray[np.float32], precision: str, positions: Tensor
     return Match(tf.constant(mean), tf.cast(unit(tf.constant(style - mean)), precision), positions, weights)
 
 
-def grid(layer: str, size: tuple[int, int], most: int) -> Tensor:
-    """Spread positions evenly over a layer's features of a picture: (n, 2) int32 rows and columns, n <= most.
+def grid(layer: str, size: tuple[int, int], share: float = 1.0, most: int = _MOST_SAMPLES) -> Tensor:
+    """Spread positions evenly over a layer's features of a picture: (n, 2) int32 rows and columns.
 
-    All of them, where there are no more. At least one.
+    They are a share of all features, or of `most` where there are more; at least one.
     """
     px = feature_px(layer)
     rows, columns = size[0] // px, size[1] // px
-    share = min(1.0, math.sqrt(most / (rows * columns)))
-    down = max(1, int(share * rows))
-    across = max(1, min(int(share * columns), most // down))
+    wanted = share * min(most, rows * columns)
+    factor = math.sqrt(wanted / (rows * columns))
+    down = max(1, min(int(factor * rows), int(wanted)))
+    across = max(1, min(int(factor * columns), int(wanted / down)))
     chosen = np.meshgrid(_even(rows, down), _even(columns, across), indexing="ij")
     return tf.constant(np.stack(chosen, axis=-1).reshape(-1, 2), tf.int32)
 
@@ -120,16 +121,16 @@ def _even(count: int, chosen: int) -> npt.NDArray[np.intp]:
     return ((np.arange(chosen) + 0.5) * count / chosen).astype(int)
 
 
-def _style_arrays(step: Step, style: Picture, samples: int, store: StyleStore | None) -> Arrays:
+def _style_arrays(step: Step, style: Picture, share: float, store: StyleStore | None) -> Arrays:
     """Compute a style's Gram matrices and samples, or take those of the same pixels, computed the same way."""
     method, network = step.method, step.network
     is_on_gpu = bool(tf.config.list_logical_devices("GPU"))
     computed = (network.sha256, network.precision, step.core_px, is_on_gpu, tf.__version__, __version__)
-    facts = (method.style_layers, method.match_layers, samples, method.pooling, computed, style.shape)
+    facts = (method.style_layers, method.match_layers, share, method.pooling, computed, style.shape)
     key = hashlib.sha256(repr(facts).encode() + style.tobytes()).hexdigest()
 
     def compute() -> Arrays:
-        grids = {layer: grid(layer, (style.shape[0], style.shape[1]), samples) for layer in method.match_layers}
+        grids = {layer: grid(layer, (style.shape[0], style.shape[1]), share) for layer in method.match_layers}
         found = step.style_statistics(pixels.to_vgg(style), Compared({}, {}, grids))
         kept = {f"gram {layer}": gram.numpy() for layer, gram in found.grams.items()}
         return kept | {f"samples {layer}": taken.numpy() for layer, taken in found.samples.items()}

@@ -46,7 +46,7 @@ class Tiles:
         grams, samples = dict.fromkeys(style_layers, MATRIX), dict.fromkeys(compared.grids, MATRIX)
         errors = dict.fromkeys(compared.content, SCALAR)
         self._core_features = compiled(functools.partial(self._run, layers=self._content_layers), tile)
-        self._style_sums = compiled(self._sums_of_core, [*tile, compared.of_style()])
+        self._style_sums = compiled(self._sums_of_core, [*tile, Compared({}, {}, compared.grids)])
         self._core_sums = compiled(self._sums_of_core, [*tile, compared])
         upstream = Statistics(grams, samples, errors, SCALAR, SCALAR)
         self._tile_gradient = compiled(self._gradient_of_tile, [*tile, compared, upstream])

@@ -218,12 +218,23 @@ def test_matching_is_a_share_of_the_style_loss(terms: Terms) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "most", "expected"),
-    [((96, 64), 9999, 96), ((96, 64), 30, 24), ((16, 700), 5, 5), ((16, 16), 0, 1)],
+    ("size", "share", "most", "expected"),
+    [
+        ((96, 64), 1.0, 9999, 96),
+        ((96, 64), 1.0, 30, 24),
+        ((96, 64), 0.25, 9999, 24),
+        ((16, 700), 1.0, 5, 5),
+        ((16, 700), 0.02, 9999, 3),
+        ((700, 16), 0.02, 9999, 3),
+        ((700, 16), 0.001, 9999, 1),
+        ((16, 16), 1e-9, 9999, 1),
+    ],
 )
-def test_a_grid_spreads_over_the_features(size: tuple[int, int], most: int, expected: int) -> None:
+def test_a_grid_spreads_over_the_features(
+    size: tuple[int, int], share: float, most: int, expected: int
+) -> None:
     """It has all positions, or as many as allowed, each once; the upper half has half of them."""
-    found = [tuple(position) for position in grid("block4_conv1", size, most).numpy().tolist()]
+    found = [tuple(position) for position in grid("block4_conv1", size, share, most).numpy().tolist()]
     assert len(set(found)) == len(found) == expected
     assert all(0 <= row < size[0] // 8 and 0 <= column < size[1] // 8 for row, column in found)
     assert expected < 24 or sum(row < size[0] // 16 for row, _ in found) * 2 == expected
@@ -309,13 +320,15 @@ def test_styles_are_blended_as_the_weighted_mean_of_their_grams(
 
 
 def test_styles_are_matched_by_their_shares(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
-    """Of the samples two thirds and a third are of two styles that weigh 2 and 1."""
+    """Of the samples two thirds and a third are of two styles that weigh 2 and 1, also at a small size."""
     settings = Settings()
     styles = [(picture(512, 512, seed), weight) for seed, weight in ((1, 2.0), (2, 1.0))]
     subject = Subject(picture(24, 512), styles, settings)
-    match = targets_of(painter.step(settings), subject, Scale(24, 512, 1), None).match["block3_conv1"]
-    assert match.style.shape[0] == 45**2 + 32**2  # 2048 and 1024 positions at most, in squares
-    assert match.grid.shape == (6 * 128, 2)
+    match = targets_of(painter.step(settings), subject, Scale(24, 512, 1), None).match
+    assert match["block3_conv1"].style.shape[0] == 45**2 + 32**2  # 2048 and 1024 positions at most, in squares
+    assert match["block3_conv1"].grid.shape == (6 * 128, 2)
+    small = targets_of(painter.step(settings), subject, Scale(16, 128, 1), None).match
+    assert small["block4_conv1"].style.shape[0] == 13**2 + 9**2  # of 16 x 16
 
 
 def test_a_protected_place_keeps_its_content_and_matches_less(

@@ -377,7 +377,7 @@ def test_a_change_that_shapes_the_result_makes_a_state_useless(
         stopped(engine, replace(order(), faces=(face,)), 5)
     assert first_fresh(engine, replace(order(), faces=(face,))) == 5
     stopped(engine, order(), 5)
-    assert first_fresh(engine, order(priority=7, protect="none", output={"format": "jpeg"})) == 5
+    assert first_fresh(engine, order(priority=7, output={"format": "jpeg"})) == 5
 
 
 def test_another_version_begins_again(

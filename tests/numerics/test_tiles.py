@@ -77,7 +77,7 @@ def gradient_of(step: TiledStep, image: Any, targets: Targets) -> tuple[Loss, np
 
 def places(layer: str, height: int, width: int) -> tuple[Any, Any]:
     """Positions of a grid, and weights that differ."""
-    positions = grid(layer, (height, width), 77)
+    positions = grid(layer, (height, width), most=77)
     return positions, tf.range(1.0, len(positions) + 1) / 3000
 
 
@@ -103,7 +103,9 @@ def targets_of(narrow: Vgg19, picture: Callable[..., np.ndarray]) -> Callable[..
         features = at.features(pixels.to_vgg(picture(height, width, 1)), content, pooling)
         style = at.features(pixels.to_vgg(picture(150, 131, 2)), STYLE, pooling)
         shares = np.arange(1, len(content) + 1) / sum(range(1, len(content) + 1))
-        samples = {layer: sample(style[layer], grid(layer, (150, 131), 99)).numpy() for layer in MATCH_LAYERS}
+        samples = {
+            layer: sample(style[layer], grid(layer, (150, 131), most=99)).numpy() for layer in MATCH_LAYERS
+        }
         match = {
             layer: match_with(samples[layer], at.precision, *places(layer, height, width))
             for layer in (MATCH_LAYERS if objective == "balanced" else ())
@@ -218,7 +220,7 @@ def test_targets_are_those_of_the_whole_picture(
     tiled = by_tiles(narrow, content, pooling=pooling)
     features = narrow.features(image, {*content, *STYLE}, pooling)
 
-    grids = {layer: grid(layer, (height, width), 50) for layer in MATCH_LAYERS}
+    grids = {layer: grid(layer, (height, width), most=50) for layer in MATCH_LAYERS}
     found = tiled.content_features(image)
     grams, samples, *_ = tiled.style_statistics(image, Compared({}, {}, grids))
 
@@ -261,7 +263,7 @@ def test_no_size_of_picture_or_tile_compiles_anything_again(
         image = pixels.to_vgg(picture(height, width))
         targets = targets_of(height, width)
         tiled.content_features(image)
-        tiled.style_statistics(image, targets.compared.of_style())
+        tiled.style_statistics(image, Compared({}, {}, targets.compared.grids))
         tiled.loss(image, targets)
         gradient_of(tiled, image, targets)
     assert len(traces) == 4

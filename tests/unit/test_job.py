@@ -11,7 +11,7 @@ import pytest
 
 from daemon.errors import Failure, Fault, Reason
 from daemon.job import Face, Job, Part, Stamp, job_id, natural_key, printable, slug
-from daemon.settings import Settings
+from daemon.settings import PRESETS, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,16 +134,20 @@ def test_a_job_survives_being_written_down(job: Job) -> None:
     assert Job.from_json(text) == job
 
 
-def test_a_job_of_a_version_that_knew_no_faces_is_read() -> None:
-    """Nobody looked for faces in it."""
-    data = json.loads(make_job().to_json())
-    del data["settings"]["protect"]
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_a_job_of_an_older_version_is_painted_as_it_was_accepted(preset: str) -> None:
+    """Nobody looked for faces in it, and the losses and the last step are those of its time."""
+    accepted = {**PRESETS[preset], "match_weight": 0, "chroma_limit": False, "protect": "none"}
+    job = make_job(preset=preset, settings=Settings.model_validate(accepted))
+    data = json.loads(job.to_json())
+    for key in ("match_weight", "chroma_limit", "protect"):
+        del data["settings"][key]
     for part in data["parts"]:
         del part["faces"], part["detector"]
 
     found = Job.from_json(json.dumps(data).encode())
 
-    assert (found, found.faces) == (make_job(), None)
+    assert (found, found.faces) == (job, None)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_a_detector_that_fails_costs_the_protection_alone(
 
     is_dead = "signal" in detector or "limit" in detector or "exit" in detector
     assert [record["event"] for record in records] == ["inspector.died"] * is_dead
-    assert decoder.size(path, "a", LIFE) == (24, 32)
+    assert decoder.inspect(path, "a", LIFE)[0] == (24, 32)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="the extra `faces` is not installed")

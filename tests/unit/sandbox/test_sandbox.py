@@ -88,24 +88,24 @@ def shared() -> Iterator[Decoder]:
 @pytest.fixture
 def decoder(shared: Decoder, tmp_path: Path) -> Iterator[Decoder]:
     """The shared decoder; a test that lost its child fails."""
-    shared.size(saved(tmp_path / "first.png"), "first", LIFE)
+    shared.inspect(saved(tmp_path / "first.png"), "first", LIFE)
     pid = shared.pid
     yield shared
-    assert shared.size(saved(tmp_path / "last.png"), "last", LIFE) == (HEIGHT, 30)
+    assert shared.inspect(saved(tmp_path / "last.png"), "last", LIFE)[0] == (HEIGHT, 30)
     assert shared.pid == pid
 
 
 def failure(decoder: Decoder, path: Path, name: str = "it") -> Any:
     """The failure of a picture that is none."""
     with pytest.raises(JobError) as caught:
-        decoder.size(path, name, LIFE)
+        decoder.inspect(path, name, LIFE)
     return caught.value.failure
 
 
 def verdict(decoder: Decoder, path: Path) -> Any:
     """The size of a picture, or the reason why it is none."""
     try:
-        return decoder.size(path, "it", LIFE)
+        return decoder.inspect(path, "it", LIFE)[0]
     except JobError as error:
         return error.failure.reason
 
@@ -133,7 +133,7 @@ def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
         except JobError as error:
             expected = error.failure
         try:
-            answers.append(decoder.size(path, path.name, LIFE))
+            answers.append(decoder.inspect(path, path.name, LIFE)[0])
         except JobError as error:
             answers.append(error.failure)
         assert answers[-1] == expected
@@ -145,7 +145,7 @@ def test_any_name_is_asked_for(decoder: Decoder, tmp_path: Path) -> None:
     """Newlines, quotes and bytes that are no UTF-8 in a path reach the child as they are."""
     path = Path(os.fsdecode(os.fsencode(tmp_path / 'a\n"b') + b"\xff\xfe.png"))
     path.write_bytes(saved(tmp_path / "a.png", 31).read_bytes())
-    assert decoder.size(path, "a", LIFE) == (HEIGHT, 31)
+    assert decoder.inspect(path, "a", LIFE)[0] == (HEIGHT, 31)
 
 
 def test_the_daemon_stays_small(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_daemon_stays_small(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from daemon.lifeline import Lifeline\n"
         "from daemon.sandbox.client import Decoder\n"
         "decoder = Decoder(1)\n"
-        "print(decoder.size(Path(sys.argv[1]), 'a', Lifeline()))\n"
+        "print(decoder.inspect(Path(sys.argv[1]), 'a', Lifeline())[0])\n"
         "decoder.stop()\n"
         "print([name for name in ('numpy', 'PIL', 'tensorflow') if name in sys.modules])"
     )
@@ -179,12 +179,12 @@ def test_one_child_serves_many_pictures(make: Make, tmp_path: Path) -> None:
     assert decoder.pid is None
     pids = set()
     for _ in range(5):
-        decoder.size(path, "a", LIFE)
+        decoder.inspect(path, "a", LIFE)
         pids.add(decoder.pid)
     assert len(pids) == 1
     decoder.stop()
     assert is_gone(pids.pop())
-    assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
+    assert decoder.inspect(path, "a", LIFE)[0] == (HEIGHT, 30)
 
 
 @pytest.mark.parametrize(("constant", "value", "answers"), [("PICTURES", 2, 2), ("IDLE_S", 0.5, 1)])
@@ -208,12 +208,12 @@ def test_a_child_ends_by_itself(
 def test_a_child_that_ended_while_idle_is_replaced(make: Make, tmp_path: Path) -> None:
     """A child that ended between two pictures is no picture's fault, and no word is lost about it."""
     decoder, path = make(), saved(tmp_path / "a.png")
-    decoder.size(path, "a", LIFE)
+    decoder.inspect(path, "a", LIFE)
     pid = decoder.pid
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: decoder.pid is None, "the child's end", MOMENT_S)
     with capture_logs() as records:
-        assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
+        assert decoder.inspect(path, "a", LIFE)[0] == (HEIGHT, 30)
     assert decoder.pid != pid
     assert records == []
 
@@ -229,9 +229,9 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_picture(
     monkeypatch.setenv("PYTHONPATH", str(folder))
     for _ in range(2):
         with pytest.raises(NotReady, match="the decoder's process does not start: exit code 1"):
-            decoder.size(path, "a", LIFE)
+            decoder.inspect(path, "a", LIFE)
     monkeypatch.delenv("PYTHONPATH")
-    assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
+    assert decoder.inspect(path, "a", LIFE)[0] == (HEIGHT, 30)
 
 
 def test_a_child_ends_with_its_thread_and_the_next_thread_gets_another(make: Make, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_child_ends_with_its_thread_and_the_next_thread_gets_another(make: Mak
     pids = []
 
     def ask() -> None:
-        decoder.size(path, "a", LIFE)
+        decoder.inspect(path, "a", LIFE)
         pids.append(decoder.pid)
 
     thread = threading.Thread(target=ask)
@@ -248,7 +248,7 @@ def test_a_child_ends_with_its_thread_and_the_next_thread_gets_another(make: Mak
     thread.join()
     wait_for(lambda: decoder.pid is None, "the child's end", MOMENT_S)
     assert is_gone(pids[0])
-    assert decoder.size(path, "a", LIFE) == (HEIGHT, 30)
+    assert decoder.inspect(path, "a", LIFE)[0] == (HEIGHT, 30)
 
 
 PARENT = """
@@ -257,9 +257,9 @@ from pathlib import Path
 from daemon.lifeline import Lifeline
 from daemon.sandbox.client import Decoder
 decoder = Decoder(1)
-decoder.size(Path(sys.argv[1]), "a", Lifeline())
+decoder.inspect(Path(sys.argv[1]), "a", Lifeline())
 print(decoder.pid, flush=True)
-decoder.size(Path(sys.argv[2]), "b", Lifeline())
+decoder.inspect(Path(sys.argv[2]), "b", Lifeline())
 time.sleep(600)
 """
 
@@ -345,11 +345,11 @@ def test_a_deadly_picture_fails_with_its_cause(
 ) -> None:
     """Whatever a picture does to its decoder, it fails alone, for its own reason; the next one is decoded."""
     decoder = make()
-    assert decoder.size(saved(tmp_path / "a.png"), "a", LIFE) == (HEIGHT, 30)
+    assert decoder.inspect(saved(tmp_path / "a.png"), "a", LIFE)[0] == (HEIGHT, 30)
     found = failure(decoder, saved(tmp_path / "b.png", width))
     assert (found.reason, found.message) == expected
     assert found.file == "it"
-    assert decoder.size(saved(tmp_path / "a.png"), "a", LIFE) == (HEIGHT, 30)
+    assert decoder.inspect(saved(tmp_path / "a.png"), "a", LIFE)[0] == (HEIGHT, 30)
 
 
 def test_a_death_is_logged(make: Make, tmp_path: Path, poison: None) -> None:
@@ -367,7 +367,7 @@ def test_a_death_is_logged(make: Make, tmp_path: Path, poison: None) -> None:
 
 def test_a_child_killed_once_is_no_fault_of_the_picture(make: Make, tmp_path: Path, poison: None) -> None:
     """A picture whose decoder was killed, as by an operator, is decoded by the next one."""
-    assert make().size(saved(tmp_path / "b.png", 110), "b", LIFE) == (HEIGHT, 110)
+    assert make().inspect(saved(tmp_path / "b.png", 110), "b", LIFE)[0] == (HEIGHT, 110)
     assert (tmp_path / "killed").exists()
 
 
@@ -375,7 +375,7 @@ def test_a_disk_that_fails_is_no_fault_of_the_picture(make: Make, tmp_path: Path
     """An error of the disk reaches the caller as an OSError with number and path, as from `images.read`."""
     path = saved(tmp_path / "b.png", 105)
     with pytest.raises(OSError, match="Input/output error") as caught:
-        make().size(path, "b", LIFE)
+        make().inspect(path, "b", LIFE)
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
 
 
@@ -385,13 +385,13 @@ def test_a_picture_that_never_ends_is_ended(
     """Past the time limit the decoder is ended, and the picture has failed; the next one is decoded."""
     monkeypatch.setattr(client, "TIME_LIMIT_S", 1.0)
     decoder = make()
-    decoder.size(saved(tmp_path / "a.png"), "a", LIFE)
+    decoder.inspect(saved(tmp_path / "a.png"), "a", LIFE)
     pid, begun = decoder.pid, time.monotonic()
     found = failure(decoder, saved(tmp_path / "b.png", 104))
     assert 1 <= time.monotonic() - begun < 1 + MOMENT_S
     assert (found.reason, found.message) == (Reason.NOT_A_PICTURE, "it: it takes longer than 1 s to decode")
     assert is_gone(pid)
-    assert decoder.size(saved(tmp_path / "a.png"), "a", LIFE) == (HEIGHT, 30)
+    assert decoder.inspect(saved(tmp_path / "a.png"), "a", LIFE)[0] == (HEIGHT, 30)
 
 
 def test_a_stop_does_not_wait_for_a_decoder(make: Make, tmp_path: Path, poison: None) -> None:
@@ -399,7 +399,7 @@ def test_a_stop_does_not_wait_for_a_decoder(make: Make, tmp_path: Path, poison: 
     decoder, life = make(), AskedLife((tmp_path / "hangs").exists)
     begun = time.monotonic()
     with pytest.raises(NotTaken, match="asked to stop"):
-        decoder.size(saved(tmp_path / "b.png", 104), "b", life)
+        decoder.inspect(saved(tmp_path / "b.png", 104), "b", life)
     assert time.monotonic() - begun < MOMENT_S
     assert decoder.pid is None
 
@@ -413,7 +413,7 @@ def test_the_wait_for_a_decoder_has_heartbeats(
     monkeypatch.setattr(life, "beat", lambda: beats.append(time.monotonic()))
     monkeypatch.setattr(client, "TIME_LIMIT_S", 2.0)
     with pytest.raises(JobError, match="longer than 2 s"):
-        make().size(saved(tmp_path / "b.png", 104), "b", life)
+        make().inspect(saved(tmp_path / "b.png", 104), "b", life)
     assert len(beats) >= 4  # in two seconds; 20, on a machine with nothing else to do
 
 
@@ -440,14 +440,14 @@ def test_a_picture_beyond_the_memory_limit_is_too_large(
     large = tmp_path / "large.png"
     Image.new("L", (9_000, 9_000)).save(large, compress_level=1)
     small = saved(tmp_path / "a.png")
-    decoder.size(small, "a", LIFE)
+    decoder.inspect(small, "a", LIFE)
     pid = decoder.pid
     found = failure(decoder, large)
     assert (found.reason, found.message) == (
         Reason.PICTURE_TOO_LARGE,
         "it: it needs more memory than there is",
     )
-    assert decoder.size(small, "a", LIFE) == (HEIGHT, 30)
+    assert decoder.inspect(small, "a", LIFE)[0] == (HEIGHT, 30)
     assert decoder.pid == pid
 
 
@@ -479,7 +479,7 @@ def test_every_good_picture_fits_into_the_memory_limit(
     monkeypatch.setattr(client, "_LEAST_BYTES", 0)
     monkeypatch.setattr(client, "_BASE_BYTES", 160 << 20)  # what Python, NumPy and Pillow take, and little more
     decoder = make(height * width / 1e6)
-    assert decoder.size(tmp_path / name, name, LIFE) == (width, height)
+    assert decoder.inspect(tmp_path / name, name, LIFE)[0] == (width, height)
 
 
 def test_a_header_that_is_too_large_is_its_own_reason(decoder: Decoder, tmp_path: Path) -> None:
@@ -565,8 +565,8 @@ def test_the_bombs_would_be_pictures_without_their_load(decoder: Decoder, tmp_pa
     """The shells of the bombs are good pictures, so that it is their load that is looked at."""
     (tmp_path / "a.png").write_bytes(png(chunk(b"zTXt", b"Comment\0\0" + deflated(0))))
     (tmp_path / "a.tif").write_bytes(tiff())
-    assert decoder.size(tmp_path / "a.png", "a", LIFE) == (8, 8)
-    assert decoder.size(tmp_path / "a.tif", "a", LIFE) == (8, 8)
+    assert decoder.inspect(tmp_path / "a.png", "a", LIFE)[0] == (8, 8)
+    assert decoder.inspect(tmp_path / "a.tif", "a", LIFE)[0] == (8, 8)
 
 
 def test_the_memory_limit_grows_with_the_largest_picture() -> None:
@@ -578,7 +578,7 @@ def test_the_memory_limit_grows_with_the_largest_picture() -> None:
 def test_a_stopped_child_is_ended_all_the_same(make: Make, tmp_path: Path) -> None:
     """`stop` ends a child that is itself stopped, and twice is once."""
     decoder = make()
-    decoder.size(saved(tmp_path / "a.png"), "a", LIFE)
+    decoder.inspect(saved(tmp_path / "a.png"), "a", LIFE)
     pid = decoder.pid
     os.kill(pid, signal.SIGSTOP)
     decoder.stop()
