@@ -91,12 +91,16 @@ def gram_matrix(features: Tensor) -> Tensor:
     return gram_product(features) / (height * width)  # (1, H, W, C) -> (C, C)
 
 
-def content_loss(features: Tensor, target: Tensor, importance: Tensor | float = 1.0) -> Tensor:
-    """Mean squared difference of features: Gatys et al. (2016), eq. 1, with a mean for the half sum.
+def content_loss(features: Tensor, target: Tensor, importance: Tensor | None = None) -> Tensor:
+    """Mean squared difference of features: Gatys et al. (2016), eq. 1, with a mean for the half sum."""
+    return tf.reduce_mean(squared_difference(features, target, importance))
 
-    Each place counts as often as its importance, (1, H, W, 1), says.
-    """
-    return tf.reduce_mean(importance * tf.math.squared_difference(features, target))
+
+def squared_difference(features: Tensor, target: Tensor, importance: Tensor | None = None) -> Tensor:
+    """Square a difference of features, (1, H, W, C), times the importance of each place, (1, H, W, 1)."""
+    squares = tf.math.squared_difference(features, target)
+    # Not multiplied by 1: TensorFlow would sum in another order, and the paper's losses differ in the last bit.
+    return squares if importance is None else importance * squares
 
 
 def style_loss(gram: Tensor, target: Tensor) -> Tensor:
@@ -136,7 +140,7 @@ def statistics(
         {layer: gram_matrix(features[layer]) for layer in style_layers},
         {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()},
         {
-            layer: content_loss(features[layer], target, compared.importance.get(layer, 1.0))
+            layer: content_loss(features[layer], target, compared.importance.get(layer))
             for layer, target in compared.content.items()
         },
         tf.reduce_mean(tf.square(down)),

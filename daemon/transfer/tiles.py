@@ -16,7 +16,7 @@ import tensorflow as tf
 from daemon.transfer.backend.operations import gram_product, sample
 from daemon.transfer.backend.tensors import MATRIX, PICTURE, SCALAR, compiled
 from daemon.transfer.backend.tile_layout import Tile, feature_px, halo_px, spans
-from daemon.transfer.losses import Compared, Statistics
+from daemon.transfer.losses import Compared, Statistics, squared_difference
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -101,8 +101,8 @@ class Tiles:
         samples = {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()}
         errors = {}
         for layer, wanted in compared.content.items():
-            squares = tf.math.squared_difference(features[layer], wanted)
-            errors[layer] = tf.reduce_sum(compared.importance.get(layer, 1.0) * squares)
+            squares = squared_difference(features[layer], wanted, compared.importance.get(layer))
+            errors[layer] = tf.reduce_sum(squares)
         return Statistics(grams, samples, errors, *_variation(tile, inner))
 
     def _gradient_of_tile(
