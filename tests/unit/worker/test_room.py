@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from daemon.job import Job
 
 
+@pytest.fixture
+def waiting(make_studio: Callable[..., Any]) -> Any:
+    """A studio whose claimed job waits in the queue again."""
+    studio = make_studio()
+    studio.service.spool.requeue(studio.claim.entry, "interrupted", "x")
+    return studio
+
+
 def _job(studio: Any, settings: Settings | None) -> Job:
     failure = None if settings else Failure(Reason.BAD_SIDECAR, "x")
     return replace(studio.claim.job, settings=settings, failure=failure)
@@ -66,13 +74,11 @@ def test_a_faulty_job_needs_room_for_what_was_dropped(make_studio: Callable[...,
 
 
 def test_what_is_claimed_keeps_its_room_until_it_is_released(
-    make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    waiting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a disk for one job a second one is claimed only when the first has ended, whoever asks."""
-    studio = make_studio()
-    room, spool = studio.service.room, studio.service.spool
-    spool.requeue(studio.claim.entry, "interrupted", "x")
-    needed = room_needed(studio.claim.job)
+    room, spool = waiting.service.room, waiting.service.spool
+    needed = room_needed(waiting.claim.job)
     fits_one = int(needed.spool + 1.5 * needed.outbox) + files.SPARE_BYTES  # both folders are on one disk
     monkeypatch.setattr(files, "room", lambda _folder: files.Room(fits_one, None))
     claim = room.claim()
@@ -87,28 +93,24 @@ def test_what_is_claimed_keeps_its_room_until_it_is_released(
 
 
 def test_a_job_that_fits_on_no_disk_holds_up_nobody(
-    make_studio: Callable[..., Any], tree: Tree, monkeypatch: pytest.MonkeyPatch
+    waiting: Any, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is claimed, to fail with figures and a hint; no room is kept for it."""
-    studio = make_studio()
-    studio.service.spool.requeue(studio.claim.entry, "interrupted", "x")
     monkeypatch.setattr(files, "capacity", lambda _folder: 1000)
     monkeypatch.setattr(files, "room", lambda _folder: files.Room(0, None))
-    claim = studio.service.room.claim()
+    claim = waiting.service.room.claim()
     assert claim
-    failure = studio.service.room.hopeless(claim.job)
+    failure = waiting.service.room.hopeless(claim.job)
     assert (failure.reason, failure.key) == (Reason.PICTURE_TOO_LARGE, "size")
     assert "0.0 GB in all" in failure.message
-    assert studio.service.room.reserved == {}
+    assert waiting.service.room.reserved == {}
 
 
 def test_a_disk_that_fails_at_the_claim_leaves_no_job_behind(
-    make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    waiting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once a job lies in `running/` its claim is returned, whatever the disks say by then."""
-    studio = make_studio()
-    room, spool = studio.service.room, studio.service.spool
-    spool.requeue(studio.claim.entry, "interrupted", "x")
+    room, spool = waiting.service.room, waiting.service.spool
     real = files.capacity
 
     def capacity(folder: Path) -> int:
@@ -118,4 +120,4 @@ def test_a_disk_that_fails_at_the_claim_leaves_no_job_behind(
 
     monkeypatch.setattr(files, "capacity", capacity)
     assert room.claim()
-    assert list(room.reserved.values()) == [room_needed(studio.claim.job)]
+    assert list(room.reserved.values()) == [room_needed(waiting.claim.job)]
