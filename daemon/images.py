@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes MPO, which phones write
 SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
+LUMA: Final = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 MIN_SIDE_PX: Final = 16  # VGG19 pools a picture four times before its fifth block: 16 px become 1
 FILM_FRAMES: Final = 120
 FILM_SIZE_PX: Final = 1024

@@ -21,7 +21,7 @@ SIDE_PX: Final = 512
 _ACROSS: Final = 0.55
 _DOWN: Final = 0.68
 _REACH: Final = 1.25  # radii at which the protection has fallen to 0
-_LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_LUMA: Final = np.array(images.LUMA, np.float32)
 
 
 def of(request: Request, content: Picture, max_megapixels: float) -> Map | None:

@@ -13,7 +13,7 @@ from daemon.job import printable
 
 if TYPE_CHECKING:
     from daemon.errors import Failure
-    from daemon.job import EngineInfo, Job, Painting
+    from daemon.job import EngineInfo, Job, Painting, Part
 
 _HEAD = "# Drop this file back into the inbox beside the same pictures to repeat the job.\n"
 
@@ -44,9 +44,6 @@ def result(
     """
     (content,) = job.parts_of("content")
     names = {"content": content.name, "style": _style(job), "preset": job.preset}
-    settings = job.settings.model_dump(mode="json") if job.settings else {}
-    if settings.get("protect") == "faces" and content.faces is None:
-        settings["protect"] = "none"  # so it was painted, and is repeated, also where there is a detector
     height, width = painting.picture.shape[:2]
     made = {
         "id": job.id,
@@ -78,8 +75,16 @@ def result(
         "inputs": job.inputs_on_record(),
         "versions": {**job.versions, **info.versions},
     }
-    text = safe_yaml.dump({**names, **settings, "result": made})
+    text = safe_yaml.dump({**names, **_as_painted(job, content), "result": made})
     return (_HEAD + text).encode("utf-8", "backslashreplace")
+
+
+def _as_painted(job: Job, content: Part) -> dict[str, Any]:
+    """List the settings; those of a photo whose faces nobody looked for repeat it without them."""
+    settings = job.settings.model_dump(mode="json") if job.settings else {}
+    if settings.get("protect") == "faces" and content.faces is None:
+        settings["protect"] = "none"
+    return settings
 
 
 def _style(job: Job) -> str | list[dict[str, Any]]:

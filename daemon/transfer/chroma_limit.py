@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from daemon import images
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     MeanSquares = npt.NDArray[np.float64]  # (2, 3): of Cb and Cr, in each of the three bands
 
 SIGMAS_PX: Final = (0.8, 1.6, 3.2)  # of the Gaussians between which the bands lie, from fine to coarse
-_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # luma, ITU-R BT.601; Cb = (B - Y) / 1.772 and Cr = (R - Y) / 1.402
+_RED, _GREEN, _BLUE = images.LUMA  # so Cb = (B - Y) / 1.772 and Cr = (R - Y) / 1.402
 _STRIP: Final = 256  # rows of a picture that are put together at a time
 _LEAST: Final = 1e-6
 
