@@ -103,12 +103,10 @@ class Live:
 
     def send(self, number: int) -> None:
         """Send a signal."""
-        assert self.process
         self.process.send_signal(number)
 
     def wait(self, deadline_s: float = 30) -> int:
         """Wait for the end and give the exit code."""
-        assert self.process
         return self.process.wait(timeout=deadline_s)
 
     def end(self) -> None:

@@ -337,7 +337,6 @@ def _refuse(*_: object) -> None:
 def _figures(tree: Tree) -> dict[str, float]:
     """Read the textfile strictly: comments, then NAME{labels} VALUE, no series twice."""
     path = tree.config.metrics.textfile
-    assert path
     found: dict[str, float] = {}
     for line in path.read_text().splitlines():
         if not line.startswith("# HELP ") and not line.startswith("# TYPE "):

@@ -97,7 +97,6 @@ def test_the_last_losses_are_not_the_bests(
     session = coarse.begin(subject)
     *_, last = session.steps()
     painting = last.painting
-    assert painting is not None
     assert painting.best_iteration == 0
     assert painting.best == painting.first
     assert numbers(painting.last) == pytest.approx(
@@ -133,7 +132,6 @@ def test_in_float32_a_painting_reports_its_rows(painter: Painter, way: Way) -> N
     """Where nothing is rounded, first, best and last are rows of the way to the bit."""
     steps = list(painter.begin(way.subject).steps())
     final = [step for step in steps if step.size_px == 48]
-    assert steps[-1].painting is not None
     assert steps[-1].painting.first == final[0].losses
     assert steps[-1].painting.last == final[-1].losses
     assert steps[-1].painting.best in [step.losses for step in final]
@@ -151,8 +149,6 @@ def test_the_papers_loss_is_reached_as_well(
     subject = Subject(content, [(style, 1.0)], settings)
     coarse = Painter(Vgg19(weights, "bfloat16"), network)
     fine, rough = (list(one.begin(subject).steps())[-1].painting for one in (real_painter, coarse))
-    assert fine is not None
-    assert rough is not None
     assert fine.best.total < 0.5 * fine.first.total
     assert rough.first == fine.first  # the same picture, in float32 both
     assert rough.best.total == pytest.approx(fine.best.total, rel=0.01)

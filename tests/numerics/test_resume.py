@@ -150,8 +150,6 @@ def assert_resumes(studio: Studio, job: Job, whole: Whole, state: Checkpoint) ->
     assert [step.restart for step in fresh] == [step.restart for step in whole.steps[done:]]
     assert all(np.array_equal(a.picture, b.picture) for a, b in zip(fresh, whole.steps[done:], strict=True))
     found, expected = steps[-1].painting, whole.steps[-1].painting
-    assert found is not None
-    assert expected is not None
     assert np.array_equal(found.picture, expected.picture)
     for name in ("best_iteration", "first", "best", "last", "steps_back"):
         assert getattr(found, name) == getattr(expected, name), name

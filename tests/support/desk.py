@@ -135,7 +135,6 @@ class Desk:
     @property
     def waiting(self) -> dict[str, str]:
         """What waits, and why."""
-        assert self.report
         return self.report.waiting
 
     def write(self, name: str, **keys: Any) -> Path:

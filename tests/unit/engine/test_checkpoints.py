@@ -318,7 +318,6 @@ def test_a_save_that_fails_leaves_the_ones_before(opened: Callable[..., Checkpoi
             checkpoints.save(state_of(11))
         assert disk.has_struck
         found = Checkpoints(place, KEY, 30).newest().checkpoint
-        assert found is not None
         assert_equal(found, state_of(len(found.rows)))
         outcomes.add(len(found.rows))
         checkpoints.save(state_of(14))  # and the next one makes good for it
@@ -361,7 +360,6 @@ def test_a_kill_in_a_save_leaves_one_to_resume_from(moment: str, tmp_path: Path)
             checkpoints.save(state_of(11))
         after = Checkpoints(place, KEY, 30)
         found = after.newest().checkpoint
-        assert found is not None
         assert len(found.rows) in {8, 11}
         after.save(state_of(14))
         assert len(list(place.iterdir())) == 2

@@ -210,7 +210,6 @@ def test_a_share_that_is_away_is_left_out_of_the_figures(house: House, monkeypat
     monkeypatch.setattr(files, "room", room)
     house.upkeep.turn(1000.0)
     path = house.situation.config.metrics.textfile
-    assert path
     text = path.read_text()
     assert 'free_bytes{folder="spool"}' in text
     assert 'folder="outbox"' not in text

@@ -286,7 +286,6 @@ def test_a_faulty_drop_is_ended_at_the_first_try_or_left_to_the_worker(court: Co
     assert (queued.failure, queued.attempts_used) == (failure, 0)
     (court.tree.outbox / ".styletransferd-outbox").touch()
     claim = claim_next(court.spool)
-    assert claim
     assert court.settler.fail_now(claim.entry, failure, Lifeline())
     assert court.state is State.FAILED
     court.tree.check(is_quiet=True)

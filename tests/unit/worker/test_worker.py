@@ -155,7 +155,6 @@ def test_a_job_that_its_engine_never_outlives_says_what_helps(reason: Reason, hi
     tree.drop("sea")
     assert stepper.until_quiet() == [Ending.CRASHED, Ending.CRASHED, Ending.FAILED]
     (entry,) = tree.spool.entries(State.FAILED)
-    assert entry.failure
     assert (entry.failure.reason, entry.failure.message) == (reason, "it ended (attempt 3)")
     assert entry.failure.hint.startswith(hint)
     assert entry.failure.last_lines == ("the last words",)
