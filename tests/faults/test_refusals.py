@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import Disk, FakeEngine
-from support.trees import Stepper, wait_for
+from support.trees import Stepper, named, wait_for
 
 from daemon import files, safe_yaml
 from daemon.errors import NotReady, Reason
@@ -17,7 +17,7 @@ from daemon.job import State
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from support.trees import Tree
@@ -42,10 +42,6 @@ EVER = 10**9
 
 def _two_each_day(codes: tuple[str, ...]) -> list[Any]:
     return [*codes[:2], *(pytest.param(code, marks=pytest.mark.nightly) for code in codes[2:])]
-
-
-def _named(records: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:
-    return [record for record in records if record["event"] == event]
 
 
 def _is(entry: StoredJob, stem: str) -> bool:
@@ -88,7 +84,7 @@ def test_a_name_that_the_outbox_never_takes_fails_the_job_in_sight(
     document = safe_yaml.parse((shown / "error.yaml").read_bytes())
     assert document["reason"] == "outbox_refused"
     assert os.strerror(number) in document["message"]
-    assert _named(records, "outbox.refused") == []
+    assert named(records, "outbox.refused") == []
     assert stepper.service.situation.paused == {}
     tree.check(is_quiet=True)
 
@@ -116,8 +112,8 @@ def test_an_outbox_that_takes_nothing_of_it_does_not_hold_up_the_rest(
         stepper.until_quiet()
     failure = _failure(tree)
     assert failure.reason == ("outbox_refused" if kind == "painted" else "bad_sidecar")
-    assert len(_named(records, "outbox.refused")) == 1
-    assert len(_named(records, "job.failed")) == 1
+    assert len(named(records, "outbox.refused")) == 1
+    assert len(named(records, "job.failed")) == 1
     assert [name.rpartition("-")[0] for name in tree.results()] == ["lake"]
     (entry,) = tree.spool.entries(State.FAILED)
     assert len(list(entry.inputs.iterdir())) == 3
@@ -144,11 +140,11 @@ def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Ca
     with capture_logs() as records, disk.attached():
         assert stepper.until_quiet(deadline_s=20) == [Ending.COMPLETED]
     assert pauses == 20
-    paused = _named(records, "service.paused")
+    paused = named(records, "service.paused")
     assert {record["part"] for record in paused} == {"outbox"}
     assert all(f"fake {code}" in record["reason"] for record in paused)
-    assert [record["part"] for record in _named(records, "service.resumed")] == ["outbox"]
-    assert _named(records, "job.failed") == []
+    assert [record["part"] for record in named(records, "service.resumed")] == ["outbox"]
+    assert named(records, "job.failed") == []
     assert len(engine.calls) == 1
     tree.check(is_quiet=True)
 
@@ -190,8 +186,8 @@ def test_a_spool_that_does_not_work_now_is_waited_for(code: str, make_tree: Call
                 assert stepper.turn() is Ending.INTERRUPTED
         assert stepper.service.situation.paused.keys() == {"worker"}
         assert stepper.until_quiet() == [Ending.COMPLETED]
-    assert [record["part"] for record in _named(records, "service.resumed")] == ["worker"]
-    assert _named(records, "job.failed") == []
+    assert [record["part"] for record in named(records, "service.resumed")] == ["worker"]
+    assert named(records, "job.failed") == []
     tree.check(is_quiet=True)
 
 
@@ -242,7 +238,7 @@ def test_without_room_no_job_is_started_and_none_fails(
         patch.setattr(files, "room", room)
         for _ in range(5):
             assert stepper.turn() is Ending.INTERRUPTED
-    (paused,) = _named(records, "service.paused")
+    (paused,) = named(records, "service.paused")
     assert paused["part"] == "worker"
     assert ("0.5 MB free" if lack == "bytes" else "3 inodes free") in paused["reason"]
     (entry,) = tree.spool.entries(State.QUEUED)
@@ -265,7 +261,7 @@ def test_without_room_no_drop_is_accepted(
         for _ in range(5):
             stepper.look()
             stepper.service.stop.wait(0.002)
-    (paused,) = _named(records, "service.paused")
+    (paused,) = named(records, "service.paused")
     assert paused["part"] == "inbox"
     assert "1.0 MB free" in paused["reason"]
     assert tree.left() == before

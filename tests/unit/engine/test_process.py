@@ -23,6 +23,7 @@ import structlog
 from structlog.testing import capture_logs
 from support import light_engine
 from support.fakes import AskedLife, steps_of
+from support.programs import is_gone
 from support.trees import save, wait_for
 
 from daemon import config as config_module
@@ -42,14 +43,6 @@ if TYPE_CHECKING:
 
 LONG = 100_000  # iterations that no test waits for
 MOMENT_S = 5.0
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet has ended as well."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @pytest.fixture(autouse=True)

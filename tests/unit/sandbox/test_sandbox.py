@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 from support.fakes import AskedLife
+from support.programs import is_gone
 from support.trees import wait_for
 
 from daemon import images
@@ -47,14 +48,6 @@ def saved(path: Path, width: int = 30, height: int = HEIGHT, **options: Any) -> 
     ramp = np.arange(height * width * 3, dtype=np.uint32).reshape(height, width, 3) % 251
     Image.fromarray(ramp.astype(np.uint8)).save(path, **options)
     return path
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet has ended as well."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def peak_bytes(decoder: Decoder) -> int:
