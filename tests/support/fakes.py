@@ -191,6 +191,10 @@ class Clock:
     def __init__(self) -> None:
         self.now_s = 1000.0
 
+    def monotonic(self) -> float:
+        """Tell the seconds."""
+        return self.now_s
+
     def sleep(self, duration_s: float) -> None:
         """Let time pass, and other threads run."""
         self.now_s += duration_s
@@ -214,9 +218,7 @@ class Clock:
         with contextlib.ExitStack() as stack:
             for module in asking:
                 stack.enter_context(mock.patch.object(module, "datetime", Standing))
-            stack.enter_context(
-                mock.patch.multiple(time, monotonic=lambda: self.now_s, sleep=self.sleep),
-            )
+            stack.enter_context(mock.patch.multiple(time, monotonic=self.monotonic, sleep=self.sleep))
             yield self
 
 
