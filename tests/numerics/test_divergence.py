@@ -13,7 +13,7 @@ import tensorflow as tf
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
 from support.struck import Struck, kill
-from support.trees import Stepper, Tree, save, wait_for
+from support.trees import Stepper, Tree, named, save, wait_for
 
 from daemon import config as config_module
 from daemon import images, safe_yaml
@@ -492,9 +492,8 @@ def test_a_step_back_is_logged_once_and_is_in_the_record(weak: Weak, loaded: Loc
     with capture_logs() as records:
         assert wait_for(stepper.turn, "the stop") is Ending.INTERRUPTED
         assert Stepper(tree.config, loaded).until_quiet(30) == [Ending.COMPLETED]
-    damped = [record["iteration"] for record in records if record["event"] == "job.damped"]
-    assert damped == [3]
-    assert [record["iteration"] for record in records if record["event"] == "job.resumed"] == [5]
+    assert [record["iteration"] for record in named(records, "job.damped")] == [3]
+    assert [record["iteration"] for record in named(records, "job.resumed")] == [5]
     record = safe_yaml.parse((tree.result("sea") / "result.yaml").read_bytes())["result"]
     assert record["steps_back"] == 1
     tree.check(is_quiet=True)
