@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from daemon.job import Losses, Painting, Step
     from daemon.transfer.weights import Weights
 
+    Draw = Callable[..., np.ndarray]
+
 SCALES: dict[str, Any] = {
     **PRESETS["default"],
     "size": 48,
@@ -55,7 +57,7 @@ class Way(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def way(coarse: Painter, picture: Callable[..., np.ndarray]) -> Way:
+def way(coarse: Painter, picture: Draw) -> Way:
     """A job of two sizes in bfloat16."""
     subject = Subject(picture(36, 48), [(picture(36, 28, 1), 1.0)], Settings.model_validate(SCALES))
     session = coarse.begin(subject)
@@ -88,9 +90,7 @@ def test_first_best_and_last_losses_are_float32s_of_the_actual_pictures(painter:
     assert numbers(painting.last) == pytest.approx(exact(painter, way.subject, last.image), rel=1e-6)
 
 
-def test_the_last_losses_are_not_the_bests(
-    painter: Painter, coarse: Painter, picture: Callable[..., np.ndarray]
-) -> None:
+def test_the_last_losses_are_not_the_bests(painter: Painter, coarse: Painter, picture: Draw) -> None:
     """Where every step made it worse, best is the first picture's losses and last those of the last picture."""
     settings = Settings.model_validate({**PRESETS["paper"], "size": 32, "iterations": 3, "learning_rate": 100})
     subject = Subject(picture(24, 32), [(picture(36, 28, 1), 1.0)], settings)

@@ -23,22 +23,6 @@ if TYPE_CHECKING:
 STEP_S = 0.05
 
 
-@pytest.fixture
-def make_desk(make_config: Callable[..., Config]) -> Callable[..., Desk]:
-    """Make a desk; keywords are of the config's `inbox` section."""
-
-    def make(**options: Any) -> Desk:
-        return Desk(make_config(inbox={"settle_s": SETTLE_S, **options}))
-
-    return make
-
-
-@pytest.fixture
-def desk(make_desk: Callable[..., Desk]) -> Desk:
-    """Make a desk with the defaults."""
-    return make_desk()
-
-
 def _slowly(data: bytes, path: Path, pause_after: int | None) -> Iterator[float]:
     """Write a file in eight pieces; yields the seconds that pass after each."""
     size = max(1, -(-len(data) // 8))
