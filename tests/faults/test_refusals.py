@@ -17,25 +17,14 @@ from daemon.job import State
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from support.trees import Tree
 
-    from daemon.spool import StoredJob
 
 OF_THE_FILE = ("ENAMETOOLONG", "EINVAL", "EILSEQ", "EFBIG", "ENOTSUP", "EXDEV", "EOVERFLOW")
 OF_THE_PLACE = (
-    "EIO",
-    "EROFS",
-    "ENOSPC",
-    "EDQUOT",
-    "EACCES",
-    "EPERM",
-    "ESTALE",
-    "ENOTCONN",
-    "ETIMEDOUT",
-    "ENOENT",
+    *("EIO", "EROFS", "ENOSPC", "EDQUOT", "EACCES", "EPERM", "ESTALE", "ENOTCONN", "ETIMEDOUT", "ENOENT"),
 )
 EVER = 10**9
 
@@ -44,22 +33,17 @@ def _two_each_day(codes: tuple[str, ...]) -> list[Any]:
     return [*codes[:2], *(pytest.param(code, marks=pytest.mark.nightly) for code in codes[2:])]
 
 
-def _is(entry: StoredJob, stem: str) -> bool:
-    return entry.job is not None and entry.job.stem == stem
-
-
 def _failure(tree: Tree) -> Any:
     (entry,) = tree.spool.entries(State.FAILED)
-    assert entry.failure
     return entry.failure
 
 
 @pytest.mark.parametrize("code", _two_each_day(OF_THE_FILE))
 def test_a_name_that_the_outbox_never_takes_fails_the_job_in_sight(
-    code: str, make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    code: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three refusals of the result end the job as outbox_refused, shown in the outbox; the next is painted."""
-    tree, engine, tries = make_tree(), FakeEngine(), 0
+    engine, tries = FakeEngine(), 0
     stepper, real = Stepper(tree.config, engine), os.rename
     number = getattr(errno, code)
 
@@ -92,15 +76,14 @@ def test_a_name_that_the_outbox_never_takes_fails_the_job_in_sight(
 @pytest.mark.parametrize("code", ["ENAMETOOLONG", pytest.param("EINVAL", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("kind", ["painted", "faulty"])
 def test_an_outbox_that_takes_nothing_of_it_does_not_hold_up_the_rest(
-    kind: str, code: str, make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    kind: str, code: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where not even the failure can be shown the job ends in the spool, with one warning and its files."""
-    tree = make_tree()
     stepper, real = Stepper(tree.config, FakeEngine()), os.mkdir
     number = getattr(errno, code)
 
     def mkdir(path: Any, *args: Any, **options: Any) -> None:
-        drafts = [f".tmp-{entry.id}" for entry in tree.spool.all_entries() if _is(entry, "sea")]
+        drafts = [f".tmp-{entry.id}" for entry in tree.spool.all_entries() if entry.job.stem == "sea"]
         if os.fspath(path) in drafts:
             raise OSError(number, os.strerror(number), path)
         real(path, *args, **options)
@@ -121,9 +104,9 @@ def test_an_outbox_that_takes_nothing_of_it_does_not_hold_up_the_rest(
 
 
 @pytest.mark.parametrize("code", _two_each_day(OF_THE_PLACE))
-def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Callable[[], Tree]) -> None:
+def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, tree: Tree) -> None:
     """Twenty refusals long the service pauses and says why; the job never fails and is shown in the end."""
-    tree, engine = make_tree(), FakeEngine()
+    engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
     disk = Disk(tree.outbox, 0, length=EVER, code=getattr(errno, code))
     real, pauses = stepper.service.situation.backoff.begin, 0
@@ -149,10 +132,8 @@ def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Ca
     tree.check(is_quiet=True)
 
 
-def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(make_tree: Callable[[], Tree]) -> None:
+def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(tree: Tree, stepper: Stepper) -> None:
     """Cancelled while an outbox does not take its result, it is shown as cancelled once the outbox works."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     disk = Disk(tree.outbox, 0, length=EVER, code=errno.EIO)
     real = stepper.service.situation.backoff.begin
 
@@ -172,9 +153,8 @@ def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(make_tree:
 
 
 @pytest.mark.parametrize("code", _two_each_day(("EIO", "EINVAL", "EROFS", "ENOSPC")))
-def test_a_spool_that_does_not_work_now_is_waited_for(code: str, make_tree: Callable[[], Tree]) -> None:
+def test_a_spool_that_does_not_work_now_is_waited_for(code: str, tree: Tree) -> None:
     """Errors of the spool, of whatever kind, never fail a job: it is painted once the disk works again."""
-    tree = make_tree()
     engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
     tree.drop("sea")
@@ -192,10 +172,9 @@ def test_a_spool_that_does_not_work_now_is_waited_for(code: str, make_tree: Call
 
 
 def test_an_error_of_the_spool_after_the_publication_is_not_the_outboxs(
-    make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is published is not called refused because the spool cannot record it, however it answers."""
-    tree = make_tree()
     stepper, real, tries = Stepper(tree.config, FakeEngine()), os.rename, 0
 
     def rename(source: Any, target: Any, **options: Any) -> None:
@@ -219,10 +198,10 @@ def test_an_error_of_the_spool_after_the_publication_is_not_the_outboxs(
 @pytest.mark.parametrize("lack", ["bytes", "inodes"])
 @pytest.mark.parametrize("where", ["spool", "outbox"])
 def test_without_room_no_job_is_started_and_none_fails(
-    where: str, lack: str, make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    where: str, lack: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk too full for the next job pauses the service, with figures, before an attempt is begun."""
-    tree, engine = make_tree(), FakeEngine()
+    engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
     tree.drop("sea")
     wait_for(lambda: not stepper.look() and tree.spool.count(State.QUEUED), "the drop to be accepted")
@@ -249,11 +228,9 @@ def test_without_room_no_job_is_started_and_none_fails(
 
 
 def test_without_room_no_drop_is_accepted(
-    make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    tree: Tree, stepper: Stepper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A spool too full for a drop leaves it in the inbox, untouched, and pauses the inbox with figures."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea")
     before = tree.left()
     with monkeypatch.context() as patch, capture_logs() as records:
@@ -270,9 +247,8 @@ def test_without_room_no_drop_is_accepted(
     tree.check(is_quiet=True)
 
 
-def test_an_error_without_a_place_is_reported_without_one(make_tree: Callable[[], Tree]) -> None:
+def test_an_error_without_a_place_is_reported_without_one(stepper: Stepper) -> None:
     """Some errors name no file; then the reason is what the system says, and no `None`."""
-    stepper = Stepper(make_tree().config, FakeEngine())
     for error, reason in (
         (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device"),
         (OSError(errno.ENOSPC, "No space left on device", "x.png"), "No space left on device: x.png"),
@@ -282,10 +258,8 @@ def test_an_error_without_a_place_is_reported_without_one(make_tree: Callable[[]
         assert stepper.service.situation.paused["worker"] == reason
 
 
-def test_a_stop_ends_the_wait(make_tree: Callable[[], Tree]) -> None:
+def test_a_stop_ends_the_wait(tree: Tree, stepper: Stepper) -> None:
     """A service that is asked to stop while it waits for its outbox stops at once, and loses nothing."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea")
     disk = Disk(tree.outbox, 0, length=EVER, code=errno.EIO)
     stepper.service.situation.backoff.begin = lambda *_: stepper.service.ask_stop()  # type: ignore[method-assign]
