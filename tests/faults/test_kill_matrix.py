@@ -110,18 +110,11 @@ def test_a_death_that_unwinds_the_stack_loses_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "two painted"])
 def test_every_pair_of_kills_loses_nothing(case: str, make_stage: Make, tried: Counter[str]) -> None:
     """The same for a death at every single operation, and a second one at every operation after it."""
-    kinds, script = CASES[case]
+    kinds, script = CASES.get(case, ("pp", ()))
     _kill(make_stage(kinds), script, tried, stride=1, again=1)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_every_pair_of_kills_loses_nothing_of_two_jobs(make_stage: Make, tried: Counter[str]) -> None:
-    """The same for two jobs."""
-    _kill(make_stage("pp"), (), tried, stride=1, again=1)
 
 
 @pytest.mark.slow

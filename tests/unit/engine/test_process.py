@@ -587,10 +587,12 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     """Nothing is left when the daemon is killed with SIGKILL, not even a child that hangs while it loads."""
     command = [sys.executable, "-c", PARENT, tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        started = next(line for line in parent.stdout if "engine.started" in line)
-        pid = int(re.search(r"engine_pid=(\d+)", started)[1])
-        assert not is_gone(pid)
-        parent.kill()
+        try:
+            started = next(line for line in parent.stdout if "engine.started" in line)
+            pid = int(re.search(r"engine_pid=(\d+)", started)[1])
+            assert not is_gone(pid)
+        finally:
+            parent.kill()
     wait_for(lambda: is_gone(pid), "the child's end", MOMENT_S)
 
 
