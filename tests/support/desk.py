@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from daemon.spool import Draft, StoredJob
 
 SETTLE_S = 2.0
+RESCAN_S = 30
 
 
 def accept(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.desk import SETTLE_S, Desk
+from support.desk import RESCAN_S, SETTLE_S, Desk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,8 @@ def make_desk(make_config: Callable[..., Config]) -> Callable[..., Desk]:
     """Make a desk; keywords are of the config's `inbox` section."""
 
     def make(folders: dict[str, str] | None = None, **options: Any) -> Desk:
-        return Desk(make_config(inbox={"settle_s": SETTLE_S, **options}, folders=folders or {}))
+        inbox = {"settle_s": SETTLE_S, "rescan_s": RESCAN_S, **options}
+        return Desk(make_config(inbox=inbox, folders=folders or {}))
 
     return make
 

@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.desk import SETTLE_S, Desk
+from support.desk import RESCAN_S, SETTLE_S, Desk
 from support.trees import digest, save
 
 from daemon.inbox.intake import DOUBT_FACTOR
@@ -358,7 +358,7 @@ def test_a_drop_that_cannot_be_removed_is_accepted_once(desk: Desk, monkeypatch:
         assert reasons.items() <= desk.waiting.items()
         assert len(desk.accepted) == 1
         assert desk.report.is_at_rest
-    desk.turn(1)
+    desk.turn(RESCAN_S)
     assert (desk.waiting, desk.tree.left()) == ({}, [])
     desk.tree.drop("sea")
     assert len(desk.settle()) == 1

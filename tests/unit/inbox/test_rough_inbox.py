@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from support.desk import SETTLE_S, Desk, stems
+from support.desk import RESCAN_S, SETTLE_S, Desk, stems
 from support.trees import save
 
 from daemon import files
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Desk]
 
-RESCAN_S = 15
 BUSY = os.strerror(errno.EBUSY)
 
 
