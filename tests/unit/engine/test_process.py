@@ -590,6 +590,7 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
         try:
             started = next(line for line in parent.stdout if "engine.started" in line)
             pid = int(re.search(r"engine_pid=(\d+)", started)[1])
+            next(line for line in parent.stdout if "printed on stdout" in line)
             assert not is_gone(pid)
         finally:
             parent.kill()
