@@ -6,11 +6,12 @@ import contextlib
 import errno
 import io
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
 
+from daemon import srgb
 from daemon.errors import SCALE_DOWN, Failure, JobError, Reason, too_large, unreadable
 from daemon.job import printable
 from daemon.settings import scaled
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from daemon.job import Picture
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes MPO, which phones write
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # JPEG includes MPO, which phones write
+WHITE: Final = "#ffffff"
+ANIMATED: Final = "it is animated: only its first picture is used"
 SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 LUMA: Final = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 MIN_SIDE_PX: Final = 16  # VGG19 pools a picture four times before its fifth block: 16 px become 1
@@ -30,6 +33,9 @@ FILM_SIZE_PX: Final = 1024
 FRAME_MS: Final = 120
 LAST_FRAME_MS: Final = 2000
 _OF_THE_DISK: Final = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_FILMS: Final = {"PNG", "WEBP", "GIF", "AVIF"}  # the further pictures of the others are no animation
+_OPAQUE: Final = 255
+_WITH_ALPHA: Final = {"png", "webp", "tiff"}
 _SAVE: Final[dict[str, dict[str, Any]]] = {
     "png": {"compress_level": 4},
     "jpeg": {"quality": 95, "subsampling": 0},
@@ -39,26 +45,73 @@ _SAVE: Final[dict[str, dict[str, Any]]] = {
 
 # `read` checks the size in the header before decoding; Pillow's own limit only warns up to twice its value.
 Image.MAX_IMAGE_PIXELS = None
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each one reserves address space, of which the sandbox has little
+
+
+class Decoded(NamedTuple):
+    """A picture in 8-bit sRGB: RGB, or RGBA where anything is transparent; and what its owner should know."""
+
+    image: Image.Image
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its (height, width)."""
+        return self.image.height, self.image.width
+
+    @property
+    def alpha(self) -> Picture | None:
+        """Its alpha channel, (H, W); None where everything is opaque."""
+        return np.asarray(self.image.getchannel("A")) if self.image.mode == "RGBA" else None
+
+    def over(self, background: str) -> Picture:
+        """Lay it on `#rrggbb`, or for `auto` on the mean color of its opaque part: (H, W, 3) RGB."""
+        if self.image.mode == "RGB":
+            return np.asarray(self.image)
+        color = self._mean_color() if background == "auto" else background
+        ground = Image.new("RGBA", self.image.size, color)
+        return np.asarray(Image.alpha_composite(ground, self.image).convert("RGB"))
+
+    def _mean_color(self) -> tuple[int, ...] | str:
+        """Average the colors, each as far as it is opaque; white where nothing is."""
+        pixels = np.asarray(self.image)  # (H, W, 4)
+        colors, alpha = pixels[..., :3], pixels[..., 3]
+        whole = alpha.sum(dtype=np.uint64)
+        sums = np.einsum("hwc,hw->c", colors, alpha, dtype=np.uint64)  # in pieces: no copy of the picture
+        return tuple(np.rint(sums / whole).astype(int).tolist()) if whole else WHITE
 
 
 def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
-    """Decode a picture: apply its EXIF orientation, convert any mode to RGB, put transparency on white.
+    """Decode a picture as `decode` does, and lay it on white: (H, W, 3) uint8 sRGB."""
+    with _errors_of(name or path.name):
+        return decode(path, max_megapixels, name).over(WHITE)
+
+
+def decode(path: Path, max_megapixels: float, name: str = "") -> Decoded:
+    """Decode a picture, apply its EXIF orientation, and convert it to sRGB as `srgb.converted` does.
 
     A picture above `max_megapixels` is refused before anything is decoded. Errors call the file `name`.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
 
     Raises:
         JobError: the file is not a picture of an allowed format, is damaged, or is too large.
         OSError: the disk cannot read the file.
     """
     name = name or path.name
+    with _errors_of(name), _opened(path) as image:
+        _check_header(image, max_megapixels, name)
+        image.load()
+        converted, warning = srgb.converted(ImageOps.exif_transpose(image))
+        if converted.mode == "RGBA" and converted.getchannel("A").getextrema()[0] == _OPAQUE:
+            converted = converted.convert("RGB")
+        animated = ANIMATED if _is_film(image) else ""
+        return Decoded(converted, tuple(filter(None, (warning, animated))))
+
+
+@contextlib.contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    """Raise what goes wrong with a picture as JobError, but errors of the disk as they are."""
     try:
-        with _opened(path) as image:
-            _check_header(image, max_megapixels, name)
-            image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        yield
     except JobError:
         raise
     except MemoryError:
@@ -67,6 +120,12 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise
         raise JobError(_no_picture(name, error)) from None  # Pillow raises exceptions of many kinds
+
+
+def _is_film(image: Image.Image) -> bool:
+    with contextlib.suppress(Exception):  # it is the later pictures that are damaged
+        return image.format in _FILMS and bool(getattr(image, "is_animated", False))
+    return False
 
 
 def header_size(path: Path) -> tuple[int, int]:
@@ -103,29 +162,6 @@ def _no_picture(name: str, error: Exception) -> Failure:
     return unreadable(name, f"not a readable picture ({cause})")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to 8-bit RGB."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16-bit gray; a direct conversion to RGB would clip to white
-        gray = (np.clip(np.asarray(image), 0, 65535).astype(np.uint32) + 128) // 257
-        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pictures have no defined white")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def icc_profile(path: Path) -> bytes | None:
-    """Read the RGB color profile of a picture, to be embedded in the result."""
-    with _opened(path) as image:
-        profile = image.info.get("icc_profile")
-    return profile if isinstance(profile, bytes) and profile[16:20] == b"RGB " else None
-
-
 def fit(height: int, width: int, longest: int) -> tuple[int, int]:
     """Scale a (height, width) as `scaled` does; JobError if its short side would be below `MIN_SIDE_PX`."""
     fitted = scaled(height, width, longest)
@@ -137,7 +173,7 @@ def fit(height: int, width: int, longest: int) -> tuple[int, int]:
 
 
 def resize(picture: Picture, height: int, width: int) -> Picture:
-    """Resample to (height, width, 3) with Pillow's LANCZOS."""
+    """Resample to (height, width, 3), or an alpha channel to (height, width), with Pillow's LANCZOS."""
     if picture.shape[:2] == (height, width):
         return picture
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
@@ -148,12 +184,16 @@ def cover(picture: Picture, height: int, width: int) -> Picture:
     return np.asarray(ImageOps.fit(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS))
 
 
-def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes:  # noqa: A002
-    """Encode a picture as a png, jpeg, webp or tiff file; JobError if it is too large (webp: over 16383 px)."""
-    buffer = io.BytesIO()
-    extra = {"icc_profile": profile} if profile else {}
+def encode(picture: Picture, format: str, alpha: Picture | None = None) -> bytes:  # noqa: A002
+    """Encode a picture, with an alpha channel (H, W) where the format has one, as a file with an sRGB profile.
+
+    The format is png, jpeg, webp or tiff; JobError if the picture is too large for it (webp: over 16383 px).
+    """
+    buffer, image = io.BytesIO(), Image.fromarray(picture)
+    if alpha is not None and format in _WITH_ALPHA:
+        image.putalpha(Image.fromarray(alpha))
     try:
-        Image.fromarray(picture).save(buffer, format, **_SAVE[format], **extra)
+        image.save(buffer, format, **_SAVE[format], icc_profile=srgb.profile())
     except (OSError, ValueError) as error:
         height, width = picture.shape[:2]
         why = f"{width} x {height} px cannot be written as {format}: {error}"

@@ -27,7 +27,10 @@ if TYPE_CHECKING:  # `status` answers without numpy
 CHECKPOINT_SUFFIX: Final = ".ckpt"
 Role = Literal["sidecar", "content", "style", "init", "protect"]
 # Settings that a job of an older version lacks, with values that paint what was accepted then.
-_UNCHANGED: Final = {"match_weight": 0, "chroma_limit": False, "protect": "none"}
+_UNCHANGED: Final = {
+    **{"match_weight": 0, "chroma_limit": False, "protect": "none"},
+    **{"background": "#ffffff", "alpha": "flatten"},
+}
 Backward = Literal["gradient", "convolution"]  # of a convolution: by TensorFlow's kernel, or by a convolution
 
 
@@ -82,6 +85,7 @@ class Part:
     width_px: int = 0
     faces: tuple[Face, ...] | None = None  # of a content; None: nobody looked
     detector: str = ""  # what looked for faces, or why nothing did; "": nothing was asked to
+    warnings: tuple[str, ...] = ()  # what its owner should know of a picture
 
     def seen(self, stamp: Stamp) -> Part:
         """Say which file it is."""
@@ -169,6 +173,11 @@ class Job:
         """Describe every accepted file, for people."""
         return [{"role": part.role, "name": printable(part.name), "sha256": part.sha256} for part in self.parts]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What its owner should know of the pictures."""
+        return [f"{printable(part.name)}: {text}" for part in self.parts for text in part.warnings]
+
     def to_json(self) -> bytes:
         """Write as ASCII JSON, names with their surrogates escaped."""
         data = vars(self) | {
@@ -193,7 +202,8 @@ class Job:
 
 def _part(data: dict[str, Any]) -> Part:
     faces = data.get("faces")
-    return Part(**data | {"faces": None if faces is None else tuple(Face(*face) for face in faces)})
+    found = None if faces is None else tuple(Face(*face) for face in faces)
+    return Part(**data | {"faces": found, "warnings": tuple(data.get("warnings", ()))})
 
 
 @dataclass(frozen=True)
@@ -217,7 +227,7 @@ class Painting:
     target_s: float  # computing the start and the targets of every size
     loop_s: float  # iterating, at all sizes
     steps_back: int = 0  # how often the loss diverged
-    profile: bytes | None = None  # the content's RGB color profile, for the result
+    alpha: Picture | None = None  # (H, W), of the content at the picture's size, for the result
     computed: str = "whole"  # how the last size was computed: whole, or in tiles to save memory
     memory_peak_mb: int | None = None  # of the engine's process during the painting
 

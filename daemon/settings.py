@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, WrapValidator
@@ -87,6 +88,15 @@ def _protect(value: Any) -> Any:
     raise refusal("faces, none, or the name of a mask picture in the same folder", hint=hint)
 
 
+def _color(value: Any) -> Any:
+    """Read `#RRGGBB` and `[r, g, b]` alike."""
+    if isinstance(value, list) and len(value) == 3 and all(type(level) is int for level in value):  # noqa: PLR2004
+        value = "#" + "".join(f"{level:02x}" for level in value)
+    if isinstance(value, str) and re.fullmatch("auto|#[0-9a-f]{6}", value.lower()):
+        return value.lower()
+    raise refusal("auto, a color such as '#ffffff' (in quotes), or [255, 255, 255]")
+
+
 Whole = Annotated[int, BeforeValidator(number)]
 Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)]
@@ -97,6 +107,13 @@ Pixels = Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(n
 Size = Annotated[
     Pixels | Literal["original"], only(f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original")
 ]
+_LEVEL: Final = {"type": "integer", "minimum": 0, "maximum": 255}
+_COLOR: Final = {
+    "anyOf": [
+        {"type": "string", "pattern": "^(auto|#[0-9A-Fa-f]{6})$"},
+        {"type": "array", "items": _LEVEL, "minItems": 3, "maxItems": 3},
+    ]
+}
 _LAYER: Final = {"enum": list(LAYERS)}
 _LAYER_LIST: Final = {"type": "array", "items": _LAYER, "uniqueItems": True, "minItems": 1}
 _LAYER_MAPPING: Final = {
@@ -211,6 +228,12 @@ class Settings(Model):
     protect: Annotated[str, BeforeValidator(_protect)] = Field(
         "faces",
         description="Where the photo counts more: faces, none, or in the white of a mask, a picture's name.",
+    )
+    background: Annotated[str, BeforeValidator(_color), WithJsonSchema(_COLOR)] = Field(
+        "auto", description="Color below transparent parts: auto, the mean of the opaque part, or a color."
+    )
+    alpha: Literal["keep", "flatten"] = Field(
+        "keep", description="Transparency of the photo: kept in the result (png, webp, tiff), or not."
     )
     seed: Whole = Field(0, ge=0, lt=2**63, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(

@@ -45,11 +45,13 @@ def stylize(
     from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
     for path in (content, style):
-        images.read(path, loaded.inbox.max_megapixels)  # a bad picture is reported before the model is loaded
+        # A bad picture is reported before the model is loaded.
+        for warning in images.decode(path, loaded.inbox.max_megapixels).warnings:
+            typer.echo(f"{path.name}: {warning}", err=True)
     faces = _faces(content, loaded.inbox.max_megapixels) if settings.protect == "faces" else ()
     engine, _ = start_engine(loaded)
     painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings, faces=faces)))
-    files.replace(output, images.encode(painting.picture, format_, images.icc_profile(content)))
+    files.replace(output, images.encode(painting.picture, format_, painting.alpha))
     typer.echo(str(output))
 
 

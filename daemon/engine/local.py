@@ -120,7 +120,7 @@ class LocalEngine:
         )
         del checkpoint  # the session drops it as well, once it is loaded
         for step in session.steps(Previews(request.settings.frames, time.monotonic())):
-            yield _completed(step, request, plan.computed, trouble)
+            yield _completed(step, ready.subject, plan.computed, trouble)
             trouble, is_stopping = "", life.is_stopping
             if kept and not step.is_replayed and not step.painting and (is_stopping or kept.is_due()):
                 trouble = _save(kept, session)
@@ -179,23 +179,30 @@ def _works(subject: Subject, info: EngineInfo) -> list[Work]:
 
 
 def _decoded(request: Request, max_megapixels: float) -> Subject:
-    """Decode what a request names; see `images.read`."""
-    content = images.read(request.content, max_megapixels)
+    """Decode what a request names; see `images.decode`."""
+    settings = request.settings
+    decoded = images.decode(request.content, max_megapixels)
+    content = decoded.over(settings.background)
     return Subject(
         content=content,
-        styles=[(images.read(path, max_megapixels), weight) for path, weight in request.styles],
-        settings=request.settings,
+        styles=[
+            (images.decode(path, max_megapixels).over(settings.background), weight)
+            for path, weight in request.styles
+        ],
+        settings=settings,
         init=images.read(request.init, max_megapixels) if request.init else None,
         protection=protection.of(request, content, max_megapixels),
+        alpha=decoded.alpha if settings.alpha == "keep" else None,
     )
 
 
-def _completed(step: Step, request: Request, computed: str, trouble: str) -> Step:
+def _completed(step: Step, subject: Subject, computed: str, trouble: str) -> Step:
     """Add to a step what the session does not know."""
-    painting = step.painting
+    painting, alpha = step.painting, subject.alpha
     if painting is not None:
-        profile = images.icc_profile(request.content)
-        painting = replace(painting, profile=profile, computed=computed, memory_peak_mb=footprint.peak_mb())
+        if alpha is not None:
+            alpha = images.resize(alpha, *painting.picture.shape[:2])
+        painting = replace(painting, alpha=alpha, computed=computed, memory_peak_mb=footprint.peak_mb())
     return replace(step, painting=painting, trouble=trouble)
 
 

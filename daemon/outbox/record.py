@@ -73,6 +73,7 @@ def result(
             "detector": content.detector or None,
         },
         "inputs": job.inputs_on_record(),
+        "warnings": job.warnings,
         "versions": {**job.versions, **info.versions},
     }
     text = safe_yaml.dump({**names, **_as_painted(job, content), "result": made})

@@ -29,6 +29,7 @@ _START_S: Final = 120.0
 _END_S: Final = 5.0
 _ANSWER_BYTES: Final = 1 << 16
 _DETECTOR_LETTERS: Final = 60
+_WARNING_LETTERS: Final = 200
 _BASE_BYTES: Final = 768 << 20
 _BYTES_A_PIXEL: Final = 48
 _LEAST_BYTES: Final = 3 << 30
@@ -47,10 +48,11 @@ def memory_limit(max_megapixels: float) -> int:
 
 
 class Found(NamedTuple):
-    """The faces of a picture, and what looked for them; both as in `Part`."""
+    """The faces of a picture, what looked for them, and warnings of the picture itself; all as in `Part`."""
 
     faces: tuple[Face, ...] | None = None
     detector: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class _Ended(Exception):  # noqa: N818 - how a process ended is a fact before it is an error
@@ -80,7 +82,7 @@ class Decoder:
     def inspect(
         self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
     ) -> tuple[tuple[int, int], Found]:
-        """Decode a picture whole, as `images.read` does: its (height, width), and its faces; errors say `name`.
+        """Decode a picture whole, as `images.decode` does: its (height, width), and more; errors say `name`.
 
         If its faces cannot be looked for, whatever the reason, it is as good without them.
 
@@ -107,7 +109,8 @@ class Decoder:
         if "failure" in answer:
             raise JobError(Failure.from_dict(answer["failure"]))
         height, width = answer["size"]
-        return (int(height), int(width)), found
+        warnings = (printable(str(text))[:_WARNING_LETTERS] for text in answer.get("warnings", ()))
+        return (int(height), int(width)), found._replace(warnings=tuple(warnings))
 
     def _faces(self, child: Child, name: str, life: Lifeline) -> Found:
         """Receive the faces of the picture whose size just came; a child that talks nonsense is ended."""

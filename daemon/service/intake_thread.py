@@ -84,7 +84,7 @@ def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder
             scales = settings.all_scales(height, width)
             longest = scales[0 if part.role == "content" else -1].size
         images.fit(height, width, longest)
-    return replace(part, height_px=height, width_px=width, faces=found.faces, detector=found.detector)
+    return replace(part, height_px=height, width_px=width, **found._asdict())
 
 
 class IntakeThread:
@@ -239,6 +239,8 @@ class IntakeThread:
         if job.failure is None:
             count, number = len(job.parts), job.sequence
             log.info("inbox.accepted", job_id=job.id, name=job.label, files=count, sequence=number)
+            for warning in job.warnings:
+                log.warning("job.warned", job_id=job.id, name=job.label, message=warning)
         else:
             log.warning("inbox.rejected", job_id=job.id, name=job.label, reason=job.failure.reason.value)
 

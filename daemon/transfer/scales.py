@@ -43,6 +43,7 @@ class Subject:
     settings: Settings
     init: Picture | None = None  # the start picture where settings.init names a file
     protection: npt.NDArray[np.float32] | None = None  # (h, w), 0 to 1, of the content's aspect, at any size
+    alpha: Picture | None = None  # (H, W), of the content, to be kept in the result
 
     def scales(self) -> list[Scale]:
         """Turn the settings' scales into sizes in pixels, coarse to fine.
