@@ -28,8 +28,11 @@ CHECKPOINT_SUFFIX: Final = ".ckpt"
 Role = Literal["sidecar", "content", "style", "init", "protect"]
 # Settings that a job of an older version lacks, with values that paint what was accepted then.
 _UNCHANGED: Final = {
-    **{"match_weight": 0, "chroma_limit": False, "protect": "none"},
-    **{"background": "#ffffff", "alpha": "flatten"},
+    "match_weight": 0,
+    "chroma_limit": False,
+    "protect": "none",
+    "background": "#ffffff",
+    "alpha": "flatten",
 }
 Backward = Literal["gradient", "convolution"]  # of a convolution: by TensorFlow's kernel, or by a convolution
 

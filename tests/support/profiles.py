@@ -85,7 +85,10 @@ def _profile(kind: bytes, space: bytes, tags: dict[bytes, bytes]) -> bytes:
 def rgb(primaries: tuple[tuple[float, float], ...], gamma: float = GAMMA) -> bytes:
     """Make a profile of three primaries and a power."""
     columns = matrix(primaries).T
-    tags = {bytes([name]) + b"XYZ": b"XYZ " + bytes(4) + _fixed(xyz) for name, xyz in zip(b"rgb", columns, strict=True)}
+    tags = {
+        bytes([name]) + b"XYZ": b"XYZ " + bytes(4) + _fixed(xyz)
+        for name, xyz in zip(b"rgb", columns, strict=True)
+    }
     return _profile(b"mntr", b"RGB ", tags | {bytes([name]) + b"TRC": _curve(gamma) for name in b"rgb"})
 
 

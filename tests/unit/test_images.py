@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 from support import hostile
 
-from daemon import images
+from daemon import images, srgb
 from daemon.errors import JobError, Reason
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def reason(read: Reader, data: bytes, **options: float) -> Reason:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_exif_orientation_is_applied(read: Reader, orientation: int, format_: str) -> None:
     """All eight orientations are turned upright, by the definition of the tag and not by Pillow's word."""
     upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
@@ -79,12 +79,16 @@ def test_exif_orientation_is_applied(read: Reader, orientation: int, format_: st
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format_, {})
+    options = {
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+        "WEBP": {"lossless": True},
+    }.get(format_, {})
 
     picture = read(saved(Image.fromarray(np.ascontiguousarray(stored)), format_, exif=exif, **options))
 
     assert picture.shape == upright.shape
-    assert np.abs(picture.astype(int) - upright).max() < (90 if format_ == "JPEG" else 1)
+    assert np.abs(picture.astype(int) - upright).max() < (90 if format_ in {"JPEG", "AVIF"} else 1)
     for row, column in ((2, 2), (2, -3), (-3, 2), (-3, -3)):
         assert np.abs(picture[row, column].astype(int) - upright[row, column]).max() < 10
 
@@ -262,7 +266,9 @@ def test_a_missing_file_is_no_picture(tmp_path: Path) -> None:
 def encodings() -> dict[str, bytes]:
     """Write the same picture in every format, with details that need their bytes."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
-    files = {format_: saved(noise, format_) for format_ in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")}
+    files = {
+        format_: saved(noise, format_) for format_ in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF")
+    }
     return {
         **files,
         "progressive JPEG": saved(noise, "JPEG", progressive=True),
@@ -418,24 +424,83 @@ def test_every_format_can_be_written_and_read(read: Reader, format_: str) -> Non
 
 
 @pytest.mark.parametrize("format_", images.SUFFIXES)
-def test_a_color_profile_is_carried(tmp_path: Path, format_: str) -> None:
-    """The photo's RGB profile is found again in the result of every format."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    (tmp_path / "photo").write_bytes(saved(Image.fromarray(RAMP), "JPEG", icc_profile=profile))
+def test_a_result_says_that_it_is_srgb(format_: str) -> None:
+    """Every format carries the one profile, and the same picture is the same file."""
+    data = images.encode(RAMP, format_)
 
-    found = images.icc_profile(tmp_path / "photo")
-    (tmp_path / "result").write_bytes(images.encode(RAMP, format_, found))
-
-    assert found == profile
-    assert images.icc_profile(tmp_path / "result") == profile
+    assert Image.open(io.BytesIO(data)).info["icc_profile"] == srgb.profile()
+    assert images.encode(RAMP, format_) == data
 
 
-@pytest.mark.parametrize("profile", [None, b"garbage", b"\0" * 16 + b"GRAY" + b"\0" * 108])
-def test_no_other_profile_is_carried(tmp_path: Path, profile: bytes | None) -> None:
-    """A gray picture's profile, or rubbish, would falsify an RGB result."""
-    (tmp_path / "photo").write_bytes(saved(Image.fromarray(RAMP), icc_profile=profile))
+@pytest.mark.parametrize("format_", images.SUFFIXES)
+def test_alpha_is_written_where_the_format_has_it(format_: str) -> None:
+    """The alpha channel comes back to the bit from all formats but JPEG, which is opaque."""
+    alpha = RAMP[..., 0]
 
-    assert images.icc_profile(tmp_path / "photo") is None
+    found = Image.open(io.BytesIO(images.encode(RAMP, format_, alpha)))
+
+    assert found.mode == ("RGB" if format_ == "jpeg" else "RGBA")
+    assert format_ == "jpeg" or np.array_equal(np.asarray(found)[..., 3], alpha)
+
+
+# What lies below transparent parts
+
+
+def decoded(rgba: Any) -> images.Decoded:
+    """A picture with an alpha channel."""
+    return images.Decoded(Image.fromarray(np.asarray(rgba, np.uint8)))
+
+
+def test_the_background_is_the_mean_color_of_the_opaque_part() -> None:
+    """Each color counts as far as it is opaque; what is hidden below nothing does not count."""
+    row = [[[200, 100, 0, 255], [100, 0, 50, 51], [0, 255, 0, 0]]]
+
+    picture = decoded(row).over("auto")
+
+    mean = [round((200 * 5 + 100) / 6), round(100 * 5 / 6), round(50 / 6)]
+    assert picture[0, 2].tolist() == mean
+    assert picture[0, 0].tolist() == [200, 100, 0]
+    assert np.abs(picture[0, 1] - (np.array([100, 0, 50]) * 0.2 + np.array(mean) * 0.8)).max() <= 1
+
+
+def test_a_background_of_a_color_is_that_color() -> None:
+    """A color that is asked for shows where nothing is."""
+    assert decoded([[[9, 9, 9, 0]]]).over("#102030").tolist() == [[[16, 32, 48]]]
+
+
+def test_what_is_transparent_everywhere_is_white() -> None:
+    """A picture without an opaque part has no mean color."""
+    assert decoded([[[9, 9, 9, 0]] * 2]).over("auto").tolist() == [[[255] * 3] * 2]
+
+
+def test_an_opaque_alpha_channel_is_none(read: Reader, tmp_path: Path) -> None:
+    """A picture with an alpha channel that hides nothing is read as one without."""
+    image = Image.fromarray(RAMP)
+    image.putalpha(255)
+
+    assert np.array_equal(read(saved(image)), RAMP)
+    assert images.decode(tmp_path / "dropped", 1.0).alpha is None
+
+
+@pytest.mark.parametrize("format_", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_only_an_animation_is_warned_of(tmp_path: Path, format_: str) -> None:
+    """Several pictures are reduced to the first, with a warning; one picture is not warned of."""
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), color) for color in ("red", "green", "blue")]
+    for count, expected in ((1, ()), (3, (images.ANIMATED,))):
+        data = saved(frames[0], format_, save_all=True, append_images=frames[1:count])
+        (tmp_path / "film").write_bytes(data)
+        assert images.decode(tmp_path / "film", 1.0).warnings == expected
+
+
+def test_the_second_picture_of_a_phone_is_no_animation(tmp_path: Path) -> None:
+    """JPEGs of phones carry a preview or a gain map, which is no animation; the first is the photo."""
+    (tmp_path / "phone").write_bytes(
+        saved(Image.fromarray(RAMP), "MPO", save_all=True, append_images=[Image.new("L", (8, 8))])
+    )
+
+    found = images.decode(tmp_path / "phone", 1.0)
+
+    assert (found.size, found.warnings) == ((HEIGHT, WIDTH), ())
 
 
 @pytest.mark.parametrize("format_", ["webp", "gif"])
@@ -487,12 +552,11 @@ def test_a_picture_too_large_for_its_format_is_a_jobs_failure() -> None:
 
 
 def test_damaged_metadata_is_not_a_warning(tmp_path: Path) -> None:
-    """Pillow warns of an invalid animation in a PNG; size, profile and picture are read without a word."""
+    """Pillow warns of an invalid animation in a PNG; size and picture are read without a word."""
     plain = saved(Image.fromarray(RAMP), "PNG")
     (tmp_path / "photo").write_bytes(plain[:33] + hostile.png_chunk(b"acTL", bytes(8)) + plain[33:])
 
     with pytest.warns(UserWarning, match="Invalid APNG"), Image.open(tmp_path / "photo"):
         pass
     assert images.header_size(tmp_path / "photo") == RAMP.shape[:2]
-    assert images.icc_profile(tmp_path / "photo") is None
     assert np.array_equal(images.read(tmp_path / "photo", 1), RAMP)

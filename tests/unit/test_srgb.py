@@ -60,7 +60,8 @@ def deep_tiff(pixels: Any, order: str) -> bytes:
     tags = [(256, 4, 1, SIDE), (257, 4, 1, SIDE), (258, 3, 3, start), (259, 3, 1, 1), (262, 3, 1, 2)]
     tags += [(273, 4, 1, 8), (277, 3, 1, 3), (278, 4, 1, SIDE), (279, 4, 1, len(data))]
     entries = b"".join(
-        struct.pack(f"{order}HHI", *tag[:3]) + struct.pack(f"{order}H2x" if tag[1:3] == (3, 1) else f"{order}I", tag[3])
+        struct.pack(f"{order}HHI", *tag[:3])
+        + struct.pack(f"{order}H2x" if tag[1:3] == (3, 1) else f"{order}I", tag[3])
         for tag in tags
     )
     head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, start + 6)
@@ -138,7 +139,9 @@ CASES: dict[str, tuple[bytes, Colors]] = {
         profiles.cmyk_in_srgb(INKS * 1.0),
     ),
     "smooth P3.avif": (
-        saved(Image.fromarray(SMOOTH.astype(np.uint8)), "AVIF", quality=100, subsampling="4:4:4", icc_profile=P3),
+        saved(
+            Image.fromarray(SMOOTH.astype(np.uint8)), "AVIF", quality=100, subsampling="4:4:4", icc_profile=P3
+        ),
         profiles.rgb_in_srgb(SMOOTH, DISPLAY_P3),
     ),
 }

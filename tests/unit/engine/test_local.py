@@ -194,13 +194,13 @@ def test_nothing_is_computed_before_the_device_is_set_up(
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Every decoding: which file, in which thread."""
     found: list[tuple[str, str]] = []
-    read = local.images.read
+    decode = local.images.decode
 
     def counted(path: Path, *args: Any) -> Any:
         found.append((path.name, threading.current_thread().name))
-        return read(path, *args)
+        return decode(path, *args)
 
-    monkeypatch.setattr(local.images, "read", counted)
+    monkeypatch.setattr(local.images, "decode", counted)
     return found
 
 

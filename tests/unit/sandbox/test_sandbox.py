@@ -1,4 +1,4 @@
-"""The decoder: what `images.read` says, from a process that any picture may take down."""
+"""The decoder: what `images.decode` says, from a process that any picture may take down."""
 
 from __future__ import annotations
 
@@ -114,10 +114,13 @@ def verdict(decoder: Decoder, path: Path) -> Any:
 
 
 def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
-    """Sizes, with EXIF orientation applied, and failures, word for word, are those of `images.read`."""
+    """Sizes, with EXIF orientation applied, and failures, word for word, are those of `images.decode`."""
     turned = Image.Exif()
     turned[0x112] = 6
-    paths = [saved(tmp_path / f"good{suffix}") for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp", ".gif")]
+    paths = [
+        saved(tmp_path / f"good{suffix}")
+        for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp", ".gif", ".avif")
+    ]
     paths.append(saved(tmp_path / "turned.jpg", exif=turned))
     paths.append(saved(tmp_path / "large.png", 2000, 501))
     paths.append(saved(tmp_path / "format.ppm"))
@@ -129,7 +132,7 @@ def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
     answers = []
     for path in paths:
         try:
-            expected: Any = images.read(path, MEGAPIXELS, path.name).shape[:2]
+            expected: Any = images.decode(path, MEGAPIXELS, path.name).size
         except JobError as error:
             expected = error.failure
         try:
@@ -137,8 +140,8 @@ def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
         except JobError as error:
             answers.append(error.failure)
         assert answers[-1] == expected
-    assert answers[:7] == [(20, 30)] * 6 + [(30, 20)]
-    assert [answer.reason for answer in answers[7:]] == [Reason.PICTURE_TOO_LARGE, *[Reason.NOT_A_PICTURE] * 5]
+    assert answers[:8] == [(20, 30)] * 7 + [(30, 20)]
+    assert [answer.reason for answer in answers[8:]] == [Reason.PICTURE_TOO_LARGE, *[Reason.NOT_A_PICTURE] * 5]
 
 
 def test_any_name_is_asked_for(decoder: Decoder, tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ def test_a_child_ends_by_itself(
         thread.start()
         for _ in range(answers):
             ours.send_bytes(json.dumps([str(path), "a", False]).encode())
-            assert json.loads(ours.recv_bytes()) == {"size": [HEIGHT, 30]}
+            assert json.loads(ours.recv_bytes()) == {"size": [HEIGHT, 30], "warnings": []}
         thread.join(MOMENT_S)
         assert not thread.is_alive()
 
@@ -303,7 +306,7 @@ def strike(image):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(image)
 
-real, images._to_rgb = images._to_rgb, strike
+real, images.srgb.converted = images.srgb.converted, strike
 """
 
 
@@ -372,7 +375,7 @@ def test_a_child_killed_once_is_no_fault_of_the_picture(make: Make, tmp_path: Pa
 
 
 def test_a_disk_that_fails_is_no_fault_of_the_picture(make: Make, tmp_path: Path, poison: None) -> None:
-    """An error of the disk reaches the caller as an OSError with number and path, as from `images.read`."""
+    """An error of the disk reaches the caller as an OSError with number and path, as from `images.decode`."""
     path = saved(tmp_path / "b.png", 105)
     with pytest.raises(OSError, match="Input/output error") as caught:
         make().inspect(path, "b", LIFE)
