@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import re
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from daemon.job import Picture
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # JPEG includes MPO, which phones write
+_HEIF: Final = re.compile(rb"....ftyp.{0,24}?(hei[cxms]|hev[cxms])", re.DOTALL)  # brands of HEIC files
 WHITE: Final = "#ffffff"
 ANIMATED: Final = "it is animated: only its first picture is used"
 SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
@@ -142,8 +144,18 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=_formats(file.peek())) as image:
             yield image
+
+
+def _formats(head: bytes) -> tuple[str, ...]:
+    """List the formats that a file may have; ImportError if it begins like a HEIC that nothing can decode."""
+    if not _HEIF.match(head):
+        return FORMATS
+    import pillow_heif  # noqa: PLC0415 - an extra, and only needed now
+
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    return ("HEIF",)
 
 
 def _check_header(image: Image.Image, max_megapixels: float, name: str) -> None:
@@ -156,6 +168,9 @@ def _check_header(image: Image.Image, max_megapixels: float, name: str) -> None:
 def _no_picture(name: str, error: Exception) -> Failure:
     if isinstance(error, FileNotFoundError):
         return Failure(Reason.NOT_A_PICTURE, f"{name}: no such file", file=name)
+    if isinstance(error, ImportError):
+        hint = "install the decoder, the extra `heif`: pip install pillow-heif; or export the picture as JPEG"
+        return Failure(Reason.NOT_A_PICTURE, f"{name}: HEIC pictures cannot be decoded here", hint, file=name)
     if isinstance(error, UnidentifiedImageError):
         return unreadable(name, f"not a readable picture in any of the formats {', '.join(FORMATS)}")
     cause = printable(str(error))[:100] or type(error).__name__

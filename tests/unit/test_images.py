@@ -6,13 +6,15 @@ import io
 import itertools
 import random
 import struct
+import sys
 import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import hostile
+from support import hostile, profiles
+from support.profiles import DISPLAY_P3
 
 from daemon import images, srgb
 from daemon.errors import JobError, Reason
@@ -221,6 +223,37 @@ def test_an_animation_is_its_first_frame(read: Reader) -> None:
 def test_floating_point_pictures_are_refused(read: Reader) -> None:
     """They have no agreed white."""
     assert reason(read, saved(Image.new("F", (WIDTH, HEIGHT), 0.5), "TIFF")) is Reason.NOT_A_PICTURE
+
+
+def test_a_heic_is_read_by_the_extra(tmp_path: Path) -> None:
+    """With its decoder, a HEIC is a picture like any other, upright and in sRGB."""
+    heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 48), (200, 30, 90))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    heif.from_pillow(image).save(
+        tmp_path / "a.heic", quality=100, chroma=444, exif=exif.tobytes(), icc_profile=profiles.rgb(DISPLAY_P3)
+    )
+
+    found = images.decode(tmp_path / "a.heic", 1.0)
+
+    expected = profiles.rgb_in_srgb(np.array([200.0, 30, 90]), DISPLAY_P3)
+    assert (found.size, found.warnings) == ((64, 48), ())
+    assert np.abs(np.asarray(found.image, float) - expected).mean() < 2
+
+
+def test_a_heic_without_the_extra_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is sound, so that the hint is not to export it again but the command."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(40))
+
+    with pytest.raises(JobError) as caught:
+        images.decode(tmp_path / "a.heic", 1.0)
+
+    assert caught.value.failure.reason is Reason.NOT_A_PICTURE
+    assert "pip install pillow-heif" in caught.value.failure.hint
 
 
 # What is refused
