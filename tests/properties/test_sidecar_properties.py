@@ -100,6 +100,8 @@ def valid_settings(draw: st.DrawFn) -> Settings:
         "init_colors": draw(st.sampled_from(["style", "content"])),
         "chroma_limit": draw(st.booleans()),
         "protect": draw(PLAIN_NAMES.map("{}.png".format) | st.just("none")),
+        "background": draw(st.just("auto") | st.integers(0, 0xFFFFFF).map("#{:06x}".format)),
+        "alpha": draw(st.sampled_from(["keep", "flatten"])),
         "early_stop": draw(st.just(value=False) | EARLY_STOPS),
         "seed": draw(st.integers(0, 2**63 - 1)),
         "frames": {

@@ -53,6 +53,8 @@ SOUND: Final = {
     "init_colors": ["style", "content"],
     "chroma_limit": ["true", "false"],
     "protect": ["none", "mask.png"],
+    "background": ["auto", "'#10fF00'", "[0, 255, 7]"],
+    "alpha": ["keep", "flatten"],
     "early_stop": ["false", "{improvement: 0.01, iterations: 20}"],
     "seed": ["0", "9223372036854775807", "'12'"],
     "frames": ["{}", "{every: 0}", "{every: 3, animation: gif}", "{animation: none}"],

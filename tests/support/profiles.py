@@ -97,12 +97,12 @@ def gray(gamma: float) -> bytes:
     return _profile(b"mntr", b"GRAY", {b"kTRC": _curve(gamma)})
 
 
-def cmyk() -> bytes:
-    """Make a profile of four inks: a table of `GRID`^4 nodes."""
+def cmyk(grid: int = GRID) -> bytes:
+    """Make a profile of four inks: a table of `GRID`^4 nodes, whatever its header says."""
     axis = np.linspace(0, 1, GRID)
     nodes = np.array(list(itertools.product(axis, repeat=4)))
     xyz = _paper(nodes) @ matrix(SRGB).T
     table = np.rint(np.clip(xyz, 0, 1.9) * 32768).astype(">u2").tobytes()
     line = struct.pack(">HH", 0, 65535)
-    head = struct.pack(">4sIBBBB", b"mft2", 0, 4, 3, GRID, 0) + _fixed(np.eye(3)) + struct.pack(">HH", 2, 2)
+    head = struct.pack(">4sIBBBB", b"mft2", 0, 4, 3, grid, 0) + _fixed(np.eye(3)) + struct.pack(">HH", 2, 2)
     return _profile(b"prtr", b"CMYK", {b"A2B0": head + line * 4 + table + line * 3})

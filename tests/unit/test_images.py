@@ -242,9 +242,7 @@ def test_a_heic_is_read_by_the_extra(tmp_path: Path) -> None:
     assert np.abs(np.asarray(found.image, float) - expected).mean() < 2
 
 
-def test_a_heic_without_the_extra_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_heic_without_the_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is sound, so that the hint is not to export it again but the command."""
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(40))

@@ -136,14 +136,16 @@ def test_a_job_survives_being_written_down(job: Job) -> None:
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_a_job_of_an_older_version_is_painted_as_it_was_accepted(preset: str) -> None:
-    """Nobody looked for faces in it, and the losses and the last step are those of its time."""
-    accepted = {**PRESETS[preset], "match_weight": 0, "chroma_limit": False, "protect": "none"}
+    """Nobody looked for faces in it; losses, last step and white below transparency are those of its time."""
+    unchanged = {"match_weight": 0, "chroma_limit": False, "protect": "none"}
+    unchanged |= {"background": "#ffffff", "alpha": "flatten"}
+    accepted = {**PRESETS[preset], **unchanged}
     job = make_job(preset=preset, settings=Settings.model_validate(accepted))
     data = json.loads(job.to_json())
-    for key in ("match_weight", "chroma_limit", "protect"):
+    for key in unchanged:
         del data["settings"][key]
     for part in data["parts"]:
-        del part["faces"], part["detector"]
+        del part["faces"], part["detector"], part["warnings"]
 
     found = Job.from_json(json.dumps(data).encode())
 

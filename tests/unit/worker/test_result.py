@@ -6,7 +6,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.fakes import FakeEngine
 from support.trees import save
 
@@ -51,6 +53,23 @@ def test_it_leaves_everything_but_the_record(make_studio: Callable[..., Any]) ->
     assert (record["size"], record["result"]["memory"]["estimate_mb"]) == (32, 512)
     assert facts["best_iteration"] == 4
     assert len(studio.rows) == 5
+
+
+def test_a_photos_alpha_is_in_the_result_and_in_no_frame(
+    make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
+) -> None:
+    """result.png is transparent where the photo is; what shows the way is opaque."""
+    alpha = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32)
+
+    def change(step: Step) -> Step:
+        return replace(step, painting=step.painting and replace(step.painting, alpha=alpha))
+
+    studio = make_studio(iterations=4, frames={"every": 2})
+    _written(studio, make_engine(change))
+    out = studio.claim.entry.out
+    with Image.open(out / "result.png") as found, Image.open(out / "frames" / "0004.png") as frame:
+        assert np.array_equal(np.asarray(found)[..., 3], alpha)
+        assert frame.mode == "RGB"
 
 
 def test_the_facts_are_plain_values_in_one_line(make_studio: Callable[..., Any]) -> None:
