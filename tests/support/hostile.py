@@ -234,7 +234,7 @@ def bombs() -> Iterator[Case]:
         "tif": _tiff(width=2**31 - 1, height=2**31 - 1),
         "bmp": _patched(picture("BMP"), {18: struct.pack("<ii", 2**31 - 1, 2**31 - 1)}),
         "jpg": _jpeg_size(65_500, 65_500),
-        "avif": _avif_size(2**31 - 1, 2**31 - 1),
+        "avif": _avif_size(16_000, 16_000),  # the most that libavif opens is 16384 x 16384
     }.items():
         yield _with_picture(f"{suffix}-pixels", data, large, suffix=suffix)
     gif = picture("GIF")
