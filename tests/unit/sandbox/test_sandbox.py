@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from structlog.testing import capture_logs
+from support import profiles
 from support.fakes import AskedLife
 from support.trees import wait_for
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 MEGAPIXELS = 1.0
 LIFE = Lifeline()
+P3 = profiles.rgb(profiles.DISPLAY_P3)
 MOMENT_S = 10.0
 HEIGHT = 20
 
@@ -461,7 +463,11 @@ def test_a_picture_beyond_the_memory_limit_is_too_large(
         pytest.param(
             "RGBA.tif", {"tiffinfo": {0x112: 6}, "compression": "tiff_deflate"}, marks=pytest.mark.nightly
         ),
-        pytest.param("CMYK.jpg", {"progressive": True}, marks=pytest.mark.nightly),
+        pytest.param(
+            "CMYK.jpg", {"progressive": True, "icc_profile": profiles.cmyk()}, marks=pytest.mark.nightly
+        ),
+        pytest.param("RGBA.avif", {"speed": 10, "icc_profile": P3}, marks=pytest.mark.nightly),
+        pytest.param("RGBA.png", {"compress_level": 1, "icc_profile": P3}, marks=pytest.mark.nightly),
         pytest.param("I;16.png", {"compress_level": 0}, marks=pytest.mark.nightly),
     ],
 )
