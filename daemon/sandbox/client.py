@@ -39,9 +39,9 @@ def memory_limit(max_megapixels: float) -> int:
     """Give the address space, in bytes, in which every picture of so many megapixels can be decoded.
 
     Measured with Pillow 13.0 on 20 megapixels, EXIF orientation applied, in bytes a pixel on top of 133 MiB for
-    Python, NumPy and Pillow: 8 to 18 for every format, mode and color profile; 20 where a picture with alpha is
-    laid on a background for the search for faces. OpenCV 4.14 adds 200 MiB from the first search on. The least is for WebP's header,
-    before its size can be refused: two canvases of 16383 x 16383 px, 2.1 GB that are never touched.
+    Python, NumPy and Pillow: 6 to 18 for every format, mode and color profile; 20 where a picture with alpha is
+    laid on white for the search for faces. OpenCV 4.14 adds 200 MiB from the first search on. The least is for
+    WebP's header, before its size can be refused: two canvases of 16383 x 16383 px, 2.1 GB never touched.
     """
     return max(_LEAST_BYTES, _BASE_BYTES + int(max_megapixels * 1e6) * _BYTES_A_PIXEL)
 
