@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import struct
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Colors = npt.NDArray[np.float64]
+Colors = npt.NDArray[Any]
 
 D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])

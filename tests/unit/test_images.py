@@ -482,21 +482,16 @@ def decoded(rgba: Any) -> images.Decoded:
     return images.Decoded(Image.fromarray(np.asarray(rgba, np.uint8)))
 
 
-def test_the_background_is_the_mean_color_of_the_opaque_part() -> None:
-    """Each color counts as far as it is opaque; what is hidden below nothing does not count."""
-    row = [[[200, 100, 0, 255], [100, 0, 50, 51], [0, 255, 0, 0]]]
+@pytest.mark.parametrize(
+    ("background", "ground"),
+    [("auto", [round((200 * 5 + 100) / 6), round(500 / 6), round(50 / 6)]), ("#102030", [16, 32, 48])],
+)
+def test_the_background_is_the_mean_color_of_the_opaque_part(background: str, ground: list[int]) -> None:
+    """Each color counts as far as it is opaque, and what is hidden does not; or it is the color asked for."""
+    row = decoded([[[200, 100, 0, 255], [100, 0, 50, 51], [0, 255, 0, 0]]]).over(background)[0]
 
-    picture = decoded(row).over("auto")
-
-    mean = [round((200 * 5 + 100) / 6), round(100 * 5 / 6), round(50 / 6)]
-    assert picture[0, 2].tolist() == mean
-    assert picture[0, 0].tolist() == [200, 100, 0]
-    assert np.abs(picture[0, 1] - (np.array([100, 0, 50]) * 0.2 + np.array(mean) * 0.8)).max() <= 1
-
-
-def test_a_background_of_a_color_is_that_color() -> None:
-    """A color that is asked for shows where nothing is."""
-    assert decoded([[[9, 9, 9, 0]]]).over("#102030").tolist() == [[[16, 32, 48]]]
+    assert (row[0].tolist(), row[2].tolist()) == ([200, 100, 0], ground)
+    assert np.abs(row[1] - (np.array([100, 0, 50]) * 0.2 + np.array(ground) * 0.8)).max() <= 1
 
 
 def test_what_is_transparent_everywhere_is_white() -> None:

@@ -144,42 +144,20 @@ def test_files_are_read_in_their_roles(engine: LocalEngine, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("settings", [{}, {"alpha": "flatten"}, {"background": "#00ff00"}])
 def test_transparency_is_painted_on_a_background_and_kept(
-    engine: LocalEngine, tmp_path: Path, settings: dict[str, Any]
+    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """The start shows the mean color, or the one asked for; the painting has the alpha channel at its size."""
-    half = Image.new("RGBA", (40, 30), (0, 0, 200, 0))
-    half.paste((200, 40, 0, 255), (0, 0, 20, 30))
+    half = Image.new("RGBA", (80, 60), (0, 0, 200, 0))
+    half.paste((200, 40, 0, 255), (0, 0, 40, 60))
     half.save(tmp_path / "half.png")
-    keys = {"size": 40, "iterations": 1, "scales": "none", "init_colors": "content", "frames": {"every": 1}}
-    request = Request(
-        tmp_path / "half.png",
-        ((save(tmp_path / "style.png", 2), 1.0),),
-        None,
-        Settings.model_validate(keys | settings),
-    )
+    request = request_for(size=40, init_colors="content", frames={"every": 1}, **settings)
 
-    first, *_, last = steps_of(engine, request)
+    first, *_, last = steps_of(engine, replace(request, content=tmp_path / "half.png"))
 
-    ground = (0, 255, 0) if "background" in settings else (200, 40, 0)
-    assert first.picture is not None
+    ground, alpha = (0, 255, 0) if "background" in settings else (200, 40, 0), last.painting.alpha
     assert np.abs(first.picture[15, 35].astype(int) - ground).max() <= 1
-    alpha = last.painting.alpha
     assert (alpha is None) == ("alpha" in settings)
-    assert alpha is None or np.array_equal(alpha, np.asarray(half)[..., 3])
-
-
-def test_alpha_is_resized_with_the_picture(engine: LocalEngine, tmp_path: Path) -> None:
-    """A painting of another size has its alpha channel at that size."""
-    image = Image.new("RGBA", (80, 60), (9, 99, 9, 0))
-    image.paste((200, 40, 0, 255), (0, 0, 40, 60))
-    image.save(tmp_path / "half.png")
-    settings = Settings.model_validate({"size": 40, "iterations": 1})
-    request = Request(tmp_path / "half.png", ((save(tmp_path / "style.png", 2), 1.0),), None, settings)
-
-    alpha = list(steps_of(engine, request))[-1].painting.alpha
-
-    assert alpha.shape == (30, 40)
-    assert (alpha[:, :16].min(), alpha[:, 24:].max()) == (255, 0)
+    assert alpha is None or (alpha.shape, alpha[:, :16].min(), alpha[:, 24:].max()) == ((30, 40), 255, 0)
 
 
 def test_a_picture_above_the_limit_is_refused(
