@@ -37,7 +37,7 @@ LAST_FRAME_MS: Final = 2000
 _OF_THE_DISK: Final = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _FILMS: Final = {"PNG", "WEBP", "GIF", "AVIF"}  # the further pictures of the others are no animation
 _OPAQUE: Final = 255
-_WITH_ALPHA: Final = {"png", "webp", "tiff"}
+WITH_ALPHA: Final = {"png", "webp", "tiff", "avif"}  # of a result
 _SAVE: Final[dict[str, dict[str, Any]]] = {
     "png": {"compress_level": 4},
     "jpeg": {"quality": 95, "subsampling": 0},
@@ -199,16 +199,15 @@ def cover(picture: Picture, height: int, width: int) -> Picture:
     return np.asarray(ImageOps.fit(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS))
 
 
-def encode(picture: Picture, format: str, alpha: Picture | None = None) -> bytes:  # noqa: A002
-    """Encode a picture, with an alpha channel (H, W) where the format has one, as a file with an sRGB profile.
+def encode(picture: Picture, format: str) -> bytes:  # noqa: A002
+    """Encode RGB, or RGB with alpha (H, W, 4), as a png, jpeg, webp or tiff file with an sRGB profile.
 
-    The format is png, jpeg, webp or tiff; JobError if the picture is too large for it (webp: over 16383 px).
+    Raises:
+        JobError: it is too large for the format (webp: over 16383 px a side).
     """
-    buffer, image = io.BytesIO(), Image.fromarray(picture)
-    if alpha is not None and format in _WITH_ALPHA:
-        image.putalpha(Image.fromarray(alpha))
+    buffer = io.BytesIO()
     try:
-        image.save(buffer, format, **_SAVE[format], icc_profile=srgb.profile())
+        Image.fromarray(picture).save(buffer, format, **_SAVE[format], icc_profile=srgb.profile())
     except (OSError, ValueError) as error:
         height, width = picture.shape[:2]
         why = f"{width} x {height} px cannot be written as {format}: {error}"

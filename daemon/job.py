@@ -222,7 +222,7 @@ class Losses:
 class Painting:
     """The outcome of a job: the best picture at the final size."""
 
-    picture: Picture
+    picture: Picture  # (H, W, 4) where it keeps the content's alpha channel
     best_iteration: int
     first: Losses
     best: Losses
@@ -230,7 +230,6 @@ class Painting:
     target_s: float  # computing the start and the targets of every size
     loop_s: float  # iterating, at all sizes
     steps_back: int = 0  # how often the loss diverged
-    alpha: Picture | None = None  # (H, W), of the content at the picture's size, for the result
     computed: str = "whole"  # how the last size was computed: whole, or in tiles to save memory
     memory_peak_mb: int | None = None  # of the engine's process during the painting
 

@@ -51,7 +51,7 @@ def stylize(
     faces = _faces(content, loaded.inbox.max_megapixels) if settings.protect == "faces" else ()
     engine, _ = start_engine(loaded)
     painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings, faces=faces)))
-    files.replace(output, images.encode(painting.picture, format_, painting.alpha))
+    files.replace(output, images.encode(painting.picture, format_))
     typer.echo(str(output))
 
 

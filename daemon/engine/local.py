@@ -8,6 +8,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import numpy as np
+
 from daemon import __version__, images
 from daemon.engine import memory, protection
 from daemon.engine.checkpoints import Checkpoints, Found, key
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.engine.memory import Work
     from daemon.engine.session import Session
-    from daemon.job import Plan, Request, Step
+    from daemon.job import Picture, Plan, Request, Step
     from daemon.transfer.losses import Targets
 
 # Nothing larger is decoded, or computed, ahead: it would take memory from the running painting.
@@ -183,6 +185,7 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
     settings = request.settings
     decoded = images.decode(request.content, max_megapixels)
     content = decoded.over(settings.background)
+    keeps_alpha = settings.alpha == "keep" and settings.output.format in images.WITH_ALPHA
     return Subject(
         content=content,
         styles=[
@@ -192,18 +195,25 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
         settings=settings,
         init=images.read(request.init, max_megapixels) if request.init else None,
         protection=protection.of(request, content, max_megapixels),
-        alpha=decoded.alpha if settings.alpha == "keep" else None,
+        alpha=decoded.alpha if keeps_alpha else None,
     )
 
 
 def _completed(step: Step, subject: Subject, computed: str, trouble: str) -> Step:
     """Add to a step what the session does not know."""
-    painting, alpha = step.painting, subject.alpha
+    painting = step.painting
     if painting is not None:
-        if alpha is not None:
-            alpha = images.resize(alpha, *painting.picture.shape[:2])
-        painting = replace(painting, alpha=alpha, computed=computed, memory_peak_mb=footprint.peak_mb())
+        painting = replace(painting, computed=computed, memory_peak_mb=footprint.peak_mb())
+        if subject.alpha is not None:
+            painting = replace(painting, picture=_with_alpha(painting.picture, subject.alpha))
     return replace(step, painting=painting, trouble=trouble)
+
+
+def _with_alpha(picture: Picture, alpha: Picture) -> Picture:
+    """Add the content's alpha channel, (h, w), at the size and in the depth of the picture: (H, W, 4)."""
+    alpha = images.resize(alpha, *picture.shape[:2])
+    most = np.iinfo(picture.dtype).max
+    return np.dstack([picture, alpha.astype(picture.dtype) * (most // np.iinfo(alpha.dtype).max)])
 
 
 def _save(kept: Checkpoints, session: Session) -> str:

@@ -59,7 +59,7 @@ def _continue(life: Lifeline) -> None:
 def _write_pieces(claim: Claim, painted: Painted, life: Lifeline) -> None:
     out, output, painting = claim.entry.out, painted.settings.output, painted.painting
     _continue(life)
-    picture = images.encode(painting.picture, output.format, painting.alpha)
+    picture = images.encode(painting.picture, output.format)
     files.write(out / f"result{images.SUFFIXES[output.format]}", picture)
     _continue(life)
     files.write(out / "losses.csv", loss_table.table(painted.rows))

@@ -62,7 +62,9 @@ def test_a_photos_alpha_is_in_the_result_and_in_no_frame(
     alpha = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32)
 
     def change(step: Step) -> Step:
-        return replace(step, painting=step.painting and replace(step.painting, alpha=alpha))
+        if step.painting is None:
+            return step
+        return replace(step, painting=replace(step.painting, picture=np.dstack([step.painting.picture, alpha])))
 
     studio = make_studio(iterations=4, frames={"every": 2})
     _written(studio, make_engine(change))
