@@ -1,4 +1,4 @@
-"""Picture files to arrays and back; the only module that imports Pillow."""
+"""Picture files to arrays, and these to other sizes; only this, `srgb` and `encoding` import Pillow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # JPEG i
 _HEIF: Final = re.compile(rb"....ftyp.{0,24}?(hei[cxms]|hev[cxms])", re.DOTALL)  # brands of HEIC files
 WHITE: Final = "#ffffff"
 ANIMATED: Final = "it is animated: only its first picture is used"
-SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 LUMA: Final = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 MIN_SIDE_PX: Final = 16  # VGG19 pools a picture four times before its fifth block: 16 px become 1
 FILM_FRAMES: Final = 120
@@ -38,12 +37,6 @@ _OF_THE_DISK: Final = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errn
 _FILMS: Final = {"PNG", "WEBP", "GIF", "AVIF"}  # the further pictures of the others are no animation
 _OPAQUE: Final = 255
 WITH_ALPHA: Final = {"png", "webp", "tiff", "avif"}  # of a result
-_SAVE: Final[dict[str, dict[str, Any]]] = {
-    "png": {"compress_level": 4},
-    "jpeg": {"quality": 95, "subsampling": 0},
-    "webp": {"lossless": True},
-    "tiff": {"compression": "tiff_deflate"},
-}
 
 # `read` checks the size in the header before decoding; Pillow's own limit only warns up to twice its value.
 Image.MAX_IMAGE_PIXELS = None
@@ -144,11 +137,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with path.open("rb") as file, Image.open(file, formats=_formats(file.peek())) as image:
+        with path.open("rb") as file, Image.open(file, formats=formats(file.peek())) as image:
             yield image
 
 
-def _formats(head: bytes) -> tuple[str, ...]:
+def formats(head: bytes) -> tuple[str, ...]:
     """List the formats that a file may have; ImportError if it begins like a HEIC that nothing can decode."""
     if not _HEIF.match(head):
         return FORMATS
@@ -197,23 +190,6 @@ def resize(picture: Picture, height: int, width: int) -> Picture:
 def cover(picture: Picture, height: int, width: int) -> Picture:
     """Resample to (height, width, 3); crop the longer dimension instead of distorting the picture."""
     return np.asarray(ImageOps.fit(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS))
-
-
-def encode(picture: Picture, format: str) -> bytes:  # noqa: A002
-    """Encode RGB, or RGB with alpha (H, W, 4), as a png, jpeg, webp or tiff file with an sRGB profile.
-
-    Raises:
-        JobError: it is too large for the format (webp: over 16383 px a side).
-    """
-    buffer = io.BytesIO()
-    try:
-        Image.fromarray(picture).save(buffer, format, **_SAVE[format], icc_profile=srgb.profile())
-    except (OSError, ValueError) as error:
-        height, width = picture.shape[:2]
-        why = f"{width} x {height} px cannot be written as {format}: {error}"
-        hint = "choose another output.format, or a smaller size"
-        raise JobError(Failure(Reason.PICTURE_TOO_LARGE, why, hint)) from None
-    return buffer.getvalue()
 
 
 def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lambda: None) -> bytes:  # noqa: A002

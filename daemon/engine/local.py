@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from daemon import __version__, images
+from daemon import __version__, encoding, images
 from daemon.engine import memory, protection
 from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.limits import resident_mb
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.engine.memory import Work
     from daemon.engine.session import Session
-    from daemon.job import Picture, Plan, Request, Step
+    from daemon.job import DeepPicture, Picture, Plan, Request, Step
     from daemon.transfer.losses import Targets
 
 # Nothing larger is decoded, or computed, ahead: it would take memory from the running painting.
@@ -122,7 +122,7 @@ class LocalEngine:
         )
         del checkpoint  # the session drops it as well, once it is loaded
         for step in session.steps(Previews(request.settings.frames, time.monotonic())):
-            yield _completed(step, ready.subject, plan.computed, trouble)
+            yield _completed(step, request.content, ready.subject, plan.computed, trouble)
             trouble, is_stopping = "", life.is_stopping
             if kept and not step.is_replayed and not step.painting and (is_stopping or kept.is_due()):
                 trouble = _save(kept, session)
@@ -199,17 +199,18 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
     )
 
 
-def _completed(step: Step, subject: Subject, computed: str, trouble: str) -> Step:
+def _completed(step: Step, content: Path, subject: Subject, computed: str, trouble: str) -> Step:
     """Add to a step what the session does not know."""
     painting = step.painting
     if painting is not None:
-        painting = replace(painting, computed=computed, memory_peak_mb=footprint.peak_mb())
+        exif = encoding.carried_exif(content, subject.settings.output.metadata)
+        painting = replace(painting, exif=exif, computed=computed, memory_peak_mb=footprint.peak_mb())
         if subject.alpha is not None:
             painting = replace(painting, picture=_with_alpha(painting.picture, subject.alpha))
     return replace(step, painting=painting, trouble=trouble)
 
 
-def _with_alpha(picture: Picture, alpha: Picture) -> Picture:
+def _with_alpha(picture: Picture | DeepPicture, alpha: Picture) -> Picture | DeepPicture:
     """Add the content's alpha channel, (h, w), at the size and in the depth of the picture: (H, W, 4)."""
     alpha = images.resize(alpha, *picture.shape[:2])
     most = np.iinfo(picture.dtype).max

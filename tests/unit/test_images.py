@@ -16,7 +16,7 @@ from PIL import Image
 from support import hostile, profiles
 from support.profiles import DISPLAY_P3
 
-from daemon import images, srgb
+from daemon import images
 from daemon.errors import JobError, Reason
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 HEIGHT, WIDTH = 24, 32
 RAMP = np.linspace(0, 255, HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3).astype(np.uint8)
-LOSSLESS = ["png", "webp", "tiff"]
 
 
 def saved(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
@@ -445,34 +444,6 @@ def test_covering_crops_instead_of_stretching() -> None:
     assert abs(int(lit.any(axis=0).sum()) - int(lit.any(axis=1).sum())) <= 1
 
 
-@pytest.mark.parametrize("format_", images.SUFFIXES)
-def test_every_format_can_be_written_and_read(read: Reader, format_: str) -> None:
-    """What is encoded decodes again, to the bit where the format loses nothing."""
-    picture = read(images.encode(RAMP, format_))
-
-    assert picture.shape == RAMP.shape
-    assert np.abs(picture.astype(int) - RAMP).max() <= (0 if format_ in LOSSLESS else 12)
-
-
-@pytest.mark.parametrize("format_", images.SUFFIXES)
-def test_a_result_says_that_it_is_srgb(format_: str) -> None:
-    """Every format carries the one profile, and the same picture is the same file."""
-    data = images.encode(RAMP, format_)
-
-    assert Image.open(io.BytesIO(data)).info["icc_profile"] == srgb.profile()
-    assert images.encode(RAMP, format_) == data
-
-
-@pytest.mark.parametrize("format_", sorted(images.WITH_ALPHA & images.SUFFIXES.keys()))
-def test_alpha_is_written(format_: str) -> None:
-    """The alpha channel comes back to the bit from every format that has one."""
-    alpha = RAMP[..., 0]
-
-    found = Image.open(io.BytesIO(images.encode(np.dstack([RAMP, alpha]), format_)))
-
-    assert np.array_equal(np.asarray(found)[..., 3], alpha)
-
-
 # What lies below transparent parts
 
 
@@ -566,14 +537,6 @@ def test_a_film_has_its_ends_and_no_more_than_its_share(tmp_path: Path, count: i
     assert min(count, 60) <= len(shown) <= 120
     assert (shown[0], shown[-1]) == (0, count - 1)
     assert len({after - before for before, after in itertools.pairwise(shown[:-1])}) <= 1
-
-
-def test_a_picture_too_large_for_its_format_is_a_jobs_failure() -> None:
-    """WebP ends at 16383 px a side; that fails the job, with a way out, and not the service."""
-    with pytest.raises(JobError) as caught:
-        images.encode(np.zeros((1, 16400, 3), np.uint8), "webp")
-    assert caught.value.failure.reason is Reason.PICTURE_TOO_LARGE
-    assert "output.format" in caught.value.failure.hint
 
 
 def test_damaged_metadata_is_not_a_warning(tmp_path: Path) -> None:
