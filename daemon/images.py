@@ -1,4 +1,4 @@
-"""Picture files to arrays and back; the only module that imports Pillow."""
+"""Picture files to arrays, and these to other sizes; only this and `encoding` import Pillow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from daemon.job import Picture
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes MPO, which phones write
-SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 LUMA: Final = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 MIN_SIDE_PX: Final = 16  # VGG19 pools a picture four times before its fifth block: 16 px become 1
 FILM_FRAMES: Final = 120
@@ -30,12 +29,6 @@ FILM_SIZE_PX: Final = 1024
 FRAME_MS: Final = 120
 LAST_FRAME_MS: Final = 2000
 _OF_THE_DISK: Final = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-_SAVE: Final[dict[str, dict[str, Any]]] = {
-    "png": {"compress_level": 4},
-    "jpeg": {"quality": 95, "subsampling": 0},
-    "webp": {"lossless": True},
-    "tiff": {"compression": "tiff_deflate"},
-}
 
 # `read` checks the size in the header before decoding; Pillow's own limit only warns up to twice its value.
 Image.MAX_IMAGE_PIXELS = None
@@ -146,20 +139,6 @@ def resize(picture: Picture, height: int, width: int) -> Picture:
 def cover(picture: Picture, height: int, width: int) -> Picture:
     """Resample to (height, width, 3); crop the longer dimension instead of distorting the picture."""
     return np.asarray(ImageOps.fit(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS))
-
-
-def encode(picture: Picture, format: str, profile: bytes | None = None) -> bytes:  # noqa: A002
-    """Encode a picture as a png, jpeg, webp or tiff file; JobError if it is too large (webp: over 16383 px)."""
-    buffer = io.BytesIO()
-    extra = {"icc_profile": profile} if profile else {}
-    try:
-        Image.fromarray(picture).save(buffer, format, **_SAVE[format], **extra)
-    except (OSError, ValueError) as error:
-        height, width = picture.shape[:2]
-        why = f"{width} x {height} px cannot be written as {format}: {error}"
-        hint = "choose another output.format, or a smaller size"
-        raise JobError(Failure(Reason.PICTURE_TOO_LARGE, why, hint)) from None
-    return buffer.getvalue()
 
 
 def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lambda: None) -> bytes:  # noqa: A002

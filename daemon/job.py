@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from daemon.errors import Failure
 from daemon.settings import Scale, Settings
@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # `status` answers without numpy
     import numpy.typing as npt
 
     Picture = npt.NDArray[np.uint8]  # (H, W, 3), RGB, 0..255
+    DeepPicture = npt.NDArray[np.uint16]  # the same, 0..65535
+    AnyPicture = TypeVar("AnyPicture", Picture, npt.NDArray[np.float32])  # 0..255, rounded or not
 
 CHECKPOINT_SUFFIX: Final = ".ckpt"
 Role = Literal["sidecar", "content", "style", "init", "protect"]
@@ -209,7 +211,7 @@ class Losses:
 class Painting:
     """The outcome of a job: the best picture at the final size."""
 
-    picture: Picture
+    picture: Picture | DeepPicture  # deep for `output.bits: 16`
     best_iteration: int
     first: Losses
     best: Losses
@@ -218,6 +220,7 @@ class Painting:
     loop_s: float  # iterating, at all sizes
     steps_back: int = 0  # how often the loss diverged
     profile: bytes | None = None  # the content's RGB color profile, for the result
+    exif: bytes = b""  # what the result carries of the content's
     computed: str = "whole"  # how the last size was computed: whole, or in tiles to save memory
     memory_peak_mb: int | None = None  # of the engine's process during the painting
 

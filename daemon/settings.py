@@ -170,10 +170,24 @@ class Frames(Model):
         return self.every > 0 and iteration % self.every == 0
 
 
+def _bits(value: Any, info: ValidationInfo) -> Any:
+    format_ = info.data.get("format", "png")  # a faulty format is reported as such
+    if value == 16 and format_ not in {"png", "tiff"}:  # noqa: PLR2004
+        raise refusal(f"8 for {format_}; 16 bits are for png and tiff")
+    return value
+
+
 class Output(Model):
     """How the result is saved."""
 
-    format: Literal["png", "jpeg", "webp", "tiff"] = "png"
+    format: Literal["png", "jpeg", "webp", "tiff", "avif"] = "png"
+    quality: Annotated[int, Field(ge=1, le=100), BeforeValidator(number)] | None = Field(
+        None, description="1 to 100; default: 95 for jpeg, 90 for avif, no loss for webp."
+    )
+    bits: Annotated[Literal[8, 16], BeforeValidator(_bits)] = Field(8, description="16 for png and tiff.")
+    metadata: Literal["none", "safe", "all"] = Field(
+        "safe", description="What is carried of the photo's EXIF: safe leaves out the place and the device."
+    )
 
 
 class Settings(Model):
@@ -218,7 +232,7 @@ class Settings(Model):
         description="End a scale once its loss hardly falls; false: never.",
     )
     frames: Frames = Field(Frames(), description="Intermediate pictures and their animation.")
-    output: Output = Field(Output(), description="The format of the result.")
+    output: Output = Field(Output(), description="The file of the result.")
     priority: Whole = Field(
         0, ge=-1000, le=1000, description="Jobs of higher priority start first; then first come, first served."
     )

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from daemon import __version__, images
+from daemon import __version__, encoding, images
 from daemon.engine import memory, protection
 from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.limits import resident_mb
@@ -194,8 +194,13 @@ def _completed(step: Step, request: Request, computed: str, trouble: str) -> Ste
     """Add to a step what the session does not know."""
     painting = step.painting
     if painting is not None:
-        profile = images.icc_profile(request.content)
-        painting = replace(painting, profile=profile, computed=computed, memory_peak_mb=footprint.peak_mb())
+        painting = replace(
+            painting,
+            profile=images.icc_profile(request.content),
+            exif=encoding.carried_exif(request.content, request.settings.output.metadata),
+            computed=computed,
+            memory_peak_mb=footprint.peak_mb(),
+        )
     return replace(step, painting=painting, trouble=trouble)
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import files, images, logs
+from daemon import encoding, files, logs
 from daemon.errors import NotReady
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class FrameWriter:
             self._unwritten.popleft()
 
     def _write(self, frame: int | None, picture: Picture | None, status: dict[str, Any]) -> None:
-        data = images.encode(picture, "png") if picture is not None else None
+        data = encoding.encode(picture) if picture is not None else None
         try:
             if self._has_preview:
                 self._outbox.preview(self._job, data, status)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from daemon.job import Picture
+    from daemon.job import AnyPicture, Picture
 
     Plane = npt.NDArray[np.float32]  # (H, W)
     MeanSquares = npt.NDArray[np.float64]  # (2, 3): of Cb and Cr, in each of the three bands
@@ -29,11 +29,11 @@ def mean_squares(picture: Picture) -> MeanSquares:
     return np.array([[np.mean(np.square(band)) for band in _bands(plane)] for plane in _chroma(picture)])
 
 
-def limited(picture: Picture, allowed: MeanSquares) -> Picture:
+def limited(picture: AnyPicture, allowed: MeanSquares) -> AnyPicture:
     """Scale every band of Cb and Cr down to the mean square that is allowed; none is scaled up, and luma stays.
 
     The bands overlap, so that of strong contrasts somewhat more than allowed remains. A color that cannot be
-    shown at its pixel's luma moves toward gray.
+    shown at its pixel's luma moves toward gray. Only whole gray levels are rounded.
     """
     planes = []
     for plane, squares in zip(_chroma(picture), allowed, strict=True):
@@ -46,7 +46,7 @@ def limited(picture: Picture, allowed: MeanSquares) -> Picture:
     return _with_chroma(picture, *planes)
 
 
-def _chroma(picture: Picture) -> Iterator[Plane]:
+def _chroma(picture: AnyPicture) -> Iterator[Plane]:
     """Give Cb, then Cr, from differences to green: of gray pixels exactly 0."""
     red: Plane = np.subtract(picture[..., 0], picture[..., 1], dtype=np.float32)
     blue: Plane = np.subtract(picture[..., 2], picture[..., 1], dtype=np.float32)
@@ -76,8 +76,8 @@ def _smoothed(plane: Plane, sigma_px: float) -> Plane:
     return plane
 
 
-def _with_chroma(picture: Picture, blueness: Plane, redness: Plane) -> Picture:
-    """Give a picture other Cb and Cr, rounded to the nearest gray level."""
+def _with_chroma(picture: AnyPicture, blueness: Plane, redness: Plane) -> AnyPicture:
+    """Give a picture other Cb and Cr; one of whole gray levels is rounded to the nearest."""
     found = np.empty_like(picture)
     for top in range(0, len(picture), _STRIP):
         rows = slice(top, top + _STRIP)
@@ -85,5 +85,6 @@ def _with_chroma(picture: Picture, blueness: Plane, redness: Plane) -> Picture:
         red, blue = 1.402 * redness[rows], 1.772 * blueness[rows]
         apart = np.stack([red, -(_RED * red + _BLUE * blue) / _GREEN, blue], axis=-1)  # (h, W, 3), without luma
         room = np.where(apart > 0, 255 - luma, luma) / np.maximum(np.abs(apart), _LEAST)
-        found[rows] = np.rint(luma + np.clip(room.min(axis=-1, keepdims=True), 0, 1) * apart)
+        exact = luma + np.clip(room.min(axis=-1, keepdims=True), 0, 1) * apart
+        found[rows] = np.rint(exact) if picture.dtype == np.uint8 else exact
     return found

@@ -8,8 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 if TYPE_CHECKING:
-    from daemon.job import Picture
+    import numpy.typing as npt
+
+    from daemon.job import DeepPicture, Picture
     from daemon.transfer import Tensor
+
+    Floats = npt.NDArray[np.float32]
 
 # Mean of ImageNet's training pictures in the order of the Caffe model that Simonyan & Zisserman (2014)
 # published: blue, green, red. Keras' preprocess_input(mode="caffe") subtracts the same.
@@ -26,8 +30,18 @@ def to_vgg(picture: Picture) -> Tensor:
 
 def from_vgg(image: Tensor) -> Picture:
     """Turn VGG19's input into (H, W, 3) uint8 RGB, rounding to the nearest gray level (never truncating)."""
-    bgr = np.asarray(image)[0] + MEAN_BGR
-    return np.ascontiguousarray(np.clip(np.rint(bgr[:, :, ::-1]), 0, 255).astype(np.uint8))
+    return np.ascontiguousarray(np.rint(unrounded(image)).astype(np.uint8))
+
+
+def unrounded(image: Tensor) -> Floats:
+    """Turn VGG19's input into (H, W, 3) float32 RGB, 0 to 255."""
+    bgr: Floats = np.asarray(image)[0] + MEAN_BGR
+    return np.clip(bgr[:, :, ::-1], np.float32(0), np.float32(255))
+
+
+def deep(picture: Floats) -> DeepPicture:
+    """Round (H, W, 3) float32 RGB, 0 to 255, to 16 bits a channel: white is 65535."""
+    return np.multiply(picture, 257, dtype=np.float64).round().astype(np.uint16)
 
 
 def clip(image: Tensor) -> Tensor:

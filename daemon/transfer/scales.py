@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from daemon.job import Picture
+    from daemon.job import AnyPicture, Picture
     from daemon.settings import Settings
     from daemon.transfer import Tensor
 
@@ -87,8 +87,8 @@ class Subject:
         wanted = color_transfer.blended(list(zip(found, self.shares(), strict=True)))
         return color_transfer.moved(content, wanted)
 
-    def finished(self, picture: Picture) -> Picture:
-        """Take the last step from the best picture of the last size to the painting, (H, W, 3) uint8 RGB.
+    def finished(self, picture: AnyPicture) -> AnyPicture:
+        """Take the last step from the best picture of the last size to the painting, (H, W, 3) RGB, 0 to 255.
 
         Several styles allow the mean of their mean squares by their shares.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import clock, files, images
+from daemon import clock, encoding, files, images
 from daemon.job import printable
 from daemon.outbox import loss_table, record
 
@@ -59,8 +59,8 @@ def _continue(life: Lifeline) -> None:
 def _write_pieces(claim: Claim, painted: Painted, life: Lifeline) -> None:
     out, output, painting = claim.entry.out, painted.settings.output, painted.painting
     _continue(life)
-    picture = images.encode(painting.picture, output.format, painting.profile)
-    files.write(out / f"result{images.SUFFIXES[output.format]}", picture)
+    picture = encoding.encode(painting.picture, output, painting.profile, painting.exif)
+    files.write(out / f"result{encoding.SUFFIXES[output.format]}", picture)
     _continue(life)
     files.write(out / "losses.csv", loss_table.table(painted.rows))
     files.write(out / "losses.png", loss_table.curve(painted.rows, printable(claim.job.stem)))

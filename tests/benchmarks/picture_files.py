@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from daemon import files, images
+from daemon import encoding, files, images
 
 if TYPE_CHECKING:
     from daemon.job import Picture
@@ -20,4 +20,4 @@ def read(path: Path | str) -> Picture:
 
 def write(path: Path | str, picture: Picture) -> None:
     """Write (H, W, 3) uint8 RGB as PNG."""
-    files.replace(Path(path), images.encode(picture, "png"))
+    files.replace(Path(path), encoding.encode(picture))

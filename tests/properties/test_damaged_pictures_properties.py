@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import hostile
 
-from daemon import images
+from daemon import encoding, images
 from daemon.errors import Failure, JobError, Reason
+from daemon.settings import Output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,11 +116,11 @@ def damaged_png(draw: st.DrawFn) -> bytes:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=damaged(SOURCES) | damaged_png(), format_=st.sampled_from(list(images.SUFFIXES)))
+@given(data=damaged(SOURCES) | damaged_png(), format_=st.sampled_from(list(encoding.SUFFIXES)))
 def test_a_damaged_picture_is_painted_or_refused_within_bounds(
     tmp_path: Path, data: bytes, format_: str
 ) -> None:
-    """It is read as RGB no larger than allowed, and can be written with its profile; or a failure says why."""
+    """It is read as RGB no larger than allowed, and written with its profile and EXIF; or a failure says so."""
     path = tmp_path / "damaged"
     path.write_bytes(data)
     with limited():
@@ -133,9 +134,9 @@ def test_a_damaged_picture_is_painted_or_refused_within_bounds(
         height, width, depth = picture.shape
         assert (depth, picture.dtype) == (3, np.uint8)
         assert 0 < height * width <= MEGAPIXELS * 1e6
-        profile = images.icc_profile(path)
+        profile, exif = images.icc_profile(path), encoding.carried_exif(path, "all")
         if height * width < ENCODED_PIXELS and max(height, width) < WEBP_SIDE_PX:
-            assert images.encode(picture, format_, profile)
+            assert encoding.encode(picture, Output(format=format_), profile, exif)
 
 
 def _read(path: Path) -> Picture | Failure:

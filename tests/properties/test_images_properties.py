@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from daemon import images
+from daemon import encoding, images
 from daemon.errors import JobError, Reason
+from daemon.settings import Output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,6 @@ def test_fit_gives_the_asked_longest_side_and_keeps_the_aspect(height: int, widt
 @given(picture=PICTURES, format_=st.sampled_from(["png", "webp", "tiff"]))
 def test_lossless_formats_lose_nothing(tmp_path: Path, picture: np.ndarray, format_: str) -> None:
     """Any picture, however small, is read as it was encoded."""
-    (tmp_path / "a").write_bytes(images.encode(picture, format_))
+    (tmp_path / "a").write_bytes(encoding.encode(picture, Output(format=format_)))
 
     assert np.array_equal(images.read(tmp_path / "a", 1.0), picture)

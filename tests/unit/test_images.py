@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 from support import hostile
 
 from daemon import images
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 HEIGHT, WIDTH = 24, 32
 RAMP = np.linspace(0, 255, HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3).astype(np.uint8)
-LOSSLESS = ["png", "webp", "tiff"]
 
 
 def saved(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
@@ -408,28 +407,6 @@ def test_covering_crops_instead_of_stretching() -> None:
     assert abs(int(lit.any(axis=0).sum()) - int(lit.any(axis=1).sum())) <= 1
 
 
-@pytest.mark.parametrize("format_", images.SUFFIXES)
-def test_every_format_can_be_written_and_read(read: Reader, format_: str) -> None:
-    """What is encoded decodes again, to the bit where the format loses nothing."""
-    picture = read(images.encode(RAMP, format_))
-
-    assert picture.shape == RAMP.shape
-    assert np.abs(picture.astype(int) - RAMP).max() <= (0 if format_ in LOSSLESS else 12)
-
-
-@pytest.mark.parametrize("format_", images.SUFFIXES)
-def test_a_color_profile_is_carried(tmp_path: Path, format_: str) -> None:
-    """The photo's RGB profile is found again in the result of every format."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    (tmp_path / "photo").write_bytes(saved(Image.fromarray(RAMP), "JPEG", icc_profile=profile))
-
-    found = images.icc_profile(tmp_path / "photo")
-    (tmp_path / "result").write_bytes(images.encode(RAMP, format_, found))
-
-    assert found == profile
-    assert images.icc_profile(tmp_path / "result") == profile
-
-
 @pytest.mark.parametrize("profile", [None, b"garbage", b"\0" * 16 + b"GRAY" + b"\0" * 108])
 def test_no_other_profile_is_carried(tmp_path: Path, profile: bytes | None) -> None:
     """A gray picture's profile, or rubbish, would falsify an RGB result."""
@@ -476,14 +453,6 @@ def test_a_film_has_its_ends_and_no_more_than_its_share(tmp_path: Path, count: i
     assert min(count, 60) <= len(shown) <= 120
     assert (shown[0], shown[-1]) == (0, count - 1)
     assert len({after - before for before, after in itertools.pairwise(shown[:-1])}) <= 1
-
-
-def test_a_picture_too_large_for_its_format_is_a_jobs_failure() -> None:
-    """WebP ends at 16383 px a side; that fails the job, with a way out, and not the service."""
-    with pytest.raises(JobError) as caught:
-        images.encode(np.zeros((1, 16400, 3), np.uint8), "webp")
-    assert caught.value.failure.reason is Reason.PICTURE_TOO_LARGE
-    assert "output.format" in caught.value.failure.hint
 
 
 def test_damaged_metadata_is_not_a_warning(tmp_path: Path) -> None:

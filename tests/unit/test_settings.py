@@ -321,6 +321,13 @@ def test_a_frame_is_kept_every_so_many_iterations(every: int, kept: list[int]) -
         ({"early_stop": {"share": 1}}, ["early_stop.share"]),
         ({"output": {"format": "bmp"}}, ["output.format"]),
         ({"output": {"format": "PNG"}}, ["output.format"]),
+        ({"output": {"quality": 0}}, ["output.quality"]),
+        ({"output": {"quality": 101}}, ["output.quality"]),
+        ({"output": {"quality": True}}, ["output.quality"]),
+        ({"output": {"bits": 10}}, ["output.bits"]),
+        ({"output": {"bits": True}}, ["output.bits"]),
+        ({"output": {"format": "bmp", "bits": 16}}, ["output.format"]),
+        ({"output": {"metadata": "gps"}}, ["output.metadata"]),
         ({"output": "png"}, ["output"]),
         ({"siz": 3}, ["siz"]),
     ],
@@ -328,6 +335,15 @@ def test_a_frame_is_kept_every_so_many_iterations(every: int, kept: list[int]) -
 def test_faults_inside_sections_have_their_path(raw: dict[str, object], keys: list[str]) -> None:
     """Keys of frames, output and early_stop are checked like all others."""
     assert list(faults_of(**raw)) == keys
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "webp", "avif"])
+def test_sixteen_bits_are_for_formats_that_hold_them(format_: str) -> None:
+    """In any other they are refused, the house's as well; the fault says which do."""
+    house = {"output": {"bits": 16}}
+    assert faults_of(**merged(None, house, {"output": {"format": "tiff"}})) == {}
+    found = faults_of(**merged(None, house, {"output": {"format": format_}}))
+    assert found["output.bits"] == f"8 for {format_}; 16 bits are for png and tiff"
 
 
 def test_the_defaults_are_the_default_presets() -> None:

@@ -153,7 +153,7 @@ def test_three_faults_come_at_once_with_all_that_is_known_of_them() -> None:
 
     assert faults["size"] == Fault("s.yaml", "size", "12", "a number of pixels from 16 to 16384, or original")
     assert faults["output.format"] == Fault(
-        "s.yaml", "output.format", "'jpg'", "one of png, jpeg, webp, tiff", "did you mean 'jpeg'?"
+        "s.yaml", "output.format", "'jpg'", "one of png, jpeg, webp, tiff, avif", "did you mean 'jpeg'?"
     )
     assert faults["iteratons"].hint == "did you mean 'iterations'?"
     assert faults["iteratons"].found == "50"

@@ -91,6 +91,20 @@ def test_faces_of_the_photo_are_protected(stylize: Stylize, monkeypatch: pytest.
     assert [request.faces for request in stylize.asked] == [(FACE,), ()]
 
 
+def test_the_name_chooses_the_format_and_set_the_rest(stylize: Stylize, tmp_path: Path) -> None:
+    """`--set output.quality` is that of the file's own format, which refuses what it cannot hold."""
+    sizes = []
+    for quality in (20, 90):
+        options = ("-o", "out.avif", "--set", f"output.quality={quality}", "--set", "output.format=png")
+        assert stylize({"is_last": True}, options=options).code == 0
+        sizes.append((tmp_path / "out.avif").stat().st_size)
+    assert sizes[0] < sizes[1]
+    refused = stylize({"is_last": True}, options=("-o", "out.jpg", "--set", "output.bits=16"))
+    assert refused.code == 2
+    assert "16 bits are for png and tiff" in " ".join(refused.err.split())
+    assert stylize({"is_last": True}, options=("--set", "output=3")).code == 2
+
+
 def test_an_engine_without_a_picture_is_one_line(stylize: Stylize, tmp_path: Path) -> None:
     """Steps that end without a painting exit 1 with a plain message, and write nothing."""
     assert stylize({}, {}) == (1, "", "styletransferd: the engine ended without a picture\n")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from PIL.ExifTags import Base
 from support.fakes import AskedLife, steps_of
 from support.narrow_vgg import narrow_weights
 from support.trees import save, wait_for
@@ -24,7 +25,7 @@ from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter
 from daemon.errors import EngineError, JobError, NotReady, Reason
 from daemon.job import Request
-from daemon.settings import Settings
+from daemon.settings import PRESETS, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +141,33 @@ def test_files_are_read_in_their_roles(engine: LocalEngine, tmp_path: Path) -> N
     assert np.array_equal(mixed[0].picture, pixels(start))
     assert [step.losses for step in mixed] == [step.losses for step in alone]
     assert mixed[0].losses != other[0].losses
+
+
+def test_a_painting_of_sixteen_bits_is_not_rounded_before(
+    engine: LocalEngine, request_for: Callable[..., Request]
+) -> None:
+    """It rounds to the one of 8 bits, and has values between its gray levels, whatever the last step is."""
+    for preset in ("paper", "default"):
+        plain, deep = (
+            list(steps_of(engine, request_for(**PRESETS[preset], output={"bits": bits})))[-1].painting.picture
+            for bits in (8, 16)
+        )
+        assert (plain.dtype, deep.dtype) == (np.uint8, np.uint16)
+        assert np.abs(np.rint(deep / 257) - plain).max() <= (0 if preset == "paper" else 1)
+        assert len(np.unique(deep % 257)) > 200
+
+
+@pytest.mark.parametrize(("metadata", "make"), [("none", None), ("safe", "Canon"), ("all", "Canon")])
+def test_a_painting_has_the_exif_that_its_result_may_carry(
+    engine: LocalEngine, request_for: Callable[..., Request], metadata: str, make: str | None
+) -> None:
+    """It comes from the photo, as the settings say."""
+    request, exif = request_for(output={"metadata": metadata}), Image.Exif()
+    exif[Base.Make] = "Canon"
+    Image.open(request.content).save(request.content, exif=exif)
+    found = Image.Exif()
+    found.load(list(steps_of(engine, request))[-1].painting.exif)
+    assert found.get(Base.Make) == make
 
 
 def test_a_picture_above_the_limit_is_refused(

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.trees import wait_for
 
-from daemon import images
+from daemon import encoding, images
 from daemon.job import Job
 from daemon.lifeline import Lifeline
 from daemon.outbox.frames import FrameWriter
@@ -98,14 +98,14 @@ def test_a_preview_that_cannot_be_written_costs_one_warning(outbox: Outbox, tmp_
 
 def _hold(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
     """Have the first encoding begin, then wait: both as events."""
-    begun, gate, encode = threading.Event(), threading.Event(), images.encode
+    begun, gate, encode = threading.Event(), threading.Event(), encoding.encode
 
     def wait(*args: object) -> bytes:
         begun.set()
         assert gate.wait(30)
         return encode(*args)
 
-    monkeypatch.setattr(images, "encode", wait)
+    monkeypatch.setattr(encoding, "encode", wait)
     return begun, gate
 
 
@@ -173,7 +173,7 @@ def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
     def fail(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(images, "encode", fail)
+    monkeypatch.setattr(encoding, "encode", fail)
     writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     with pytest.raises(MemoryError):
         _put_many(writer)

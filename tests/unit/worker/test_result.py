@@ -6,12 +6,15 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.fakes import FakeEngine
 from support.trees import save
 
-from daemon import images, lifeline, safe_yaml
+from daemon import encoding, images, lifeline, safe_yaml
 from daemon.lifeline import Lifeline
+from daemon.settings import Output
 from daemon.worker import result
 from daemon.worker.result import GRACE_S, OutOfTime
 
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
     from daemon.job import Step
 
 FRAMES = {f"frames/{name}" for name in ("0000.png", "0002.png", "0004.png", "animation.webp")}
+GRAY = np.full((24, 32, 3), 128, np.uint8)
+DEEP = np.full((24, 32, 3), 12345, np.uint16)
+EXIF = Image.Exif()
+EXIF[271] = "Canon"
+EXIF = EXIF.tobytes()
 
 
 class Seconds:
@@ -51,6 +59,21 @@ def test_it_leaves_everything_but_the_record(make_studio: Callable[..., Any]) ->
     assert (record["size"], record["result"]["memory"]["estimate_mb"]) == (32, 512)
     assert facts["best_iteration"] == 4
     assert len(studio.rows) == 5
+
+
+@pytest.mark.parametrize(
+    ("output", "picture"), [({"format": "jpeg", "quality": 30}, GRAY), ({"format": "tiff", "bits": 16}, DEEP)]
+)
+def test_the_picture_carries_what_the_painting_has(
+    make_studio: Callable[..., Any], output: dict[str, Any], picture: np.ndarray
+) -> None:
+    """Profile and EXIF of the photo, the quality asked for, and the bits of the painting."""
+    studio = make_studio(output=output)
+    painted = studio.paint(FakeEngine())
+    painting = replace(painted.painting, picture=picture, profile=b"profile", exif=EXIF)
+    result.write(studio.claim, replace(painted, painting=painting), Lifeline())
+    (path,) = studio.claim.entry.out.glob(f"result{encoding.SUFFIXES[output['format']]}")
+    assert path.read_bytes() == encoding.encode(picture, Output(**output), b"profile", EXIF)
 
 
 def test_the_facts_are_plain_values_in_one_line(make_studio: Callable[..., Any]) -> None:
@@ -144,7 +167,7 @@ def test_a_stop_does_not_wait_for_frames_either(
     make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frames that are not written in time are left: eight large ones may take longer than a stop may."""
-    studio, encode = make_studio(iterations=6, frames={"every": 1}), images.encode
+    studio, encode = make_studio(iterations=6, frames={"every": 1}), encoding.encode
     written: list[object] = []
 
     def encode_slowly(*args: Any) -> bytes:
@@ -152,7 +175,7 @@ def test_a_stop_does_not_wait_for_frames_either(
         written.append(args)
         return encode(*args)
 
-    monkeypatch.setattr(images, "encode", encode_slowly)
+    monkeypatch.setattr(encoding, "encode", encode_slowly)
     painted = studio.paint(FakeEngine())
     Seconds(2 * GRACE_S, monkeypatch)
     life = Lifeline()

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from support.fakes import FakeEngine
 from support.trees import claim_next
 
-from daemon import files, images
+from daemon import encoding, files, images
 from daemon.errors import EngineError, Failure, JobError, NotReady, PauseKind, Reason
 from daemon.job import State
 from daemon.lifeline import Lifeline
@@ -157,7 +157,7 @@ def test_a_format_that_holds_no_such_picture_fails_the_job(
     def refuse(*_: object) -> bytes:
         raise JobError(Failure(Reason.PICTURE_TOO_LARGE, "too large for webp"))
 
-    monkeypatch.setattr(images, "encode", refuse)
+    monkeypatch.setattr(encoding, "encode", refuse)
     assert court.settle(painted) is Ending.FAILED
     assert court.records[-1]["reason"] == "picture_too_large"
 
