@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff", "avif": ".avif"}
 PLAIN: Final = Output(metadata="none")
 SOFTWARE: Final = f"styletransferd {__version__}"
-# The IPTC defines it as "augmentation, correction or enhancement using a Generative AI model"; what alters a
-# picture without changing its main content, such as noise reduction, would be algorithmicallyEnhanced.
+# The IPTC's term for "augmentation, correction or enhancement using a Generative AI model".
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 XMP: Final = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -110,18 +109,20 @@ def encode(
     """
     if output.format == "tiff":
         return _tiff(picture, output, profile, exif)
-    options = {**_SAVE[output.format], "icc_profile": profile, "exif": exif, **_texts(output)}
     if picture.dtype == np.uint16:
-        return _deep_png(picture, options)
+        return _deep_png(picture, output, profile, exif)
+    options = {**_SAVE[output.format], "icc_profile": profile, "exif": exif, **_texts(output)}
     if output.quality and output.format != "png":
         options |= {"quality": output.quality, "lossless": False}
+    buffer = io.BytesIO()
     try:
-        return _saved(Image.fromarray(picture), output.format, options)
+        Image.fromarray(picture).save(buffer, output.format, **options)
     except (OSError, ValueError, RuntimeError) as error:
         height, width = picture.shape[:2]
         why = f"{width} x {height} px cannot be written as {output.format}: {error}"
         hint = "choose another output.format, or a smaller size"
         raise JobError(Failure(Reason.PICTURE_TOO_LARGE, why, hint)) from None
+    return buffer.getvalue()
 
 
 def _texts(output: Output) -> dict[str, Any]:
@@ -134,16 +135,10 @@ def _texts(output: Output) -> dict[str, Any]:
     return {"pnginfo": texts, "xmp": XMP.encode()}
 
 
-def _saved(image: Image.Image, format_: str, options: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format_, **options)
-    return buffer.getvalue()
-
-
-def _deep_png(picture: Picture | DeepPicture, options: dict[str, Any]) -> bytes:
+def _deep_png(picture: Picture | DeepPicture, output: Output, profile: bytes | None, exif: bytes) -> bytes:
     """Put a picture of 16 bits, which Pillow does not write, in the place of a pixel (PNG, chapter 11)."""
     height, width, channels = picture.shape
-    plain = _saved(Image.fromarray(np.zeros((1, 1, channels), np.uint8)), "png", options)
+    plain = encode(np.zeros((1, 1, channels), np.uint8), output, profile, exif)
     rows = np.ones((height, 1 + 2 * channels * width), np.uint8)  # each begins with its filter: 1, Sub
     samples = picture.astype(">u2").view(np.uint8)  # (H, W, 2 * channels)
     rows[:, 1:] = np.diff(samples, axis=1, prepend=np.uint8(0)).reshape(height, -1)

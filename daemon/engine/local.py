@@ -194,13 +194,10 @@ def _completed(step: Step, request: Request, computed: str, trouble: str) -> Ste
     """Add to a step what the session does not know."""
     painting = step.painting
     if painting is not None:
-        painting = replace(
-            painting,
-            profile=images.icc_profile(request.content),
-            exif=encoding.carried_exif(request.content, request.settings.output.metadata),
-            computed=computed,
-            memory_peak_mb=footprint.peak_mb(),
-        )
+        profile = images.icc_profile(request.content)
+        exif = encoding.carried_exif(request.content, request.settings.output.metadata)
+        painting = replace(painting, profile=profile, exif=exif)
+        painting = replace(painting, computed=computed, memory_peak_mb=footprint.peak_mb())
     return replace(step, painting=painting, trouble=trouble)
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from daemon.job import DeepPicture, Picture
     from daemon.transfer import Tensor
 
-    Floats = npt.NDArray[np.float32]
-
 # Mean of ImageNet's training pictures in the order of the Caffe model that Simonyan & Zisserman (2014)
 # published: blue, green, red. Keras' preprocess_input(mode="caffe") subtracts the same.
 MEAN_BGR: Final = np.array([103.939, 116.779, 123.68], np.float32)
@@ -33,13 +31,13 @@ def from_vgg(image: Tensor) -> Picture:
     return np.ascontiguousarray(np.rint(unrounded(image)).astype(np.uint8))
 
 
-def unrounded(image: Tensor) -> Floats:
+def unrounded(image: Tensor) -> npt.NDArray[np.float32]:
     """Turn VGG19's input into (H, W, 3) float32 RGB, 0 to 255."""
-    bgr: Floats = np.asarray(image)[0] + MEAN_BGR
+    bgr: npt.NDArray[np.float32] = np.asarray(image)[0] + MEAN_BGR
     return np.clip(bgr[:, :, ::-1], np.float32(0), np.float32(255))
 
 
-def deep(picture: Floats) -> DeepPicture:
+def deep(picture: npt.NDArray[np.float32]) -> DeepPicture:
     """Round (H, W, 3) float32 RGB, 0 to 255, to 16 bits a channel: white is 65535."""
     return np.multiply(picture, 257, dtype=np.float64).round().astype(np.uint16)
 

@@ -64,12 +64,11 @@ def test_quality_is_size(format_: str) -> None:
     """A higher quality takes more bytes and has less error; without one a webp has none."""
     found = [encoding.encode(NOISE, Output(format=format_, quality=quality)) for quality in (20, 60, 100)]
     errors = [np.abs(np.asarray(opened(data)).astype(int) - NOISE).mean() for data in found]
-    assert sorted(map(len, found)) == list(map(len, found))
-    assert sorted(errors, reverse=True) == errors
-    default = {"jpeg": 95, "avif": 90}.get(format_)
-    if default:
-        expected = encoding.encode(NOISE, Output(format=format_, quality=default, metadata="none"))
-        assert encoding.encode(NOISE, encoding.PLAIN.model_copy(update={"format": format_})) == expected
+    assert len(found[0]) < len(found[1]) < len(found[2])
+    assert errors[0] > errors[1] > errors[2]
+    if format_ != "webp":
+        default = Output(format=format_, quality={"jpeg": 95, "avif": 90}[format_])
+        assert encoding.encode(NOISE, Output(format=format_)) == encoding.encode(NOISE, default)
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "avif"])
@@ -106,6 +105,8 @@ def test_alpha_is_kept(format_: str) -> None:
     image = opened(encoding.encode(picture, Output(format=format_)))
     assert image.mode == "RGBA"
     assert np.array_equal(np.asarray(image), picture)
+    if format_ == "tiff":
+        assert image.tag_v2[Base.ExtraSamples] == (2,)  # not premultiplied
 
 
 def test_a_picture_too_large_for_its_format_is_a_jobs_failure() -> None:
@@ -137,6 +138,8 @@ def test_a_result_says_how_it_was_made(keys: dict[str, Any]) -> None:
     assert facts["DigitalSourceType"].endswith("/digitalsourcetype/compositeWithTrainedAlgorithmicMedia")
     if keys["format"] == "png":
         assert image.text["Software"] == encoding.SOFTWARE
+    if keys["format"] == "tiff":
+        assert image.tag_v2[Base.Software] == encoding.SOFTWARE
     silent = encoded({**keys, "metadata": "none"}, profile=SRGB)
     assert b"adobe" not in silent
     assert b"styletransferd" not in silent
@@ -177,10 +180,7 @@ def photo(path: Path, format_: str) -> Path:
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_safe_metadata_are_date_camera_and_names(tmp_path: Path, format_: str) -> None:
     """From a photo of any format into a result of any: nothing says where, or with which device."""
-    data = photo(tmp_path / "photo", format_).read_bytes()
-    for secret in (b"SERIAL", b"NOTE", b"OWNER", b"At home", struct.pack(">II", 52, 1)):
-        assert secret in data or secret[::-1] in data or struct.pack("<II", 52, 1) in data
-    exif = encoding.carried_exif(tmp_path / "photo", "safe")
+    exif = encoding.carried_exif(photo(tmp_path / "photo", format_), "safe")
     for keys in EVERY:
         result = encoded(keys, exif=exif, profile=SRGB)
         found = opened(result).getexif()
@@ -203,10 +203,7 @@ def test_all_metadata_are_all_but_what_is_wrong_of_the_result(tmp_path: Path, fo
         inner = found.get_ifd(IFD.Exif)
         assert found.get_ifd(IFD.GPSInfo) == PLACE
         assert (found[Base.ImageDescription], found.get(Base.Orientation, 1)) == ("At home", 1)
-        assert (inner[Base.BodySerialNumber], inner[Base.LensModel], inner[Base.MakerNote]) == (
-            *("SERIAL", "50 mm"),
-            b"NOTE",
-        )
+        assert (inner[Base.BodySerialNumber], inner[Base.MakerNote]) == ("SERIAL", b"NOTE")
         assert inner[Base.ExposureTime] == TiffImagePlugin.IFDRational(1, 60)
         assert Base.ExifImageWidth not in inner
         assert b"THUMBNAIL" not in result
