@@ -70,14 +70,14 @@ class _Header(io.FileIO):
 def carried_exif(path: Path, metadata: str) -> bytes:
     """Take from a photo's EXIF what `output.metadata` lets a result carry; nothing where it is damaged.
 
-    Neither its orientation is carried, as `images.read` applies it, nor a thumbnail.
+    Neither its orientation is carried, as `images.decode` applies it, nor a thumbnail.
     """
     if metadata == "none":
         return b""
     carried, is_all = Image.Exif(), metadata == "all"
     with contextlib.suppress(Exception), warnings.catch_warnings():  # Pillow raises exceptions of many kinds
         warnings.simplefilter("ignore")
-        with _Header(path) as file, Image.open(file, formats=images.formats(file.read(64))) as image:
+        with _Header(path) as file, Image.open(file, formats=images.FORMATS) as image:
             found = Image.Image.getexif(image)  # a PNG's own method decodes the picture
             carried.update(_as_read(found, _ALL if is_all else _SAFE))
             inner = found.get_ifd(IFD.Exif)
@@ -98,7 +98,7 @@ def _as_read(exif: Image.Exif, tags: Iterable[int]) -> dict[int, Any]:
 
 
 def encode(picture: Picture | DeepPicture, output: Output = PLAIN, exif: bytes = b"") -> bytes:
-    """Encode RGB, or RGB with alpha (H, W, 4), as a file with an sRGB profile and EXIF.
+    """Encode a picture, (H, W, 3) RGB or with alpha (H, W, 4), with the sRGB profile and EXIF.
 
     Its samples may have 16 bits for png and tiff.
 
@@ -171,11 +171,11 @@ def _tiff(picture: Picture | DeepPicture, output: Output, exif: bytes) -> bytes:
         Base.RowsPerStrip: height,
         Base.StripByteCounts: len(strip),
         Base.Predictor: 2,
-        Base.InterColorProfile: srgb.profile(),
     }
     directory.update(_as_read(directory, list(directory)) | facts)
     if channels == 4:  # noqa: PLR2004
         directory[Base.ExtraSamples] = 2  # alpha, not premultiplied
+    directory[Base.InterColorProfile] = srgb.profile()
     if output.metadata != "none":
         directory.update({Base.Software: SOFTWARE, Base.XMLPacket: XMP.encode()})
     return directory.tobytes().removeprefix(b"Exif\0\0") + strip

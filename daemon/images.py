@@ -1,4 +1,4 @@
-"""Picture files to arrays, and these to other sizes; only this, `srgb` and `encoding` import Pillow."""
+"""Picture files to arrays, and these to other sizes; only this and `encoding` import Pillow."""
 
 from __future__ import annotations
 
@@ -137,11 +137,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with path.open("rb") as file, Image.open(file, formats=formats(file.peek())) as image:
+        with path.open("rb") as file, Image.open(file, formats=_formats(file.peek())) as image:
             yield image
 
 
-def formats(head: bytes) -> tuple[str, ...]:
+def _formats(head: bytes) -> tuple[str, ...]:
     """List the formats that a file may have; ImportError if it begins like a HEIC that nothing can decode."""
     if not _HEIF.match(head):
         return FORMATS

@@ -122,7 +122,7 @@ class LocalEngine:
         )
         del checkpoint  # the session drops it as well, once it is loaded
         for step in session.steps(Previews(request.settings.frames, time.monotonic())):
-            yield _completed(step, request.content, ready.subject, plan.computed, trouble)
+            yield _completed(step, request, ready.subject, plan.computed, trouble)
             trouble, is_stopping = "", life.is_stopping
             if kept and not step.is_replayed and not step.painting and (is_stopping or kept.is_due()):
                 trouble = _save(kept, session)
@@ -199,11 +199,11 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
     )
 
 
-def _completed(step: Step, content: Path, subject: Subject, computed: str, trouble: str) -> Step:
+def _completed(step: Step, request: Request, subject: Subject, computed: str, trouble: str) -> Step:
     """Add to a step what the session does not know."""
     painting = step.painting
     if painting is not None:
-        exif = encoding.carried_exif(content, subject.settings.output.metadata)
+        exif = encoding.carried_exif(request.content, request.settings.output.metadata)
         painting = replace(painting, exif=exif, computed=computed, memory_peak_mb=footprint.peak_mb())
         if subject.alpha is not None:
             painting = replace(painting, picture=_with_alpha(painting.picture, subject.alpha))

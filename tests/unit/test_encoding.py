@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import IFD, Base
 
-from daemon import encoding, images, srgb
+from daemon import encoding, srgb
 from daemon.errors import JobError, Reason
 from daemon.settings import Output
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 HEIGHT, WIDTH = 24, 32
 RAMP = np.linspace(0, 255, HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-DEEP = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, 3), np.uint16)
-ALPHA = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH)
+DEEP = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, 4), np.uint16)
+
 LOSSLESS = ["png", "webp", "tiff"]
 EVERY = [*({"format": format_} for format_ in encoding.SUFFIXES), {"format": "png", "bits": 16}]
 EVERY += [{"format": "tiff", "bits": 16}]
@@ -42,7 +42,8 @@ def opened(data: bytes) -> Image.Image:
 
 def encoded(keys: dict[str, Any], **parts: Any) -> bytes:
     """Encode a small picture of the depth that is asked for."""
-    return encoding.encode(DEEP if keys.get("bits") == 16 else RAMP, Output(**keys), **parts)
+    picture = DEEP[..., :3] if keys.get("bits") == 16 else RAMP
+    return encoding.encode(np.ascontiguousarray(picture), Output(**keys), **parts)
 
 
 # Formats, quality and depth
@@ -87,21 +88,23 @@ def test_color_has_the_resolution_of_brightness(format_: str) -> None:
 @pytest.mark.parametrize("format_", ["png", "tiff"])
 def test_sixteen_bits_are_kept(tmp_path: Path, format_: str, channels: int) -> None:
     """Another reader finds every value, with alpha or without."""
-    picture = np.dstack([DEEP, ALPHA.astype(np.uint16) * 257])[..., :channels]
+    picture = np.ascontiguousarray(DEEP[..., :channels])
     path = tmp_path / f"deep.{format_}"
     path.write_bytes(encoding.encode(picture, Output(format=format_, bits=16)))
 
     read = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
 
-    assert np.array_equal(read[..., [2, 1, 0, 3][:channels]], picture)
+    order = cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGBA
+    assert np.array_equal(cv2.cvtColor(read, order), picture)
 
 
-@pytest.mark.parametrize("format_", sorted(images.WITH_ALPHA))
-def test_alpha_is_written(format_: str) -> None:
-    """It comes back to the bit, but nearly so from AVIF, whose quality counts for it."""
-    image = opened(encoding.encode(np.dstack([RAMP, ALPHA]), Output(format=format_)))
+@pytest.mark.parametrize("format_", LOSSLESS)
+def test_alpha_is_kept(format_: str) -> None:
+    """A picture with alpha is read with the same alpha; only colors that cannot be seen may differ."""
+    picture = np.dstack([RAMP, np.full((HEIGHT, WIDTH), 128, np.uint8)])
+    image = opened(encoding.encode(picture, Output(format=format_)))
     assert image.mode == "RGBA"
-    assert np.abs(np.asarray(image)[..., 3].astype(int) - ALPHA).max() <= (3 if format_ == "avif" else 0)
+    assert np.array_equal(np.asarray(image), picture)
     if format_ == "tiff":
         assert image.tag_v2[Base.ExtraSamples] == (2,)  # not premultiplied
 
@@ -119,8 +122,8 @@ def test_a_picture_too_large_for_its_format_is_a_jobs_failure() -> None:
 
 
 @pytest.mark.parametrize("keys", EVERY)
-def test_a_result_says_that_it_is_srgb(keys: dict[str, Any]) -> None:
-    """Every format and depth carries the one profile."""
+def test_a_color_profile_is_embedded(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """Every format and depth says that it is sRGB."""
     assert opened(encoded(keys)).info["icc_profile"] == srgb.profile()
 
 

@@ -143,6 +143,26 @@ def test_files_are_read_in_their_roles(engine: LocalEngine, tmp_path: Path) -> N
     assert mixed[0].losses != other[0].losses
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"background": "#00ff00"}, {"alpha": "flatten"}, {"output": {"format": "jpeg"}}]
+)
+def test_transparency_is_painted_on_a_background_and_kept(
+    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """The start shows the mean color, or the one asked for; the painting has the alpha channel at its size."""
+    half = Image.new("RGBA", (80, 60), (0, 0, 200, 0))
+    half.paste((200, 40, 0, 255), (0, 0, 40, 60))
+    half.save(tmp_path / "half.png")
+    request = request_for(size=40, init_colors="content", frames={"every": 1}, **settings)
+
+    first, *_, last = steps_of(engine, replace(request, content=tmp_path / "half.png"))
+
+    ground, alpha = (0, 255, 0) if "background" in settings else (200, 40, 0), last.painting.picture[..., 3:]
+    assert np.abs(first.picture[15, 35].astype(int) - ground).max() <= 1
+    assert alpha.shape == (30, 40, 0 if settings.keys() & {"alpha", "output"} else 1)
+    assert alpha.size == 0 or (alpha[:, :16].min(), alpha[:, 24:].max()) == (255, 0)
+
+
 def test_a_painting_of_sixteen_bits_is_not_rounded_before(
     engine: LocalEngine, request_for: Callable[..., Request]
 ) -> None:
@@ -168,26 +188,6 @@ def test_a_painting_has_the_exif_that_its_result_may_carry(
     found = Image.Exif()
     found.load(list(steps_of(engine, request))[-1].painting.exif)
     assert found.get(Base.Make) == make
-
-
-@pytest.mark.parametrize(
-    "settings", [{}, {"background": "#00ff00"}, {"alpha": "flatten"}, {"output": {"format": "jpeg"}}]
-)
-def test_transparency_is_painted_on_a_background_and_kept(
-    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    """The start shows the mean color, or the one asked for; the painting has the alpha channel at its size."""
-    half = Image.new("RGBA", (80, 60), (0, 0, 200, 0))
-    half.paste((200, 40, 0, 255), (0, 0, 40, 60))
-    half.save(tmp_path / "half.png")
-    request = request_for(size=40, init_colors="content", frames={"every": 1}, **settings)
-
-    first, *_, last = steps_of(engine, replace(request, content=tmp_path / "half.png"))
-
-    ground, alpha = (0, 255, 0) if "background" in settings else (200, 40, 0), last.painting.picture[..., 3:]
-    assert np.abs(first.picture[15, 35].astype(int) - ground).max() <= 1
-    assert alpha.shape == (30, 40, 0 if settings.keys() & {"alpha", "output"} else 1)
-    assert alpha.size == 0 or (alpha[:, :16].min(), alpha[:, 24:].max()) == (255, 0)
 
 
 def test_a_picture_above_the_limit_is_refused(

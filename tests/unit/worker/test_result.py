@@ -61,21 +61,6 @@ def test_it_leaves_everything_but_the_record(make_studio: Callable[..., Any]) ->
     assert len(studio.rows) == 5
 
 
-@pytest.mark.parametrize(
-    ("output", "picture"), [({"format": "jpeg", "quality": 30}, GRAY), ({"format": "tiff", "bits": 16}, DEEP)]
-)
-def test_the_picture_carries_what_the_painting_has(
-    make_studio: Callable[..., Any], output: dict[str, Any], picture: np.ndarray
-) -> None:
-    """EXIF of the photo, the quality asked for, and the bits of the painting."""
-    studio = make_studio(output=output)
-    painted = studio.paint(FakeEngine())
-    painting = replace(painted.painting, picture=picture, exif=EXIF)
-    result.write(studio.claim, replace(painted, painting=painting), Lifeline())
-    (path,) = studio.claim.entry.out.glob(f"result{encoding.SUFFIXES[output['format']]}")
-    assert path.read_bytes() == encoding.encode(picture, Output(**output), EXIF)
-
-
 def test_a_photos_alpha_is_in_the_result_and_in_no_frame(
     make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
 ) -> None:
@@ -93,6 +78,21 @@ def test_a_photos_alpha_is_in_the_result_and_in_no_frame(
     with Image.open(out / "result.png") as found, Image.open(out / "frames" / "0004.png") as frame:
         assert np.array_equal(np.asarray(found)[..., 3], alpha)
         assert frame.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("output", "picture"), [({"format": "jpeg", "quality": 30}, GRAY), ({"format": "tiff", "bits": 16}, DEEP)]
+)
+def test_the_picture_carries_what_the_painting_has(
+    make_studio: Callable[..., Any], output: dict[str, Any], picture: np.ndarray
+) -> None:
+    """Profile and EXIF of the photo, the quality asked for, and the bits of the painting."""
+    studio = make_studio(output=output)
+    painted = studio.paint(FakeEngine())
+    painting = replace(painted.painting, picture=picture, exif=EXIF)
+    result.write(studio.claim, replace(painted, painting=painting), Lifeline())
+    (path,) = studio.claim.entry.out.glob(f"result{encoding.SUFFIXES[output['format']]}")
+    assert path.read_bytes() == encoding.encode(picture, Output(**output), EXIF)
 
 
 def test_the_facts_are_plain_values_in_one_line(make_studio: Callable[..., Any]) -> None:
