@@ -82,9 +82,7 @@ def table(found: dict[str, Scores], title: str) -> Table:
     pairs = list(found.values())
     base, *others = pairs[0]
     made = Table(title, ("measure", base, *(f"{name} / {base}" for name in others)), raw=found)
-    made.notes.append(
-        f"lower is nearer, but for faces, multiples and costs; first column: {base} itself"
-    )
+    made.notes.append(f"lower is nearer, but for faces, multiples and costs; first column: {base} itself")
     for measure in pairs[0][base]:
         values = {name: [pair[name][measure] for pair in pairs] for name in pairs[0]}
         if measure == "faces":
