@@ -134,7 +134,7 @@ def test_files_are_read_in_their_roles(engine: LocalEngine, tmp_path: Path) -> N
     "settings", [{}, {"background": "#00ff00"}, {"alpha": "flatten"}, {"output": {"format": "jpeg"}}]
 )
 def test_transparency_is_painted_on_a_background_and_kept(
-    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path, settings: dict[str, Any]
+    engine: LocalEngine, request_for: Ask, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """The start shows the mean color, or the one asked for; the painting has the alpha channel at its size."""
     half = Image.new("RGBA", (80, 60), (0, 0, 200, 0))

@@ -63,9 +63,7 @@ def test_it_leaves_everything_but_the_record(make_studio: Make) -> None:
     assert len(studio.rows) == 5
 
 
-def test_a_photos_alpha_is_in_the_result_and_in_no_frame(
-    make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
-) -> None:
+def test_a_photos_alpha_is_in_the_result_and_in_no_frame(make_studio: Make) -> None:
     """result.png is transparent where the photo is; what shows the way is opaque."""
     alpha = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32)
 
@@ -75,7 +73,7 @@ def test_a_photos_alpha_is_in_the_result_and_in_no_frame(
         return replace(step, painting=replace(step.painting, picture=np.dstack([step.painting.picture, alpha])))
 
     studio = make_studio(iterations=4, frames={"every": 2})
-    _written(studio, make_engine(change))
+    _written(studio, Replaying(change))
     out = studio.claim.entry.out
     with Image.open(out / "result.png") as found, Image.open(out / "frames" / "0004.png") as frame:
         assert np.array_equal(np.asarray(found)[..., 3], alpha)
