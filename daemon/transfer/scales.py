@@ -43,6 +43,7 @@ class Subject:
     settings: Settings
     init: Picture | None = None  # the start picture where settings.init names a file
     protection: npt.NDArray[np.float32] | None = None  # (h, w), 0 to 1, of the content's aspect, at any size
+    style_scales: Sequence[float] = ()  # each style's own, times the settings' `style_scale`; (): 1 each
 
     def scales(self) -> list[Scale]:
         """Turn the settings' scales into sizes in pixels, coarse to fine.
@@ -59,8 +60,13 @@ class Subject:
         total = sum(weight for _, weight in self.styles)
         return [weight / total for _, weight in self.styles]
 
+    def style_factors(self) -> list[float]:
+        """Give the longest side of every style, in longest sides of the content."""
+        own = self.style_scales or [1.0] * len(self.styles)
+        return [self.settings.style_scale * factor for _, factor in zip(self.styles, own, strict=True)]
+
     def scaled_styles(self, scale: Scale) -> list[Picture]:
-        """Scale every style to the content's longest side, each with its own aspect.
+        """Scale every style to its factor of the content's longest side, each with its own aspect.
 
         Gram matrices of any two sizes compare, so no style is stretched. A style that would become too narrow
         stays larger.
@@ -69,7 +75,11 @@ class Subject:
             JobError: one is too narrow for VGG19 at its own size and at the final one.
         """
         final = self.scales()[-1].longest
-        return [_no_narrower(style, scale.longest, final) for style, _ in self.styles]
+        styles = zip(self.styles, self.style_factors(), strict=True)
+        return [
+            _no_narrower(style, round(factor * scale.longest), round(factor * final))
+            for (style, _), factor in styles
+        ]
 
     def start(self, scale: Scale) -> Picture:
         """Make the first picture of a job that begins at this size: (H, W, 3) uint8 RGB."""
