@@ -209,6 +209,10 @@ class Settings(Model):
     init_colors: Literal["style", "content"] = Field(
         "style", description="Colors of a start from the content: adapted to the style, or unchanged."
     )
+    preserve_color: Literal["none", "luminance", "match"] = Field(
+        "none",
+        description="Colors of the photo that are kept: none, luminance (all of them), match (their range).",
+    )
     chroma_limit: bool = Field(
         default=True, description="Limit the finest color contrasts of the result to the painting's."
     )
@@ -272,7 +276,17 @@ def _auto_iterations(size: int) -> int:
 
 _BALANCED: Final = Settings().model_dump(
     include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
-    | {"style_scale", "match_weight", "tv_weight", "pooling", "init", "init_colors", "chroma_limit", "protect"}
+    | {
+        "style_scale",
+        "match_weight",
+        "tv_weight",
+        "pooling",
+        "init",
+        "init_colors",
+        "preserve_color",
+        "chroma_limit",
+        "protect",
+    }
 )
 _PAPER: Final = {
     **{name: value for name, value in _BALANCED.items() if name not in {"strength", "match_weight"}},

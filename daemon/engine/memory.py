@@ -65,6 +65,9 @@ _CHROMA_LIMIT_BYTES: Final = 12 * _FLOAT_BYTES
 # A style, beside the pieces of it that the network sees: its pixels, and twice as float32.
 _STYLE_BYTES: Final = 3 + 2 * PICTURE_BYTES
 
+# A style's colors moved to the photo's, measured: three times its pixels in float64.
+_MOVED_BYTES: Final = 3 * 3 * 8
+
 # A pixel decoded: three in Pillow, as many converted, as many in the array.
 _DECODED_BYTES: Final = 3 * 3
 
@@ -158,8 +161,9 @@ def estimate_mb(work: Work, tile_size: TileSize) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
     info, settings = work.info, work.settings
     style_layers = {*settings.style_layers, *settings.match_layers}
+    beside = _STYLE_BYTES if settings.preserve_color == "none" else _MOVED_BYTES
     styles = [
-        _FORWARD_BYTES * _piece(size, style_layers, tile_size) + _STYLE_BYTES * math.prod(size)
+        _FORWARD_BYTES * _piece(size, style_layers, tile_size) + beside * math.prod(size)
         for size in work.styles
     ]
     base_mb = (_GPU_BASE_MB if info.device.startswith("GPU") else _BASE_MB)[info.precision]

@@ -95,6 +95,7 @@ def valid_settings(draw: st.DrawFn) -> Settings:
         **{key: draw(WEIGHTS) for key in ("content_weight", "style_weight", "tv_weight")},
         "match_weight": draw(st.floats(0, 1)),
         "style_scale": draw(st.floats(0.1, 4)),
+        "preserve_color": draw(st.sampled_from(["none", "luminance", "match"])),
         **{key: draw(LAYER_WEIGHTS) for key in ("content_layers", "style_layers")},
         "pooling": draw(st.sampled_from(["max", "avg"])),
         "init": draw(PLAIN_NAMES | st.sampled_from(["content", "style", "noise"])),

@@ -49,6 +49,7 @@ SOUND: Final = {
     "tv_weight": ["0", "0.1", "1e-320"],
     "match_weight": ["0", "0.2", "1"],
     "style_scale": ["0.1", "1", "4"],
+    "preserve_color": ["none", "luminance", "match"],
     "pooling": ["max", "avg"],
     "init": ["content", "style", "noise", "a.png"],
     "init_colors": ["style", "content"],

@@ -99,6 +99,8 @@ def test_larger_strokes_count() -> None:
     assert estimate_mb(large, WHOLE) > 2 * estimate_mb(usual, WHOLE) == 2 * estimate_mb(small, WHOLE)
     one, other = (work(512, 64, style, chroma_limit=False) for style in ((8192, 8192), (512, 512)))
     assert estimate_mb(one, TILE_SIZES[-1]) > estimate_mb(other, TILE_SIZES[-1]) + 1000
+    moved = one._replace(settings=one.settings.model_copy(update={"preserve_color": "match"}))
+    assert estimate_mb(moved, TILE_SIZES[-1]) > estimate_mb(one, TILE_SIZES[-1]) + 1000
 
 
 def test_the_chroma_limit_counts_a_large_painting() -> None:
