@@ -140,10 +140,10 @@ def test_a_job_of_an_older_version_is_painted_as_it_was_accepted(preset: str) ->
     accepted = {**PRESETS[preset], "match_weight": 0, "chroma_limit": False, "protect": "none"}
     job = make_job(preset=preset, settings=Settings.model_validate(accepted))
     data = json.loads(job.to_json())
-    for key in ("match_weight", "chroma_limit", "protect"):
+    for key in ("match_weight", "chroma_limit", "protect", "style_scale", "preserve_color"):
         del data["settings"][key]
     for part in data["parts"]:
-        del part["faces"], part["detector"]
+        del part["faces"], part["detector"], part["scale"]
 
     found = Job.from_json(json.dumps(data).encode())
 
