@@ -61,13 +61,13 @@ def test_a_hint_names_what_the_painting_will_ask_for(tree: Tree) -> None:
     engine = Asked()
     stepper = Stepper(tree.config, engine)
     _queue(tree, stepper, "a")
-    _queue(tree, stepper, "b", style=[{"image": "b-style.png", "scale": 0.5}])
+    _queue(tree, stepper, "b", style=[{"image": "b-style.png", "scale": 2.0}])
     stepper.until_quiet()
     (hint,), (_, asked) = engine.hints, engine.requests
     assert [path.name for path in (hint.content, hint.styles[0][0])] == [
         path.name for path in (asked.content, asked.styles[0][0])
     ]
-    assert hint.style_scales == asked.style_scales == (0.5,)
+    assert hint.style_scales == asked.style_scales == (2.0,)
     assert (hint.settings, hint.styles[0][1], hint.init) == (asked.settings, asked.styles[0][1], asked.init)
 
 
