@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import skimage.color
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from skimage.color import rgb2xyz
 
 from daemon.settings import PRESETS, Settings
 from daemon.transfer.color_transfer import colors_of, moved
@@ -31,7 +31,7 @@ DEFAULT = {**PRESETS["default"], "size": "original", "iterations": 2, "scales": 
 
 def levels(picture: np.ndarray) -> np.ndarray:
     """Give the gray level, 0 to 255, of each pixel's luminance; scikit-image's shares have two digits more."""
-    light = skimage.color.rgb2xyz(picture / 255.0)[..., 1]
+    light = rgb2xyz(picture / 255.0)[..., 1]
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255
 
 
@@ -52,6 +52,7 @@ def muted(seed: int, height: int, width: int, spread: float = 12) -> np.ndarray:
 
 
 @given(pictures, pictures)
+@settings(deadline=None)
 def test_luminance_is_kept_and_colors_are_the_photos(picture: np.ndarray, photo: np.ndarray) -> None:
     """Any colors on any picture leave its luminance to half a gray level, and before rounding exactly.
 
@@ -104,9 +105,9 @@ def test_only_luminance_is_transferred(paint: Make, picture: Make) -> None:
 @pytest.mark.parametrize("init", ["content", "style", "noise", "start.png"])
 def test_every_start_of_a_luminance_transfer_is_gray(picture: Make, init: str) -> None:
     """No start brings colors into a transfer that ends without them."""
-    settings = Settings.model_validate({**DEFAULT, "preserve_color": "luminance", "init": init})
+    chosen = Settings.model_validate({**DEFAULT, "preserve_color": "luminance", "init": init})
     start = picture(20, 40, 2) if init == "start.png" else None
-    subject = Subject(picture(30, 40), [(picture(30, 40, 1), 1.0)], settings, start)
+    subject = Subject(picture(30, 40), [(picture(30, 40, 1), 1.0)], chosen, start)
     found = subject.start(subject.scales()[0])
     assert np.array_equal(found, grays(found))
 
@@ -134,10 +135,10 @@ def test_few_colors_are_no_trouble(mode: str) -> None:
     """A gray photo makes the painting gray; one color on either side gives the photo's mean, and no noise."""
     gray, colorful = np.repeat(muted(3, 24, 32)[..., :1], 3, axis=2), muted(4, 24, 32)
     red, blue = (np.full((24, 32, 3), color, np.uint8) for color in ((200, 10, 10), (10, 10, 200)))
-    settings = Settings.model_validate({**DEFAULT, "preserve_color": mode})
+    chosen = Settings.model_validate({**DEFAULT, "preserve_color": mode})
 
     def adapted(photo: np.ndarray, painting: np.ndarray) -> np.ndarray:
-        subject = Subject(photo, [(painting, 1.0)], settings)
+        subject = Subject(photo, [(painting, 1.0)], chosen)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             (found,) = subject.scaled_styles(subject.scales()[0])
