@@ -1,13 +1,11 @@
-"""What all kinds of tests share: pictures made on the spot, a config on a temporary tree, the last words."""
+"""What all kinds of tests share: a config on a temporary tree, the last words."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from daemon import config as config_module
 
@@ -16,19 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Make a smooth colorful picture, (H, W, 3) uint8, the same for the same seed."""
-    random = np.random.default_rng(seed)
-    small = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8))
-    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def save_picture(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:
-    """Write a picture to a file, in the format its name asks for."""
-    Image.fromarray(picture(height, width, seed)).save(path)
-    return path
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Map = npt.NDArray[np.float32]
     Arrays = dict[str, npt.NDArray[np.float32]]
 
+_MATCHED_PX: Final = 256  # the least longest side at which a coarse size is matched
 _MOST_SAMPLES: Final = 3072  # of a layer: as many positions as block 4 has of a picture of 512 x 384 px
 
 
@@ -73,7 +74,7 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
         style_layers=_shares(settings.style_layers),
         content_weight=tf.constant(content_weight, tf.float32),
         style_weight=tf.constant(style_weight, tf.float32),
-        match_weight=tf.constant(settings.match_weight, tf.float32),
+        match_weight=tf.constant(_match_weight(subject, scale), tf.float32),
         tv_weight=tf.constant(settings.tv_weight, tf.float32),
     )
 
@@ -143,6 +144,12 @@ def _weights(settings: Settings) -> tuple[float, float]:
     if settings.objective == "balanced":
         return 1.0, 100.0**settings.strength
     return settings.content_weight, settings.style_weight
+
+
+def _match_weight(subject: Subject, scale: Scale) -> float:
+    """Give the share of the matching; at the coarsest sizes it would copy motifs to senseless places."""
+    is_coarse = scale.longest < _MATCHED_PX and scale != subject.scales()[-1]
+    return 0.0 if is_coarse else subject.settings.match_weight
 
 
 def _shares(weights: dict[Any, float]) -> dict[Any, Tensor]:

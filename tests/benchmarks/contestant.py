@@ -121,25 +121,26 @@ def paint(request: dict[str, Any]) -> dict[str, Any]:
 
     `marks` are iteration, size_px, loss and seconds since the pictures' files were handed over. With a `target`
     the pictures from the first one that reaches it on are written as `kept`-N.png for `paper_losses`. `best` is
-    the best picture's loss in float32, where it is painted to the end.
+    the best picture's loss in float32, where it is painted to the end; `restarts` are the optimizer's.
     """
     loaded = engine(request)
     if request.get("is_warm", True):
         warm_up(loaded, request)
     target = request.get("target")
     chosen = settings(request["settings"], **({"frames": {"every": 1}} if target else {}))
-    marks, kept, painting = [], [], None
+    marks, kept, painting, restarts = [], [], None, 0
     begun = time.perf_counter()
     for step in _until(target, _steps(loaded, job(request, chosen))):
         marks.append([step.iteration, step.size_px, step.losses.total, time.perf_counter() - begun])
         painting = step.painting or painting
+        restarts += bool(step.restart)
         if target and (kept or step.losses.total <= target):
             kept.append(f"{request['kept']}-{step.iteration}.png")
             write(kept[-1], step.picture)
     if painting and "output" in request:
         write(request["output"], painting.picture)
     best = painting and painting.best.total
-    return {**facts(loaded), "marks": marks, "kept": kept, "best": best}
+    return {**facts(loaded), "marks": marks, "kept": kept, "best": best, "restarts": restarts}
 
 
 def _until(target: float | None, steps_: Iterator[Step]) -> Iterator[Step]:

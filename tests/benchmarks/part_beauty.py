@@ -38,14 +38,14 @@ def run(bench: Bench) -> list[Table]:
     rows, key = [], {}
     for number, pair in enumerate(bench.pairs):
         outputs = {name: folder / f"{number}-{index}.png" for index, name in enumerate(names)}
-        seconds: list[float] = []
+        taken: list[dict[str, float]] = []
         for name, output in outputs.items():
-            seconds.append(_paint(bench, pair, name, seconds, output))
+            taken.append(_paint(bench, pair, name, taken, output))
         request = {"kind": "beauty", "weights": weights, "size": bench.options.size, **pair.files}
         request["pictures"] = [str(output) for output in outputs.values()]
         scores = bench.ask(request, f"beauty-{number}-scores")["scores"]
         found[pair.name] = {
-            name: {**score, "seconds": taken} for name, score, taken in zip(names, scores, seconds, strict=True)
+            name: score | costs for name, score, costs in zip(names, scores, taken, strict=True)
         }
         shuffled = random.SystemRandom().sample(names, len(names))
         key[pair.name] = dict(zip(string.ascii_uppercase, shuffled, strict=False))
@@ -57,21 +57,24 @@ def run(bench: Bench) -> list[Table]:
     return [table(found, f"Beauty at {bench.options.size} px, medians of {len(found)} pairs")]
 
 
-def _paint(bench: Bench, pair: Pair, name: str, earlier: list[float], output: Path) -> float:
-    """Paint, and give the seconds that it took."""
+def _paint(
+    bench: Bench, pair: Pair, name: str, earlier: list[dict[str, float]], output: Path
+) -> dict[str, float]:
+    """Paint, and give the seconds that it took, and how often the optimizer was restarted."""
     request: dict[str, Any] = {"output": str(output), **pair.files}
     log = f"beauty-{output.stem}"
     anchor, _, times = name.partition(":")
     if anchor in {"strotss", "nnst"}:
-        seconds = float(times) * earlier[0] if times else None
+        seconds = float(times) * earlier[0]["seconds"] if times else None
         request |= {"kind": "anchor", "anchor": anchor, "size": bench.options.size, "seconds": seconds}
-        return float(bench.ask(request, log)["seconds"])
+        return {"seconds": bench.ask(request, log)["seconds"], "restarts": 0}
     chosen, _, checkout = name.partition("@")
     keys = safe_yaml.parse(Path(chosen).read_bytes()) if Path(chosen).is_file() else {"preset": chosen}
     request |= {"kind": "paint", "settings": {"size": bench.options.size, **keys}}
     root = Path(checkout).absolute() if checkout else HERE.parents[1]
     program, variables = str(root / "tests" / "benchmarks" / "contestant.py"), {"PYTHONPATH": str(root)}
-    return float(bench.ask(request, log, program=program, variables=variables)["marks"][-1][-1])
+    answer = bench.ask(request, log, program=program, variables=variables)
+    return {"seconds": answer["marks"][-1][-1], "restarts": answer.get("restarts", 0)}
 
 
 def table(found: dict[str, Scores], title: str) -> Table:
@@ -79,12 +82,14 @@ def table(found: dict[str, Scores], title: str) -> Table:
     pairs = list(found.values())
     base, *others = pairs[0]
     made = Table(title, ("measure", base, *(f"{name} / {base}" for name in others)), raw=found)
-    made.notes.append(f"lower is nearer, but for faces, multiples and seconds; first column: {base} itself")
+    made.notes.append(f"lower is nearer, but for faces, multiples and costs; first column: {base} itself")
     for measure in pairs[0][base]:
         values = {name: [pair[name][measure] for pair in pairs] for name in pairs[0]}
         if measure == "faces":
             sums = [[sum(counts) for counts in zip(*each, strict=True)] for each in values.values()]
             made.rows.append((measure, *(f"{kept} of {all_}" for kept, all_ in sums)))
+        elif measure == "restarts":
+            made.rows.append((measure, *(sum(counts) for counts in values.values())))
         else:
             ratios = [median(list(map(ratio, values[name], values[base]))) for name in others]
             made.rows.append((measure, median(values[base]), *ratios))

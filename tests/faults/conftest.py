@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from support.fakes import FakeEngine
 from support.kills import Stage
-from support.trees import Tree, folder_in_memory
+from support.trees import Stepper, Tree, folder_in_memory
 
 from daemon import config as config_module
 from daemon.outbox import loss_table
@@ -39,12 +40,24 @@ def make_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     """Make trees below `tmp_path`, each with folders of its own."""
     monkeypatch.setattr(backoff, "PAUSE_S", 0.001)
 
-    def make(name: str = "tree") -> Tree:
+    def make(name: str) -> Tree:
         tree = Tree(_config(tmp_path / name))
         tree.inbox.mkdir(parents=True)
         return tree
 
     return make
+
+
+@pytest.fixture
+def tree(make_tree: Callable[[str], Tree]) -> Tree:
+    """Make a tree."""
+    return make_tree("tree")
+
+
+@pytest.fixture
+def stepper(tree: Tree) -> Stepper:
+    """Make a service on the tree, stepped by hand, whose engine paints."""
+    return Stepper(tree.config, FakeEngine())
 
 
 @pytest.fixture

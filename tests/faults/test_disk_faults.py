@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from support.kills import Stage
 
+    Make = Callable[..., Stage]
+
 CODES = {name: getattr(errno, name) for name in ("ENOSPC", "EIO", "EACCES", "EXDEV")}
 EVERYDAY_STRIDES = {"painted": 13, "two and a faulty one": 43}  # every n-th operation each day
 
@@ -27,9 +29,7 @@ def _finish(sweep: Sweep, tried: Counter[str]) -> None:
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("case", CASES)
-def test_a_failed_operation_loses_nothing(
-    case: str, code: str, make_stage: Callable[..., Stage], tried: Counter[str]
-) -> None:
+def test_a_failed_operation_loses_nothing(case: str, code: str, make_stage: Make, tried: Counter[str]) -> None:
     """Whichever operation fails once, the invariant holds and every drop comes to its end without a restart."""
     kinds, script = CASES[case]
     sweep = Sweep(make_stage(kinds), *script)
@@ -39,18 +39,14 @@ def test_a_failed_operation_loses_nothing(
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_a_disk_that_fails_for_a_while_loses_nothing(
-    code: str, make_stage: Callable[..., Stage], tried: Counter[str]
-) -> None:
+def test_a_disk_that_fails_for_a_while_loses_nothing(code: str, make_stage: Make, tried: Counter[str]) -> None:
     """Nor does a disk that fails several times in a row: what is tried again and again comes to an end."""
     sweep = Sweep(make_stage("p"))
     sweep.fail(itertools.count(list(CODES).index(code), 17), CODES[code], length=5)
     _finish(sweep, tried)
 
 
-def test_an_error_after_a_share_has_done_it_loses_nothing(
-    make_stage: Callable[..., Stage], tried: Counter[str]
-) -> None:
+def test_an_error_after_a_share_has_done_it_loses_nothing(make_stage: Make, tried: Counter[str]) -> None:
     """A share whose answer is lost, so that what was done counts as failed, has nothing lost or done twice."""
     stage = make_stage("p")
     labels = [label.split() for label in Sweep(stage).labels()]  # "7: fsync /outbox"
@@ -60,7 +56,7 @@ def test_an_error_after_a_share_has_done_it_loses_nothing(
     _finish(sweep, tried)
 
 
-def test_recovery_needs_no_room(make_stage: Callable[..., Stage], tried: Counter[str]) -> None:
+def test_recovery_needs_no_room(make_stage: Make, tried: Counter[str]) -> None:
     """After whatever kill, a start on a full disk succeeds, loses nothing, and goes on once there is room."""
     sweep = Sweep(make_stage("p"))
     sweep.kill_and_fill()
@@ -75,7 +71,7 @@ def test_recovery_needs_no_room(make_stage: Callable[..., Stage], tried: Counter
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("case", CASES)
 def test_every_failed_operation_loses_nothing(
-    case: str, code: str, length: int, make_stage: Callable[..., Stage], tried: Counter[str]
+    case: str, code: str, length: int, make_stage: Make, tried: Counter[str]
 ) -> None:
     """The same for every single operation, and for a disk that stays as it is for a while."""
     if code == "EXDEV" and length > 1:
@@ -90,7 +86,7 @@ def test_every_failed_operation_loses_nothing(
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("code", CODES)
 def test_every_failed_operation_loses_nothing_of_five_jobs(
-    code: str, make_stage: Callable[..., Stage], tried: Counter[str]
+    code: str, make_stage: Make, tried: Counter[str]
 ) -> None:
     """The same for five jobs, for every single operation."""
     sweep = Sweep(make_stage("ppppp", frames={"every": 0}, iterations=1))
@@ -102,7 +98,7 @@ def test_every_failed_operation_loses_nothing_of_five_jobs(
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("code", CODES)
 def test_every_failed_operation_after_every_kill_loses_nothing(
-    code: str, make_stage: Callable[..., Stage], tried: Counter[str]
+    code: str, make_stage: Make, tried: Counter[str]
 ) -> None:
     """The same for every operation of what follows a kill, each error after its share of the kills."""
     sweep = Sweep(make_stage("p"))

@@ -12,14 +12,11 @@ from daemon.job import State
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from support.trees import Tree
 
 
-def test_a_crash_is_counted_and_the_job_runs_again(make_tree: Callable[[], Tree]) -> None:
+def test_a_crash_is_counted_and_the_job_runs_again(tree: Tree) -> None:
     """A job whose engine crashed once is painted at its second attempt."""
-    tree = make_tree()
     tree.drop("sea")
     assert Stepper(tree.config, FakeEngine("crash")).until_quiet() == [Ending.CRASHED, Ending.COMPLETED]
     record = safe_yaml.parse((tree.result("sea") / "result.yaml").read_bytes())["result"]
@@ -27,9 +24,8 @@ def test_a_crash_is_counted_and_the_job_runs_again(make_tree: Callable[[], Tree]
     tree.check(is_quiet=True)
 
 
-def test_three_crashes_fail_the_job_and_the_next_one_runs(make_tree: Callable[[], Tree]) -> None:
+def test_three_crashes_fail_the_job_and_the_next_one_runs(tree: Tree) -> None:
     """A job that crashes three times fails as engine_crashed with the last words; the next job is painted."""
-    tree = make_tree()
     tree.drop("bad")
     tree.drop("good")
     engine = FakeEngine("crash", "crash", "crash")
@@ -46,9 +42,8 @@ def test_three_crashes_fail_the_job_and_the_next_one_runs(make_tree: Callable[[]
     tree.check(is_quiet=True)
 
 
-def test_ending_the_service_three_times_fails_the_job(make_tree: Callable[[], Tree]) -> None:
+def test_ending_the_service_three_times_fails_the_job(tree: Tree) -> None:
     """A job that the service never outlived is given up at its fourth start, without being painted again."""
-    tree = make_tree()
     tree.drop("sea")
     stepper = Stepper(tree.config, FakeEngine())
     wait_for(lambda: stepper.look() or stepper.service.status.counts.accepted, "the drop to be accepted")
@@ -61,9 +56,8 @@ def test_ending_the_service_three_times_fails_the_job(make_tree: Callable[[], Tr
     tree.check(is_quiet=True)
 
 
-def test_a_stop_uses_no_attempt(make_tree: Callable[[], Tree]) -> None:
+def test_a_stop_uses_no_attempt(tree: Tree) -> None:
     """A stop in the middle of a job queues it again, takes its progress away and uses no attempt."""
-    tree = make_tree()
     tree.drop("sea")
     engine = FakeEngine("hang", on_step=lambda _step: stepper.service.stop.set())
     stepper = Stepper(tree.config, engine)
@@ -75,9 +69,8 @@ def test_a_stop_uses_no_attempt(make_tree: Callable[[], Tree]) -> None:
     tree.check(is_quiet=True)
 
 
-def test_a_job_that_cannot_be_painted_fails_at_once(make_tree: Callable[[], Tree]) -> None:
+def test_a_job_that_cannot_be_painted_fails_at_once(tree: Tree) -> None:
     """A job error is final at the first attempt, and a retry paints the job."""
-    tree = make_tree()
     tree.drop("sea")
     stepper = Stepper(tree.config, FakeEngine("job_error"))
     assert stepper.until_quiet() == [Ending.FAILED]

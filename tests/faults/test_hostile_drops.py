@@ -18,7 +18,7 @@ from daemon.job import State, printable
 from daemon.sandbox.client import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.hostile import Case
@@ -102,9 +102,8 @@ def _left(tree: Tree, case: Case) -> bool:
     return all((folder / name).read_bytes() == data for name, data in case.files.items())
 
 
-def test_a_sample_of_hostile_drops_comes_to_its_own_end(make_tree: Callable[[], Tree]) -> None:
+def test_a_sample_of_hostile_drops_comes_to_its_own_end(tree: Tree) -> None:
     """In one inbox, each 12th drop of every corpus ends or waits as it has to, and a good pair is painted."""
-    tree = make_tree()
     sample = (case for corpus in LEAST_CASES for case in islice(getattr(hostile, corpus)(), 0, None, 12))
     cases = hostile.put_all(sample, tree.inbox)
     _check(tree, _work_off(tree), cases)
@@ -113,9 +112,8 @@ def test_a_sample_of_hostile_drops_comes_to_its_own_end(make_tree: Callable[[], 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("corpus", LEAST_CASES)
-def test_every_hostile_drop_comes_to_its_own_end(corpus: str, make_tree: Callable[[], Tree]) -> None:
+def test_every_hostile_drop_comes_to_its_own_end(corpus: str, tree: Tree) -> None:
     """Each drop of a corpus ends or waits as it has to, and a good pair dropped after it is painted."""
-    tree = make_tree()
     cases = hostile.put_all(getattr(hostile, corpus)(), tree.inbox)
     _check(tree, _work_off(tree), cases)
     assert len(cases) >= LEAST_CASES[corpus]
@@ -140,9 +138,8 @@ def _read_outside(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.stat().st_atime_ns != 1]
 
 
-def test_only_regular_files_are_opened(make_tree: Callable[[], Tree], outside: Path) -> None:
+def test_only_regular_files_are_opened(tree: Tree, outside: Path) -> None:
     """A FIFO, socket, device, folder or link waits, picture or sidecar; what links lead to is not read."""
-    tree = make_tree()
     cases = hostile.put_all(hostile.odd_kinds(outside), tree.inbox)
     before = {path.name: path.read_bytes() for path in outside.iterdir()}
     for path in outside.iterdir():
@@ -163,9 +160,8 @@ def test_the_trace_of_a_reading_is_seen(outside: Path) -> None:
     assert _read_outside(outside) == ["photo.png"]
 
 
-def test_a_hard_link_is_taken_and_its_other_name_stays(make_tree: Callable[[], Tree], outside: Path) -> None:
+def test_a_hard_link_is_taken_and_its_other_name_stays(tree: Tree, outside: Path) -> None:
     """A hard link to a file elsewhere is a file of the inbox like any other; the other name keeps the bytes."""
-    tree = make_tree()
     for path in outside.iterdir():
         (tree.inbox / path.name).hardlink_to(path)
     before = {path.name: path.read_bytes() for path in outside.iterdir()}
@@ -176,9 +172,8 @@ def test_a_hard_link_is_taken_and_its_other_name_stays(make_tree: Callable[[], T
     assert {path.name: path.read_bytes() for path in outside.iterdir()} == before
 
 
-def test_twins_that_name_their_own_pictures_are_two_drops(make_tree: Callable[[], Tree]) -> None:
+def test_twins_that_name_their_own_pictures_are_two_drops(tree: Tree) -> None:
     """Two drops whose names differ only in composed and decomposed accents are both painted."""
-    tree = make_tree()
     for seed, name in enumerate(("composed", "decomposed")):
         tree.drop(hostile.NAMES[name], seed=10 * seed)
     assert len({path.name for path in tree.inbox.glob("*.yaml")}) == 2
@@ -186,9 +181,8 @@ def test_twins_that_name_their_own_pictures_are_two_drops(make_tree: Callable[[]
     assert tree.spool.count(State.DONE) == 3
 
 
-def test_what_is_never_looked_at_stays(make_tree: Callable[[], Tree]) -> None:
+def test_what_is_never_looked_at_stays(tree: Tree) -> None:
     """Names on the ignore list, such as those of dots alone, are neither taken nor changed."""
-    tree = make_tree()
     folder = tree.inbox / "ignored"
     folder.mkdir()
     names = list(hostile.ignored_names())
@@ -199,9 +193,8 @@ def test_what_is_never_looked_at_stays(make_tree: Callable[[], Tree]) -> None:
     assert list(tree.outbox.glob("*.failed")) == []
 
 
-def test_files_over_the_cap_fail_without_being_read(make_tree: Callable[[], Tree]) -> None:
+def test_files_over_the_cap_fail_without_being_read(tree: Tree) -> None:
     """A picture that is larger than allowed, or endless as a sparse file, fails as file_too_large at once."""
-    tree = make_tree()
     cap = int(tree.config.inbox.max_file_mb * 1e6)
     for name, size in {"just": cap + 1, "endless": 1 << 40}.items():
         folder = tree.inbox / name
@@ -218,22 +211,19 @@ def test_files_over_the_cap_fail_without_being_read(make_tree: Callable[[], Tree
     }
 
 
-def test_a_sidecar_that_names_itself_is_no_picture(make_tree: Callable[[], Tree]) -> None:
+def test_a_sidecar_that_names_itself_is_no_picture(tree: Tree) -> None:
     """A sidecar that gives its own name as the photo fails as not_a_picture, and leaves the inbox with it."""
-    tree = make_tree()
     (tree.inbox / hostile.OWN).write_text(f"content: {hostile.OWN}\nstyle: style.png\n")
     (tree.inbox / "style.png").write_bytes(hostile.picture())
     _work_off(tree)
     (entry,) = tree.spool.entries(State.FAILED)
-    assert entry.failure
     assert entry.failure.reason is Reason.NOT_A_PICTURE
     assert tree.left() == []
 
 
 @pytest.fixture
-def bare_tree(make_tree: Callable[[], Tree]) -> Tree:
+def bare_tree(tree: Tree) -> Tree:
     """Make a tree whose inbox takes pairs without a sidecar."""
-    tree = make_tree()
     base = tree.inbox.parent
     raw = {
         "inbox": {"settle_s": 0.001, "rescan_s": 0.002, "sidecar": "optional"},

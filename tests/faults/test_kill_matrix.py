@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
     from support.kills import Stage
 
+    Make = Callable[..., Stage]
+
 
 FIVE_SHARDS = 24
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_kill_loses_nothing(case: str, make_stage: Callable[..., Stage], tried: Counter[str]) -> None:
+def test_a_kill_loses_nothing(case: str, make_stage: Make, tried: Counter[str]) -> None:
     """Whichever operation the process dies at, the invariant holds, and a new start does each drop once."""
     kinds, script = CASES[case]
     _kill(make_stage(kinds), script, tried, stride=3 * len(kinds))
@@ -41,16 +43,14 @@ def test_a_kill_loses_nothing(case: str, make_stage: Callable[..., Stage], tried
     ],
 )
 def test_a_second_kill_loses_nothing(
-    jobs: int, stride: int, again: int, make_stage: Callable[..., Stage], tried: Counter[str]
+    jobs: int, stride: int, again: int, make_stage: Make, tried: Counter[str]
 ) -> None:
     """Nor does a second death, at any operation of the recovery and the run that follow."""
     _kill(make_stage("p" * jobs), (), tried, stride=stride, again=again)
 
 
 @pytest.mark.parametrize(("stride", "again"), [(5, 30), pytest.param(2, 12, marks=pytest.mark.nightly)])
-def test_a_kill_costs_one_step(
-    stride: int, again: int, make_stage: Callable[..., Stage], tried: Counter[str]
-) -> None:
+def test_a_kill_costs_one_step(stride: int, again: int, make_stage: Make, tried: Counter[str]) -> None:
     """With a checkpoint after each step, no kill has more than one step painted again."""
     stage = make_stage("p", frames={"every": 0}, iterations=5)
     _kill(stage, (), tried, stride=stride, again=again, steps_lost=1)
@@ -65,7 +65,7 @@ def _kill(stage: Stage, script: tuple[str, ...], tried: Counter[str], **options:
 
 
 @pytest.mark.parametrize("moment", ["before", "torn", "after"])
-def test_the_disks_met_are_those_that_kills_leave(moment: str, make_stage: Callable[..., Stage]) -> None:
+def test_the_disks_met_are_those_that_kills_leave(moment: str, make_stage: Make) -> None:
     """A process that is made to die at an operation leaves the very disk that a run to the end passed there."""
     stage = make_stage("f")
     run = Sweep(stage).first()
@@ -89,7 +89,7 @@ def test_the_disks_met_are_those_that_kills_leave(moment: str, make_stage: Calla
 @pytest.mark.parametrize("moment", ["before", "torn", "after"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the frames' thread dies
 def test_a_death_that_unwinds_the_stack_loses_nothing(
-    moment: str, make_stage: Callable[..., Stage], tried: Counter[str]
+    moment: str, make_stage: Make, tried: Counter[str]
 ) -> None:
     """Clean-up code that runs on the way down, in a process whose disk is gone, does no harm either."""
     stage = make_stage("p")
@@ -110,29 +110,18 @@ def test_a_death_that_unwinds_the_stack_loses_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("case", CASES)
-def test_every_pair_of_kills_loses_nothing(
-    case: str, make_stage: Callable[..., Stage], tried: Counter[str]
-) -> None:
+@pytest.mark.parametrize("case", [*CASES, "two painted"])
+def test_every_pair_of_kills_loses_nothing(case: str, make_stage: Make, tried: Counter[str]) -> None:
     """The same for a death at every single operation, and a second one at every operation after it."""
-    kinds, script = CASES[case]
+    kinds, script = CASES.get(case, ("pp", ()))
     _kill(make_stage(kinds), script, tried, stride=1, again=1)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_every_pair_of_kills_loses_nothing_of_two_jobs(
-    make_stage: Callable[..., Stage], tried: Counter[str]
-) -> None:
-    """The same for two jobs."""
-    _kill(make_stage("pp"), (), tried, stride=1, again=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("shard", range(FIVE_SHARDS))
 def test_every_pair_of_kills_loses_nothing_of_five_jobs(
-    shard: int, make_stage: Callable[..., Stage], tried: Counter[str]
+    shard: int, make_stage: Make, tried: Counter[str]
 ) -> None:
     """The same for five jobs; each shard dies first at its own share of the operations."""
     stage = make_stage("ppppp", frames={"every": 0}, iterations=1)

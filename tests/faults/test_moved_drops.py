@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
-from support.trees import Stepper, wait_for
+from support.trees import Stepper, named, wait_for
 
 from daemon.errors import NotReady
 from daemon.inbox.scan import MAX_DEPTH
 from daemon.job import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from support.trees import Tree
@@ -25,13 +24,9 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_a_folder_renamed_after_the_acceptance_is_painted_once(
-    is_killed: bool,  # noqa: FBT001
-    make_tree: Callable[[], Tree],
-    monkeypatch: pytest.MonkeyPatch,
+    tree: Tree, stepper: Stepper, monkeypatch: pytest.MonkeyPatch, *, is_killed: bool
 ) -> None:
     """A drop that is moved between its acceptance and its removal is the same drop, and is removed there."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea", "batch")
     real = stepper.service.spool.commit
 
@@ -56,11 +51,9 @@ def test_a_folder_renamed_after_the_acceptance_is_painted_once(
 
 
 def test_a_drop_without_room_holds_up_no_smaller_one(
-    make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    tree: Tree, stepper: Stepper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What does not fit waits and says so, the service shows that it is paused, and the next one is painted."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     tree.drop("a-big")
     tree.drop("small")
     real = stepper.service.spool.draft
@@ -76,14 +69,13 @@ def test_a_drop_without_room_holds_up_no_smaller_one(
         reasons = stepper.waiting
         assert reasons["a-big.yaml"] == "no room"
         assert stepper.service.situation.paused == {"inbox": "no room"}
-    assert [record["reason"] for record in records if record["event"] == "service.paused"] == ["no room"]
+    assert [record["reason"] for record in named(records, "service.paused")] == ["no room"]
     stepper.until_quiet()
     tree.check(is_quiet=True)
 
 
-def test_a_bottomless_tree_is_not_followed(make_tree: Callable[[], Tree]) -> None:
+def test_a_bottomless_tree_is_not_followed(tree: Tree) -> None:
     """Folders nested too deep are in trouble alone; a drop beside them is painted."""
-    tree = make_tree()
     deep = tree.inbox.joinpath(*(["d"] * (MAX_DEPTH + 2)))
     deep.mkdir(parents=True)
     tree.drop("good")
@@ -95,11 +87,9 @@ def test_a_bottomless_tree_is_not_followed(make_tree: Callable[[], Tree]) -> Non
 
 @pytest.mark.parametrize("keys", [{}, {"sise": 3}], ids=["good", "faulty"])
 def test_an_error_after_the_commit_is_counted_once_and_leaves_nothing_behind(
-    keys: dict[str, Any], make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    keys: dict[str, Any], tree: Tree, stepper: Stepper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A drop that is in the spool when its acceptance reports an error is ended, and counted once."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea", **keys)
     real, failures = stepper.service.spool.commit, [OSError(5, "Input/output error")]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import structlog
 from structlog.testing import capture_logs
+from support.programs import is_gone
 from support.trees import Stepper, Tree, save, wait_for
 
 from daemon import config as config_module
@@ -192,13 +193,6 @@ def _children(pid: int) -> dict[str, int]:
     return found
 
 
-def _is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 @pytest.mark.parametrize("moment", ["painting", pytest.param("stopped", marks=pytest.mark.nightly)])
 def test_a_dead_service_leaves_no_child(moment: str, tmp_path: Path) -> None:
     """SIGKILL of the whole service in the middle of a job that loops for ever ends engine and decoder too.
@@ -224,8 +218,8 @@ def test_a_dead_service_leaves_no_child(moment: str, tmp_path: Path) -> None:
             service.kill()
     assert children.keys() == {"daemon.engine.child", "daemon.sandbox.child"}
     try:
-        wait_for(lambda: all(_is_gone(pid) for pid in children.values()), "the children's end", 10)
+        wait_for(lambda: all(is_gone(pid) for pid in children.values()), "the children's end", 10)
     finally:
         for pid in children.values():
-            if not _is_gone(pid):
+            if not is_gone(pid):
                 os.kill(pid, signal.SIGKILL)

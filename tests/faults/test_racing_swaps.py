@@ -11,6 +11,7 @@ import shutil
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -144,35 +145,29 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _put(scene: Scene, name: str, make: Callable[[Path], object]) -> None:
+def _put(scene: Scene, name: str, kind: str) -> None:
     """Make something beside the inbox and rename it into a file's place, as `mv` does."""
     made, place = scene.base / "made", scene.folder / name
-    make(made)
+    KINDS[kind](scene, made)
     scene.swapped = _identity(made)
     if made.is_dir() and not made.is_symlink() and place.exists():
         place.unlink()
     made.rename(place)
 
 
-def _folder(path: Path) -> None:
+def _folder(_scene: Scene, path: Path) -> None:
     path.mkdir()
     (path / "inside").write_bytes(NEWER)
 
 
-KINDS: Final[dict[str, Callable[[Scene, str], None]]] = {
-    "a newer file": lambda scene, name: _put(scene, name, lambda made: made.write_bytes(NEWER)),
-    "a link to a file outside": lambda scene, name: _put(
-        scene, name, lambda made: made.symlink_to(scene.outside / "secret.png")
-    ),
-    "a link to nowhere": lambda scene, name: _put(scene, name, lambda made: made.symlink_to("nowhere")),
-    "a link to the outside": lambda scene, name: _put(
-        scene, name, lambda made: made.symlink_to(scene.outside, target_is_directory=True)
-    ),
-    "a hard link to a file outside": lambda scene, name: _put(
-        scene, name, lambda made: made.hardlink_to(scene.outside / "secret.png")
-    ),
-    "a folder": lambda scene, name: _put(scene, name, _folder),
-    "a FIFO": lambda scene, name: _put(scene, name, os.mkfifo),
+KINDS: Final[dict[str, Callable[[Scene, Path], object]]] = {
+    "a newer file": lambda _scene, made: made.write_bytes(NEWER),
+    "a link to a file outside": lambda scene, made: made.symlink_to(scene.outside / "secret.png"),
+    "a link to nowhere": lambda _scene, made: made.symlink_to("nowhere"),
+    "a link to the outside": lambda scene, made: made.symlink_to(scene.outside, target_is_directory=True),
+    "a hard link to a file outside": lambda scene, made: made.hardlink_to(scene.outside / "secret.png"),
+    "a folder": _folder,
+    "a FIFO": lambda _scene, made: os.mkfifo(made),
 }
 
 
@@ -186,11 +181,7 @@ SOME_KINDS: Final = [
 
 
 def _races(
-    tmp_path: Path,
-    tried: Counter[str],
-    what: str,
-    run: Callable[[Scene, Race], None],
-    act: Callable[[Scene], None],
+    tmp_path: Path, tried: Counter[str], what: str, run: Callable[..., object], act: Callable[[Scene], None]
 ) -> Iterator[tuple[Scene, Race]]:
     """Run something once for each moment, with a swap at it, each on a tree of its own."""
     moment, last = 0, None
@@ -231,14 +222,8 @@ def test_what_was_swapped_in_outlives_the_retiring(
     role: str, kind: str, tmp_path: Path, tried: Counter[str], *, keeps: bool
 ) -> None:
     """Whenever an original is replaced, the new thing is there after, in sight, whole; none was led outside."""
-    name = ROLES[role]
-
-    def run(scene: Scene, race: Race) -> None:
-        _retire(scene, race, keeps=keeps)
-
-    for scene, race in _races(
-        tmp_path, tried, "swaps while originals are retired", run, lambda scene: KINDS[kind](scene, name)
-    ):
+    name, run, swap = ROLES[role], partial(_retire, keeps=keeps), partial(_put, name=ROLES[role], kind=kind)
+    for scene, race in _races(tmp_path, tried, "swaps while originals are retired", run, swap):
         assert scene.swapped
         (place,) = scene.find(scene.swapped)
         is_own = place == scene.folder / name
@@ -271,10 +256,7 @@ def test_a_name_that_is_taken_again_at_once_costs_neither_file(tmp_path: Path, t
         with mock.patch.object(os, "rename", rename):
             _retire(scene, race)
 
-    def swap(scene: Scene) -> None:
-        KINDS["a newer file"](scene, "a.png")
-
-    both = 0
+    both, swap = 0, partial(_put, name="a.png", kind="a newer file")
     for scene, _race in _races(tmp_path, tried, "swaps of a name that is taken again", run, swap):
         assert scene.swapped
         found = sorted(path.read_bytes() for path in scene.folder.iterdir())
@@ -287,6 +269,13 @@ def test_a_name_that_is_taken_again_at_once_costs_neither_file(tmp_path: Path, t
             assert found == [NEWER]
         assert scene.hidden() == []
     assert both
+
+
+def _lead_outside(scene: Scene, part: str) -> None:
+    """Put a link to the outside in a folder's place."""
+    folder = scene.inbox / part
+    folder.rename(scene.inbox / "moved")
+    folder.symlink_to(scene.outside, target_is_directory=True)
 
 
 @pytest.mark.timeout(60)
@@ -304,11 +293,7 @@ def test_a_folder_swapped_for_a_link_leads_nowhere(
             (twin / name).hardlink_to(scene.folder / name)
         _retire(scene, race, keeps=keeps)
 
-    def swap(scene: Scene) -> None:
-        folder = scene.inbox / part
-        folder.rename(scene.inbox / "moved")
-        folder.symlink_to(scene.outside, target_is_directory=True)
-
+    swap = partial(_lead_outside, part=part)
     for scene, _race in _races(tmp_path, tried, "swaps of a folder while originals are retired", run, swap):
         twin = scene.outside / ("deep" if part == "sub" else "")
         found = {path.name: path.read_bytes() for path in twin.iterdir() if path.is_file()}
@@ -320,12 +305,8 @@ def test_a_folder_swapped_for_a_link_leads_nowhere(
 def test_a_link_in_the_place_of_accepted_is_not_followed(target: str, tmp_path: Path) -> None:
     """Where `_accepted` is a link, originals stay in sight with the reason; nothing is made outside."""
     scene = Scene(tmp_path)
-    goal = {
-        "a folder outside": scene.outside,
-        "a file outside": scene.outside / "secret.png",
-        "nowhere": scene.outside / "new",
-    }
-    (scene.inbox / "_accepted").symlink_to(goal[target])
+    goal = {"a folder outside": "", "a file outside": "secret.png", "nowhere": "new"}[target]
+    (scene.inbox / "_accepted").symlink_to(scene.outside / goal)
     remaining = _retire(scene, Race(tmp_path, None, lambda: None), keeps=True)
     assert set(remaining) == set(ROLES.values())
     assert set(remaining.values()) == {"accepted but present: _accepted is no folder"}
@@ -343,9 +324,7 @@ def test_nothing_in_accepted_is_ever_replaced(tmp_path: Path, tried: Counter[str
             if not (place / name).exists():
                 (place / name).write_bytes(NEWER)
 
-    def run(scene: Scene, race: Race) -> None:
-        _retire(scene, race, keeps=True)
-
+    run = partial(_retire, keeps=True)
     for scene, _race in _races(tmp_path, tried, "swaps in _accepted", run, put):
         kept = [path.read_bytes() for path in (scene.inbox / "_accepted").rglob("*") if path.is_file()]
         assert {data for data in kept if data != NEWER} == set(scene.originals.values())
@@ -475,14 +454,8 @@ def _accept(scene: Scene, race: Race) -> Spool:
 @pytest.mark.parametrize("kind", SOME_KINDS)
 def test_only_what_the_scan_saw_is_accepted(kind: str, tmp_path: Path, tried: Counter[str]) -> None:
     """Whenever a picture is replaced during the copy, the spool has all originals or none, never a secret."""
-
-    def run(scene: Scene, race: Race) -> None:
-        _accept(scene, race)
-
-    endings = set()
-    for scene, race in _races(
-        tmp_path, tried, "swaps while a drop is accepted", run, lambda scene: KINDS[kind](scene, "a.png")
-    ):
+    endings, swap = set(), partial(_put, name="a.png", kind=kind)
+    for scene, race in _races(tmp_path, tried, "swaps while a drop is accepted", _accept, swap):
         spool = Spool(scene.base / "spool")
         copies = {path.read_bytes() for path in spool.root.rglob("*") if path.is_file()}
         assert not [data for data in copies if SECRET in data or NEWER in data]
@@ -515,11 +488,7 @@ def test_a_drop_is_not_read_through_a_link(part: str, tmp_path: Path, tried: Cou
         _accept(scene, race)
         seen.append(race)
 
-    def swap(scene: Scene) -> None:
-        folder = scene.inbox / part
-        folder.rename(scene.inbox / "moved")
-        folder.symlink_to(scene.outside, target_is_directory=True)
-
+    swap = partial(_lead_outside, part=part)
     for scene, race in _races(tmp_path, tried, "swaps of a folder while a drop is accepted", run, swap):
         assert race.opened == []
         copies = [path.read_bytes() for path in (scene.base / "spool").rglob("*") if path.is_file()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import Disk, FakeEngine
-from support.trees import Stepper, wait_for
+from support.trees import Stepper, named, wait_for
 
 from daemon import files, safe_yaml
 from daemon.errors import NotReady, Reason
@@ -17,25 +17,14 @@ from daemon.job import State
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
     from pathlib import Path
 
     from support.trees import Tree
 
-    from daemon.spool import StoredJob
 
 OF_THE_FILE = ("ENAMETOOLONG", "EINVAL", "EILSEQ", "EFBIG", "ENOTSUP", "EXDEV", "EOVERFLOW")
 OF_THE_PLACE = (
-    "EIO",
-    "EROFS",
-    "ENOSPC",
-    "EDQUOT",
-    "EACCES",
-    "EPERM",
-    "ESTALE",
-    "ENOTCONN",
-    "ETIMEDOUT",
-    "ENOENT",
+    *("EIO", "EROFS", "ENOSPC", "EDQUOT", "EACCES", "EPERM", "ESTALE", "ENOTCONN", "ETIMEDOUT", "ENOENT"),
 )
 EVER = 10**9
 
@@ -44,26 +33,17 @@ def _two_each_day(codes: tuple[str, ...]) -> list[Any]:
     return [*codes[:2], *(pytest.param(code, marks=pytest.mark.nightly) for code in codes[2:])]
 
 
-def _named(records: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:
-    return [record for record in records if record["event"] == event]
-
-
-def _is(entry: StoredJob, stem: str) -> bool:
-    return entry.job is not None and entry.job.stem == stem
-
-
 def _failure(tree: Tree) -> Any:
     (entry,) = tree.spool.entries(State.FAILED)
-    assert entry.failure
     return entry.failure
 
 
 @pytest.mark.parametrize("code", _two_each_day(OF_THE_FILE))
 def test_a_name_that_the_outbox_never_takes_fails_the_job_in_sight(
-    code: str, make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    code: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three refusals of the result end the job as outbox_refused, shown in the outbox; the next is painted."""
-    tree, engine, tries = make_tree(), FakeEngine(), 0
+    engine, tries = FakeEngine(), 0
     stepper, real = Stepper(tree.config, engine), os.rename
     number = getattr(errno, code)
 
@@ -88,7 +68,7 @@ def test_a_name_that_the_outbox_never_takes_fails_the_job_in_sight(
     document = safe_yaml.parse((shown / "error.yaml").read_bytes())
     assert document["reason"] == "outbox_refused"
     assert os.strerror(number) in document["message"]
-    assert _named(records, "outbox.refused") == []
+    assert named(records, "outbox.refused") == []
     assert stepper.service.situation.paused == {}
     tree.check(is_quiet=True)
 
@@ -96,15 +76,14 @@ def test_a_name_that_the_outbox_never_takes_fails_the_job_in_sight(
 @pytest.mark.parametrize("code", ["ENAMETOOLONG", pytest.param("EINVAL", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("kind", ["painted", "faulty"])
 def test_an_outbox_that_takes_nothing_of_it_does_not_hold_up_the_rest(
-    kind: str, code: str, make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    kind: str, code: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where not even the failure can be shown the job ends in the spool, with one warning and its files."""
-    tree = make_tree()
     stepper, real = Stepper(tree.config, FakeEngine()), os.mkdir
     number = getattr(errno, code)
 
     def mkdir(path: Any, *args: Any, **options: Any) -> None:
-        drafts = [f".tmp-{entry.id}" for entry in tree.spool.all_entries() if _is(entry, "sea")]
+        drafts = [f".tmp-{entry.id}" for entry in tree.spool.all_entries() if entry.job.stem == "sea"]
         if os.fspath(path) in drafts:
             raise OSError(number, os.strerror(number), path)
         real(path, *args, **options)
@@ -116,8 +95,8 @@ def test_an_outbox_that_takes_nothing_of_it_does_not_hold_up_the_rest(
         stepper.until_quiet()
     failure = _failure(tree)
     assert failure.reason == ("outbox_refused" if kind == "painted" else "bad_sidecar")
-    assert len(_named(records, "outbox.refused")) == 1
-    assert len(_named(records, "job.failed")) == 1
+    assert len(named(records, "outbox.refused")) == 1
+    assert len(named(records, "job.failed")) == 1
     assert [name.rpartition("-")[0] for name in tree.results()] == ["lake"]
     (entry,) = tree.spool.entries(State.FAILED)
     assert len(list(entry.inputs.iterdir())) == 3
@@ -125,9 +104,9 @@ def test_an_outbox_that_takes_nothing_of_it_does_not_hold_up_the_rest(
 
 
 @pytest.mark.parametrize("code", _two_each_day(OF_THE_PLACE))
-def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Callable[[], Tree]) -> None:
+def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, tree: Tree) -> None:
     """Twenty refusals long the service pauses and says why; the job never fails and is shown in the end."""
-    tree, engine = make_tree(), FakeEngine()
+    engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
     disk = Disk(tree.outbox, 0, length=EVER, code=getattr(errno, code))
     real, pauses = stepper.service.situation.backoff.begin, 0
@@ -144,19 +123,17 @@ def test_an_outbox_that_does_not_work_now_is_waited_for(code: str, make_tree: Ca
     with capture_logs() as records, disk.attached():
         assert stepper.until_quiet(deadline_s=20) == [Ending.COMPLETED]
     assert pauses == 20
-    paused = _named(records, "service.paused")
+    paused = named(records, "service.paused")
     assert {record["part"] for record in paused} == {"outbox"}
     assert all(f"fake {code}" in record["reason"] for record in paused)
-    assert [record["part"] for record in _named(records, "service.resumed")] == ["outbox"]
-    assert _named(records, "job.failed") == []
+    assert [record["part"] for record in named(records, "service.resumed")] == ["outbox"]
+    assert named(records, "job.failed") == []
     assert len(engine.calls) == 1
     tree.check(is_quiet=True)
 
 
-def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(make_tree: Callable[[], Tree]) -> None:
+def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(tree: Tree, stepper: Stepper) -> None:
     """Cancelled while an outbox does not take its result, it is shown as cancelled once the outbox works."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     disk = Disk(tree.outbox, 0, length=EVER, code=errno.EIO)
     real = stepper.service.situation.backoff.begin
 
@@ -176,9 +153,8 @@ def test_a_painted_job_that_the_outbox_keeps_waiting_can_be_cancelled(make_tree:
 
 
 @pytest.mark.parametrize("code", _two_each_day(("EIO", "EINVAL", "EROFS", "ENOSPC")))
-def test_a_spool_that_does_not_work_now_is_waited_for(code: str, make_tree: Callable[[], Tree]) -> None:
+def test_a_spool_that_does_not_work_now_is_waited_for(code: str, tree: Tree) -> None:
     """Errors of the spool, of whatever kind, never fail a job: it is painted once the disk works again."""
-    tree = make_tree()
     engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
     tree.drop("sea")
@@ -190,16 +166,15 @@ def test_a_spool_that_does_not_work_now_is_waited_for(code: str, make_tree: Call
                 assert stepper.turn() is Ending.INTERRUPTED
         assert stepper.service.situation.paused.keys() == {"worker"}
         assert stepper.until_quiet() == [Ending.COMPLETED]
-    assert [record["part"] for record in _named(records, "service.resumed")] == ["worker"]
-    assert _named(records, "job.failed") == []
+    assert [record["part"] for record in named(records, "service.resumed")] == ["worker"]
+    assert named(records, "job.failed") == []
     tree.check(is_quiet=True)
 
 
 def test_an_error_of_the_spool_after_the_publication_is_not_the_outboxs(
-    make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is published is not called refused because the spool cannot record it, however it answers."""
-    tree = make_tree()
     stepper, real, tries = Stepper(tree.config, FakeEngine()), os.rename, 0
 
     def rename(source: Any, target: Any, **options: Any) -> None:
@@ -223,10 +198,10 @@ def test_an_error_of_the_spool_after_the_publication_is_not_the_outboxs(
 @pytest.mark.parametrize("lack", ["bytes", "inodes"])
 @pytest.mark.parametrize("where", ["spool", "outbox"])
 def test_without_room_no_job_is_started_and_none_fails(
-    where: str, lack: str, make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    where: str, lack: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk too full for the next job pauses the service, with figures, before an attempt is begun."""
-    tree, engine = make_tree(), FakeEngine()
+    engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
     tree.drop("sea")
     wait_for(lambda: not stepper.look() and tree.spool.count(State.QUEUED), "the drop to be accepted")
@@ -242,7 +217,7 @@ def test_without_room_no_job_is_started_and_none_fails(
         patch.setattr(files, "room", room)
         for _ in range(5):
             assert stepper.turn() is Ending.INTERRUPTED
-    (paused,) = _named(records, "service.paused")
+    (paused,) = named(records, "service.paused")
     assert paused["part"] == "worker"
     assert ("0.5 MB free" if lack == "bytes" else "3 inodes free") in paused["reason"]
     (entry,) = tree.spool.entries(State.QUEUED)
@@ -253,11 +228,9 @@ def test_without_room_no_job_is_started_and_none_fails(
 
 
 def test_without_room_no_drop_is_accepted(
-    make_tree: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+    tree: Tree, stepper: Stepper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A spool too full for a drop leaves it in the inbox, untouched, and pauses the inbox with figures."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea")
     before = tree.left()
     with monkeypatch.context() as patch, capture_logs() as records:
@@ -265,7 +238,7 @@ def test_without_room_no_drop_is_accepted(
         for _ in range(5):
             stepper.look()
             stepper.service.stop.wait(0.002)
-    (paused,) = _named(records, "service.paused")
+    (paused,) = named(records, "service.paused")
     assert paused["part"] == "inbox"
     assert "1.0 MB free" in paused["reason"]
     assert tree.left() == before
@@ -274,9 +247,8 @@ def test_without_room_no_drop_is_accepted(
     tree.check(is_quiet=True)
 
 
-def test_an_error_without_a_place_is_reported_without_one(make_tree: Callable[[], Tree]) -> None:
+def test_an_error_without_a_place_is_reported_without_one(stepper: Stepper) -> None:
     """Some errors name no file; then the reason is what the system says, and no `None`."""
-    stepper = Stepper(make_tree().config, FakeEngine())
     for error, reason in (
         (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device"),
         (OSError(errno.ENOSPC, "No space left on device", "x.png"), "No space left on device: x.png"),
@@ -286,10 +258,8 @@ def test_an_error_without_a_place_is_reported_without_one(make_tree: Callable[[]
         assert stepper.service.situation.paused["worker"] == reason
 
 
-def test_a_stop_ends_the_wait(make_tree: Callable[[], Tree]) -> None:
+def test_a_stop_ends_the_wait(tree: Tree, stepper: Stepper) -> None:
     """A service that is asked to stop while it waits for its outbox stops at once, and loses nothing."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     tree.drop("sea")
     disk = Disk(tree.outbox, 0, length=EVER, code=errno.EIO)
     stepper.service.situation.backoff.begin = lambda *_: stepper.service.ask_stop()  # type: ignore[method-assign]

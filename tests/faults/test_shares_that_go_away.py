@@ -7,23 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
-from support.trees import Stepper, wait_for
+from support.trees import Stepper, named, wait_for
 
 from daemon.job import State
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from support.trees import Tree
 
     from daemon.job import Step
     from daemon.spool import Draft, StoredJob
 
 
-def test_a_missing_outbox_pauses_and_the_painted_picture_waits(make_tree: Callable[[], Tree]) -> None:
+def test_a_missing_outbox_pauses_and_the_painted_picture_waits(tree: Tree) -> None:
     """An outbox that goes away during a job gets the picture when it is back; it is painted once."""
-    tree = make_tree()
     sentinel, aside = tree.outbox / ".styletransferd-outbox", tree.config.folders.spool / "aside"
     attempts = 0
 
@@ -51,9 +48,8 @@ def test_a_missing_outbox_pauses_and_the_painted_picture_waits(make_tree: Callab
     tree.check(is_quiet=True)
 
 
-def test_a_stop_while_the_outbox_is_away_keeps_the_painted_picture(make_tree: Callable[[], Tree]) -> None:
+def test_a_stop_while_the_outbox_is_away_keeps_the_painted_picture(tree: Tree) -> None:
     """A job painted while the outbox was away is published after a restart without being painted again."""
-    tree = make_tree()
     sentinel = tree.outbox / ".styletransferd-outbox"
 
     def unmount(step: Step) -> None:
@@ -74,31 +70,27 @@ def test_a_stop_while_the_outbox_is_away_keeps_the_painted_picture(make_tree: Ca
     tree.check(is_quiet=True)
 
 
-def test_nothing_is_started_or_published_without_the_outbox(make_tree: Callable[[], Tree]) -> None:
+def test_nothing_is_started_or_published_without_the_outbox(tree: Tree, stepper: Stepper) -> None:
     """With the outbox' sentinel gone the service pauses, says so, and writes nothing under the mount point."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     (tree.outbox / ".styletransferd-outbox").unlink()
     tree.drop("sea")
     with capture_logs() as records:
         for _ in range(20):
             stepper.turn()
             stepper.service.stop.wait(0.001)
-    paused = [record for record in records if record["event"] == "service.paused"]
+    paused = named(records, "service.paused")
     assert [record["part"] for record in paused] == ["worker"]
     assert "outbox unavailable" in paused[0]["reason"]
     assert list(tree.outbox.iterdir()) == []
     (tree.outbox / ".styletransferd-outbox").touch()
     with capture_logs() as records:
         assert stepper.until_quiet() == [Ending.COMPLETED]
-    assert [record["part"] for record in records if record["event"] == "service.resumed"] == ["worker"]
+    assert [record["part"] for record in named(records, "service.resumed")] == ["worker"]
     tree.check(is_quiet=True)
 
 
-def test_nothing_is_accepted_without_the_inbox(make_tree: Callable[[], Tree]) -> None:
+def test_nothing_is_accepted_without_the_inbox(tree: Tree, stepper: Stepper) -> None:
     """With the inbox' sentinel gone what lies there is left alone, and accepted once the sentinel is back."""
-    tree = make_tree()
-    stepper = Stepper(tree.config, FakeEngine())
     (tree.inbox / ".styletransferd-inbox").unlink()
     tree.drop("sea")
     before = tree.left()
@@ -106,7 +98,7 @@ def test_nothing_is_accepted_without_the_inbox(make_tree: Callable[[], Tree]) ->
         for _ in range(20):
             stepper.turn()
             stepper.service.stop.wait(0.001)
-    assert [record["part"] for record in records if record["event"] == "service.paused"] == ["inbox"]
+    assert [record["part"] for record in named(records, "service.paused")] == ["inbox"]
     assert tree.left() == before
     assert list(tree.spool.all_entries()) == []
     (tree.inbox / ".styletransferd-inbox").touch()
@@ -114,9 +106,8 @@ def test_nothing_is_accepted_without_the_inbox(make_tree: Callable[[], Tree]) ->
     tree.check(is_quiet=True)
 
 
-def test_a_sentinel_is_never_made_again(make_tree: Callable[[], Tree]) -> None:
+def test_a_sentinel_is_never_made_again(tree: Tree) -> None:
     """A start on a folder that lost its sentinel is refused instead of taking the mount point for the share."""
-    tree = make_tree()
     Stepper(tree.config, FakeEngine())
     (tree.inbox / ".styletransferd-inbox").unlink()
     with pytest.raises(Exception, match="inbox unavailable"):
@@ -127,13 +118,9 @@ def test_a_sentinel_is_never_made_again(make_tree: Callable[[], Tree]) -> None:
 @pytest.mark.parametrize("leaves_mount_point", [True, False], ids=["unmounted", "moved away"])
 @pytest.mark.parametrize("has_reason", [False, True], ids=["good", "faulty"])
 def test_an_inbox_that_goes_between_accepting_and_removing_is_not_taken_for_emptied(
-    leaves_mount_point: bool,  # noqa: FBT001
-    has_reason: bool,  # noqa: FBT001
-    make_tree: Callable[[], Tree],
-    monkeypatch: pytest.MonkeyPatch,
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, *, leaves_mount_point: bool, has_reason: bool
 ) -> None:
     """Originals that cannot be seen are not gone: back with the share they are removed, not painted again."""
-    tree = make_tree()
     stepper, aside = Stepper(tree.config, FakeEngine()), tree.inbox.with_name("aside")
     real = stepper.service.spool.commit
 

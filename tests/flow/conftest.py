@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.running import Runs
 from support.trees import Tree, hasten, wait_for
 
 from daemon import config as config_module
@@ -41,6 +42,13 @@ def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) ->
     made = Tree(make_config(inbox={"settle_s": 0.05, "rescan_s": 0.1, "observer": "off"}))
     made.inbox.mkdir()
     return made
+
+
+@pytest.fixture
+def run() -> Iterator[Runs]:
+    """Start services; those that still run are ended."""
+    with Runs() as runs:
+        yield runs
 
 
 class Live:
@@ -103,12 +111,10 @@ class Live:
 
     def send(self, number: int) -> None:
         """Send a signal."""
-        assert self.process
         self.process.send_signal(number)
 
     def wait(self, deadline_s: float = 30) -> int:
         """Wait for the end and give the exit code."""
-        assert self.process
         return self.process.wait(timeout=deadline_s)
 
     def end(self) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.fakes import FakeEngine
-from support.running import Runs
 from support.trees import NearDecoder, Tree, hasten, wait_for
 
 from daemon.errors import NotReady
@@ -16,7 +15,9 @@ from daemon.job import State
 from daemon.service.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from support.running import Runs
 
     from daemon.config import Config
     from daemon.lifeline import Lifeline
@@ -35,13 +36,6 @@ def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) ->
 
 def _drain(tree: Tree, *script: str) -> int:
     return Service(tree.config, drains=True, engine=FakeEngine(*script), decoder=NearDecoder()).run()
-
-
-@pytest.fixture
-def run() -> Iterator[Runs]:
-    """Start services; those that still run are ended."""
-    with Runs() as runs:
-        yield runs
 
 
 def test_all_done_is_0(tree: Tree) -> None:

@@ -51,7 +51,6 @@ def _drop(inbox: Path, groups: int) -> int:
 
 def _memory_mb(live: Live, key: str) -> float:
     """Read a size from the kernel's account of the parent: `VmRSS` now, `VmHWM` the highest so far."""
-    assert live.process
     with open(f"/proc/{live.process.pid}/status", encoding="ascii") as lines:
         (kilobytes,) = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
     return int(kilobytes) / 1000

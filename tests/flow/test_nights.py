@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
 from support.running import END_S, Runs
-from support.trees import Tree, hasten, wait_for
+from support.trees import Tree, hasten, named, wait_for
 
 from daemon import __version__, clock, safe_yaml
 from daemon.cli import status
@@ -25,11 +25,13 @@ from daemon.service import upkeep
 from daemon.service.status import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, MutableMapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from daemon.config import Config
     from daemon.job import Step
+
+    Make = Callable[..., Tree]
 
 NIGHT = "22:00-06:00"
 
@@ -63,7 +65,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 
 
 @pytest.fixture
-def make_night(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tree]:
+def make_night(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Make:
     """Make trees where everything goes quickly; keywords are the config's sections."""
     hasten(monkeypatch)
     monkeypatch.setattr(upkeep, "_METRICS_S", 0.02)
@@ -77,23 +79,12 @@ def make_night(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPat
     return make
 
 
-@pytest.fixture
-def run() -> Iterator[Runs]:
-    """Start services; those that still run are ended."""
-    with Runs() as runs:
-        yield runs
-
-
 def _stamped(shown: str) -> str:
     return clock.stamp(datetime.fromisoformat(shown).astimezone())
 
 
 def _until(tree: Tree, state: State, count: int = 1) -> None:
     wait_for(lambda: tree.spool.count(state) == count, f"{count} {state}", END_S)
-
-
-def _named(records: list[MutableMapping[str, Any]], *events: str) -> list[MutableMapping[str, Any]]:
-    return [record for record in records if record["event"] in events]
 
 
 def _report(tree: Tree, day: str) -> dict[str, Any]:
@@ -104,9 +95,7 @@ def _report(tree: Tree, day: str) -> dict[str, Any]:
 # The window
 
 
-def test_jobs_are_accepted_by_day_and_painted_by_night(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs
-) -> None:
+def test_jobs_are_accepted_by_day_and_painted_by_night(wall: Wall, make_night: Make, run: Runs) -> None:
     """Outside of the window a drop is accepted, not started, and status says from when on; at 22:00 it runs."""
     tree, engine = make_night(schedule={"window": NIGHT}), FakeEngine()
     with capture_logs() as records:
@@ -127,16 +116,15 @@ def test_jobs_are_accepted_by_day_and_painted_by_night(
         _until(tree, State.DONE)
         wait_for(lambda: json.loads(path.read_bytes())["opens_at"] is None, "the status", END_S)
         running.stop()
-    words = _named(records, "service.window_closed", "service.window_opened", "job.completed")
-    assert [record["event"] for record in words] == [
-        *("service.window_closed", "service.window_opened", "job.completed")
-    ]
+    words = named(records, "service.window_closed", "service.window_opened", "job.completed")
+    events = [record["event"] for record in words]
+    assert events == ["service.window_closed", "service.window_opened", "job.completed"]
     assert words[0]["opens_at"] == _stamped("2026-03-02 22:00")
     tree.check(is_quiet=True)
 
 
 def test_a_job_that_runs_is_not_cut_short_by_the_end_of_the_window(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs
+    wall: Wall, make_night: Make, run: Runs
 ) -> None:
     """What was begun at 05:59 is painted to its end; the next job waits for the next evening."""
     wall.set("2026-03-03 05:59")
@@ -160,9 +148,7 @@ def test_a_job_that_runs_is_not_cut_short_by_the_end_of_the_window(
 
 @pytest.mark.parametrize("end", ["window", "stop time", "both"])
 @pytest.mark.parametrize("script", ["paint", "job_error"])
-def test_a_drain_ends_with_the_night(
-    script: str, end: str, wall: Wall, make_night: Callable[..., Tree], run: Runs
-) -> None:
+def test_a_drain_ends_with_the_night(script: str, end: str, wall: Wall, make_night: Make, run: Runs) -> None:
     """Once the window closes or the stop time comes no job is started; the rest stays; the code tells."""
     wall.set("2026-03-02 23:00")
     tree = make_night(schedule={"window": NIGHT} if end != "stop time" else {})
@@ -175,12 +161,12 @@ def test_a_drain_ends_with_the_night(
         assert running.wait() == (1 if script == "job_error" else 0)
     assert len(engine.calls) == 1
     assert tree.spool.count(State.QUEUED) + len(tree.left()) // 3 == 2
-    assert len(_named(records, "service.summarized")) == 1
+    assert len(named(records, "service.summarized")) == 1
     tree.check()
 
 
 def test_a_drain_ends_with_the_night_also_when_nothing_can_be_done(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs
+    wall: Wall, make_night: Make, run: Runs
 ) -> None:
     """A drain that waits for its outbox does not wait beyond the morning."""
     tree = make_night(schedule={"window": NIGHT})
@@ -195,9 +181,7 @@ def test_a_drain_ends_with_the_night_also_when_nothing_can_be_done(
     assert tree.spool.count(State.QUEUED) == 1
 
 
-def test_a_drain_that_comes_too_early_waits_for_its_window(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs
-) -> None:
+def test_a_drain_that_comes_too_early_waits_for_its_window(wall: Wall, make_night: Make, run: Runs) -> None:
     """Started at noon, a drain accepts, and paints from 22:00 on; then it ends by itself."""
     tree, engine = make_night(schedule={"window": NIGHT}), FakeEngine()
     tree.drop("sea")
@@ -212,7 +196,7 @@ def test_a_drain_that_comes_too_early_waits_for_its_window(
 
 
 def test_a_stop_time_before_the_window_ends_a_drain_that_still_waits(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs
+    wall: Wall, make_night: Make, run: Runs
 ) -> None:
     """A drain whose last moment passes while its window is closed ends with 0 and everything queued."""
     tree = make_night(schedule={"window": NIGHT})
@@ -252,7 +236,7 @@ def test_a_stop_time_that_is_none_is_wrong_usage(
 # The morning report
 
 
-def test_a_drain_leaves_the_morning_report(wall: Wall, make_night: Callable[..., Tree], run: Runs) -> None:
+def test_a_drain_leaves_the_morning_report(wall: Wall, make_night: Make, run: Runs) -> None:
     """The report counts what was accepted, done and failed, says why, and what waits; so does one record."""
     wall.set("2026-03-02 23:00")
     tree = make_night()
@@ -282,15 +266,13 @@ def test_a_drain_leaves_the_morning_report(wall: Wall, make_night: Callable[...,
     assert report["queued"] == 0
     assert report["runs"][0]["started_at"].startswith("2026-03-02T23:00")
     assert report["runs"][0]["ended_at"].startswith("2026-03-03T05:00")
-    (line,) = _named(records, "service.summarized")
+    (line,) = named(records, "service.summarized")
     assert (line["accepted"], line["done"], line["failed"], line["waiting"]) == (2, 1, 1, 2)
     assert line["path"] == str(tree.outbox / "summary-2026-03-03.yaml")
     assert 0 <= line["hours_used"] < 1
 
 
-def test_each_night_of_a_resident_service_is_summed_up_once(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs
-) -> None:
+def test_each_night_of_a_resident_service_is_summed_up_once(wall: Wall, make_night: Make, run: Runs) -> None:
     """Each close of the window ends a report and has its record; an end after that adds none."""
     wall.set("2026-03-03 01:00")
     tree = make_night(schedule={"window": NIGHT})
@@ -305,14 +287,14 @@ def test_each_night_of_a_resident_service_is_summed_up_once(
             wall.set(f"2026-03-0{count + 3} 00:30")
             wait_for(lambda: not running.service.situation.opens_at, "the window to open", END_S)
         running.stop()
-    lines = _named(records, "service.summarized")
+    lines = named(records, "service.summarized")
     assert [(line["accepted"], line["done"]) for line in lines] == [(1, 1), (1, 1)]
     assert [_report(tree, f"2026-03-0{day}")["done"] for day in (3, 4)] == [1, 1]
     assert len(list(tree.outbox.glob("summary-*"))) == 2
 
 
 def test_a_report_that_cannot_be_written_holds_nothing_up(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs, monkeypatch: pytest.MonkeyPatch
+    wall: Wall, make_night: Make, run: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outbox that refuses the report costs one warning; the painting goes on and the record still comes."""
     tree = make_night()
@@ -322,8 +304,8 @@ def test_a_report_that_cannot_be_written_holds_nothing_up(
         monkeypatch.setattr(summary, "write", _refuse)
         _until(tree, State.DONE)
         running.stop()
-    assert [record["what"] for record in _named(records, "service.report_failed")] == ["summary"]
-    (line,) = _named(records, "service.summarized")
+    assert [record["what"] for record in named(records, "service.report_failed")] == ["summary"]
+    (line,) = named(records, "service.summarized")
     assert (line["done"], line["path"]) == (1, None)
 
 
@@ -337,7 +319,6 @@ def _refuse(*_: object) -> None:
 def _figures(tree: Tree) -> dict[str, float]:
     """Read the textfile strictly: comments, then NAME{labels} VALUE, no series twice."""
     path = tree.config.metrics.textfile
-    assert path
     found: dict[str, float] = {}
     for line in path.read_text().splitlines():
         if not line.startswith("# HELP ") and not line.startswith("# TYPE "):
@@ -352,9 +333,7 @@ def _figure(tree: Tree, name: str) -> float | None:
     return _figures(tree).get(f"styletransferd_{name}")
 
 
-def test_the_figures_are_complete_and_follow_the_work(
-    wall: Wall, make_night: Callable[..., Tree], run: Runs
-) -> None:
+def test_the_figures_are_complete_and_follow_the_work(wall: Wall, make_night: Make, run: Runs) -> None:
     """Every family is there while a job runs; pauses and progress come and go; a watched file is never half."""
     wall.set("2026-03-02 23:00")
     tree = make_night(metrics={"textfile": "figures.prom"}, schedule={"window": NIGHT})
@@ -371,9 +350,8 @@ def test_the_figures_are_complete_and_follow_the_work(
     try:
         _until(tree, State.RUNNING)
         _until(tree, State.QUEUED)
-        wait_for(
-            lambda: _figure(tree, "job_progress_ratio") and _figure(tree, "iteration_seconds"), "it", END_S
-        )
+        wait_for(lambda: _figure(tree, "job_progress_ratio"), "the progress", END_S)
+        wait_for(lambda: _figure(tree, "iteration_seconds"), "the pace", END_S)
         wait_for(lambda: _figure(tree, 'jobs{state="queued"}') == 1, "the queue", END_S)
         held = _figures(tree)  # progress is of what is painted, not of what waits for the outbox
         (tree.outbox / ".styletransferd-outbox").unlink()

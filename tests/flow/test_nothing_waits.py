@@ -9,11 +9,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
-from structlog.testing import capture_logs
 from support.fakes import FakeEngine
 from support.running import END_S, Runs
-from support.trees import Tree, wait_for
+from support.trees import Tree, captured, named, wait_for
 
 from daemon.job import State
 from daemon.outbox import loss_table
@@ -21,7 +19,6 @@ from daemon.worker import result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from conftest import Live
 
@@ -47,27 +44,14 @@ class Press:
 
 @pytest.fixture
 def press(monkeypatch: pytest.MonkeyPatch) -> Iterator[Press]:
-    """Make one; in the end nothing is held up any more."""
+    """Make one; before the services are ended nothing is held up any more."""
     made = Press(monkeypatch)
     yield made
     made.gate.set()
 
 
-@pytest.fixture
-def run(press: Press) -> Iterator[Runs]:
-    """Start services; those that still run are ended."""
-    with Runs() as runs:
-        yield runs
-        press.gate.set()
-
-
-def _captured() -> AbstractContextManager[list[Any]]:
-    """Catch the log with the jobs' context."""
-    return capture_logs(processors=[structlog.contextvars.merge_contextvars])
-
-
-def _names(records: list[Any], event: str) -> list[str]:
-    return [record["name"].rpartition("-")[0] for record in records if record["event"] == event]
+def _names(records: list[Any], *events: str) -> list[str]:
+    return [record["name"].rpartition("-")[0] for record in named(records, *events)]
 
 
 def test_jobs_are_painted_while_one_is_finished_but_not_without_bound(
@@ -78,7 +62,7 @@ def test_jobs_are_painted_while_one_is_finished_but_not_without_bound(
     for name in names:
         tree.drop(name)
     engine = FakeEngine()
-    with _captured() as records:
+    with captured() as records:
         running = run(tree.config, engine, drains=True)
         wait_for(lambda: len(engine.calls) == 3, "three jobs to be painted", END_S)
         wait_for(lambda: engine.steps.count(engine.calls[2]) == 3, "the third one's last step", END_S)
@@ -100,9 +84,9 @@ def test_each_line_of_a_finished_job_is_of_that_job(tree: Tree, run: Runs, press
     for name in ("a", "b"):
         tree.drop(name)
     press.gate.set()
-    with _captured() as records:
+    with captured() as records:
         run(tree.config, drains=True).join()
-    shown = [record for record in records if record["event"] == "outbox.published"]
+    shown = named(records, "outbox.published")
     assert [record["path"].rpartition("-")[2] == record["job_id"][:8] for record in shown] == [True, True]
 
 
@@ -124,7 +108,7 @@ def test_what_comes_back_into_the_queue_is_done_by_the_same_drain(tree: Tree, ru
     tree.drop("a")
     press.errors.append(OSError(errno.ENOSPC, "No space left on device"))
     engine = FakeEngine()
-    with _captured() as records:
+    with captured() as records:
         running = run(tree.config, engine, drains=True)
         wait_for(lambda: press.begun, "the finishing", END_S)
         wait_for(lambda: running.service.intake.is_at_rest, "the inbox at rest", END_S)
@@ -132,7 +116,7 @@ def test_what_comes_back_into_the_queue_is_done_by_the_same_drain(tree: Tree, ru
         press.gate.set()
         running.join()
     assert _names(records, "spool.requeued") == _names(records, "job.completed") == ["a"]
-    assert [record["part"] for record in records if record["event"] == "service.paused"] == ["worker"]
+    assert [record["part"] for record in named(records, "service.paused")] == ["worker"]
     assert (running.code, len(engine.calls)) == (0, 2)
     (entry,) = tree.spool.entries(State.DONE)
     assert entry.attempts_used == 1
@@ -188,7 +172,7 @@ def test_what_takes_too_long_after_a_stop_is_left(
     tree.drop("a")
     tree.drop("b")
     engine = FakeEngine()
-    with _captured() as records:
+    with captured() as records:
         running = run(tree.config, engine)
         wait_for(lambda: len(engine.calls) == 2 and press.begun, "both to be painted", END_S)
         running.service.ask_stop()
@@ -205,14 +189,14 @@ def test_what_takes_too_long_after_a_stop_is_left(
 def test_a_job_cancelled_before_it_is_published_is_not(tree: Tree, run: Runs, press: Press) -> None:
     """A cancel that comes after the last step still takes effect, as long as nothing is published."""
     tree.drop("a")
-    with _captured() as records:
+    with captured() as records:
         running = run(tree.config, drains=True)
         wait_for(lambda: press.begun, "the finishing", END_S)
         tree.spool.ask_cancel(tree.spool.entries(State.RUNNING)[0])
         press.gate.set()
         running.join()
     assert _names(records, "job.completed") == []
-    assert [record["reason"] for record in records if record["event"] == "job.failed"] == ["cancelled"]
+    assert [record["reason"] for record in named(records, "job.failed")] == ["cancelled"]
     assert running.code == 1
     tree.check(is_quiet=True)
 
@@ -221,7 +205,7 @@ def test_a_running_job_that_is_cancelled_ends_soon(tree: Tree, run: Runs, press:
     """The operator's wish reaches the attempt while it paints; it fails as cancelled, and the next one runs."""
     tree.drop("a")
     tree.drop("b")
-    with _captured() as records:
+    with captured() as records:
         running = run(tree.config, FakeEngine("hang"), drains=True)
         wait_for(running.service.attempts.progress, "the first step", END_S)
         tree.spool.ask_cancel(tree.spool.entries(State.RUNNING)[0])
@@ -261,14 +245,13 @@ def test_failures_come_in_their_order_too(tree: Tree, run: Runs, press: Press) -
     for name in ("a", "b", "c"):
         tree.drop(name)
     engine = FakeEngine("paint", "job_error")
-    with _captured() as records:
+    with captured() as records:
         running = run(tree.config, engine, drains=True)
         wait_for(lambda: len(engine.calls) == 3, "all to be painted", END_S)
         assert tree.results() == []
         press.gate.set()
         running.join()
-    ended = [record for record in records if record["event"] in {"job.completed", "job.failed"}]
-    assert [record["name"].rpartition("-")[0] for record in ended] == ["a", "b", "c"]
+    assert _names(records, "job.completed", "job.failed") == ["a", "b", "c"]
     assert running.code == 1
     tree.check(is_quiet=True)
 

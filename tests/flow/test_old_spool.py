@@ -62,7 +62,6 @@ def test_a_failure_of_an_old_spool_can_be_tried_again(tree: Tree) -> None:
     _unpack(tree)
     stepper = Stepper(tree.config, FakeEngine())
     (failed,) = tree.spool.entries(State.FAILED)
-    assert failed.failure
     assert failed.failure.reason is Reason.BAD_SIDECAR
     stepper.service.spool.retry(failed)
     stepper.until_quiet(deadline_s=60)

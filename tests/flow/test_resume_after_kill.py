@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import Live
+from support.programs import is_gone
 from support.trees import wait_for
 
 from daemon import safe_yaml
@@ -16,6 +16,7 @@ from daemon.job import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from daemon.spool import StoredJob
 
@@ -106,18 +107,6 @@ def painted(live: Live) -> list[int]:
     return [record["iteration"] for record in live.records("job.progressed", job="sea")]
 
 
-def until_gone(pid: int) -> None:
-    """Wait for the end of a process that is nobody's child any more."""
-    wait_for(lambda: not Path(f"/proc/{pid}").exists() or _is_dead(pid), "the engine to end", 10)
-
-
-def _is_dead(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
-        return True
-
-
 def test_a_killed_service_resumes_where_it_was(running: Live, whole: dict[str, Any]) -> None:
     """After kill -9 of the service the next start resumes from the newest checkpoint to the same entry.
 
@@ -126,7 +115,7 @@ def test_a_killed_service_resumes_where_it_was(running: Live, whole: dict[str, A
     (engine,) = running.records("engine.started")
     running.send(signal.SIGKILL)
     running.wait()
-    until_gone(engine["engine_pid"])
+    wait_for(lambda: is_gone(engine["engine_pid"]), "the engine to end", 10)
     expected = resumed_row(running)
     running.tree.check()
     running.start()

@@ -8,42 +8,27 @@ import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
 from support.running import END_S, Runs
-from support.trees import Stepper, Tree, wait_for
+from support.trees import Stepper, Tree, named, wait_for
 
 from daemon import safe_yaml
 from daemon.job import State
 from daemon.spool import lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, MutableMapping
     from pathlib import Path
-    from typing import Any
 
     from daemon.job import Step
 
 FACTS = {"attempt", "iterations", "height_px", "width_px", "first_loss", "best_loss", "last_loss", "device"}
 
 
-@pytest.fixture
-def run() -> Iterator[Runs]:
-    """Start services; those that still run are ended."""
-    with Runs() as runs:
-        yield runs
-
-
 def _sentinel(tree: Tree) -> Path:
     return tree.outbox / ".styletransferd-outbox"
 
 
-def _completed(records: list[MutableMapping[str, Any]]) -> MutableMapping[str, Any]:
-    (line,) = [record for record in records if record["event"] == "job.completed"]
-    return line
-
-
 def test_a_faulty_drop_does_not_hold_up_the_inbox_while_the_outbox_is_away(tree: Tree, run: Runs) -> None:
     """With the outbox away a good drop after a faulty one is accepted; both endings appear once it is back."""
-    running = run(tree.config)
-    running.until_ready()
+    running = run(tree.config).until_ready()
     _sentinel(tree).unlink()
     tree.drop("bad", sise=3)
     wait_for(lambda: running.service.status.counts.accepted == 1, "the faulty drop to be accepted", END_S)
@@ -74,8 +59,7 @@ def test_a_defect_in_any_thread_ends_the_run_with_it(
         raise defect
 
     engine = FakeEngine()
-    running = run(tree.config, engine)
-    running.until_ready()
+    running = run(tree.config, engine).until_ready()
     loop, _, name = part.partition(".")
     monkeypatch.setattr(getattr(running.service, loop), name, stumble)
     running.join()
@@ -92,8 +76,7 @@ def test_facts_survive_a_stop_while_the_outbox_is_away(tree: Tree, run: Runs) ->
             _sentinel(tree).unlink()
 
     first, second = FakeEngine(on_step=unmount), FakeEngine()
-    running = run(tree.config, first)
-    running.until_ready()
+    running = run(tree.config, first).until_ready()
     tree.drop("sea")
     wait_for(lambda: "outbox" in running.service.situation.paused, "the publication to pause", END_S)
     running.stop()
@@ -104,7 +87,7 @@ def test_facts_survive_a_stop_while_the_outbox_is_away(tree: Tree, run: Runs) ->
         running = run(tree.config, second)
         wait_for(lambda: tree.spool.entries(State.DONE), "the job to be done", END_S)
         running.stop()
-    line = _completed(records)
+    (line,) = named(records, "job.completed")
     assert line.keys() >= FACTS | {"path"}
     assert (line["height_px"], line["width_px"], line["device"]) == (24, 32, "fake")
     assert (len(first.calls), second.calls) == (1, [])
@@ -127,5 +110,6 @@ def test_facts_survive_an_end_between_publication_and_completion(
     assert len(tree.spool.entries(State.RUNNING)) == 1
     with capture_logs() as records:
         Stepper(tree.config, FakeEngine())
-    assert _completed(records).keys() >= FACTS
+    (line,) = named(records, "job.completed")
+    assert line.keys() >= FACTS
     tree.check(is_quiet=True)

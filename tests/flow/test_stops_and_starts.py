@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.trees import wait_for
 
 from daemon import safe_yaml
 from daemon.job import State
@@ -38,23 +36,6 @@ def test_a_killed_service_loses_nothing(make_live: Callable[..., Live]) -> None:
     live.send(signal.SIGTERM)
     assert live.wait(STOPPED_S) == 0
     live.tree.check(is_quiet=True)
-
-
-@pytest.mark.nightly
-def test_the_engine_dies_with_the_service(make_live: Callable[..., Live]) -> None:
-    """After kill -9 of the service no engine goes on burning the processor."""
-    live = make_live().start()
-    (started,) = live.until("engine.started", deadline_s=90)
-    live.send(signal.SIGKILL)
-    live.wait()
-    wait_for(lambda: not _lives(started["engine_pid"]), "the engine to end", 10)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from daemon.job import Losses, Painting, Step
     from daemon.transfer.weights import Weights
 
+    Draw = Callable[..., np.ndarray]
+
 SCALES: dict[str, Any] = {
     **PRESETS["default"],
     "size": 48,
@@ -55,7 +57,7 @@ class Way(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def way(coarse: Painter, picture: Callable[..., np.ndarray]) -> Way:
+def way(coarse: Painter, picture: Draw) -> Way:
     """A job of two sizes in bfloat16."""
     subject = Subject(picture(36, 48), [(picture(36, 28, 1), 1.0)], Settings.model_validate(SCALES))
     session = coarse.begin(subject)
@@ -88,16 +90,13 @@ def test_first_best_and_last_losses_are_float32s_of_the_actual_pictures(painter:
     assert numbers(painting.last) == pytest.approx(exact(painter, way.subject, last.image), rel=1e-6)
 
 
-def test_the_last_losses_are_not_the_bests(
-    painter: Painter, coarse: Painter, picture: Callable[..., np.ndarray]
-) -> None:
+def test_the_last_losses_are_not_the_bests(painter: Painter, coarse: Painter, picture: Draw) -> None:
     """Where every step made it worse, best is the first picture's losses and last those of the last picture."""
     settings = Settings.model_validate({**PRESETS["paper"], "size": 32, "iterations": 3, "learning_rate": 100})
     subject = Subject(picture(24, 32), [(picture(36, 28, 1), 1.0)], settings)
     session = coarse.begin(subject)
     *_, last = session.steps()
     painting = last.painting
-    assert painting is not None
     assert painting.best_iteration == 0
     assert painting.best == painting.first
     assert numbers(painting.last) == pytest.approx(
@@ -133,7 +132,6 @@ def test_in_float32_a_painting_reports_its_rows(painter: Painter, way: Way) -> N
     """Where nothing is rounded, first, best and last are rows of the way to the bit."""
     steps = list(painter.begin(way.subject).steps())
     final = [step for step in steps if step.size_px == 48]
-    assert steps[-1].painting is not None
     assert steps[-1].painting.first == final[0].losses
     assert steps[-1].painting.last == final[-1].losses
     assert steps[-1].painting.best in [step.losses for step in final]
@@ -151,8 +149,6 @@ def test_the_papers_loss_is_reached_as_well(
     subject = Subject(content, [(style, 1.0)], settings)
     coarse = Painter(Vgg19(weights, "bfloat16"), network)
     fine, rough = (list(one.begin(subject).steps())[-1].painting for one in (real_painter, coarse))
-    assert fine is not None
-    assert rough is not None
     assert fine.best.total < 0.5 * fine.first.total
     assert rough.first == fine.first  # the same picture, in float32 both
     assert rough.best.total == pytest.approx(fine.best.total, rel=0.01)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
 from support.struck import Struck, kill
-from support.trees import Stepper, Tree, save, wait_for
+from support.trees import Stepper, Tree, named, save, wait_for
 
 from daemon import config as config_module
 from daemon import images, safe_yaml
@@ -226,7 +226,6 @@ def test_a_bad_picture_is_gone_around(name: str, weak: Weak) -> None:
         assert found[number].losses != steps[number].losses
         assert all(np.isfinite(step.losses.total) for step in found)
         assert [step.steps_back for step in found] == [0] * number + [1] * (len(steps) - number)
-        assert found[-1].painting is not None
         assert found[-1].painting.steps_back == 1
         last = next(end for end in ends if end >= number)
         # The one of the bad picture is in vain; the smaller step needs no gradient.
@@ -364,8 +363,6 @@ def test_going_on_around_a_bad_picture_is_as_if_unbroken(bad: int, weak: Weak, t
         found = list(weak.begin(SIZES, store.newest().checkpoint).steps(EVERY_PICTURE))
         assert facts(found) == facts(steps)
         assert [step.steps_back for step in found[done:]] == [step.steps_back for step in steps[done:]]
-        assert found[-1].painting is not None
-        assert steps[-1].painting is not None
         assert np.array_equal(found[-1].painting.picture, steps[-1].painting.picture)
         assert found[-1].painting.steps_back == 1
 
@@ -495,9 +492,8 @@ def test_a_step_back_is_logged_once_and_is_in_the_record(weak: Weak, loaded: Loc
     with capture_logs() as records:
         assert wait_for(stepper.turn, "the stop") is Ending.INTERRUPTED
         assert Stepper(tree.config, loaded).until_quiet(30) == [Ending.COMPLETED]
-    damped = [record["iteration"] for record in records if record["event"] == "job.damped"]
-    assert damped == [3]
-    assert [record["iteration"] for record in records if record["event"] == "job.resumed"] == [5]
+    assert [record["iteration"] for record in named(records, "job.damped")] == [3]
+    assert [record["iteration"] for record in named(records, "job.resumed")] == [5]
     record = safe_yaml.parse((tree.result("sea") / "result.yaml").read_bytes())["result"]
     assert record["steps_back"] == 1
     tree.check(is_quiet=True)

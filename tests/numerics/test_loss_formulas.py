@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from daemon.engine.session import Painter
     from daemon.transfer.step import Step
 
+    Draw = Callable[..., np.ndarray]
+
 # Sums of up to some thousand float32 products, against float64: a few units in the last of 24 bits.
 ROUNDING = 1e-5
 ONE_COLOR = np.full((1, 4, 4, 3), 17.5, np.float32)  # has no variation
@@ -270,7 +272,7 @@ def test_balanced_objective_of_nothing_is_a_number(terms: Terms) -> None:
 
 @pytest.mark.parametrize(("strength", "weight"), [(0, 1), (0.25, 10**0.5), (0.5, 10), (1, 100)])
 def test_strength_is_the_weight_of_style_on_a_log_scale(
-    painter: Painter, picture: Callable[..., np.ndarray], strength: float, weight: float
+    painter: Painter, picture: Draw, strength: float, weight: float
 ) -> None:
     """Balanced, strength 0, 0.5 and 1 weigh style 1, 10 and 100 times content; other weights do not count."""
     settings = Settings.model_validate({"strength": strength, "style_weight": 77, "content_weight": 99})
@@ -279,7 +281,7 @@ def test_strength_is_the_weight_of_style_on_a_log_scale(
     assert float(found.content_weight) == 1
 
 
-def test_the_papers_weights_are_its_own(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
+def test_the_papers_weights_are_its_own(painter: Painter, picture: Draw) -> None:
     """With the paper's objective the two weights count, and strength does not."""
     settings = Settings.model_validate({"objective": "paper", "strength": 1, "style_weight": 7, "tv_weight": 3})
     found = prepared(painter.step(settings), picture, settings, (picture(24, 24, 1), 1.0))
@@ -287,14 +289,12 @@ def test_the_papers_weights_are_its_own(painter: Painter, picture: Callable[...,
     assert weights == [1000, 7, 3]
 
 
-def prepared(
-    step: Step, picture: Callable[..., np.ndarray], settings: Settings, *styles: tuple[np.ndarray, float]
-) -> Targets:
+def prepared(step: Step, picture: Draw, settings: Settings, *styles: tuple[np.ndarray, float]) -> Targets:
     """Targets of a content of 24 x 32 px and some styles."""
     return targets_of(step, Subject(picture(24, 32), styles, settings), Scale(24, 32, 1), None)
 
 
-def test_layer_weights_of_a_job_are_shares(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
+def test_layer_weights_of_a_job_are_shares(painter: Painter, picture: Draw) -> None:
     """Layer weights of 1 and 3 weigh a quarter and three quarters, whatever their sum."""
     settings = Settings.model_validate({"style_layers": {"block1_conv1": 1, "block2_conv1": 3}})
     targets = prepared(painter.step(settings), picture, settings, (picture(24, 24, 1), 1.0))
@@ -304,9 +304,7 @@ def test_layer_weights_of_a_job_are_shares(painter: Painter, picture: Callable[.
     }
 
 
-def test_styles_are_blended_as_the_weighted_mean_of_their_grams(
-    painter: Painter, picture: Callable[..., np.ndarray]
-) -> None:
+def test_styles_are_blended_as_the_weighted_mean_of_their_grams(painter: Painter, picture: Draw) -> None:
     """Two styles weighing 2 and 1 give two thirds of one's Gram matrix plus a third of the other's."""
     settings = Settings()
     step = painter.step(settings)
@@ -319,7 +317,7 @@ def test_styles_are_blended_as_the_weighted_mean_of_their_grams(
         assert np.asarray(gram) == pytest.approx(expected, rel=ROUNDING, abs=1e-3), layer
 
 
-def test_styles_are_matched_by_their_shares(painter: Painter, picture: Callable[..., np.ndarray]) -> None:
+def test_styles_are_matched_by_their_shares(painter: Painter, picture: Draw) -> None:
     """Of the samples two thirds and a third are of two styles that weigh 2 and 1, also at a small size."""
     settings = Settings()
     styles = [(picture(512, 512, seed), weight) for seed, weight in ((1, 2.0), (2, 1.0))]
@@ -331,9 +329,7 @@ def test_styles_are_matched_by_their_shares(painter: Painter, picture: Callable[
     assert small["block4_conv1"].style.shape[0] == 13**2 + 9**2  # of 16 x 16
 
 
-def test_a_protected_place_keeps_its_content_and_matches_less(
-    painter: Painter, picture: Callable[..., np.ndarray]
-) -> None:
+def test_a_protected_place_keeps_its_content_and_matches_less(painter: Painter, picture: Draw) -> None:
     """In the left half the content counts three times and a match a third; without a map nothing changes."""
     settings, styles = Settings(), [(picture(32, 32, 1), 1.0)]
     half = np.zeros((8, 16), np.float32)
@@ -353,7 +349,7 @@ def test_a_protected_place_keeps_its_content_and_matches_less(
 
 
 def test_gradient_equals_finite_differences_in_float64(
-    real_painter: Painter, picture: Callable[..., np.ndarray], random: np.random.Generator
+    real_painter: Painter, picture: Draw, random: np.random.Generator
 ) -> None:
     """Along any direction the gradient is the slope of the same objective in float64 by Keras' own network.
 

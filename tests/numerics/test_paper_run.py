@@ -88,7 +88,6 @@ def test_a_sidecar_that_asks_for_the_paper_gets_the_paper() -> None:
         sidecar.read({"preset": "paper"}, "s.yaml", house),
     ):
         settings = read.settings
-        assert settings is not None
         assert (settings.objective, settings.optimizer, settings.learning_rate) == ("paper", "adam", 2.0)
         assert (settings.content_weight, settings.style_weight, settings.tv_weight) == (1000.0, 0.01, 0.0)
         assert (settings.init, settings.init_colors, settings.pooling) == ("content", "content", "max")

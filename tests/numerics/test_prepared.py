@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from daemon.transfer.losses import Targets
 
     Order = Callable[..., Subject]
+    Draw = Callable[..., np.ndarray]
 
 JOBS: dict[str, dict[str, Any]] = {
     "paper": {**PRESETS["paper"], "size": 32, "iterations": 3},
@@ -34,7 +35,7 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def order(picture: Callable[..., np.ndarray]) -> Order:
+def order(picture: Draw) -> Order:
     """Make a named job of two blended styles."""
 
     def make(name: str, content: int = 0, **settings: Any) -> Subject:
@@ -86,9 +87,7 @@ def test_preparing_during_a_painting_disturbs_neither(painter: Painter, order: O
     assert_equal(painted(painter, other, made[0]), alone[1])
 
 
-def test_what_cannot_be_painted_cannot_be_prepared(
-    painter: Painter, picture: Callable[..., np.ndarray]
-) -> None:
+def test_what_cannot_be_painted_cannot_be_prepared(painter: Painter, picture: Draw) -> None:
     """A content too narrow is refused beforehand as it is later."""
     subject = Subject(picture(20, 200), [(picture(30, 30), 1.0)], Settings.model_validate(JOBS["paper"]))
     with pytest.raises(JobError, match="200 x 20 px"):

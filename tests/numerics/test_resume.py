@@ -16,13 +16,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fakes import AskedLife, steps_of
-from support.narrow_vgg import narrow_weights
+from support.narrow_vgg import narrow_engine
 from support.trees import save
 
-from daemon import config as config_module
-from daemon.engine import local
 from daemon.engine.checkpoints import UNREADABLE, Checkpoints, kept
-from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter, Previews
 from daemon.job import Face, Request
 from daemon.settings import PRESETS, Frames, Settings
@@ -32,14 +29,16 @@ from daemon.transfer.optimizers import RESTARTS, Lbfgs
 from daemon.transfer.scales import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from daemon.engine.checkpoints import Checkpoint
+    from daemon.engine.local import LocalEngine
     from daemon.engine.session import Session
     from daemon.job import Step
     from daemon.transfer.vgg19 import Vgg19
 
+    Ask = Callable[..., Request]
     Draw = Callable[..., np.ndarray]
     Job = dict[str, Any]
 
@@ -151,8 +150,6 @@ def assert_resumes(studio: Studio, job: Job, whole: Whole, state: Checkpoint) ->
     assert [step.restart for step in fresh] == [step.restart for step in whole.steps[done:]]
     assert all(np.array_equal(a.picture, b.picture) for a, b in zip(fresh, whole.steps[done:], strict=True))
     found, expected = steps[-1].painting, whole.steps[-1].painting
-    assert found is not None
-    assert expected is not None
     assert np.array_equal(found.picture, expected.picture)
     for name in ("best_iteration", "first", "best", "last", "steps_back"):
         assert getattr(found, name) == getattr(expected, name), name
@@ -280,26 +277,10 @@ def test_a_state_is_not_held_twice_while_it_is_loaded() -> None:
 # The engine
 
 
-def engine_in(folder: Path) -> LocalEngine:
-    """An engine that is not started."""
-    raw = {"engine": {"device": "cpu", "precision": "float32"}}
-    return LocalEngine(config_module.build(raw, folder, environment={}))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def narrow_engines() -> Iterator[None]:
-    """Have every engine here load the narrow network."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local.weights, "load", lambda _source: narrow_weights())
-        yield
-
-
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
     """One engine for all tests, with the steps that are compiled already."""
-    made = engine_in(tmp_path_factory.mktemp("engine"))
-    made.start()
-    return made
+    return narrow_engine(tmp_path_factory.mktemp("engine"))
 
 
 @pytest.fixture
@@ -311,7 +292,7 @@ def engine(loaded: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> Callable[..., Request]:
+def order(tmp_path: Path) -> Ask:
     """Make a request for one job; keywords are settings beside the two sizes, or parts of the request."""
     content = save(tmp_path / "content.png", 1)
     styles = tuple((save(tmp_path / f"style-{seed}.png", seed, 32, 28), 1.0) for seed in (2, 3))
@@ -338,7 +319,7 @@ def first_fresh(engine: LocalEngine, request: Request) -> int:
 
 @pytest.mark.parametrize("done", [1, 7, *(pytest.param(n, marks=pytest.mark.nightly) for n in (6, 8, 12))])
 def test_a_stop_saves_the_state_of_its_own_step(
-    done: int, engine: LocalEngine, order: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    done: int, engine: LocalEngine, order: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after any step, the engine saves that step: nothing is painted twice."""
     monkeypatch.setattr(Checkpoints, "is_due", lambda _self: False)
@@ -347,7 +328,7 @@ def test_a_stop_saves_the_state_of_its_own_step(
 
 
 def test_a_stop_among_replayed_steps_changes_no_checkpoint(
-    engine: LocalEngine, order: Callable[..., Request], tmp_path: Path
+    engine: LocalEngine, order: Ask, tmp_path: Path
 ) -> None:
     """Stopped while the record is replayed, the engine leaves the checkpoints as they are."""
     stopped(engine, order(), 8)
@@ -367,7 +348,7 @@ CHANGES: tuple[Job, ...] = (
 
 
 def test_a_change_that_shapes_the_result_makes_a_state_useless(
-    engine: LocalEngine, order: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, order: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With another setting that shapes the result a job begins at its start; with any other it resumes."""
     stopped(engine, order(), 5)
@@ -384,11 +365,11 @@ def test_a_change_that_shapes_the_result_makes_a_state_useless(
 
 
 def test_another_version_begins_again(
-    engine: LocalEngine, order: Callable[..., Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, order: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A state is taken by an engine that computes as the one before, in the same versions, and by no other."""
     stopped(engine, order(), 5)
-    assert first_fresh(engine_in(tmp_path), order()) == 5
+    assert first_fresh(narrow_engine(tmp_path), order()) == 5
     for name, value in (
         ("daemon.transfer.backend.device.versions", lambda: {"tensorflow": "0.0"}),
         ("daemon.transfer.backend.device.choose_backward", lambda _gpu: "convolution"),
@@ -398,13 +379,13 @@ def test_another_version_begins_again(
             patch.setattr(name, value)
             if name.endswith("versions"):  # installed since the engine was started
                 assert first_fresh(engine, order()) == 5
-            assert first_fresh(engine_in(tmp_path), order()) == 0
+            assert first_fresh(narrow_engine(tmp_path), order()) == 0
     monkeypatch.setattr("daemon.engine.local.__version__", "0.0")  # never changes in a running process
-    assert first_fresh(engine_in(tmp_path), order()) == 0
+    assert first_fresh(narrow_engine(tmp_path), order()) == 0
 
 
 def test_a_state_of_the_previous_format_is_reported_and_ignored(
-    engine: LocalEngine, order: Callable[..., Request], tmp_path: Path
+    engine: LocalEngine, order: Ask, tmp_path: Path
 ) -> None:
     """The painting begins again, reports it once, and replaces the file."""
     stopped(engine, order(), 5)
@@ -418,7 +399,7 @@ def test_a_state_of_the_previous_format_is_reported_and_ignored(
     assert [path.read_bytes()[:2] for path in kept(tmp_path / "ckpt")] == [b"PK"] * 2
 
 
-def test_no_state_past_a_missing_frame_is_taken(engine: LocalEngine, order: Callable[..., Request]) -> None:
+def test_no_state_past_a_missing_frame_is_taken(engine: LocalEngine, order: Ask) -> None:
     """Where later frames are missing, the engine resumes from an older state, or begins at the start."""
     stopped(engine, order(), 8)  # pictures 3 and 6 are saved as due ones, 8 by the stop
     assert [path.stem for path in kept(order().checkpoints)] == ["0000006", "0000008"]
@@ -429,7 +410,7 @@ def test_no_state_past_a_missing_frame_is_taken(engine: LocalEngine, order: Call
 
 
 def test_each_failed_save_is_reported_once(
-    engine: LocalEngine, order: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, order: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The painting reaches its end; each failed save is reported with the next step, and with no other one."""
 

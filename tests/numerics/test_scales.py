@@ -398,3 +398,16 @@ def test_a_narrow_style_is_painted(painter: Painter, paint: Paint, picture: Draw
     grams = program.style_statistics(pixels.to_vgg(scaled(style, 16, 160)), Compared({}, {}, {})).grams
     assert all(np.array_equal(compared.style[layer], gram) for layer, gram in grams.items())
     assert steps[0].losses.total == float(program.loss(pixels.to_vgg(scaled(content, 48, 64)), compared).total)
+
+
+@pytest.mark.parametrize(
+    ("size", "coarse", "share"), [(64, [], 0.2), (300, [255], 0.0), (300, [256], 0.2), (300, [128, 256], 0.0)]
+)
+def test_matching_begins_at_256_px_or_at_the_final_size(
+    painter: Painter, picture: Draw, size: int, coarse: list[int], share: float
+) -> None:
+    """At the first size of a job features are matched if it is the last one too, or has 256 px."""
+    scales = [{"size": each, "iterations": 1} for each in coarse]
+    settings = Settings.model_validate({"size": size, "scales": scales, "match_weight": 0.2})
+    subject = Subject(picture(48, 64), [(picture(40, 40, 1), 1.0)], settings)
+    assert float(painter.prepare(subject).match_weight) == pytest.approx(share)

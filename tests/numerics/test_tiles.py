@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from daemon.transfer.weights import Weights
 
+    Draw = Callable[..., np.ndarray]
+    Make = Callable[..., Targets]
+
 STYLE = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
 # Both compute the same float32 numbers and sum them in another order; seen: 7.4e-7 at most.
 ROUNDING = 1e-5
@@ -87,7 +90,7 @@ def scalar(value: float) -> Any:
 
 
 @pytest.fixture(scope="module")
-def targets_of(narrow: Vgg19, picture: Callable[..., np.ndarray]) -> Callable[..., Targets]:
+def targets_of(narrow: Vgg19, picture: Draw) -> Make:
     """Make targets for a picture of (height, width), computed in one piece."""
 
     def make(
@@ -147,8 +150,8 @@ def distance(one: Any, other: Any) -> float:
 )
 def test_loss_and_gradient_are_those_of_the_whole_picture(
     narrow: Vgg19,
-    picture: Callable[..., np.ndarray],
-    targets_of: Callable[..., Targets],
+    picture: Draw,
+    targets_of: Make,
     *,
     height: int,
     width: int,
@@ -172,7 +175,7 @@ def test_loss_and_gradient_are_those_of_the_whole_picture(
 
 @pytest.mark.parametrize("deepest", ["block5_conv1", "block4_conv2", "block3_conv1", "block1_conv1"])
 def test_a_halo_smaller_by_one_cell_is_too_small(
-    narrow: Vgg19, picture: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch, deepest: str
+    narrow: Vgg19, picture: Draw, monkeypatch: pytest.MonkeyPatch, deepest: str
 ) -> None:
     """The halo computed for a layer makes its features exact, and 16 px less does not."""
     image = pixels.to_vgg(picture(208, 176))
@@ -185,9 +188,7 @@ def test_a_halo_smaller_by_one_cell_is_too_small(
     assert distance(by_tiles(narrow, [deepest]).content_features(image)[deepest], expected) > 10 * ROUNDING
 
 
-def test_total_variation_is_of_the_whole_picture(
-    narrow: Vgg19, picture: Callable[..., np.ndarray], targets_of: Callable[..., Targets]
-) -> None:
+def test_total_variation_is_of_the_whole_picture(narrow: Vgg19, picture: Draw, targets_of: Make) -> None:
     """Total variation counts in loss and gradient as in one piece, also across the borders of cores."""
     image = pixels.to_vgg(picture(99, 84))
     _, without = whole(narrow, image, targets_of(99, 84), "balanced")
@@ -212,7 +213,7 @@ def test_total_variation_is_of_the_whole_picture(
     ],
 )
 def test_targets_are_those_of_the_whole_picture(
-    narrow: Vgg19, picture: Callable[..., np.ndarray], height: int, width: int, pooling: str
+    narrow: Vgg19, picture: Draw, height: int, width: int, pooling: str
 ) -> None:
     """Gram matrices and content features by tiles equal those of one piece; the features' shapes do too."""
     image = pixels.to_vgg(picture(height, width))
@@ -233,7 +234,7 @@ def test_targets_are_those_of_the_whole_picture(
 
 @pytest.mark.nightly
 def test_bfloat16_by_tiles_is_bfloat16_of_the_whole_picture(
-    weights: Weights, picture: Callable[..., np.ndarray], targets_of: Callable[..., Targets]
+    weights: Weights, picture: Draw, targets_of: Make
 ) -> None:
     """In bfloat16 tiles add less than its own rounding to loss and gradient, which stay float32."""
     network = Vgg19(weights, "bfloat16")
@@ -252,7 +253,7 @@ def test_bfloat16_by_tiles_is_bfloat16_of_the_whole_picture(
 
 
 def test_no_size_of_picture_or_tile_compiles_anything_again(
-    picture: Callable[..., np.ndarray], targets_of: Callable[..., Targets], monkeypatch: pytest.MonkeyPatch
+    picture: Draw, targets_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pictures of three sizes, whose tiles have many shapes, trace each of the four functions once."""
     network, traces = narrow_vgg(), []
@@ -328,7 +329,7 @@ def test_reach_is_counted_from_the_networks_structure() -> None:
 
 
 def test_the_memory_of_the_tiles_is_returned_before_the_update(
-    narrow: Vgg19, targets_of: Callable[..., Targets], monkeypatch: pytest.MonkeyPatch
+    narrow: Vgg19, targets_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The update, which makes tensors of the whole picture, comes after the memory of the tiles is returned."""
     step, done, image = by_tiles(narrow), [], tf.zeros((1, 16, 16, 3))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from daemon.transfer.weights import Weights
 
+    Draw = Callable[..., np.ndarray]
+
 # Both run the same float32 convolutions; a library may sum them in another order. Each sum has at most
 # 9 x 512 terms, and 16 such layers follow each other: 1e-5 of a layer's largest value is some 80 units in the
 # last place, while one wrong weight, bias or pixel order is off by whole percents.
@@ -37,7 +39,7 @@ def error(ours: Any, theirs: Any) -> float:
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 47), (16, 31)])
 def test_features_equal_keras_at_every_layer(
-    network: Vgg19, keras_vgg19: keras.Model, picture: Callable[..., np.ndarray], height: int, width: int
+    network: Vgg19, keras_vgg19: keras.Model, picture: Draw, height: int, width: int
 ) -> None:
     """All 16 convolutions give Keras' features, at odd sizes too, where pooling drops a row or column."""
     image = pixels.to_vgg(picture(height, width))
@@ -49,16 +51,14 @@ def test_features_equal_keras_at_every_layer(
     assert max(errors.values()) < ROUNDING, errors
 
 
-def test_every_layer_sees_something(network: Vgg19, picture: Callable[..., np.ndarray]) -> None:
+def test_every_layer_sees_something(network: Vgg19, picture: Draw) -> None:
     """No layer's features are all zero: equality with Keras is of something."""
     for layer, features in network.features(pixels.to_vgg(picture(64, 64)), LAYERS).items():
         assert np.max(features) > 0, layer
         assert np.min(features) == 0, layer  # after the ReLU
 
 
-def test_average_pooling_differs_from_max_pooling_after_the_first_block(
-    network: Vgg19, picture: Callable[..., np.ndarray]
-) -> None:
+def test_average_pooling_differs_from_max_pooling_after_the_first_block(network: Vgg19, picture: Draw) -> None:
     """Average pooling leaves block 1 alone and changes every block after it."""
     image = pixels.to_vgg(picture(32, 32))
     averaged = network.features(image, LAYERS, "avg")
@@ -67,9 +67,7 @@ def test_average_pooling_differs_from_max_pooling_after_the_first_block(
         assert differs == (not layer.startswith("block1")), layer
 
 
-def test_average_pooling_takes_the_mean_of_four(
-    weights: Weights, network: Vgg19, picture: Callable[..., np.ndarray]
-) -> None:
+def test_average_pooling_takes_the_mean_of_four(weights: Weights, network: Vgg19, picture: Draw) -> None:
     """What enters block 2 is the mean of 2 x 2 features: its convolution of NumPy's means gives the same."""
     image = pixels.to_vgg(picture(16, 16))
     found = network.features(image, ("block1_conv2", "block2_conv1"), "avg")
@@ -119,9 +117,7 @@ def test_a_shallow_job_runs_a_shallow_network(narrow: Vgg19) -> None:
     assert operations(step.step, "Conv2D") == 3
 
 
-def test_layers_past_the_last_are_not_even_needed(
-    weights: Weights, network: Vgg19, picture: Callable[..., np.ndarray]
-) -> None:
+def test_layers_past_the_last_are_not_even_needed(weights: Weights, network: Vgg19, picture: Draw) -> None:
     """A network without any weights past block2_conv1 gives the features up to there."""
     upper = dict(list(weights.layers.items())[:3])
     shallow = Vgg19(replace(weights, layers=upper))
@@ -131,9 +127,7 @@ def test_layers_past_the_last_are_not_even_needed(
     assert all(np.array_equal(found[layer], whole[layer]) for layer in wanted)
 
 
-def test_bfloat16_features_stay_near_float32(
-    weights: Weights, network: Vgg19, picture: Callable[..., np.ndarray]
-) -> None:
+def test_bfloat16_features_stay_near_float32(weights: Weights, network: Vgg19, picture: Draw) -> None:
     """In bfloat16 every layer leaves in float32, within 3 % (2-norm) of the float32 one, yet not equal.
 
     bfloat16 keeps 8 bits, so each rounding is off by up to 0.4 %; input, weights and 16 layers add up.

@@ -343,7 +343,6 @@ class Writers(RuleBasedStateMachine):
 
     def _commit(self, draft: Draft, versions: dict[str, str]) -> StoredJob:
         entry = Spool.commit(self.spool, draft, versions)
-        assert entry.job
         for part in entry.job.parts:
             self._check(part.name, entry.input(part).read_bytes(), self.before[part.name])
         self.accepted += 1

@@ -122,7 +122,6 @@ def test_any_text_becomes_settings_or_faults_that_can_be_published(data: bytes) 
             assert published["reason"] == failure.reason
             assert len(published["faults"]) == len(read.faults)
             return
-        assert read.settings
         assert read.settings.all_scales(480, 640)[-1].iterations >= 1
         written = safe_yaml.dump(read.settings.model_dump(mode="json"))
         assert Settings.model_validate(safe_yaml.parse(written.encode())) == read.settings

@@ -126,7 +126,6 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def _enter(self, entry: StoredJob, drop: Drop, failure: Reason | None) -> None:
         hashes = sorted(digest((self.inbox / part.name).read_bytes()) for part in drop.parts)
-        assert drop.settings
         self.jobs[entry.id] = Known(
             drop, hashes, entry.state, drop.settings.priority, self.next_sequence, failure=failure
         )
@@ -207,7 +206,6 @@ class SpoolMachine(RuleBasedStateMachine):
         """Take the first of the queue; its attempt is on record."""
         queue = self._order(State.QUEUED)
         claim = claim_next(self.spool)
-        assert claim
         assert claim.entry.id == queue[0]
         known = self.jobs[claim.entry.id]
         known.end_attempt(counts=False)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from daemon.inbox.intake import DOUBT_FACTOR
+from daemon.job import Drop, Part, Stamp
 from daemon.lifeline import Lifeline
 from daemon.sentinel import Sentinel
 from daemon.service.intake_thread import IntakeThread, accept_drop
 from daemon.service.status import Situation
+from daemon.settings import Settings
 from daemon.spool import Spool
 from support.trees import NearDecoder, Tree, save
 
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.inbox.intake import Report
-    from daemon.job import Drop, Job
+    from daemon.job import Job
     from daemon.sandbox.client import Decoder
     from daemon.service.backoff import Backoff
     from daemon.spool import Draft, StoredJob
 
 SETTLE_S = 2.0
+RESCAN_S = 30
 
 
 def accept(
@@ -43,6 +46,17 @@ def accept(
     """Accept a drop as the intake does."""
     drop = replace(drop, doubt_s=0.0 if believes else 1.0)
     return accept_drop(drop, spool, decoder or NearDecoder(), max_bytes, life or Lifeline())
+
+
+def pair(folder: Path, stem: str = "sea", **settings: int) -> Drop:
+    """Make the drop of a content and a style as the scan sees it; what is not there yet is drawn."""
+    folder.mkdir(exist_ok=True)
+    parts = []
+    for role, name in (("content", f"{stem}.png"), ("style", f"{stem}-style.png")):
+        if not (folder / name).exists():
+            save(folder / name, len(stem))
+        parts.append(Part(role, name).seen(Stamp.of((folder / name).stat())))
+    return Drop(stem, folder, tuple(parts), "default", Settings(**settings))
 
 
 class _Pauses:
@@ -135,7 +149,6 @@ class Desk:
     @property
     def waiting(self) -> dict[str, str]:
         """What waits, and why."""
-        assert self.report
         return self.report.waiting
 
     def write(self, name: str, **keys: Any) -> Path:

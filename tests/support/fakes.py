@@ -71,6 +71,7 @@ class FakeEngine:
     def __init__(self, *script: str, on_step: Callable[[Step], None] = lambda _step: None) -> None:
         self.script = collections.deque(script)
         self.calls: list[str] = []  # the job of each call
+        self.requests: list[Request] = []
         self.steps: list[str] = []  # the job of each iteration that was painted, not replayed
         self.hints: list[Request] = []  # what was announced as the next request
         self.is_started = False
@@ -88,6 +89,7 @@ class FakeEngine:
         act = self.script.popleft() if self.script else "paint"
         job = request.content.parent.parent.name
         self.calls.append(job)
+        self.requests.append(request)
         yield self.plan
         done = _resumed(request)
         for step in _steps(images.read(request.content, 100), request.settings.iterations):
@@ -124,6 +126,19 @@ class FakeEngine:
     def stop(self) -> None:
         """Free everything."""
         self.is_started = False
+
+
+class Replaying(FakeEngine):
+    """Changes each step before it is seen."""
+
+    def __init__(self, change: Callable[[Step], Step]) -> None:
+        super().__init__()
+        self._change = change
+
+    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
+        """Paint as the fake does."""
+        for item in super().stylize(request, life):
+            yield self._change(item) if isinstance(item, Step) else item
 
 
 def _steps(picture: Picture, count: int) -> Iterator[Step]:
@@ -176,6 +191,10 @@ class Clock:
     def __init__(self) -> None:
         self.now_s = 1000.0
 
+    def monotonic(self) -> float:
+        """Tell the seconds."""
+        return self.now_s
+
     def sleep(self, duration_s: float) -> None:
         """Let time pass, and other threads run."""
         self.now_s += duration_s
@@ -199,9 +218,7 @@ class Clock:
         with contextlib.ExitStack() as stack:
             for module in asking:
                 stack.enter_context(mock.patch.object(module, "datetime", Standing))
-            stack.enter_context(
-                mock.patch.multiple(time, monotonic=lambda: self.now_s, sleep=self.sleep),
-            )
+            stack.enter_context(mock.patch.multiple(time, monotonic=self.monotonic, sleep=self.sleep))
             yield self
 
 

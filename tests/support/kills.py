@@ -261,8 +261,6 @@ class Sweep:
 
     def _count_steps(self, steps: Counter[str], kills: int) -> None:
         for entry in self.stage.tree.spool.all_entries():
-            assert entry.job
-            assert entry.job.settings
             allowed = entry.job.settings.iterations + kills * (self._steps_lost or 0)
             assert steps[entry.id] <= allowed, f"bounded work: {steps[entry.id]} steps, {allowed} allowed"
 

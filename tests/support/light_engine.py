@@ -51,10 +51,10 @@ class LocalEngine:
         """Load nothing."""
         if self._weights == "none.h5":
             raise NotReady("none.h5: not a readable weights file (No such file or directory)")
-        while self._weights == "hangs.h5":
-            time.sleep(1)
         print("printed on stdout", flush=True)  # noqa: T201 - that it is logged is the point
         print("I0000 00:00:1700000000.000000    1 port.cc:153] on stderr", file=sys.stderr)  # noqa: T201
+        while self._weights == "hangs.h5":
+            time.sleep(1)
         device = "GPU:0 (light)" if self._weights == "gpu.h5" else "CPU (light)"
         return EngineInfo(device, "float32", "light", "0" * 64, 0.0, {})
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+from unittest import mock
+
 import numpy as np
 
+from daemon import config
+from daemon.engine import local
+from daemon.engine.local import LocalEngine
 from daemon.settings import CONVOLUTIONS_PER_BLOCK
 from daemon.transfer.vgg19 import Vgg19
 from daemon.transfer.weights import Weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CHANNELS = (8, 12, 16, 24, 32)
 
@@ -26,3 +35,12 @@ def narrow_weights(seed: int = 0) -> Weights:
 def narrow_vgg(precision: str = "float32") -> Vgg19:
     """Load the narrow network."""
     return Vgg19(narrow_weights(), precision)
+
+
+def narrow_engine(folder: Path) -> LocalEngine:
+    """Make an engine for the CPU, in float32, that has loaded the narrow network."""
+    raw = {"engine": {"device": "cpu", "precision": "float32"}}
+    made = LocalEngine(config.build(raw, folder, environment={}))
+    with mock.patch.object(local.weights, "load", return_value=narrow_weights()):
+        made.start()
+    return made

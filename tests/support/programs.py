@@ -11,6 +11,14 @@ NAMESPACE: Final = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", 
 _TESTS: Final = Path(__file__).parents[1]
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet has ended as well."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def run_program(command: list[str]) -> str:
     """Run a command whose Python finds `daemon` and `support`; it must succeed. Returns its output."""
     done = subprocess.run(

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import structlog
 import yaml
 from PIL import Image
+from structlog.testing import capture_logs
 
 from daemon import images
 from daemon.job import State
@@ -27,6 +29,7 @@ from daemon.worker.outcomes import Crashed, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     import pytest
 
@@ -45,6 +48,16 @@ def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = 60) ->
         assert time.monotonic() < end, f"waited {deadline_s} s for {what}"
         time.sleep(0.02)
     return found
+
+
+def captured() -> AbstractContextManager[list[Any]]:
+    """Catch the log with the jobs' context."""
+    return capture_logs(processors=[structlog.contextvars.merge_contextvars])
+
+
+def named(records: list[Any], *events: str) -> list[Any]:
+    """Choose the log's records of some events."""
+    return [record for record in records if record["event"] in events]
 
 
 def digest(data: bytes) -> str:

@@ -6,46 +6,36 @@ import threading
 import time
 
 import pytest
+from support.fakes import Clock
 
 from daemon import lifeline
 from daemon.lifeline import Lifeline
 
 
-class Seconds:
-    """A clock that moves by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        """Tell the seconds."""
-        return self.now
-
-
 @pytest.fixture
-def seconds(monkeypatch: pytest.MonkeyPatch) -> Seconds:
+def seconds(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Have lifelines look at such a clock."""
-    made = Seconds()
+    made = Clock()
     monkeypatch.setattr(lifeline, "time", made)
     return made
 
 
-def test_a_silence_begins_with_a_heartbeat_and_ends_with_the_next(seconds: Seconds) -> None:
+def test_a_silence_begins_with_a_heartbeat_and_ends_with_the_next(seconds: Clock) -> None:
     """Each heartbeat restarts the count."""
     life = Lifeline()
     life.beat()
-    seconds.now += 10
+    seconds.now_s += 10
     assert life.silence_s == 10
     life.beat()
     assert life.silence_s == 0
 
 
-def test_nothing_is_expected_before_the_first_heartbeat_or_at_rest(seconds: Seconds) -> None:
+def test_nothing_is_expected_before_the_first_heartbeat_or_at_rest(seconds: Clock) -> None:
     """A thread that has not begun, or rests, is not silent; to rest twice is fine."""
     life = Lifeline()
     assert life.silence_s == 0
     life.beat()
-    seconds.now += 11
+    seconds.now_s += 11
     life.rest()
     life.rest()
     assert life.silence_s == 0
@@ -72,24 +62,24 @@ def test_a_nested_lifeline_stops_alone_or_with_its_parent() -> None:
     assert second.is_stopping
 
 
-def test_a_nested_heartbeat_is_the_threads(seconds: Seconds) -> None:
+def test_a_nested_heartbeat_is_the_threads(seconds: Clock) -> None:
     """What works on an attempt vouches for its thread."""
     parent = Lifeline()
     parent.beat()
-    seconds.now += 10
+    seconds.now_s += 10
     parent.nested().beat()
     assert parent.silence_s == 0
 
 
-def test_overtime_counts_from_the_first_heartbeat_after_the_stop(seconds: Seconds) -> None:
+def test_overtime_counts_from_the_first_heartbeat_after_the_stop(seconds: Clock) -> None:
     """Before the stop, and before the thread has noticed it, there is none."""
     life = Lifeline()
     life.beat()
     life.ask_stop()
-    seconds.now += 10
+    seconds.now_s += 10
     assert life.overtime_s == 0
     life.beat()
-    seconds.now += 7
+    seconds.now_s += 7
     life.beat()
     assert life.overtime_s == 7
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.programs import is_gone
 from support.trees import wait_for
 
 from daemon import processes
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     Spawn = Callable[..., Child]
 
 ANSWER_S = 30
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet has ended as well."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def module(folder: Path, code: str) -> dict[str, str]:

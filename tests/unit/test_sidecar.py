@@ -223,7 +223,6 @@ def test_house_defaults_lie_under_the_sidecar() -> None:
 
     read = parse("{frames: {every: 3}, seed: 5}", **house)
 
-    assert read.settings is not None
     assert (read.settings.size, read.settings.seed, read.settings.iterations) == (256, 5, 100)
     assert read.settings.frames.model_dump() == {"every": 3, "animation": "gif"}
     assert read.preset == "paper"
@@ -237,9 +236,6 @@ def test_a_sidecar_can_turn_off_the_early_stop_of_the_config() -> None:
 
     said, silent, other = (parse(text, **house).settings for text in texts)
 
-    assert said is not None
-    assert silent is not None
-    assert other is not None
     assert said.early_stop is False
     assert silent.early_stop == EarlyStop(iterations=3)
     assert other.early_stop == EarlyStop(improvement=0.5)

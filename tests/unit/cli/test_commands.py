@@ -47,18 +47,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_stylize_paints_one_picture(folder: Path) -> None:
     """The picture has the requested size, and only its path is printed."""
-    words = (
-        "stylize",
-        "photo.png",
-        "painting.png",
-        "-o",
-        "out.jpg",
-        "--set",
-        "size=48",
-        "--set",
-        "iterations=2",
-    )
-    done = program(*words, folder=folder)
+    words = "stylize photo.png painting.png -o out.jpg --set size=48 --set iterations=2"
+    done = program(*words.split(), folder=folder)
     assert (done.returncode, done.stdout, done.stderr) == (0, "out.jpg\n", "")
     with Image.open(folder / "out.jpg") as image:
         assert (image.format, image.size) == ("JPEG", (48, 30))

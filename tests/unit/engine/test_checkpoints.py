@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 from dataclasses import fields, replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fakes import Disk, Killed
+from support.fakes import Clock, Disk, Killed
 
 from daemon import files
 from daemon.engine.checkpoints import UNREADABLE, Checkpoint, Checkpoints, Found, kept, key
@@ -25,17 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    Open = Callable[..., Checkpoints]
+
 KEY = key("a job")
-
-
-class Clock:
-    """Monotonic seconds, set by hand."""
-
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        """Tell the time."""
-        return self.now_s
 
 
 def state_of(pictures: int, **changes: Any) -> Checkpoint:
@@ -88,48 +78,51 @@ def folder(tmp_path: Path) -> Path:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the checkpoints."""
     made = Clock()
-    monkeypatch.setattr("daemon.engine.checkpoints.time", SimpleNamespace(monotonic=made))
+    monkeypatch.setattr("daemon.engine.checkpoints.time", made)
     return made
 
 
 @pytest.fixture
-def opened(folder: Path) -> Callable[..., Checkpoints]:
-    """Open the folder as a new process would."""
+def opened(folder: Path) -> Open:
+    """Open the folder as a new process would, and keep the states after so many pictures."""
 
-    def make(key_: str = KEY, interval_s: float = 30) -> Checkpoints:
-        return Checkpoints(folder, key_, interval_s)
+    def make(*pictures: int, key_: str = KEY) -> Checkpoints:
+        return open_(folder, *pictures, key_=key_)
 
     return make
 
 
-def test_what_was_kept_is_read_back_to_the_bit(opened: Callable[..., Checkpoints]) -> None:
+def open_(folder: Path, *pictures: int, key_: str = KEY) -> Checkpoints:
+    """Open a folder, which a checkpoint is due for every 30 s, and keep the states after so many pictures."""
+    folder.parent.mkdir(exist_ok=True)
+    made = Checkpoints(folder, key_, 30)
+    for count in pictures:
+        made.save(state_of(count))
+    return made
+
+
+def test_what_was_kept_is_read_back_to_the_bit(opened: Open) -> None:
     """Every array and number comes back from disk exactly, in another process's eyes as well."""
-    opened().save(state_of(7))
+    opened(7)
     assert_equal(opened().newest().checkpoint, state_of(7))
 
 
-def test_a_job_that_never_kept_anything_has_nothing(opened: Callable[..., Checkpoints], folder: Path) -> None:
+def test_a_job_that_never_kept_anything_has_nothing(opened: Open, folder: Path) -> None:
     """Where there is no folder there is no checkpoint, and looking makes none."""
     assert opened().newest().checkpoint is None
     assert not folder.exists()
 
 
-def test_names_count_the_pictures_so_that_progress_needs_no_opening(
-    opened: Callable[..., Checkpoints], folder: Path
-) -> None:
+def test_names_count_the_pictures_so_that_progress_needs_no_opening(opened: Open, folder: Path) -> None:
     """The name counts the rows: newer files sort last, and the spool reads progress from it."""
-    checkpoints = opened()
-    for pictures in (9, 101):
-        checkpoints.save(state_of(pictures))
+    opened(9, 101)
     assert [path.name for path in kept(folder)] == ["0000009.ckpt", "0000101.ckpt"]
     assert StoredJob(State.RUNNING, "0" * 16, folder.parent).progress == 101
 
 
-def test_the_newest_two_are_kept(opened: Callable[..., Checkpoints], folder: Path) -> None:
+def test_the_newest_two_are_kept(opened: Open, folder: Path) -> None:
     """After four there are two files and nothing else, of which the newest is read."""
-    checkpoints = opened()
-    for pictures in (3, 6, 9, 12):
-        checkpoints.save(state_of(pictures))
+    checkpoints = opened(3, 6, 9, 12)
     assert sorted(path.name for path in folder.iterdir()) == ["0000009.ckpt", "0000012.ckpt"]
     assert_equal(checkpoints.newest().checkpoint, state_of(12))
 
@@ -193,11 +186,9 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_one_is_passed_over(fault: str, opened: Callable[..., Checkpoints], folder: Path) -> None:
+def test_a_broken_one_is_passed_over(fault: str, opened: Open, folder: Path) -> None:
     """Whatever became of the newest file, the one before it is taken; where both broke, none is."""
-    checkpoints = opened()
-    for pictures in (5, 8):
-        checkpoints.save(state_of(pictures))
+    opened(5, 8)
     older, newer = kept(folder)
     newer.write_bytes(BROKEN[fault](newer.read_bytes()))
     assert_equal(opened().newest().checkpoint, state_of(5))
@@ -212,8 +203,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(
 ) -> None:
     """Whichever bit of a file flips, what is loaded is equal to the bit, or nothing is."""
     folder = tmp_path_factory.mktemp("job")
-    checkpoints = Checkpoints(folder, KEY, 30)
-    checkpoints.save(state_of(7))
+    checkpoints = open_(folder, 7)
     (path,) = kept(folder)
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -225,23 +215,23 @@ def test_a_flipped_bit_is_found_or_changes_nothing(
         assert_equal(found.checkpoint, state_of(7))
 
 
-def test_a_folder_in_its_place_is_passed_over(opened: Callable[..., Checkpoints], folder: Path) -> None:
+def test_a_folder_in_its_place_is_passed_over(opened: Open, folder: Path) -> None:
     """What cannot be read at all is passed over like what is broken."""
-    opened().save(state_of(5))
+    opened(5)
     (folder / f"0000008{CHECKPOINT_SUFFIX}").mkdir()
     assert_equal(opened().newest().checkpoint, state_of(5))
 
 
-def test_one_of_another_key_is_passed_over(opened: Callable[..., Checkpoints]) -> None:
+def test_one_of_another_key_is_passed_over(opened: Open) -> None:
     """A checkpoint made with other settings, versions or another device is not resumed from."""
-    opened().save(state_of(5))
-    opened(key("a newer version")).save(state_of(8))
+    opened(5)
+    opened(8, key_=key("a newer version"))
     assert_equal(opened().newest().checkpoint, state_of(5))
-    assert_equal(opened(key("a newer version")).newest().checkpoint, state_of(8))
-    assert opened(key("something else")).newest().checkpoint is None
+    assert_equal(opened(key_=key("a newer version")).newest().checkpoint, state_of(8))
+    assert opened(key_=key("something else")).newest().checkpoint is None
 
 
-def test_a_key_tells_any_difference(opened: Callable[..., Checkpoints]) -> None:
+def test_a_key_tells_any_difference(opened: Open) -> None:
     """The key is the same for equal facts in any order of their names, and another for any other fact."""
     facts = {"size": 32, "layers": {"a": 1.0, "b": 2.0}}
     assert key(facts, [1.0], "cpu") == key({"layers": {"b": 2.0, "a": 1.0}, "size": 32}, [1.0], "cpu")
@@ -250,37 +240,29 @@ def test_a_key_tells_any_difference(opened: Callable[..., Checkpoints]) -> None:
 
 
 @pytest.mark.parametrize(("most", "expected"), [(8, 8), (7, 5), (5, 5), (4, None)])
-def test_none_that_is_of_no_use_is_taken(
-    most: int, expected: int | None, opened: Callable[..., Checkpoints]
-) -> None:
+def test_none_that_is_of_no_use_is_taken(most: int, expected: int | None, opened: Open) -> None:
     """A checkpoint that whoever asks cannot use is passed over for an older one."""
-    for pictures in (5, 8):
-        opened().save(state_of(pictures))
-    found = opened().newest(lambda iterations: len(iterations) <= most).checkpoint
+    found = opened(5, 8).newest(lambda iterations: len(iterations) <= most).checkpoint
     assert (None if found is None else len(found.rows)) == expected
 
 
-def test_new_checkpoints_replace_those_that_were_skipped(
-    opened: Callable[..., Checkpoints], folder: Path
-) -> None:
+def test_new_checkpoints_replace_those_that_were_skipped(opened: Open, folder: Path) -> None:
     """Where a job begins again below older checkpoints of no use, its own are kept and those are removed.
 
     Else the two old ones, newer by name, would have every new one removed as the oldest.
     """
-    for pictures in (50, 60):
-        opened(key("an older version")).save(state_of(pictures))
-    opened().save(state_of(5))
+    opened(50, 60, key_=key("an older version"))
+    opened(5)
     assert_equal(opened().newest().checkpoint, state_of(5))
-    opened().save(state_of(9))
+    opened(9)
     assert [path.name for path in kept(folder)] == ["0000005.ckpt", "0000009.ckpt"]
     assert StoredJob(State.RUNNING, "0" * 16, folder.parent).progress == 9
 
 
-def test_looking_removes_nothing(opened: Callable[..., Checkpoints], folder: Path) -> None:
+def test_looking_removes_nothing(opened: Open, folder: Path) -> None:
     """What is passed over stays until there is something newer: perhaps it could only not be read now."""
-    for pictures in (5, 8):
-        opened().save(state_of(pictures))
-    assert opened(key("something else")).newest().checkpoint is None
+    opened(5, 8)
+    assert opened(key_=key("something else")).newest().checkpoint is None
     assert len(kept(folder)) == 2
 
 
@@ -289,16 +271,13 @@ def test_looking_removes_nothing(opened: Callable[..., Checkpoints], folder: Pat
 
 def count_operations(folder: Path) -> int:
     """Count the durable operations of a third save, into the folder of a job of its own."""
-    folder.parent.mkdir()
-    checkpoints = Checkpoints(folder, KEY, 30)
-    for pictures in (5, 8):
-        checkpoints.save(state_of(pictures))
+    checkpoints = open_(folder, 5, 8)
     with Disk(folder.parent).attached() as disk:
         checkpoints.save(state_of(11))
     return disk.count
 
 
-def test_a_save_that_fails_leaves_the_ones_before(opened: Callable[..., Checkpoints], tmp_path: Path) -> None:
+def test_a_save_that_fails_leaves_the_ones_before(opened: Open, tmp_path: Path) -> None:
     """Whichever operation the full disk fails, the error says so; the newest is the one before, or the new one.
 
     No half a file stays behind to take the room that is left.
@@ -307,18 +286,11 @@ def test_a_save_that_fails_leaves_the_ones_before(opened: Callable[..., Checkpoi
     outcomes = set()
     for number in range(total):
         place = tmp_path / str(number) / "ckpt"
-        place.parent.mkdir()
-        checkpoints = Checkpoints(place, KEY, 30)
-        for pictures in (5, 8):
-            checkpoints.save(state_of(pictures))
-        with (
-            Disk(place.parent, number, code=errno.ENOSPC).attached() as disk,
-            pytest.raises(OSError, match="ENOSPC"),
-        ):
+        checkpoints = open_(place, 5, 8)
+        with Disk(place.parent, number).attached() as disk, pytest.raises(OSError, match="ENOSPC"):
             checkpoints.save(state_of(11))
         assert disk.has_struck
-        found = Checkpoints(place, KEY, 30).newest().checkpoint
-        assert found is not None
+        found = open_(place).newest().checkpoint
         assert_equal(found, state_of(len(found.rows)))
         outcomes.add(len(found.rows))
         checkpoints.save(state_of(14))  # and the next one makes good for it
@@ -329,39 +301,29 @@ def test_a_save_that_fails_leaves_the_ones_before(opened: Callable[..., Checkpoi
     assert total >= 5
 
 
-def test_a_full_disk_is_not_filled_with_halves(opened: Callable[..., Checkpoints], folder: Path) -> None:
+def test_a_full_disk_is_not_filled_with_halves(opened: Open, folder: Path) -> None:
     """A write that ran out of room takes its half file away, try after try."""
-    opened().save(state_of(5))
+    opened(5)
     for pictures in (8, 11):
-        with (
-            Disk(folder.parent, 1, length=1000, is_full=True).attached(),
-            pytest.raises(OSError, match="ENOSPC"),
-        ):
+        disk = Disk(folder.parent, 1, length=1000, is_full=True)
+        with disk.attached(), pytest.raises(OSError, match="ENOSPC"):
             opened().save(state_of(pictures))
         assert [path.name for path in folder.iterdir()] == ["0000005.ckpt"]
 
 
 @pytest.mark.parametrize(
     "moment",
-    [
-        pytest.param("before", marks=pytest.mark.nightly),
-        "torn",
-        pytest.param("after", marks=pytest.mark.nightly),
-    ],
+    ["torn", *(pytest.param(moment, marks=pytest.mark.nightly) for moment in ("before", "after"))],
 )
 def test_a_kill_in_a_save_leaves_one_to_resume_from(moment: str, tmp_path: Path) -> None:
     """Killed at whichever operation, the next process finds the one before or the new one, and tidies up."""
     for number in range(count_operations(tmp_path / "count" / "ckpt")):
         place = tmp_path / str(number) / "ckpt"
-        place.parent.mkdir()
-        checkpoints = Checkpoints(place, KEY, 30)
-        for pictures in (5, 8):
-            checkpoints.save(state_of(pictures))
+        checkpoints = open_(place, 5, 8)
         with Disk(place.parent, number, moment=moment, is_kill=True).attached(), pytest.raises(Killed):
             checkpoints.save(state_of(11))
-        after = Checkpoints(place, KEY, 30)
+        after = open_(place)
         found = after.newest().checkpoint
-        assert found is not None
         assert len(found.rows) in {8, 11}
         after.save(state_of(14))
         assert len(list(place.iterdir())) == 2
@@ -370,9 +332,9 @@ def test_a_kill_in_a_save_leaves_one_to_resume_from(moment: str, tmp_path: Path)
 # When one is due
 
 
-def test_one_is_due_after_the_interval(opened: Callable[..., Checkpoints], clock: Clock) -> None:
+def test_one_is_due_after_the_interval(opened: Open, clock: Clock) -> None:
     """From the start and from each save on, the next is due after the interval, not before."""
-    checkpoints = opened(interval_s=30)
+    checkpoints = opened()
     due = []
     for second in range(100):
         clock.now_s = 1000.0 + second
@@ -382,9 +344,7 @@ def test_one_is_due_after_the_interval(opened: Callable[..., Checkpoints], clock
     assert due == [30, 60, 90]
 
 
-def test_writing_slowly_is_done_less_often(
-    opened: Callable[..., Checkpoints], clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writing_slowly_is_done_less_often(opened: Open, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a save takes a second the next is due in 200 s, so that checkpoints cost half a percent at most."""
     replaced = files.replaced
 
@@ -395,7 +355,7 @@ def test_writing_slowly_is_done_less_often(
         clock.now_s += 1.0
 
     monkeypatch.setattr(files, "replaced", slow)
-    checkpoints = opened(interval_s=30)
+    checkpoints = opened()
     clock.now_s = 1030.0
     checkpoints.save(state_of(3))
     clock.now_s = 1031.0 + 199.9
@@ -404,11 +364,9 @@ def test_writing_slowly_is_done_less_often(
     assert checkpoints.is_due()
 
 
-def test_a_disk_that_fails_is_asked_again_after_the_interval(
-    opened: Callable[..., Checkpoints], clock: Clock, folder: Path
-) -> None:
+def test_a_disk_that_fails_is_asked_again_after_the_interval(opened: Open, clock: Clock, folder: Path) -> None:
     """After a failed save the next is due an interval later, not at the next step."""
-    checkpoints = opened(interval_s=30)
+    checkpoints = opened()
     clock.now_s = 1030.0
     with Disk(folder.parent, 0).attached(), pytest.raises(OSError, match="ENOSPC"):
         checkpoints.save(state_of(3))
@@ -418,9 +376,9 @@ def test_a_disk_that_fails_is_asked_again_after_the_interval(
     assert checkpoints.is_due()
 
 
-def test_a_job_that_moved_is_not_made_again(folder: Path, opened: Callable[..., Checkpoints]) -> None:
+def test_a_job_that_moved_is_not_made_again(folder: Path) -> None:
     """A late checkpoint of a job that lies elsewhere by now fails, and leaves nothing in its old place."""
     folder.parent.rmdir()
     with pytest.raises(FileNotFoundError):
-        opened().save(state_of(5))
+        Checkpoints(folder, KEY, 30).save(state_of(5))
     assert not folder.parent.exists()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from support.fakes import Clock
 
 from daemon.engine import limits
 from daemon.engine.limits import Watch
@@ -18,22 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        """Say what time it is."""
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the limits, at some time."""
     made = Clock()
-    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=made))
+    monkeypatch.setattr(limits, "time", made)
     return made
 
 
@@ -51,26 +40,26 @@ def test_the_time_limit_is_for_the_whole_picture(clock: Clock) -> None:
     for _ in range(10):
         watch.restart()
         assert watch.excess() is None
-        clock.now += 1
+        clock.now_s += 1
     watch.restart()
     assert watch.excess() is None  # at 10 s sharp
-    clock.now += 0.1
+    clock.now_s += 0.1
     assert watch.excess() == ("time limit", "engine.job_timeout_s passed: 10 s", Reason.TIMED_OUT)
 
 
 def test_silence_ends_what_has_no_time_limit(clock: Clock) -> None:
     """Half an hour without a message is too long, without any limit configured."""
     watch = Watch(os.getpid())
-    clock.now += 1800
+    clock.now_s += 1800
     assert watch.excess() is None
-    clock.now += 1
+    clock.now_s += 1
     assert watch.excess() == ("silence", "the engine made no step for 30 minutes", Reason.TIMED_OUT)
 
 
 def test_time_between_two_waits_is_no_silence(clock: Clock) -> None:
     """However long the one who takes the steps is busy, as with a full disk, the child is not blamed."""
     watch = Watch(os.getpid())
-    clock.now += 5000
+    clock.now_s += 5000
     watch.restart()
     assert watch.excess() is None
 
@@ -80,7 +69,7 @@ def test_memory_beyond_the_limit_is_reported_in_megabytes(clock: Clock, used: li
     watch = Watch(os.getpid(), memory_limit_mb=10)
     assert watch.excess() is None
     used[0] = 11
-    clock.now += 1
+    clock.now_s += 1
     message = "the engine used 11 MB of memory, engine.memory_limit_mb is 10"
     assert watch.excess() == ("memory limit", message, Reason.OUT_OF_MEMORY)
 
@@ -91,7 +80,7 @@ def test_memory_is_looked_at_once_a_second(clock: Clock, used: list[int]) -> Non
     watch = Watch(os.getpid(), memory_limit_mb=1000)
     for _ in range(30):
         assert watch.excess() is None
-        clock.now += 0.1
+        clock.now_s += 0.1
     assert used[0] == 3
 
 

@@ -15,10 +15,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from support.fakes import AskedLife, steps_of
-from support.narrow_vgg import narrow_weights
+from support.narrow_vgg import narrow_engine, narrow_weights
 from support.trees import save, wait_for
 
-from daemon import config
 from daemon.engine import local
 from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter
@@ -33,14 +32,13 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.job import Step
 
-
-def pixels(path: Path) -> np.ndarray:
-    """Read a picture back."""
-    return np.asarray(Image.open(path))
+    Ask = Callable[..., Request]
+    Make = Callable[..., Config]
+    Reads = list[tuple[str, str]]
 
 
 @pytest.fixture
-def request_for(tmp_path: Path) -> Callable[..., Request]:
+def request_for(tmp_path: Path) -> Ask:
     """Make a request for two small pictures; keywords are settings."""
     content, style = save(tmp_path / "content.png", 1), save(tmp_path / "style.png", 2, 32, 28)
 
@@ -52,7 +50,7 @@ def request_for(tmp_path: Path) -> Callable[..., Request]:
 
 
 @pytest.fixture
-def fresh(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
+def fresh(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
     """An engine on the CPU that has loaded nothing yet."""
     monkeypatch.setattr(local.weights, "load", lambda _source: narrow_weights())
     return LocalEngine(make_config(engine={"device": "cpu", "precision": "float32"}))
@@ -61,15 +59,10 @@ def fresh(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
     """A loaded engine."""
-    options = {"device": "cpu", "precision": "float32"}
-    made = LocalEngine(config.build({"engine": options}, tmp_path_factory.mktemp("engine"), environment={}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local.weights, "load", lambda _source: narrow_weights())
-        made.start()
-    return made
+    return narrow_engine(tmp_path_factory.mktemp("engine"))
 
 
-def test_start_reports_what_was_loaded(make_config: Callable[..., Config]) -> None:
+def test_start_reports_what_was_loaded(make_config: Make) -> None:
     """Device, precision, weights, versions and the time it took are reported, as the config asks for them."""
     info = LocalEngine(make_config(engine={"device": "cpu", "precision": "float32"})).start()
     assert info.device.startswith("CPU")
@@ -80,7 +73,7 @@ def test_start_reports_what_was_loaded(make_config: Callable[..., Config]) -> No
 
 
 def test_the_model_is_loaded_once_and_again_after_stop(
-    fresh: LocalEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    fresh: LocalEngine, request_for: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two starts and two pictures load the weights once; a stopped engine loads them again when needed."""
     loads: list[str] = []
@@ -94,21 +87,16 @@ def test_the_model_is_loaded_once_and_again_after_stop(
     assert loads == ["bundled"] * 2
 
 
-def test_a_limit_that_leaves_no_room_beside_the_model_is_not_ready(make_config: Callable[..., Config]) -> None:
+def test_a_limit_that_leaves_no_room_beside_the_model_is_not_ready(make_config: Make) -> None:
     """Refused at the start, with both figures; else every job would fail for it."""
     with pytest.raises(NotReady) as caught:
         LocalEngine(make_config(engine={"device": "cpu", "memory_limit_mb": 100})).start()
-    found = re.fullmatch(
-        r"engine\.memory_limit_mb is 100, and the engine holds about (\d+)00 MB before it paints",
-        str(caught.value),
-    )
-    assert 1 < int(found[1]) < 100
+    said = r"engine\.memory_limit_mb is 100, and the engine holds about (\d+)00 MB before it paints"
+    assert 1 < int(re.fullmatch(said, str(caught.value))[1]) < 100
 
 
 @pytest.mark.nightly
-def test_precision_of_the_config_reaches_the_network(
-    make_config: Callable[..., Config], request_for: Callable[..., Request]
-) -> None:
+def test_precision_of_the_config_reaches_the_network(make_config: Make, request_for: Ask) -> None:
     """In bfloat16 the same picture has nearly the loss of float32, and not exactly."""
     totals = []
     for precision in ("float32", "bfloat16"):
@@ -119,7 +107,7 @@ def test_precision_of_the_config_reaches_the_network(
     assert totals[0] == pytest.approx(totals[1], rel=0.05)
 
 
-def test_steps_end_early_once_it_is_stopping(engine: LocalEngine, request_for: Callable[..., Request]) -> None:
+def test_steps_end_early_once_it_is_stopping(engine: LocalEngine, request_for: Ask) -> None:
     """Asked to stop after the second step, it takes no third one and gives no painting."""
     answers = iter([False, True])
     steps = list(steps_of(engine, request_for(iterations=50), AskedLife(lambda: next(answers))))
@@ -131,20 +119,17 @@ def test_files_are_read_in_their_roles(engine: LocalEngine, tmp_path: Path) -> N
     """Content, every style with its weight, and the start picture come from the request's files."""
     content, start = save(tmp_path / "content.png", 1), save(tmp_path / "start.png", 9)
     styles = (save(tmp_path / "one.png", 2), 3.0), (save(tmp_path / "two.png", 3), 0.0)
-    settings = Settings.model_validate(
-        {"size": 32, "iterations": 1, "init": "start.png", "frames": {"every": 1}}
-    )
+    keys = {"size": 32, "iterations": 1, "init": "start.png", "frames": {"every": 1}}
+    settings = Settings.model_validate(keys)
     mixed = list(steps_of(engine, Request(content, styles, start, settings)))
     alone = list(steps_of(engine, Request(content, styles[:1], start, settings)))
     other = list(steps_of(engine, Request(content, ((styles[1][0], 1.0),), start, settings)))
-    assert np.array_equal(mixed[0].picture, pixels(start))
+    assert np.array_equal(mixed[0].picture, np.asarray(Image.open(start)))
     assert [step.losses for step in mixed] == [step.losses for step in alone]
     assert mixed[0].losses != other[0].losses
 
 
-def test_a_picture_above_the_limit_is_refused(
-    make_config: Callable[..., Config], request_for: Callable[..., Request]
-) -> None:
+def test_a_picture_above_the_limit_is_refused(make_config: Make, request_for: Ask) -> None:
     """A picture of more megapixels than inbox.max_megapixels fails the job before it is decoded."""
     engine = LocalEngine(make_config(engine={"device": "cpu"}, inbox={"max_megapixels": 0.0005}))
     with pytest.raises(JobError) as caught:
@@ -152,7 +137,7 @@ def test_a_picture_above_the_limit_is_refused(
     assert caught.value.failure.reason is Reason.PICTURE_TOO_LARGE
 
 
-def test_missing_weights_are_not_ready(make_config: Callable[..., Config]) -> None:
+def test_missing_weights_are_not_ready(make_config: Make) -> None:
     """A weights file that is not there keeps the engine from starting, by name."""
     with pytest.raises(NotReady, match=r"none\.h5"):
         LocalEngine(make_config(engine={"device": "cpu", "weights": "none.h5"})).start()
@@ -160,7 +145,7 @@ def test_missing_weights_are_not_ready(make_config: Callable[..., Config]) -> No
 
 @pytest.mark.parametrize("error", [tf.errors.ResourceExhaustedError(None, None, "OOM"), MemoryError("no room")])
 def test_memory_that_runs_out_under_a_job_is_an_engine_error(
-    engine: LocalEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch, error: Exception
+    engine: LocalEngine, request_for: Ask, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Memory that runs out in the middle of a picture, in TensorFlow or Python, has its own reason."""
 
@@ -191,7 +176,7 @@ def test_nothing_is_computed_before_the_device_is_set_up(
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """Every decoding: which file, in which thread."""
     found: list[tuple[str, str]] = []
     read = local.images.read
@@ -209,7 +194,7 @@ def _numbers(steps: list[Step]) -> list[Any]:
 
 
 def test_a_right_guess_gives_the_same_picture_without_decoding_again(
-    engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]]
+    engine: LocalEngine, request_for: Ask, reads: Reads
 ) -> None:
     """A prefetched picture is painted to the bit as without, and no file is read twice."""
     request = request_for(size=64, iterations=3)
@@ -227,7 +212,7 @@ def test_a_right_guess_gives_the_same_picture_without_decoding_again(
 
 
 def test_a_job_that_moved_since_it_was_prepared_is_the_same(
-    engine: LocalEngine, request_for: Callable[..., Request], reads: list[tuple[str, str]], tmp_path: Path
+    engine: LocalEngine, request_for: Ask, reads: Reads, tmp_path: Path
 ) -> None:
     """A job lies elsewhere when it is painted than when it was announced; it is identified by its files."""
     hinted = request_for()
@@ -245,7 +230,7 @@ def test_a_job_that_moved_since_it_was_prepared_is_the_same(
 
 @pytest.mark.parametrize("change", ["settings", "content", "weight", "scale"])
 def test_a_wrong_guess_costs_nothing(
-    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path, change: str
+    engine: LocalEngine, request_for: Ask, tmp_path: Path, change: str
 ) -> None:
     """Targets of another job are not taken: losses are to the bit those of the job itself."""
     request = request_for(size=64)
@@ -263,7 +248,7 @@ def test_a_wrong_guess_costs_nothing(
 
 
 def test_an_error_of_the_prefetch_is_raised_by_the_painting(
-    engine: LocalEngine, request_for: Callable[..., Request], tmp_path: Path
+    engine: LocalEngine, request_for: Ask, tmp_path: Path
 ) -> None:
     """A broken picture is no error of the hint; painting it raises, and the next one is painted."""
     broken = tmp_path / "broken.png"
@@ -277,10 +262,7 @@ def test_an_error_of_the_prefetch_is_raised_by_the_painting(
 
 
 def test_huge_pictures_are_not_decoded_ahead(
-    engine: LocalEngine,
-    request_for: Callable[..., Request],
-    reads: list[tuple[str, str]],
-    monkeypatch: pytest.MonkeyPatch,
+    engine: LocalEngine, request_for: Ask, reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They would take memory from the running picture; they are painted all the same."""
     monkeypatch.setattr(local, "_PREPARED_MEGAPIXELS", 0.0001)
@@ -291,10 +273,7 @@ def test_huge_pictures_are_not_decoded_ahead(
 
 
 def test_a_hint_to_an_engine_that_is_not_started_is_passed_over(
-    fresh: LocalEngine,
-    request_for: Callable[..., Request],
-    reads: list[tuple[str, str]],
-    monkeypatch: pytest.MonkeyPatch,
+    fresh: LocalEngine, request_for: Ask, reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is loaded for the sake of a hint."""
     monkeypatch.setattr(local.weights, "load", lambda _source: pytest.fail("loaded"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support.fakes import AskedLife, steps_of
-from support.narrow_vgg import narrow_weights
+from support.narrow_vgg import narrow_engine
 from support.trees import save
 
 from daemon import config
@@ -29,33 +29,26 @@ if TYPE_CHECKING:
 
     from daemon.job import Step
 
+    Ask = Callable[..., Request]
+    Limit = Callable[[int], None]
+
 KEYS = {"size": 288, "iterations": 3, "scales": [{"size": 48, "iterations": 3}], "frames": {"every": 0}}
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
     """A loaded engine in float32."""
-    made = LocalEngine(
-        config.build({"engine": {"precision": "float32"}}, tmp_path_factory.mktemp("engine"), environment={})
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local.weights, "load", lambda _source: narrow_weights())
-        made.start()
-    return made
+    return narrow_engine(tmp_path_factory.mktemp("engine"))
 
 
 @pytest.fixture
-def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
     """Set how many MB the machine has for the engine."""
-
-    def set_limit(limit_mb: int) -> None:
-        monkeypatch.setattr(local.memory, "available_mb", lambda _held_mb: limit_mb)
-
-    return set_limit
+    return lambda limit_mb: monkeypatch.setattr(local.memory, "available_mb", lambda _held_mb: limit_mb)
 
 
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Request]:
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """Ask for a picture that takes two tiles of 256 px."""
     folder: Path = tmp_path_factory.mktemp("pictures")
     content, style = save(folder / "c.png", 1, 288, 96), save(folder / "s.png", 2, 96, 96)
@@ -67,7 +60,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Request]:
 
 
 @pytest.fixture(scope="module")
-def whole(engine: LocalEngine, ask: Callable[..., Request]) -> list[Step]:
+def whole(engine: LocalEngine, ask: Ask) -> list[Step]:
     """The steps of the picture in one piece."""
     return list(steps_of(engine, ask()))
 
@@ -83,7 +76,7 @@ def exhausted(*_: Any, **__: Any) -> None:
 
 
 def test_the_plan_comes_first_and_is_kept(
-    engine: LocalEngine, ask: Callable[..., Request], whole: list[Step], limit: Callable[[int], None]
+    engine: LocalEngine, ask: Ask, whole: list[Step], limit: Limit
 ) -> None:
     """Under a limit that nothing fits, plan and picture name tiles; the losses are the same to rounding."""
     limit(1)
@@ -93,18 +86,14 @@ def test_the_plan_comes_first_and_is_kept(
     assert plan.is_smallest
     assert plan.warning.startswith("memory may run out: ")
     assert " 1 MB to be had" in plan.warning
-    assert whole[-1].painting
     assert whole[-1].painting.computed == "whole"
-    assert steps[-1].painting
     assert steps[-1].painting.computed == plan.computed == "tiles of 256 px"
     assert losses(steps) == pytest.approx(losses(whole), rel=1e-3)
     difference = steps[-1].painting.picture.astype(int) - whole[-1].painting.picture
     assert np.abs(difference).mean() < 1
 
 
-def test_a_smaller_way_is_taken_where_the_estimate_fits(
-    engine: LocalEngine, ask: Callable[..., Request], limit: Callable[[int], None]
-) -> None:
+def test_a_smaller_way_is_taken_where_the_estimate_fits(engine: LocalEngine, ask: Ask, limit: Limit) -> None:
     """After an attempt that ran out of memory the next plan is smaller, whatever the estimate says."""
     limit(100_000)
     found = [next(engine.stylize(ask(smaller=smaller))) for smaller in (0, 1, 2)]
@@ -113,7 +102,7 @@ def test_a_smaller_way_is_taken_where_the_estimate_fits(
 
 
 def test_the_limit_of_the_config_goes_before_what_the_machine_has(
-    ask: Callable[..., Request], tmp_path: Path, limit: Callable[[int], None]
+    ask: Ask, tmp_path: Path, limit: Limit
 ) -> None:
     """`engine.memory_limit_mb` is what the plan is made for."""
     limit(1)
@@ -124,7 +113,7 @@ def test_the_limit_of_the_config_goes_before_what_the_machine_has(
 
 
 def test_memory_that_runs_out_ends_the_attempt_and_frees_what_it_held(
-    engine: LocalEngine, ask: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error has its own reason, nothing is tried again, and the picture's tensors are gone with it."""
     held, begin = [], Session.steps
@@ -145,11 +134,7 @@ def test_memory_that_runs_out_ends_the_attempt_and_frees_what_it_held(
 
 
 def test_the_next_attempt_resumes_from_the_checkpoint_by_smaller_tiles(
-    engine: LocalEngine,
-    ask: Callable[..., Request],
-    whole: list[Step],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    engine: LocalEngine, ask: Ask, whole: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was computed in one piece is replayed, and the rest by tiles gives the same picture."""
     request = ask(checkpoints=tmp_path / "ckpt")
@@ -162,7 +147,6 @@ def test_the_next_attempt_resumes_from_the_checkpoint_by_smaller_tiles(
     steps = list(steps_of(engine, replace(request, smaller=1)))
     assert [step.is_replayed for step in steps] == [True] * len(done) + [False] * (len(whole) - len(done))
     assert losses(steps) == pytest.approx(losses(whole), rel=1e-3)
-    assert steps[-1].painting
     assert steps[-1].painting.computed == "tiles of 256 px"
 
 
@@ -170,13 +154,7 @@ def test_the_next_attempt_resumes_from_the_checkpoint_by_smaller_tiles(
     ("spare_mb", "is_decoded", "is_prepared"), [(-800, False, False), (1, True, False), (100, True, True)]
 )
 def test_the_next_job_is_made_ready_only_where_there_is_room_for_it(
-    spare_mb: float,
-    engine: LocalEngine,
-    ask: Callable[..., Request],
-    limit: Callable[[int], None],
-    *,
-    is_decoded: bool,
-    is_prepared: bool,
+    spare_mb: float, engine: LocalEngine, ask: Ask, limit: Limit, *, is_decoded: bool, is_prepared: bool
 ) -> None:
     """What the limit leaves beside the running picture decides what of the next one is made ready."""
     job = memory.works(Settings.model_validate(KEYS), (288, 96), [((96, 96), 1.0)], engine.start())

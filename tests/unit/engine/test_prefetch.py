@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    Ask = Callable[[str], Request]
+
 
 class Kitchen:
     """Makes things ready, and counts how many are made at once."""
@@ -49,7 +51,7 @@ def kitchen() -> Kitchen:
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Callable[[str], Request]:
+def ask(tmp_path: Path) -> Ask:
     """Make requests, each for a picture of its own."""
     style = save(tmp_path / "style.png", 1)
 
@@ -59,7 +61,7 @@ def ask(tmp_path: Path) -> Callable[[str], Request]:
     return make
 
 
-def test_what_was_made_is_handed_out_once(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
+def test_what_was_made_is_handed_out_once(kitchen: Kitchen, ask: Ask) -> None:
     """The very request gets it, made in another thread and only once however often it was hinted at."""
     request = ask("a.png")
     kitchen.prefetcher.begin(request)
@@ -69,7 +71,7 @@ def test_what_was_made_is_handed_out_once(kitchen: Kitchen, ask: Callable[[str],
     assert kitchen.prefetcher.take(request) is None
 
 
-def test_who_comes_early_waits(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
+def test_who_comes_early_waits(kitchen: Kitchen, ask: Ask) -> None:
     """Asked for while it is still being made, it is waited for and not made twice."""
     request, found = ask("a.png"), []
     kitchen.gate.clear()
@@ -85,7 +87,7 @@ def test_who_comes_early_waits(kitchen: Kitchen, ask: Callable[[str], Request]) 
     assert kitchen.begun == ["a.png"]
 
 
-def test_nothing_of_another_request_is_handed_out(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
+def test_nothing_of_another_request_is_handed_out(kitchen: Kitchen, ask: Ask) -> None:
     """Another request gets nothing, and what was made is dropped."""
     one, other = ask("a.png"), ask("b.png")
     kitchen.prefetcher.begin(one)
@@ -93,9 +95,7 @@ def test_nothing_of_another_request_is_handed_out(kitchen: Kitchen, ask: Callabl
     assert kitchen.prefetcher.take(one) is None
 
 
-def test_the_last_hint_counts_and_two_never_work_at_once(
-    kitchen: Kitchen, ask: Callable[[str], Request]
-) -> None:
+def test_the_last_hint_counts_and_two_never_work_at_once(kitchen: Kitchen, ask: Ask) -> None:
     """Of hints that come while one is being made only the last is made, after it."""
     requests = [ask(name) for name in ("a.png", "b.png", "c.png", "d.png")]
     kitchen.gate.clear()
@@ -109,7 +109,7 @@ def test_the_last_hint_counts_and_two_never_work_at_once(
     assert kitchen.most_at_once == 1
 
 
-def test_one_that_is_not_taken_is_waited_for(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
+def test_one_that_is_not_taken_is_waited_for(kitchen: Kitchen, ask: Ask) -> None:
     """A hint that comes while a dropped one is still being made is made after it, whatever came between."""
     one, other, last = ask("a.png"), ask("b.png"), ask("c.png")
     kitchen.gate.clear()
@@ -125,9 +125,7 @@ def test_one_that_is_not_taken_is_waited_for(kitchen: Kitchen, ask: Callable[[st
     assert kitchen.most_at_once == 1
 
 
-def test_what_was_dropped_while_it_was_made_is_not_kept(
-    kitchen: Kitchen, ask: Callable[[str], Request]
-) -> None:
+def test_what_was_dropped_while_it_was_made_is_not_kept(kitchen: Kitchen, ask: Ask) -> None:
     """Nothing holds what nobody will take: it may be as large as a picture's whole memory."""
     made: list[weakref.ref[Meal]] = []
 
@@ -156,7 +154,7 @@ def test_what_was_dropped_while_it_was_made_is_not_kept(
     assert [ref() for ref in made] == [None, meal]
 
 
-def test_whatever_goes_wrong_is_forgotten(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
+def test_whatever_goes_wrong_is_forgotten(kitchen: Kitchen, ask: Ask) -> None:
     """An error in making leaves nothing to hand out, and does no harm to the next hint."""
     bad, good = ask("bad.png"), ask("good.png")
     kitchen.prefetcher.begin(bad)
@@ -165,7 +163,7 @@ def test_whatever_goes_wrong_is_forgotten(kitchen: Kitchen, ask: Callable[[str],
     assert kitchen.prefetcher.take(good) == "good.png in prefetch_0"
 
 
-def test_files_that_changed_are_another_request(kitchen: Kitchen, ask: Callable[[str], Request]) -> None:
+def test_files_that_changed_are_another_request(kitchen: Kitchen, ask: Ask) -> None:
     """A rewritten picture of the same name is not the one made ready, and neither is one that is gone."""
     request = ask("a.png")
     kitchen.prefetcher.begin(request)

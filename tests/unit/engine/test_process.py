@@ -15,6 +15,7 @@ import threading
 import time
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,8 @@ import structlog
 from structlog.testing import capture_logs
 from support import light_engine
 from support.fakes import AskedLife, steps_of
-from support.trees import save, wait_for
+from support.programs import is_gone
+from support.trees import named, save, wait_for
 
 from daemon import config as config_module
 from daemon.engine import child, limits, process
@@ -36,20 +38,16 @@ from daemon.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
 
     from daemon.config import Config
     from daemon.job import Step
 
+    Ask = Callable[..., Request]
+    Make = Callable[..., ProcessEngine]
+
 LONG = 100_000  # iterations that no test waits for
 MOMENT_S = 5.0
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet has ended as well."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +93,7 @@ def local(shared: ProcessEngine) -> LocalEngine:
 
 
 @pytest.fixture
-def make_engine(tmp_path: Path) -> Iterator[Callable[..., ProcessEngine]]:
+def make_engine(tmp_path: Path) -> Iterator[Make]:
     """Make engines of a test's own; keywords are of the config's section engine."""
     made: list[ProcessEngine] = []
 
@@ -116,7 +114,7 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def request_for(tmp_path: Path) -> Callable[..., Request]:
+def request_for(tmp_path: Path) -> Ask:
     """Make a request for two small pictures; keywords are settings."""
     content, style = save(tmp_path / "content.png", 1, 24, 32), save(tmp_path / "style.png", 2, 32, 28)
 
@@ -128,7 +126,7 @@ def request_for(tmp_path: Path) -> Callable[..., Request]:
 
 
 @pytest.fixture
-def started(light: None, make_engine: Callable[..., ProcessEngine]) -> ProcessEngine:
+def started(light: None, make_engine: Make) -> ProcessEngine:
     """An engine of a test's own whose light child has started."""
     engine = make_engine()
     engine.start(Lifeline())
@@ -144,7 +142,7 @@ class Running(NamedTuple):
 
 
 @pytest.fixture
-def running(started: ProcessEngine, request_for: Callable[..., Request]) -> Running:
+def running(started: ProcessEngine, request_for: Ask) -> Running:
     """A light child that has taken the first step of a picture."""
     steps = steps_of(started, request_for(iterations=LONG))
     next(steps)
@@ -159,14 +157,7 @@ def paint(engine: ProcessEngine | LocalEngine, request: Request) -> list[Step]:
 def facts(steps: list[Step]) -> list[tuple[Any, ...]]:
     """Everything of some steps but how long they took."""
     return [
-        (
-            step.iteration,
-            step.iterations,
-            step.size_px,
-            step.losses,
-            step.picture.tobytes(),
-            step.painting is None,
-        )
+        (step.iteration, step.iterations, step.size_px, step.losses, step.picture.tobytes(), not step.painting)
         for step in steps
     ]
 
@@ -175,7 +166,7 @@ def facts(steps: list[Step]) -> list[tuple[Any, ...]]:
 
 
 def test_child_paints_what_the_local_engine_paints(
-    engine: ProcessEngine, local: LocalEngine, request_for: Callable[..., Request]
+    engine: ProcessEngine, local: LocalEngine, request_for: Ask
 ) -> None:
     """The same request gives the same steps, losses and pictures in both engines, to the bit."""
     request = request_for(size=36, scales=[{"size": 24, "iterations": 2}])
@@ -189,9 +180,7 @@ def test_child_paints_what_the_local_engine_paints(
 
 
 @pytest.mark.usefixtures("light")
-def test_the_model_is_loaded_once_for_several_pictures(
-    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
-) -> None:
+def test_the_model_is_loaded_once_for_several_pictures(make_engine: Make, request_for: Ask) -> None:
     """Started once and asked three times, it starts one child and loads one model, and says so once each."""
     engine = make_engine()
     with capture_logs() as records:
@@ -201,8 +190,7 @@ def test_the_model_is_loaded_once_for_several_pictures(
             assert paint(engine, request_for(size=size))[-1].painting is not None
             pids.add(engine.pid)
     assert len(pids) == 1
-    (started,) = [record for record in records if record["event"] == "engine.started"]
-    (loaded,) = [record for record in records if record["event"] == "engine.model_loaded"]
+    (started,), (loaded,) = named(records, "engine.started"), named(records, "engine.model_loaded")
     assert started["engine_pid"] in pids
     assert loaded["weights_sha256"] == info.weights_sha256
     assert (loaded["device"], loaded["precision"]) == (info.device, "float32")
@@ -210,7 +198,7 @@ def test_the_model_is_loaded_once_for_several_pictures(
     assert is_gone(started["engine_pid"])
 
 
-def test_a_second_picture_starts_at_once(engine: ProcessEngine, request_for: Callable[..., Request]) -> None:
+def test_a_second_picture_starts_at_once(engine: ProcessEngine, request_for: Ask) -> None:
     """Once a size was painted, the next picture's first step comes within a second: nothing is loaded again."""
     paint(engine, request_for())
     begun = time.monotonic()
@@ -223,9 +211,7 @@ def test_a_second_picture_starts_at_once(engine: ProcessEngine, request_for: Cal
 # Ending early
 
 
-def test_stop_ends_the_picture_and_keeps_the_child(
-    engine: ProcessEngine, request_for: Callable[..., Request]
-) -> None:
+def test_stop_ends_the_picture_and_keeps_the_child(engine: ProcessEngine, request_for: Ask) -> None:
     """Asked to stop between fast steps, it ends without a painting, and paints the next one whole."""
     steps = []
     for step in steps_of(engine, request_for(iterations=LONG), AskedLife(lambda: len(steps) >= 3)):
@@ -237,9 +223,7 @@ def test_stop_ends_the_picture_and_keeps_the_child(
     assert [step.iteration for step in paint(engine, request_for())] == [0, 1, 2, 3]
 
 
-def test_stop_before_the_first_step_keeps_the_child(
-    engine: ProcessEngine, request_for: Callable[..., Request]
-) -> None:
+def test_stop_before_the_first_step_keeps_the_child(engine: ProcessEngine, request_for: Ask) -> None:
     """Asked to stop from the beginning, it ends in a moment; the next picture is not mistaken for it."""
     begun = time.monotonic()
     steps = steps_of(engine, request_for(iterations=LONG), AskedLife(lambda: True))
@@ -251,9 +235,7 @@ def test_stop_before_the_first_step_keeps_the_child(
 
 
 @pytest.mark.parametrize("taken", [1, 4])
-def test_steps_nobody_takes_any_more_are_ended(
-    engine: ProcessEngine, request_for: Callable[..., Request], taken: int
-) -> None:
+def test_steps_nobody_takes_any_more_are_ended(engine: ProcessEngine, request_for: Ask, taken: int) -> None:
     """A picture left midway, as after a full disk, is ended; none of its steps reach the next request."""
     steps = steps_of(engine, request_for(iterations=LONG))
     for _ in range(taken):
@@ -265,7 +247,7 @@ def test_steps_nobody_takes_any_more_are_ended(
 
 
 def test_a_look_at_a_limit_that_fails_ends_the_picture(
-    running: Running, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    running: Running, request_for: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a free descriptor /proc cannot be read; no step of that picture reaches the next request."""
 
@@ -291,9 +273,7 @@ def test_steps_may_be_left_after_the_engine_was_stopped(running: Running) -> Non
 # The next request, announced
 
 
-def test_a_hint_during_a_picture_changes_nothing_of_either(
-    engine: ProcessEngine, request_for: Callable[..., Request]
-) -> None:
+def test_a_hint_during_a_picture_changes_nothing_of_either(engine: ProcessEngine, request_for: Ask) -> None:
     """The running picture is painted to its end, and the announced one is the same as without a hint."""
     first, second = request_for(iterations=6), request_for(size=40, style_weight=0.02)
     expected = facts(paint(engine, first)), facts(paint(engine, second))
@@ -305,9 +285,7 @@ def test_a_hint_during_a_picture_changes_nothing_of_either(
 
 
 @pytest.mark.parametrize("order", ["hint first", "stop first"])
-def test_a_hint_and_a_stop_may_cross(
-    engine: ProcessEngine, request_for: Callable[..., Request], order: str
-) -> None:
+def test_a_hint_and_a_stop_may_cross(engine: ProcessEngine, request_for: Ask, order: str) -> None:
     """Whichever comes first, the picture ends, the child lives on, and the next picture is whole."""
     asked: list[bool] = []
     steps = steps_of(engine, request_for(iterations=LONG), AskedLife(lambda: bool(asked)))
@@ -323,9 +301,7 @@ def test_a_hint_and_a_stop_may_cross(
     assert [step.iteration for step in paint(engine, request_for(size=40))] == [0, 1, 2, 3]
 
 
-def test_hints_that_lead_nowhere_are_forgotten(
-    engine: ProcessEngine, request_for: Callable[..., Request], tmp_path: Path
-) -> None:
+def test_hints_that_lead_nowhere_are_forgotten(engine: ProcessEngine, request_for: Ask, tmp_path: Path) -> None:
     """A hint at files that are gone, or at a request that can never be painted, is no error."""
     request = request_for()
     for hint in (
@@ -337,9 +313,7 @@ def test_hints_that_lead_nowhere_are_forgotten(
 
 
 @pytest.mark.usefixtures("light")
-def test_a_hint_without_a_child_is_passed_over(
-    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
-) -> None:
+def test_a_hint_without_a_child_is_passed_over(make_engine: Make, request_for: Ask) -> None:
     """An engine that is not started, or whose child has died, ignores a hint without an error."""
     engine = make_engine()
     engine.prepare(request_for())
@@ -352,48 +326,23 @@ def test_a_hint_without_a_child_is_passed_over(
     assert paint(engine, request_for())[-1].painting is not None
 
 
-class Beating(Lifeline):
-    """Notes when it beats."""
-
-    def __init__(self, beats: list[float], *, is_stopping: bool = False) -> None:
-        super().__init__()
-        self._beats = beats
-        if is_stopping:
-            self._stop.set()
-
-    def beat(self) -> None:
-        """Note it."""
-        self._beats.append(time.monotonic())
-
-
-class Listener:
-    """An engine that only remembers its hints."""
-
-    def __init__(self) -> None:
-        self.hints: list[Any] = []
-
-    def prepare(self, request: Any) -> None:
-        """Remember it."""
-        self.hints.append(request)
-
-
 def test_the_child_reads_all_that_came_up_to_a_stop() -> None:
     """Between two steps every hint is taken; only a stop ends the picture."""
     ours, theirs = Pipe()
-    listener = Listener()
-    stop = threading.Event()
+    hints: list[Any] = []
+    listener, stop = SimpleNamespace(prepare=hints.append), threading.Event()
     child.read_notes(listener, theirs, stop)
     ours.send(("prepare", "a"))
     ours.send(("prepare", "b"))
     child.read_notes(listener, theirs, stop)
     assert not stop.is_set()
-    assert listener.hints == ["a", "b"]
+    assert hints == ["a", "b"]
     ours.send(("prepare", "c"))
     ours.send(("stop", None))
     ours.send(("paint", "the next one"))
     child.read_notes(listener, theirs, stop)
     assert stop.is_set()
-    assert listener.hints == ["a", "b", "c"]
+    assert hints == ["a", "b", "c"]
     assert theirs.recv() == ("paint", "the next one")
     ours.close()
     theirs.close()
@@ -403,7 +352,7 @@ def test_the_child_reads_all_that_came_up_to_a_stop() -> None:
 
 
 def test_job_errors_cross_the_pipe_whole(
-    engine: ProcessEngine, local: LocalEngine, request_for: Callable[..., Request], tmp_path: Path
+    engine: ProcessEngine, local: LocalEngine, request_for: Ask, tmp_path: Path
 ) -> None:
     """A job that cannot be done fails with the very failure of the local engine; the child lives on."""
     narrow = request_for()
@@ -422,7 +371,7 @@ def test_job_errors_cross_the_pipe_whole(
 
 
 def test_a_defect_under_a_job_is_an_engine_error(
-    engine: ProcessEngine, request_for: Callable[..., Request], capfd: pytest.CaptureFixture[str]
+    engine: ProcessEngine, request_for: Ask, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An unforeseen exception in the child is raised, its traceback is logged, and the child lives on.
 
@@ -444,19 +393,19 @@ def test_a_defect_under_a_job_is_an_engine_error(
 
 def printed(records: list[Any]) -> list[str]:
     """What the child printed, line by line."""
-    return [record["line"] for record in records if record["event"] == "engine.printed"]
+    return [record["line"] for record in named(records, "engine.printed")]
 
 
 @pytest.mark.usefixtures("light")
 def test_what_the_child_prints_becomes_log_records(
-    make_engine: Callable[..., ProcessEngine], capfd: pytest.CaptureFixture[str]
+    make_engine: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Lines on stdout and stderr arrive as records, by level, and nowhere else."""
     engine = make_engine()
     with capture_logs() as records:
         engine.start(Lifeline())
         wait_for(lambda: len(printed(records)) == 2, "both lines")
-    levels = {record["line"]: record["log_level"] for record in records if record["event"] == "engine.printed"}
+    levels = {record["line"]: record["log_level"] for record in named(records, "engine.printed")}
     assert levels["printed on stdout"] == "info"
     assert levels["I0000 00:00:1700000000.000000    1 port.cc:153] on stderr"] == "debug"
     assert capfd.readouterr() == ("", "")
@@ -464,10 +413,7 @@ def test_what_the_child_prints_becomes_log_records(
 
 @pytest.mark.nightly
 def test_what_tensorflow_and_keras_print_becomes_log_records(
-    make_engine: Callable[..., ProcessEngine],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    make_engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """TensorFlow's lines on stderr and Keras' on stdout arrive as records, by level, and nowhere else.
 
@@ -482,24 +428,23 @@ def test_what_tensorflow_and_keras_print_becomes_log_records(
         with pytest.raises(NotReady, match="weights imagenet: cannot download https://"):
             engine.start(Lifeline())
         wait_for(lambda: any("Downloading data" in line for line in printed(records)), "Keras' line on stdout")
-    printed_lines = [record for record in records if record["event"] == "engine.printed"]
-    absl = [record for record in printed_lines if record["line"].startswith("I0") and ".cc:" in record["line"]]
-    assert absl
-    assert {record["log_level"] for record in absl} == {"debug"}  # TensorFlow's I is no operator's info
+    lines = [(record["line"], record["log_level"]) for record in named(records, "engine.printed")]
+    levels = {level for line, level in lines if line.startswith("I0") and ".cc:" in line}
+    assert levels == {"debug"}  # TensorFlow's I is no operator's info
     assert capfd.readouterr() == ("", "")
 
 
 # Deaths
 
 
-def test_a_killed_child_is_reported_and_replaced(running: Running, request_for: Callable[..., Request]) -> None:
+def test_a_killed_child_is_reported_and_replaced(running: Running, request_for: Ask) -> None:
     """`kill -9` in the middle of a picture names the signal; the next picture gets a new child and is whole."""
     os.kill(running.pid, signal.SIGKILL)
     with capture_logs() as records, pytest.raises(EngineError) as caught:
         list(running.steps)
     assert caught.value.reason is Reason.ENGINE_CRASHED
     assert "SIGKILL" in caught.value.message
-    (died,) = [record for record in records if record["event"] == "engine.died"]
+    (died,) = named(records, "engine.died")
     assert (died["ended_by"], died["log_level"]) == ("signal SIGKILL", "error")
     assert paint(running.engine, request_for())[-1].painting is not None
     assert running.engine.pid != running.pid
@@ -516,9 +461,7 @@ def test_last_lines_of_a_child_are_kept(running: Running) -> None:
     assert caught.value.last_lines[-1].startswith("Extension modules: ")  # faulthandler's last line
 
 
-def test_a_child_that_died_between_jobs_costs_no_job(
-    started: ProcessEngine, request_for: Callable[..., Request]
-) -> None:
+def test_a_child_that_died_between_jobs_costs_no_job(started: ProcessEngine, request_for: Ask) -> None:
     """A child that died while idle is replaced before the next request, which is painted at once."""
     os.kill(started.pid, signal.SIGTERM)
     wait_for(lambda: started.pid is None, "the child's end")
@@ -526,9 +469,7 @@ def test_a_child_that_died_between_jobs_costs_no_job(
 
 
 @pytest.mark.usefixtures("light")
-def test_the_time_limit_ends_a_job(
-    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
-) -> None:
+def test_the_time_limit_ends_a_job(make_engine: Make, request_for: Ask) -> None:
     """Past `job_timeout_s` the child is ended and the job has timed out; the next one gets a new child."""
     engine = make_engine(job_timeout_s=1.0)
     engine.start(Lifeline())
@@ -544,9 +485,7 @@ def test_the_time_limit_ends_a_job(
     assert engine.pid != pid
 
 
-def test_the_time_limit_ends_a_job_that_makes_steps(
-    started: ProcessEngine, request_for: Callable[..., Request]
-) -> None:
+def test_the_time_limit_ends_a_job_that_makes_steps(started: ProcessEngine, request_for: Ask) -> None:
     """The limit is for the whole job: steps that keep coming do not put it off."""
     started.config = config_for(started.config.folders.inbox.parent, job_timeout_s=0.5)
     begun, taken = time.monotonic(), []
@@ -558,9 +497,7 @@ def test_the_time_limit_ends_a_job_that_makes_steps(
 
 
 @pytest.mark.usefixtures("light")
-def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(
-    make_engine: Callable[..., ProcessEngine], request_for: Callable[..., Request]
-) -> None:
+def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(make_engine: Make, request_for: Ask) -> None:
     """On a CPU a child larger than `memory_limit_mb` is ended: the job is out of memory; a GPU's is not."""
     on_gpu = make_engine(memory_limit_mb=10, weights="gpu.h5")
     assert paint(on_gpu, request_for())[-1].painting is not None
@@ -574,13 +511,20 @@ def test_memory_beyond_the_limit_ends_a_job_on_the_cpu(
         r"the engine used (\d+) MB of memory, engine\.memory_limit_mb is 10", caught.value.message
     )
     assert 10 < int(found[1]) < 10_000
-    (died,) = [record for record in records if record["event"] == "engine.died"]
+    (died,) = named(records, "engine.died")
     assert died["ended_by"] == "memory limit"
     assert is_gone(pid)
 
 
+def beating(monkeypatch: pytest.MonkeyPatch) -> tuple[Lifeline, list[float]]:
+    """Make a lifeline that notes when it beats."""
+    life, beats = Lifeline(), []
+    monkeypatch.setattr(life, "beat", lambda: beats.append(time.monotonic()))
+    return life, beats
+
+
 def test_a_child_that_falls_silent_is_ended(
-    started: ProcessEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    started: ProcessEngine, request_for: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without any time limit, a child that makes no step for long is ended, and the job has timed out.
 
@@ -589,9 +533,9 @@ def test_a_child_that_falls_silent_is_ended(
     pid = started.pid
     os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr(limits, "STALL_S", 1.5)
-    beats: list[float] = []
+    life, beats = beating(monkeypatch)
     with pytest.raises(EngineError) as caught:
-        list(started.stylize(request_for(), Beating(beats)))
+        list(started.stylize(request_for(), life))
     assert caught.value.reason is Reason.TIMED_OUT
     assert caught.value.message.startswith("the engine made no step for ")
     assert is_gone(pid)
@@ -599,14 +543,15 @@ def test_a_child_that_falls_silent_is_ended(
 
 
 def test_the_wait_for_a_hanging_child_has_heartbeats(
-    started: ProcessEngine, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+    started: ProcessEngine, request_for: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A child that does not come to its next step is given its time, with heartbeats, and then ended."""
     monkeypatch.setattr(process, "STOP_S", 1.5)
     pid = started.pid
     os.kill(pid, signal.SIGSTOP)
-    beats: list[float] = []
-    assert list(started.stylize(request_for(), Beating(beats, is_stopping=True))) == []
+    life, beats = beating(monkeypatch)
+    life.ask_stop()
+    assert list(started.stylize(request_for(), life)) == []
     assert len(beats) >= 4
     assert beats[-1] - beats[0] > 1
     assert is_gone(pid)
@@ -626,48 +571,37 @@ def test_a_child_that_the_kernel_killed_was_out_of_memory(
 
 
 PARENT = """
-import sys, time
+import sys
 from pathlib import Path
 from daemon import config
 from daemon.engine.process import ProcessEngine
 from daemon.lifeline import Lifeline
-options = {"device": "cpu", "weights": sys.argv[2]}
+options = {"device": "cpu", "weights": "hangs.h5"}
 engine = ProcessEngine(config.build({"engine": options}, Path(sys.argv[1]), environment={}))
 engine.start(Lifeline())
-time.sleep(600)
 """
 
 
 @pytest.mark.usefixtures("light")
-@pytest.mark.parametrize("moment", ["started", "loading"])
-def test_the_child_dies_with_its_parent(tmp_path: Path, moment: str) -> None:
-    """Nothing is left when the daemon is killed with SIGKILL, not even a child that hangs."""
-    weights = "bundled" if moment == "started" else "hangs.h5"
-    command = [sys.executable, "-c", PARENT, tmp_path, weights]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        started = next(line for line in parent.stdout if "engine.started" in line)
-        pid = int(re.search(r"engine_pid=(\d+)", started)[1])
-        if moment == "started":
-            next(line for line in parent.stdout if "engine.model_loaded" in line)
-            os.kill(pid, signal.SIGSTOP)
-        assert not is_gone(pid)
-    finally:
-        parent.kill()
-        parent.wait()
-        parent.stdout.close()
-    try:
-        wait_for(lambda: is_gone(pid), "the child's end", MOMENT_S)
-    finally:
-        if not is_gone(pid):
-            os.kill(pid, signal.SIGKILL)
+def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
+    """Nothing is left when the daemon is killed with SIGKILL, not even a child that hangs while it loads."""
+    command = [sys.executable, "-c", PARENT, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            started = next(line for line in parent.stdout if "engine.started" in line)
+            pid = int(re.search(r"engine_pid=(\d+)", started)[1])
+            next(line for line in parent.stdout if "printed on stdout" in line)
+            assert not is_gone(pid)
+        finally:
+            parent.kill()
+    wait_for(lambda: is_gone(pid), "the child's end", MOMENT_S)
 
 
 # Not ready
 
 
 @pytest.mark.usefixtures("light")
-def test_missing_weights_are_not_ready(make_engine: Callable[..., ProcessEngine]) -> None:
+def test_missing_weights_are_not_ready(make_engine: Make) -> None:
     """The child's own message on missing weights reaches the caller, and no child is left."""
     engine = make_engine(weights="none.h5")
     with pytest.raises(NotReady, match=r"none\.h5: not a readable weights file \(No such file or directory\)"):
@@ -676,9 +610,7 @@ def test_missing_weights_are_not_ready(make_engine: Callable[..., ProcessEngine]
 
 
 @pytest.mark.nightly
-def test_a_gpu_that_is_missing_is_not_ready(
-    make_engine: Callable[..., ProcessEngine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_that_is_missing_is_not_ready(make_engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """`device: gpu` without a GPU is never painted on the CPU: it is not ready, and no child is left."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     engine = make_engine(device="gpu")
@@ -688,21 +620,19 @@ def test_a_gpu_that_is_missing_is_not_ready(
 
 
 @pytest.mark.usefixtures("light")
-def test_stop_while_the_model_loads_is_obeyed(make_engine: Callable[..., ProcessEngine]) -> None:
+def test_stop_while_the_model_loads_is_obeyed(make_engine: Make) -> None:
     """Asked to stop while the child still loads, it does not wait for the model, and ends the child."""
     engine = make_engine()
     begun = time.monotonic()
     with capture_logs() as records, pytest.raises(NotReady, match="asked to stop"):
         engine.start(AskedLife(lambda: True))
     assert time.monotonic() - begun < MOMENT_S
-    (started,) = [record for record in records if record["event"] == "engine.started"]
+    (started,) = named(records, "engine.started")
     assert is_gone(started["engine_pid"])
 
 
 @pytest.mark.usefixtures("light")
-def test_a_child_killed_while_it_loads_is_not_ready(
-    make_engine: Callable[..., ProcessEngine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_killed_while_it_loads_is_not_ready(make_engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child that ends before its model is loaded means not ready, and says how it ended."""
     engine, life = make_engine(), Lifeline()
     with capture_logs() as records:
@@ -714,27 +644,22 @@ def test_a_child_killed_while_it_loads_is_not_ready(
 # At which level its output is logged
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "2026-01-01 00:00:00.123456: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.",
-        "2026-01-01 00:00:00.123456: W tensorflow/compiler/tf2tensorrt/utils/py_utils.cc:38] TF-TRT Warning",
-        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
-        "E0000 00:00:1700000000.000000    1 cuda_executor.cc:1] failed call to cuInit: INTERNAL: CUDA error",
-        "2026-01-01 00:00:00.1: E external/xla/cuda_platform.cc:51] cuInit: CUDA_ERROR_NO_DEVICE",
-        "This TensorFlow binary is optimized to use available CPU instructions where it counts.",
-        "W0000 00:00:1700000000.000000    1 computation_placer.cc:177] computation placer already registered.",
-        "I0000 00:00:1700000000.000000    1 port.cc:153] whatever it says",
-    ],
+CHATTER = (
+    "2026-01-01 00:00:00.123456: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.",
+    "2026-01-01 00:00:00.123456: W tensorflow/compiler/tf2tensorrt/utils/py_utils.cc:38] TF-TRT Warning",
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+    "E0000 00:00:1700000000.000000    1 cuda_executor.cc:1] failed call to cuInit: INTERNAL: CUDA error",
+    "2026-01-01 00:00:00.1: E external/xla/cuda_platform.cc:51] cuInit: CUDA_ERROR_NO_DEVICE",
+    "This TensorFlow binary is optimized to use available CPU instructions where it counts.",
+    "W0000 00:00:1700000000.000000    1 computation_placer.cc:177] computation placer already registered.",
+    "I0000 00:00:1700000000.000000    1 port.cc:153] whatever it says",
 )
-def test_chatter_is_logged_at_debug(line: str) -> None:
-    """Messages about a missing GPU, and TensorFlow's information and warnings, are at debug."""
-    assert process.level(line) == "debug"
 
 
 @pytest.mark.parametrize(
     ("line", "level"),
     [
+        *((line, "debug") for line in CHATTER),
         ("E0000 00:00:1700000000.000000    1 bfc_allocator.cc:1] out of memory", "info"),
         ("2026-01-01 00:00:00.123456: E tensorflow/core/a.cc:1] broken", "info"),
         ("F0000 00:00:1700000000.000000    1 a.cc:1] Check failed", "error"),
@@ -745,8 +670,8 @@ def test_chatter_is_logged_at_debug(line: str) -> None:
         ("Downloading data from https://example.org", "info"),
     ],
 )
-def test_errors_and_plain_lines_stay_visible(line: str, level: str) -> None:
-    """Errors of the logger, crash reports, and lines in no known format keep their level."""
+def test_chatter_is_logged_at_debug_and_errors_and_plain_lines_stay_visible(line: str, level: str) -> None:
+    """A missing GPU and TensorFlow's remarks are at debug; errors, crash reports and other lines are not."""
     assert process.level(line) == level
 
 
@@ -760,8 +685,5 @@ def test_a_disk_that_fails_in_the_child_is_named_by_its_kind() -> None:
     ours, theirs = Pipe()
     ours.send(child._next(steps()))
     kind, error = theirs.recv()
-    assert (kind, str(error), error.kind) == (
-        "error",
-        "[Errno 28] No space left on device",
-        PauseKind.NO_SPACE,
-    )
+    assert (kind, str(error)) == ("error", "[Errno 28] No space left on device")
+    assert error.kind is PauseKind.NO_SPACE

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from support.desk import SETTLE_S, Desk, stems
+from support.desk import RESCAN_S, SETTLE_S, Desk, stems
 from support.trees import save
 
 from daemon import files
@@ -23,27 +23,9 @@ from daemon.service import intake_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from daemon.config import Config
+    Make = Callable[..., Desk]
 
-RESCAN_S = 30.0
 BUSY = os.strerror(errno.EBUSY)
-
-
-@pytest.fixture
-def make_desk(make_config: Callable[..., Config]) -> Callable[..., Desk]:
-    """Make a desk; keywords are of the config's `inbox` section."""
-
-    def make(folders: dict[str, str] | None = None, **options: Any) -> Desk:
-        inbox = {"settle_s": SETTLE_S, "rescan_s": RESCAN_S, **options}
-        return Desk(make_config(inbox=inbox, folders=folders or {}))
-
-    return make
-
-
-@pytest.fixture
-def desk(make_desk: Callable[..., Desk]) -> Desk:
-    """Make a desk with the defaults."""
-    return make_desk()
 
 
 def _refuse(patch: pytest.MonkeyPatch, call: str, name: str, number: int) -> None:
@@ -114,7 +96,7 @@ def test_nothing_leaves_a_folder_that_cannot_be_listed(
 
 
 def test_no_bare_pair_is_taken_from_a_folder_listed_halfway(
-    make_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+    make_desk: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A listing that breaks off may have kept the sidecar back: the pair it showed waits."""
     desk = make_desk(sidecar="optional")
@@ -171,7 +153,7 @@ def test_a_sidecar_that_cannot_be_opened_holds_up_no_other_drop(
 # Links and other strange things
 
 
-def test_an_inbox_behind_a_link_works(make_desk: Callable[..., Desk], tmp_path: Path) -> None:
+def test_an_inbox_behind_a_link_works(make_desk: Make, tmp_path: Path) -> None:
     """An inbox that is a symbolic link to a folder is taken from and cleared like the folder itself."""
     (tmp_path / "share").mkdir()
     (tmp_path / "link").symlink_to("share")
@@ -183,9 +165,7 @@ def test_an_inbox_behind_a_link_works(make_desk: Callable[..., Desk], tmp_path: 
     assert list((tmp_path / "share" / "trip").iterdir()) == []
 
 
-def test_an_inbox_whose_link_changes_is_cleared_where_it_was_scanned(
-    make_desk: Callable[..., Desk], tmp_path: Path
-) -> None:
+def test_an_inbox_whose_link_changes_is_cleared_where_it_was_scanned(make_desk: Make, tmp_path: Path) -> None:
     """What is accepted from the old folder is removed there, and not copied again at every look."""
     for name in ("share", "other"):
         (tmp_path / name).mkdir()
@@ -199,7 +179,7 @@ def test_an_inbox_whose_link_changes_is_cleared_where_it_was_scanned(
     assert [path.name for path in (tmp_path / "share").iterdir()] == [".styletransferd-inbox"]
 
 
-def test_a_link_in_the_styles_library_counts_as_missing(make_desk: Callable[..., Desk], tmp_path: Path) -> None:
+def test_a_link_in_the_styles_library_counts_as_missing(make_desk: Make, tmp_path: Path) -> None:
     """A style that is a symbolic link in folders.styles is waited for, as one that is not there."""
     (tmp_path / "styles").mkdir()
     style = tmp_path / "styles" / "wave.png"
@@ -216,9 +196,7 @@ def test_a_link_in_the_styles_library_counts_as_missing(make_desk: Callable[...,
 
 @pytest.mark.parametrize("kind", ["link", "fifo"])
 @pytest.mark.parametrize("role", ["content", "style"])
-def test_a_bare_pair_of_a_strange_file_is_no_job(
-    role: str, kind: str, make_desk: Callable[..., Desk], tmp_path: Path
-) -> None:
+def test_a_bare_pair_of_a_strange_file_is_no_job(role: str, kind: str, make_desk: Make, tmp_path: Path) -> None:
     """With `sidecar: optional`, a pair whose half is a link or FIFO is no job, and the next pair is one."""
     desk = make_desk(sidecar="optional")
     desk.pair("a")
@@ -235,7 +213,7 @@ def test_a_bare_pair_of_a_strange_file_is_no_job(
     assert desk.waiting[half.name] == reason
 
 
-def test_no_bare_pair_is_taken_beside_an_unsettled_sidecar(make_desk: Callable[..., Desk]) -> None:
+def test_no_bare_pair_is_taken_beside_an_unsettled_sidecar(make_desk: Make) -> None:
     """A sidecar still being written may speak for any pair of its folder; once it is read, it has its say."""
     desk = make_desk(sidecar="optional")
     desk.pair("a")
@@ -285,7 +263,6 @@ def test_a_stop_ends_a_turn_early(desk: Desk) -> None:
     desk.turn()
     desk.spool.stop_after = 2
     assert stems(desk.turn(SETTLE_S)) == ["p1", "p2"]
-    assert desk.report
     assert (desk.report.is_at_rest, desk.report.dues) == (False, [0.0])
     desk.stop.clear()
     desk.spool.stop_after = 4
@@ -302,7 +279,6 @@ def test_a_turn_ends_when_its_time_is_up(desk: Desk, monkeypatch: pytest.MonkeyP
     clock = SimpleNamespace(monotonic=lambda: 60.0 * len(desk.spool.offered), time=time.time)
     monkeypatch.setattr(intake_thread, "time", clock)
     assert stems(desk.turn(SETTLE_S)) == ["p1"]
-    assert desk.report
     assert not desk.report.is_at_rest
     assert "p1.yaml" not in desk.tree.left()
     assert [stems(desk.turn()) for _ in range(3)] == [["p2"], ["p3"], ["p4"]]
@@ -327,7 +303,7 @@ def test_an_original_that_cannot_be_removed_is_hashed_once_a_rescan(
         _refuse(patch, "rename", "sea.jpg", errno.EBUSY)
         assert stems(desk.settle()) == ["sea"]
         assert len(hashed) == 3
-        for _ in range(29):
+        for _ in range(RESCAN_S - 1):
             desk.turn(1)
             assert desk.waiting == {"sea.jpg": f"accepted but present: {BUSY}"}
         assert len(hashed) == 3

@@ -171,7 +171,6 @@ def test_a_thread_that_died_is_noticed_and_replaced(
 ) -> None:
     """Whichever of watchdog's three threads ends, the watcher is not up; `ensure` makes a new one that is."""
     observer = watcher._observer
-    assert observer
     (emitter,) = observer.emitters
     reader = emitter._inotify_fd  # type: ignore[attr-defined]
     if part == "observer":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +26,18 @@ if TYPE_CHECKING:
 JOB = Job("3f9c21ab00000001", 1, "sea", ".", (), "default", None, "2026-01-01T00:00:00+00:00")
 
 
+@pytest.fixture
+def writer(outbox: Outbox, tmp_path: Path) -> FrameWriter:
+    """Make a writer of the job's frames."""
+    return FrameWriter(tmp_path / "frames", outbox, JOB)
+
+
 def _picture(value: int) -> np.ndarray:
     return np.full((8, 8, 3), value, np.uint8)
 
 
-def test_frames_are_named_by_their_iteration(outbox: Outbox, tmp_path: Path) -> None:
+def test_frames_are_named_by_their_iteration(writer: FrameWriter, tmp_path: Path) -> None:
     """Frames are called NNNN.png and hold the pictures they were given; others are not kept."""
-    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     for iteration in range(0, 31, 5):
         writer.put(iteration if iteration % 10 == 0 else None, _picture(iteration), {"iteration": iteration})
     writer.close(Lifeline().beat)
@@ -40,10 +46,9 @@ def test_frames_are_named_by_their_iteration(outbox: Outbox, tmp_path: Path) -> 
     assert images.read(tmp_path / "frames" / "0030.png", 1).max() == 30
 
 
-def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(outbox: Outbox, tmp_path: Path) -> None:
+def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(writer: FrameWriter, outbox: Outbox) -> None:
     """Whoever looks while a job runs finds a whole picture and whole JSON, and nothing after it."""
     live = outbox.live(JOB)
-    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(None, _picture(0), {"iteration": 0})
     wait_for((live / "status.json").exists, "the first status")
     seen: set[int] = set()
@@ -54,41 +59,34 @@ def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(outbox: Outbox, tm
             assert images.read(live / "latest.png", 1).shape == (8, 8, 3)
             seen.add(json.loads((live / "status.json").read_bytes())["iteration"])
 
-    with_errors: list[Exception] = []
-
-    def guarded() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
         try:
-            look()
-        except Exception as error:  # noqa: BLE001 - carried over to the test
-            with_errors.append(error)
-
-    thread = threading.Thread(target=guarded)
-    thread.start()
-    for iteration in range(1, 200):
-        writer.put(iteration, _picture(iteration), {"iteration": iteration})
-    wait_for(lambda: 199 in seen or with_errors, "the last status")
-    done.set()
-    thread.join()
+            for iteration in range(1, 200):
+                writer.put(iteration, _picture(iteration), {"iteration": iteration})
+            wait_for(lambda: 199 in seen or looking.done(), "the last status")
+        finally:
+            done.set()
+    looking.result()
     writer.close(Lifeline().beat)
-    assert with_errors == []
     assert len(seen) > 2
     assert not (outbox.root / "_running").exists()
 
 
-def test_another_jobs_preview_is_left(outbox: Outbox, tmp_path: Path) -> None:
+def test_another_jobs_preview_is_left(writer: FrameWriter, outbox: Outbox) -> None:
     """`_running/` stays while it holds somebody else's folder."""
     (outbox.root / "_running" / "other").mkdir(parents=True)
-    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(None, _picture(1), {})
     writer.close(Lifeline().beat)
     assert [path.name for path in (outbox.root / "_running").iterdir()] == ["other"]
 
 
-def test_a_preview_that_cannot_be_written_costs_one_warning(outbox: Outbox, tmp_path: Path) -> None:
+def test_a_preview_that_cannot_be_written_costs_one_warning(
+    writer: FrameWriter, outbox: Outbox, tmp_path: Path
+) -> None:
     """An outbox that refuses the preview is warned about once, and the frames are kept all the same."""
     (outbox.root / "_running").write_text("a file in the place of the folder")
     with capture_logs() as records:
-        writer = FrameWriter(tmp_path / "frames", outbox, JOB)
         for iteration in range(5):
             writer.put(iteration, _picture(1), {})
         writer.close(Lifeline().beat)
@@ -109,10 +107,9 @@ def _hold(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.E
     return begun, gate
 
 
-def test_a_close_beats(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_close_beats(writer: FrameWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While frames are still written the close beats, and all of them are kept."""
     _, gate = _hold(monkeypatch)
-    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     for iteration in range(5):
         writer.put(iteration, _picture(1), {})
     beats: list[None] = []
@@ -128,11 +125,10 @@ def test_a_close_beats(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_close_that_is_cut_short_leaves_no_one_writing(
-    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writer: FrameWriter, outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a heartbeat raises comes out once the frame that was begun is written, and no other is."""
     begun, gate = _hold(monkeypatch)
-    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     for iteration in range(5):
         writer.put(iteration, _picture(1), {})
     assert begun.wait(30)
@@ -153,10 +149,11 @@ def _put_many(writer: FrameWriter) -> None:
         writer.put(iteration, _picture(1), {})
 
 
-def test_a_frame_that_cannot_be_kept_is_raised_at_once(outbox: Outbox, tmp_path: Path) -> None:
+def test_a_frame_that_cannot_be_kept_is_raised_at_once(
+    writer: FrameWriter, outbox: Outbox, tmp_path: Path
+) -> None:
     """A full disk under the job's own folder ends the job's turn soon, and blocks nothing."""
     (tmp_path / "frames").write_text("a file in the place of the folder")
-    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     with pytest.raises(FileExistsError):
         _put_many(writer)
     writer.close(Lifeline().beat)
@@ -166,7 +163,7 @@ def test_a_frame_that_cannot_be_kept_is_raised_at_once(outbox: Outbox, tmp_path:
 
 
 def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
-    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writer: FrameWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the encoder throws at the thread comes out of `put`, at the latest when the queue is full."""
 
@@ -174,17 +171,17 @@ def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
         raise MemoryError
 
     monkeypatch.setattr(images, "encode", fail)
-    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     with pytest.raises(MemoryError):
         _put_many(writer)
     writer.close(Lifeline().beat)
 
 
-def test_the_preview_is_not_synced(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_preview_is_not_synced(
+    writer: FrameWriter, outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The preview, worthless after a crash, is never fsynced; a frame is, since checkpoints count on it."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     writer.put(None, _picture(1), {})
     writer.close(Lifeline().beat)
     assert synced == []
@@ -195,7 +192,7 @@ def test_the_preview_is_not_synced(outbox: Outbox, tmp_path: Path, monkeypatch: 
 
 
 def test_the_end_of_one_job_does_not_cost_the_next_one_its_preview(
-    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writer: FrameWriter, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`_running/` may vanish between its making and that of the folder in it; then both are made again."""
     live = outbox.live(JOB)
@@ -209,7 +206,6 @@ def test_the_end_of_one_job_does_not_cost_the_next_one_its_preview(
         mkdir(path, *args, **options)
 
     monkeypatch.setattr(os, "mkdir", vanish_first)
-    writer = FrameWriter(tmp_path / "frames", outbox, JOB)
     with capture_logs() as records:
         writer.put(None, _picture(0), {"iteration": 0})
         wait_for((live / "status.json").exists, "the status")

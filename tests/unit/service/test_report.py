@@ -63,7 +63,6 @@ class Night:
     def end(self, message: str = "") -> StoredJob:
         """End the next job, as a failure if there is a message, else as painted in half an hour."""
         claim = claim_next(self.spool)
-        assert claim is not None
         if message:
             return self.spool.fail(claim.entry, Failure(Reason.DIVERGED, message))
         self.spool.keep_facts(claim.entry, {"elapsed_s": 1800})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from support.trees import Tree
+from support.trees import Tree, named
 
 from daemon import clock, files
 from daemon.errors import NotReady
@@ -21,7 +21,7 @@ from daemon.spool import Spool
 from daemon.worker.attempt import Attempts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from daemon.config import Config
@@ -61,10 +61,6 @@ class House:
 def house(make_config: Callable[..., Config]) -> House:
     """Make one that writes metrics."""
     return House(make_config(metrics={"textfile": "figures.prom"}))
-
-
-def _named(records: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:
-    return [record for record in records if record["event"] == event]
 
 
 def _counted(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[Any]:
@@ -153,7 +149,7 @@ def test_what_fails_costs_one_warning_and_nothing_else(
         house.accept()
         house.upkeep.hasten()
         house.upkeep.turn(2000.0)
-    failed = _named(records, "service.report_failed")
+    failed = named(records, "service.report_failed")
     assert [(record["what"], record["error"]) for record in failed] == [
         *((what, "disk"), (what, "share"), (what, "share"))
     ]
@@ -170,8 +166,8 @@ def test_the_end_leaves_what_it_can(house: House, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(metrics, "write", fail)
     with capture_logs() as records:
         house.upkeep.end()
-    assert [record["what"] for record in _named(records, "service.report_failed")] == ["metrics", "summary"]
-    (line,) = _named(records, "service.summarized")
+    assert [record["what"] for record in named(records, "service.report_failed")] == ["metrics", "summary"]
+    (line,) = named(records, "service.summarized")
     assert (line["accepted"], line["path"]) == (1, None)
 
 
@@ -193,7 +189,7 @@ def test_a_night_is_summed_up_once(house: House) -> None:
         house.upkeep.turn(1000.0)
         house.upkeep.report.end_night()
         house.upkeep.end()
-    (line,) = _named(records, "service.summarized")
+    (line,) = named(records, "service.summarized")
     assert line["accepted"] == 1
     assert line["path"] == str(next(house.tree.outbox.glob("summary-*.yaml")))
 
@@ -210,7 +206,6 @@ def test_a_share_that_is_away_is_left_out_of_the_figures(house: House, monkeypat
     monkeypatch.setattr(files, "room", room)
     house.upkeep.turn(1000.0)
     path = house.situation.config.metrics.textfile
-    assert path
     text = path.read_text()
     assert 'free_bytes{folder="spool"}' in text
     assert 'folder="outbox"' not in text
@@ -237,7 +232,7 @@ def test_the_retention_is_logged_with_its_figures(house: House, monkeypatch: pyt
     )
     with capture_logs() as records:
         house.upkeep.turn(1000.0)
-    (line,) = _named(records, "spool.expired")
+    (line,) = named(records, "spool.expired")
     assert (line["state"], line["jobs"], line["retention_days"]) == ("done", 2, 7)
 
 

@@ -9,15 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.desk import accept
-from support.trees import claim_next, save
+from support.desk import accept, pair
+from support.trees import claim_next
 from typer.testing import CliRunner
 
 from daemon import clock, files
 from daemon.cli.main import app
 from daemon.errors import Failure, Reason
-from daemon.job import Drop, Part, Stamp, State
-from daemon.settings import Settings
+from daemon.job import State
 from daemon.spool import Spool
 from daemon.spool import stored_job as entry_module
 
@@ -33,8 +32,7 @@ FAILURE = Failure(Reason.DIVERGED, "the numbers ran away")
 class Now:
     """The spool's clock."""
 
-    def __init__(self) -> None:
-        self.moment = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    moment = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
     def __call__(self) -> datetime:
         """Tell the moment."""
@@ -45,36 +43,22 @@ class Now:
         self.moment += age
 
 
-@pytest.fixture
-def now() -> Now:
-    """Make a clock."""
-    return Now()
-
-
-@pytest.fixture
-def spool(tmp_path: Path, now: Now, monkeypatch: pytest.MonkeyPatch) -> Spool:
-    """Make a spool that lives by that clock."""
-    monkeypatch.setattr(clock, "utc", now)
-    made = Spool(tmp_path / "spool")
-    made.prepare()
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> Now:
+    """Make a clock that the spool lives by."""
+    made = Now()
+    monkeypatch.setattr(clock, "utc", made)
     return made
 
 
-def _accepted(spool: Spool, stem: str, *, is_written: bool = False) -> StoredJob:
-    folder = spool.root.parent / "inbox"
-    folder.mkdir(exist_ok=True)
-    paths = {"content": folder / f"{stem}.png", "style": folder / f"{stem}-style.png"}
-    for seed, path in enumerate(paths.values() if not is_written else ()):
-        save(path, seed)
-    parts = tuple(Part(role, path.name).seen(Stamp.of(path.stat())) for role, path in paths.items())
-    return accept(spool, Drop(stem, folder, parts, "default", Settings()))
+def _accepted(spool: Spool, stem: str) -> StoredJob:
+    return accept(spool, pair(spool.root.parent / "inbox", stem))
 
 
 def _ended(spool: Spool, stem: str, state: State, *, is_retired: bool = True) -> StoredJob:
     _accepted(spool, stem)
-    claim = claim_next(spool)
-    assert claim
-    ended = spool.complete(claim.entry) if state is State.DONE else spool.fail(claim.entry, FAILURE)
+    entry = claim_next(spool).entry
+    ended = spool.complete(entry) if state is State.DONE else spool.fail(entry, FAILURE)
     if is_retired:
         spool.set_retired(ended.id)
     return ended
@@ -135,9 +119,7 @@ def test_the_age_counts_from_the_last_ending(spool: Spool, now: Now) -> None:
     failed = _ended(spool, "sea", State.FAILED)
     now.pass_(29 * DAY)
     spool.retry(failed)
-    claim = claim_next(spool)
-    assert claim
-    spool.fail(claim.entry, FAILURE)
+    spool.fail(claim_next(spool).entry, FAILURE)
     now.pass_(2 * DAY)
     assert spool.expire(State.FAILED, 30 * DAY) == []
     now.pass_(28 * DAY)
@@ -223,17 +205,16 @@ def test_a_crash_during_the_removal_leaves_only_what_recovery_removes(
 
 
 def test_the_same_files_dropped_again_are_a_new_job(spool: Spool, now: Now) -> None:
-    """After a job is forgotten its name is free: the same files, dropped again, get a job and a result."""
-    _ended(spool, "sea", State.DONE)
+    """The very same untouched files get a job, a result and another id: the old one's entry may be there."""
+    ended = _ended(spool, "sea", State.DONE)
     now.pass_(8 * DAY)
-    spool.expire(State.DONE, 7 * DAY)
+    assert spool.expire(State.DONE, 7 * DAY)
+    assert (spool.root / "expired" / ended.id).exists()
     again = _accepted(spool, "sea")
     assert again.state is State.QUEUED
-    assert spool.ids() == [again.id]
+    assert spool.ids() == [again.id] != [ended.id]
     assert len(list(again.inputs.iterdir())) == 2
-    claim = claim_next(spool)
-    assert claim
-    assert spool.complete(claim.entry).state is State.DONE
+    assert spool.complete(claim_next(spool).entry).state is State.DONE
 
 
 def test_the_operators_verbs_know_nothing_of_what_was_forgotten(tmp_path: Path, spool: Spool, now: Now) -> None:
@@ -280,12 +261,3 @@ def test_a_clock_that_jumped_ahead_forgets_nothing(spool: Spool, now: Now) -> No
     assert spool.expire(State.DONE, 7 * DAY) == []
     now.pass_(-2990 * DAY)
     assert _ids(spool.expire(State.DONE, 7 * DAY)) == [ended.id]
-
-
-def test_the_id_of_a_forgotten_job_is_not_given_again(spool: Spool, now: Now) -> None:
-    """The very same untouched files dropped again are a new job: the old one's entry may be in the outbox."""
-    ended = _ended(spool, "sea", State.DONE)
-    now.pass_(8 * DAY)
-    assert spool.expire(State.DONE, 7 * DAY)
-    assert (spool.root / "expired" / ended.id).exists()
-    assert _accepted(spool, "sea", is_written=True).id != ended.id

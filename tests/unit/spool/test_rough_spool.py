@@ -7,48 +7,30 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.desk import accept as accept_drop
-from support.trees import claim_next, save
+from support.desk import pair
+from support.trees import claim_next
 from typer.testing import CliRunner
 
 from daemon import files
 from daemon.cli.main import app
 from daemon.errors import DaemonError, Failure, Reason
-from daemon.job import Drop, Part, Stamp, State
-from daemon.settings import Settings
-from daemon.spool import Spool
+from daemon.job import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from daemon.spool import StoredJob
+    from daemon.spool import Spool, StoredJob
+
+    Accept = Callable[[str], StoredJob]
 
 STARTED = b'{"event": "started"}\n'
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    """Make a spool, where a config in `tmp_path` has it."""
-    made = Spool(tmp_path / "spool")
-    made.prepare()
-    return made
-
-
-@pytest.fixture
-def accept(spool: Spool, tmp_path: Path) -> Callable[[str], StoredJob]:
+def accept(spool: Spool, tmp_path: Path) -> Accept:
     """Accept a drop of some stem."""
-
-    def make(stem: str) -> StoredJob:
-        folder = tmp_path / "inbox"
-        folder.mkdir(exist_ok=True)
-        parts = []
-        for seed, role in enumerate(("content", "style")):
-            path = save(folder / f"{stem}.{role}.png", seed)
-            parts.append(Part(role, path.name).seen(Stamp.of(path.stat())))  # type: ignore[arg-type]
-        drop = Drop(stem, folder, tuple(parts), "default", Settings())
-        return accept_drop(spool, drop)
-
-    return make
+    return lambda stem: accept_drop(spool, pair(tmp_path / "inbox", stem))
 
 
 # Records of attempts
@@ -62,7 +44,7 @@ def accept(spool: Spool, tmp_path: Path) -> Callable[[str], StoredJob]:
     ],
     ids=["torn", "not UTF-8", "zeros", "empty", "list", "text", "number", "null", "no event"],
 )
-def test_rubbish_among_the_attempts_is_read_over(rubbish: bytes, accept: Callable[[str], StoredJob]) -> None:
+def test_rubbish_among_the_attempts_is_read_over(rubbish: bytes, accept: Accept) -> None:
     """A line that is no record of an attempt, wherever it stands, takes none of the others with it."""
     entry = accept("sea")
     crashed = b'{"event": "crashed"}\n'
@@ -73,13 +55,12 @@ def test_rubbish_among_the_attempts_is_read_over(rubbish: bytes, accept: Callabl
     assert entry.attempts_used == 2
 
 
-def test_a_record_after_a_torn_one_is_kept(spool: Spool, accept: Callable[[str], StoredJob]) -> None:
+def test_a_record_after_a_torn_one_is_kept(spool: Spool, accept: Accept) -> None:
     """A claim after a crash in the middle of a record is on record itself, and the torn line stays alone."""
     entry = accept("sea")
     path = entry.folder / "attempts.jsonl"
     path.write_bytes(STARTED + b'{"event": "cra')
     claim = claim_next(spool)
-    assert claim
     assert [record["event"] for record in claim.entry.attempts] == ["started", "started"]
     lines = (claim.entry.folder / "attempts.jsonl").read_bytes().splitlines()
     assert lines[1] == b'{"event": "cra'
@@ -103,7 +84,7 @@ def test_append_line_begins_a_line(before: bytes, after: bytes, tmp_path: Path) 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff"])
 def test_retry_refuses_a_job_that_cannot_be_read(
-    text: bytes, spool: Spool, accept: Callable[[str], StoredJob], tmp_path: Path
+    text: bytes, spool: Spool, accept: Accept, tmp_path: Path
 ) -> None:
     """`retry` of a job without a readable job.json says so and leaves it in failed/, with its failure."""
     failed = spool.fail(accept("sea"), Failure(Reason.CORRUPT, "torn"))
@@ -119,9 +100,7 @@ def test_retry_refuses_a_job_that_cannot_be_read(
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.HELD])
-def test_a_cancel_leaves_a_job_that_cannot_be_read(
-    state: State, spool: Spool, accept: Callable[[str], StoredJob]
-) -> None:
+def test_a_cancel_leaves_a_job_that_cannot_be_read(state: State, spool: Spool, accept: Accept) -> None:
     """A cancelled job without a readable job.json stays where it is, and the next cancelled one is taken."""
     torn, good = accept("torn"), accept("good")
     if state is State.HELD:
@@ -133,7 +112,7 @@ def test_a_cancel_leaves_a_job_that_cannot_be_read(
     assert torn.folder.is_dir()
 
 
-def test_find_takes_every_name_a_job_goes_by(spool: Spool, accept: Callable[[str], StoredJob]) -> None:
+def test_find_takes_every_name_a_job_goes_by(spool: Spool, accept: Accept) -> None:
     """An id, its beginning, and the name of the entry, short or long, failed or not, find the one job."""
     wanted, other = accept("sea-side"), accept("sea")
     for state in (State.QUEUED, State.FAILED):

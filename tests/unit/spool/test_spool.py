@@ -9,45 +9,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from support.desk import accept
+from support.desk import accept, pair
 from support.trees import claim_next, save
 
 from daemon.errors import Failure, NotReady, NotTaken, Reason
-from daemon.job import Drop, Part, Stamp, State
-from daemon.settings import Settings
+from daemon.job import Part, Stamp, State
 from daemon.spool import Spool, lock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.job import Job
-    from daemon.spool import Claim, StoredJob
+    from daemon.spool import StoredJob
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    """Make a spool."""
-    made = Spool(tmp_path / "spool")
-    made.prepare()
-    return made
-
-
-def _drop(folder: Path, stem: str = "sea", **settings: int) -> Drop:
-    folder.mkdir(exist_ok=True)
-    paths = {"content": folder / f"{stem}.png", "style": folder / f"{stem}-style.png"}
-    parts = []
-    for role, path in paths.items():
-        if not path.exists():
-            save(path, len(stem))
-        parts.append(Part(role, path.name).seen(Stamp.of(path.stat())))  # type: ignore[arg-type]
-    return Drop(stem, folder, tuple(parts), "default", Settings(**settings))
-
-
-def _started(spool: Spool, tmp_path: Path) -> StoredJob:
-    accept(spool, _drop(tmp_path / "in"))
-    claim = claim_next(spool)
-    assert claim
-    return claim.entry
+def _started(spool: Spool, tmp_path: Path, stem: str = "sea") -> StoredJob:
+    accept(spool, pair(tmp_path / stem, stem))
+    return claim_next(spool).entry
 
 
 def _only(spool: Spool) -> StoredJob:
@@ -60,12 +37,11 @@ def _only(spool: Spool) -> StoredJob:
 
 def test_an_accepted_drop_is_copied_whole_into_queued(spool: Spool, tmp_path: Path) -> None:
     """A job lies in queued/ with byte-equal copies, and its job.json reads back as it was."""
-    drop = _drop(tmp_path / "in")
+    drop = pair(tmp_path / "in")
     entry = accept(spool, drop)
     assert entry.folder == spool.root / "queued" / entry.id
     job = Spool(spool.root).entries(State.QUEUED)[0].job
     assert job == entry.job
-    assert job
     for part, item in zip(job.parts, drop.parts, strict=True):
         assert entry.input(part).read_bytes() == (drop.folder / item.name).read_bytes()
         assert part.stamp == item.stamp
@@ -80,7 +56,7 @@ def test_the_spool_is_private(spool: Spool) -> None:
 
 def test_a_file_that_changed_since_the_scan_is_not_taken(spool: Spool, tmp_path: Path) -> None:
     """What is not the file the scan saw stays in the inbox, and nothing of it in the spool."""
-    drop = _drop(tmp_path / "in")
+    drop = pair(tmp_path / "in")
     (tmp_path / "in" / "sea.png").write_bytes(b"newer")
     with pytest.raises(NotTaken, match=r"sea\.png changed"):
         accept(spool, drop)
@@ -90,7 +66,7 @@ def test_a_file_that_changed_since_the_scan_is_not_taken(spool: Spool, tmp_path:
 
 def test_a_sidecar_that_changed_since_it_was_read_is_not_taken(spool: Spool, tmp_path: Path) -> None:
     """Settings come from the very bytes that are kept: another hash is another sidecar."""
-    drop = _drop(tmp_path / "in")
+    drop = pair(tmp_path / "in")
     path = tmp_path / "in" / "sea.yaml"
     path.write_text("size: 64")
     part = Part("sidecar", path.name).seen(Stamp.of(path.stat()))
@@ -104,22 +80,18 @@ def test_a_picture_that_does_not_decode_is_believed_only_when_old(spool: Spool, 
     (tmp_path / "in").mkdir()
     whole = save(tmp_path / "in" / "sea.png", 1).read_bytes()
     (tmp_path / "in" / "sea.png").write_bytes(whole[: len(whole) // 2])
-    drop = _drop(tmp_path / "in")
+    drop = pair(tmp_path / "in")
     with pytest.raises(NotTaken, match="not a readable picture"):
         accept(spool, drop, believes=False)
     entry = accept(spool, drop)
     assert entry.state is State.RUNNING
     assert claim_next(spool) is None
-    assert entry.job
-    assert entry.job.failure
     assert entry.job.failure.reason is Reason.NOT_A_PICTURE
 
 
 def test_a_file_over_the_cap_is_not_copied(spool: Spool, tmp_path: Path) -> None:
     """A file over max_bytes is the failure, and its bytes stay out of the spool."""
-    entry = accept(spool, _drop(tmp_path / "in"), max_bytes=100)
-    assert entry.job
-    assert entry.job.failure
+    entry = accept(spool, pair(tmp_path / "in"), max_bytes=100)
     assert entry.job.failure.reason is Reason.FILE_TOO_LARGE
     assert list(entry.inputs.iterdir()) == []
 
@@ -129,19 +101,11 @@ def test_a_file_over_the_cap_is_not_copied(spool: Spool, tmp_path: Path) -> None
 
 def test_a_sequence_goes_on_after_a_restart(spool: Spool, tmp_path: Path) -> None:
     """A job accepted after recovery comes after all earlier ones, ended ones included."""
-    spool.complete(_claim(spool, tmp_path, "a").entry)
+    spool.complete(_started(spool, tmp_path, "a"))
     again = Spool(spool.root)
     again.recover(lambda _job: True)
-    entry = accept(again, _drop(tmp_path / "bb", "bb"))
-    assert entry.job
+    entry = accept(again, pair(tmp_path / "bb", "bb"))
     assert entry.job.sequence == 2
-
-
-def _claim(spool: Spool, tmp_path: Path, stem: str) -> Claim:
-    accept(spool, _drop(tmp_path / stem, stem))
-    claim = claim_next(spool)
-    assert claim
-    return claim
 
 
 @pytest.mark.parametrize(
@@ -161,7 +125,7 @@ def _claim(spool: Spool, tmp_path: Path, stem: str) -> Claim:
 )
 def test_attempts_that_count(events: str, used: int, spool: Spool, tmp_path: Path) -> None:
     """Starts count unless a stop or the environment ended them; a retry counts again from zero."""
-    entry = accept(spool, _drop(tmp_path / "in"))
+    entry = accept(spool, pair(tmp_path / "in"))
     lines = [json.dumps({"event": event}) for event in events.split()]
     (entry.folder / "attempts.jsonl").write_text("\n".join(lines) + '\n{"event": "sta')
     assert entry.attempts_used == used
@@ -177,11 +141,9 @@ def test_a_requeued_job_keeps_what_it_painted(spool: Spool, tmp_path: Path) -> N
 
 def test_a_completed_job_is_not_kept_twice(spool: Spool, tmp_path: Path) -> None:
     """A done job keeps its inputs, not the result, which lies in the outbox."""
-    accept(spool, _drop(tmp_path / "in"))
-    claim = claim_next(spool)
-    assert claim
-    claim.entry.out.mkdir()
-    spool.complete(claim.entry)
+    entry = _started(spool, tmp_path)
+    entry.out.mkdir()
+    spool.complete(entry)
     assert _only(spool).state is State.DONE
     assert not _only(spool).out.exists()
     assert len(list(_only(spool).inputs.iterdir())) == 2
@@ -202,7 +164,7 @@ def test_endings_can_be_called_again(spool: Spool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", [State.QUEUED, State.HELD])
 def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_path: Path) -> None:
     """A cancelled job that waits is handed out once, from running/."""
-    entry = accept(spool, _drop(tmp_path / "in"))
+    entry = accept(spool, pair(tmp_path / "in"))
     entry = spool.hold(entry) if state is State.HELD else entry
     assert list(spool.take_cancelled()) == []
     spool.ask_cancel(entry)
@@ -213,7 +175,7 @@ def test_cancelled_jobs_are_taken_for_their_end(state: State, spool: Spool, tmp_
 
 def test_a_cancelled_job_whose_end_did_not_get_through_is_the_workers(spool: Spool, tmp_path: Path) -> None:
     """Put back with its failure on record it is not handed out again: else each second would write again."""
-    spool.ask_cancel(accept(spool, _drop(tmp_path / "in")))
+    spool.ask_cancel(accept(spool, pair(tmp_path / "in")))
     (taken,) = spool.take_cancelled()
     spool.note_failure(taken, Failure(Reason.CANCELLED, "cancelled"))
     spool.requeue(taken, "interrupted", "the outbox is away")
@@ -222,7 +184,7 @@ def test_a_cancelled_job_whose_end_did_not_get_through_is_the_workers(spool: Spo
 
 def test_a_cancelled_job_that_was_passed_over_is_taken_once_it_is_held(spool: Spool, tmp_path: Path) -> None:
     """Left to the worker in the queue, where its turn never comes once it is held, it is handed out then."""
-    entry = accept(spool, _drop(tmp_path / "in"))
+    entry = accept(spool, pair(tmp_path / "in"))
     spool.note_failure(entry, Failure(Reason.CANCELLED, "cancelled"))
     spool.ask_cancel(entry)
     assert list(spool.take_cancelled()) == []
@@ -233,7 +195,7 @@ def test_a_cancelled_job_that_was_passed_over_is_taken_once_it_is_held(spool: Sp
 def test_a_cancel_requeued_during_the_look_is_not_lost(spool: Spool, tmp_path: Path) -> None:
     """A cancelled job that is put back while others are handed out is handed out at the next look."""
     running = _started(spool, tmp_path)
-    queued = accept(spool, _drop(tmp_path / "bb", "bb"))
+    queued = accept(spool, pair(tmp_path / "bb", "bb"))
     for entry in (running, queued):
         spool.ask_cancel(entry)
     taken = []
@@ -246,16 +208,15 @@ def test_a_cancel_requeued_during_the_look_is_not_lost(spool: Spool, tmp_path: P
 
 def test_an_accepted_drop_is_known_wherever_the_worker_takes_it(spool: Spool, tmp_path: Path) -> None:
     """Claimed before whoever accepted it asks what it is, it still says so."""
-    entry = accept(spool, _drop(tmp_path / "in"))
+    entry = accept(spool, pair(tmp_path / "in"))
     assert claim_next(spool)
     assert not entry.folder.exists()
-    assert entry.job
     assert entry.job.id == entry.id
 
 
 def test_several_threads_claim_each_job_once(spool: Spool, tmp_path: Path) -> None:
     """However many engines ask at the same time, each job goes to one of them, and is started once."""
-    wanted = {accept(spool, _drop(tmp_path / stem, stem)).id for stem in ("a", "bb", "ccc", "dddd", "eeeee")}
+    wanted = {accept(spool, pair(tmp_path / stem, stem)).id for stem in ("a", "bb", "ccc", "dddd", "eeeee")}
     start = threading.Barrier(8)
 
     def claim(_number: int) -> list[str]:
@@ -270,7 +231,7 @@ def test_several_threads_claim_each_job_once(spool: Spool, tmp_path: Path) -> No
 
 def test_find_takes_ids_prefixes_and_labels(spool: Spool, tmp_path: Path) -> None:
     """JOB is an id, its beginning, or the whole name of its entry, never a part of the name."""
-    entry = accept(spool, _drop(tmp_path / "in"))
+    entry = accept(spool, pair(tmp_path / "in"))
     for given in (entry.id, entry.id[:1], entry.label):
         assert [found.id for found in spool.find(given)] == [entry.id]
     for given in (f"x-{entry.id[:8]}", "sea", "zzz"):
@@ -283,30 +244,21 @@ def test_find_takes_ids_prefixes_and_labels(spool: Spool, tmp_path: Path) -> Non
 def test_recovery_sorts_everything(spool: Spool, tmp_path: Path) -> None:
     """Running jobs are completed if published, else requeued; drafts go; the unreadable is kept aside."""
     for stem in ("a", "bb", "ccc"):
-        _claim(spool, tmp_path, stem)
-    accept(spool, _drop(tmp_path / "dddd", "dddd"))
+        _started(spool, tmp_path, stem)
+    accept(spool, pair(tmp_path / "dddd", "dddd"))
     jobs = {entry.job.stem: entry for entry in spool.all_entries() if entry.job}
     (jobs["ccc"].folder / "job.json").write_text("[" * 100_000)
     (jobs["dddd"].folder / "job.json").write_bytes(b"")
     (spool.root / "tmp" / "draft-1-1").mkdir()
-
-    def is_published(job: Job) -> bool:
-        return job.stem == "a"
-
-    found = Spool(spool.root).recover(is_published)
+    found = Spool(spool.root).recover(lambda job: job.stem == "a")
     assert [entry.id for entry in found.completed] == [jobs["a"].id]
     assert [(entry.id, entry.attempts_used) for entry in found.requeued] == [(jobs["bb"].id, 1)]
     assert {entry.id for entry in found.corrupt} == {jobs["ccc"].id, jobs["dddd"].id}
     states = {entry.id: entry.state for entry in spool.all_entries()}
-    assert states == {
-        jobs["a"].id: State.DONE,
-        jobs["bb"].id: State.QUEUED,
-        jobs["ccc"].id: State.FAILED,
-        jobs["dddd"].id: State.FAILED,
-    }
+    expected = {"a": State.DONE, "bb": State.QUEUED, "ccc": State.FAILED, "dddd": State.FAILED}
+    assert states == {jobs[stem].id: state for stem, state in expected.items()}
     for stem in ("ccc", "dddd"):
         (entry,) = spool.find(jobs[stem].id)
-        assert entry.failure
         assert entry.failure.reason is Reason.CORRUPT
         assert len(list(entry.inputs.iterdir())) == 2
     assert list((spool.root / "tmp").iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 from support.fakes import FakeEngine
 from support.trees import Stepper, Tree, claim_next, wait_for
 
-from daemon.job import State, Step
+from daemon.job import State
 from daemon.lifeline import Lifeline
 from daemon.outbox import loss_table
 from daemon.service import backoff
@@ -16,27 +16,10 @@ from daemon.worker.attempt import Attempt
 from daemon.worker.lookahead import LookAhead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from daemon.config import Config
-    from daemon.job import Plan, Request
-    from daemon.spool import Claim
     from daemon.worker.outcomes import Interrupted, Painted
-
-
-class Replaying(FakeEngine):
-    """Changes each step before it is seen."""
-
-    def __init__(self, change: Callable[[Step], Step] = lambda step: step) -> None:
-        super().__init__()
-        self._change = change
-        self.requests: list[Request] = []
-
-    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
-        """Paint as the fake does."""
-        self.requests.append(request)
-        for item in super().stylize(request, life):
-            yield self._change(item) if isinstance(item, Step) else item
 
 
 class Studio:
@@ -47,9 +30,7 @@ class Studio:
         self.stepper = Stepper(tree.config, FakeEngine())
         self.service = self.stepper.service
         wait_for(lambda: self.stepper.look() or tree.spool.count(State.QUEUED), "the drop to be accepted")
-        claim = claim_next(self.service.spool)
-        assert claim
-        self.claim: Claim = claim
+        self.claim = claim_next(self.service.spool)
         self.life = Lifeline()
         self.shown: list[int] = []  # the iteration of the progress after each step
 
@@ -91,9 +72,3 @@ def tree(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) ->
 def make_studio(tree: Tree) -> Callable[..., Studio]:
     """Make studios; keywords are the sidecar's keys."""
     return lambda **keys: Studio(tree, **keys)
-
-
-@pytest.fixture
-def make_engine() -> type[Replaying]:
-    """Make engines that change their steps."""
-    return Replaying

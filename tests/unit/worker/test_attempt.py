@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from support.fakes import PLAN, Clock, FakeEngine
-from support.trees import save
+from support.fakes import PLAN, Clock, FakeEngine, Replaying
+from support.trees import named, save
 
 from daemon.errors import EngineError, Failure, JobError, Reason
 from daemon.lifeline import Lifeline
@@ -17,13 +16,11 @@ from daemon.worker.lookahead import request_for
 from daemon.worker.outcomes import Interrupted, Painted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, MutableMapping
+    from collections.abc import Callable, Iterable
 
-    from daemon.job import Plan, Request, Step
+    from daemon.job import Step
 
-
-def _named(records: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:
-    return [record for record in records if record["event"] == event]
+    Make = Callable[..., Any]
 
 
 def _painted(studio: Any, engine: FakeEngine) -> Painted:
@@ -34,7 +31,7 @@ def _painted(studio: Any, engine: FakeEngine) -> Painted:
     return painted
 
 
-def test_a_painting_is_a_value_that_holds_all_that_was_done(make_studio: Callable[..., Any]) -> None:
+def test_a_painting_is_a_value_that_holds_all_that_was_done(make_studio: Make) -> None:
     """The picture, every row, the settings, the engine and the facts; on disk there are only its frames."""
     studio = make_studio(iterations=4, frames={"every": 2})
     painted = _painted(studio, FakeEngine())
@@ -47,7 +44,7 @@ def test_a_painting_is_a_value_that_holds_all_that_was_done(make_studio: Callabl
 
 
 @pytest.mark.parametrize("when", ["before", "at the third step", "while it hangs"])
-def test_a_stop_interrupts_it(when: str, make_studio: Callable[..., Any]) -> None:
+def test_a_stop_interrupts_it(when: str, make_studio: Make) -> None:
     """Asked to end early it comes to no painting, and blames nobody."""
     studio = make_studio(iterations=50)
     stop_at = {"before": 0, "at the third step": 3, "while it hangs": 0}[when]
@@ -63,18 +60,7 @@ def test_a_stop_interrupts_it(when: str, make_studio: Callable[..., Any]) -> Non
     assert engine.steps.count(studio.claim.job.id) == (stop_at if when == "at the third step" else 0)
 
 
-def test_an_engine_that_ends_unasked_has_failed(make_studio: Callable[..., Any]) -> None:
-    """Steps that end without a painting, though no one wanted them to, are the engine's error, not a stop."""
-
-    class Quitting(FakeEngine):
-        def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
-            yield from itertools.islice(super().stylize(request, life), 3)
-
-    with pytest.raises(EngineError, match="the engine ended without a picture"):
-        make_studio().paint(Quitting())
-
-
-def test_errors_of_the_engine_come_through_and_take_the_preview_away(make_studio: Callable[..., Any]) -> None:
+def test_errors_of_the_engine_come_through_and_take_the_preview_away(make_studio: Make) -> None:
     """A crash and a job error are raised to the worker; nothing of the progress stays in the outbox."""
     for word, error in (("crash", EngineError), ("job_error", JobError)):
         studio = make_studio(seed=len(word))
@@ -84,7 +70,7 @@ def test_errors_of_the_engine_come_through_and_take_the_preview_away(make_studio
         studio.service.spool.fail(studio.claim.entry, Failure(Reason.DIVERGED, "x"))
 
 
-def test_the_plan_is_logged_before_the_first_step(make_studio: Callable[..., Any]) -> None:
+def test_the_plan_is_logged_before_the_first_step(make_studio: Make) -> None:
     """`job.started` has the engine's estimate; where memory may run out all the same, a warning follows."""
     studio, engine = make_studio(iterations=1), FakeEngine()
     for warning in ("", "memory may run out"):
@@ -93,34 +79,30 @@ def test_the_plan_is_logged_before_the_first_step(make_studio: Callable[..., Any
             painted = _painted(studio, engine)
         assert records[0]["event"] == "job.started"
         assert records[0]["memory_estimate_mb"] == painted.facts["memory_estimate_mb"] == 700
-        assert [record["message"] for record in _named(records, "job.troubled")] == [warning] * bool(warning)
+        assert [record["message"] for record in named(records, "job.troubled")] == [warning] * bool(warning)
 
 
-def test_replayed_steps_are_rows_and_nothing_else(
-    make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
-) -> None:
+def test_replayed_steps_are_rows_and_nothing_else(make_studio: Make) -> None:
     """What a checkpoint knew costs no frame and no progress; `job.resumed` tells where it goes on."""
     studio = make_studio(iterations=6, frames={"every": 2})
-    engine = make_engine(lambda step: replace(step, is_replayed=step.iteration < 4))
+    engine = Replaying(lambda step: replace(step, is_replayed=step.iteration < 4))
     with capture_logs() as records:
         painted = _painted(studio, engine)
     assert [row.iteration for row in painted.rows] == list(range(7))
-    assert [record["iteration"] for record in _named(records, "job.progressed")] == [4, 5, 6]
-    assert [record["iteration"] for record in _named(records, "job.resumed")] == [4]
+    assert [record["iteration"] for record in named(records, "job.progressed")] == [4, 5, 6]
+    assert [record["iteration"] for record in named(records, "job.resumed")] == [4]
     assert studio.out == {"frames/0004.png", "frames/0006.png"}
 
 
-def test_a_fresh_painting_is_not_called_resumed(make_studio: Callable[..., Any]) -> None:
+def test_a_fresh_painting_is_not_called_resumed(make_studio: Make) -> None:
     """From iteration 0 on there is nothing to resume."""
     with capture_logs() as records:
         _painted(make_studio(), FakeEngine())
-    assert _named(records, "job.resumed") == []
-    assert len(_named(records, "job.started")) == 1
+    assert named(records, "job.resumed") == []
+    assert len(named(records, "job.started")) == 1
 
 
-def test_the_time_left_counts_only_what_was_painted_now(
-    make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
-) -> None:
+def test_the_time_left_counts_only_what_was_painted_now(make_studio: Make) -> None:
     """After a resume neither the pace nor the ETA is flattered by the iterations of the last run."""
     studio, shown = make_studio(iterations=10), []
     with Clock().attached() as clock:
@@ -130,7 +112,7 @@ def test_the_time_left_counts_only_what_was_painted_now(
             clock.sleep(0.0 if step.iteration < 8 else 3.0)
             return replace(step, is_replayed=step.iteration < 8)
 
-        engine = make_engine(change)
+        engine = Replaying(change)
         attempt = studio.attempt(engine)
         painted = attempt.paint(engine)
         shown.append(attempt.progress)
@@ -139,9 +121,7 @@ def test_the_time_left_counts_only_what_was_painted_now(
     assert paces == [(8, 3.0, None, None), (9, 6.0, 3.0, 3.0), (10, 9.0, 3.0, 0.0)]
 
 
-def test_each_step_back_and_each_warning_is_logged_once(
-    make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
-) -> None:
+def test_each_step_back_and_each_warning_is_logged_once(make_studio: Make) -> None:
     """Each further step back is one record, not one for every iteration after it; each trouble is one."""
     back = {0: 0, 1: 0, 2: 1, 3: 1, 4: 2, 5: 2}
 
@@ -150,13 +130,13 @@ def test_each_step_back_and_each_warning_is_logged_once(
         return replace(step, steps_back=back[step.iteration], trouble=trouble)
 
     with capture_logs() as records:
-        _painted(make_studio(iterations=5), make_engine(change))
-    assert [record["iteration"] for record in _named(records, "job.damped")] == [2, 4]
-    assert [record["message"] for record in _named(records, "job.troubled")] == ["no room for a checkpoint"]
+        _painted(make_studio(iterations=5), Replaying(change))
+    assert [record["iteration"] for record in named(records, "job.damped")] == [2, 4]
+    assert [record["message"] for record in named(records, "job.troubled")] == ["no room for a checkpoint"]
 
 
 def test_what_an_earlier_attempt_left_is_cleared_and_its_frames_only_where_they_serve(
-    make_studio: Callable[..., Any], make_engine: Callable[..., Any]
+    make_studio: Make,
 ) -> None:
     """Without a checkpoint everything goes; with one the frames stay, and the engine knows of them."""
     studio = make_studio(iterations=4, frames={"every": 2})
@@ -169,7 +149,7 @@ def test_what_an_earlier_attempt_left_is_cleared_and_its_frames_only_where_they_
             checkpoints.mkdir(exist_ok=True)
             (checkpoints / "0000003.ckpt").write_bytes(b"x")
         seen: list[set[str]] = []
-        engine = make_engine(lambda step: seen.append(studio.out) or step)  # noqa: B023
+        engine = Replaying(lambda step: seen.append(studio.out) or step)  # noqa: B023
         _painted(studio, engine)
         kept = {0, 2, 4, 9} if has_checkpoint else set()
         assert seen[0] == {f"frames/{number:04d}.png" for number in kept}
@@ -178,11 +158,9 @@ def test_what_an_earlier_attempt_left_is_cleared_and_its_frames_only_where_they_
             path.unlink()
 
 
-def test_each_attempt_that_ran_out_of_memory_is_followed_by_a_smaller_one(
-    make_studio: Callable[..., Any], make_engine: Callable[..., Any]
-) -> None:
+def test_each_attempt_that_ran_out_of_memory_is_followed_by_a_smaller_one(make_studio: Make) -> None:
     """The request says how many tile sizes to go down; a retry starts with the planned one."""
-    studio, engine = make_studio(iterations=1), make_engine()
+    studio, engine = make_studio(iterations=1), FakeEngine()
     record = studio.claim.entry.folder / "attempts.jsonl"
     for events in ([], ["exhausted"], ["crashed", "exhausted"], ["retried"], ["exhausted"]):
         with record.open("a") as file:
@@ -206,7 +184,7 @@ def test_each_attempt_that_ran_out_of_memory_is_followed_by_a_smaller_one(
     ],
 )
 def test_a_resume_goes_no_further_than_the_frames(
-    every: int, present: list[int], passed: Iterable[int], *, is_whole: bool, make_studio: Callable[..., Any]
+    every: int, present: list[int], passed: Iterable[int], *, is_whole: bool, make_studio: Make
 ) -> None:
     """The request names the frames that are there, and no picture past a missing one is resumed."""
     studio = make_studio(iterations=6, frames={"every": every})
@@ -219,7 +197,7 @@ def test_a_resume_goes_no_further_than_the_frames(
     assert request.has_frames(passed) is is_whole
 
 
-def test_a_running_attempt_is_asked_to_stop_once_its_job_is_cancelled(make_studio: Callable[..., Any]) -> None:
+def test_a_running_attempt_is_asked_to_stop_once_its_job_is_cancelled(make_studio: Make) -> None:
     """A look before the cancel changes nothing, and one when the attempt is over finds nothing."""
     studio = make_studio()
     attempt, attempts = studio.attempt(FakeEngine()), studio.service.attempts

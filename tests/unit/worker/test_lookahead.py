@@ -5,21 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
-from structlog.testing import capture_logs
 from support.fakes import Clock, FakeEngine
-from support.trees import NearDecoder, Stepper, Tree, save, wait_for
+from support.trees import NearDecoder, Stepper, Tree, captured, named, save, wait_for
 
 from daemon.job import Face, State
 from daemon.sandbox.client import Found
 from daemon.worker.outcomes import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from daemon.job import Plan, Request, Step
+    from daemon.job import Step
     from daemon.lifeline import Lifeline
 
 
@@ -31,16 +27,9 @@ def _queue(tree: Tree, stepper: Stepper, *names: str, **keys: Any) -> None:
     wait_for(lambda: stepper.look() or tree.spool.count(State.QUEUED) == count, "the drops to be accepted")
 
 
-def _captured() -> AbstractContextManager[list[Any]]:
-    """Catch the log with the job's context."""
-    return capture_logs(processors=[structlog.contextvars.merge_contextvars])
-
-
 def _completed(records: list[Any]) -> dict[str, Any]:
     """The line of each completed job, by the name of its sidecar."""
-    return {
-        record["name"].rpartition("-")[0]: record for record in records if record["event"] == "job.completed"
-    }
+    return {record["name"].rpartition("-")[0]: record for record in named(records, "job.completed")}
 
 
 def test_the_engine_gets_one_hint_of_what_comes_next(tree: Tree) -> None:
@@ -48,7 +37,7 @@ def test_the_engine_gets_one_hint_of_what_comes_next(tree: Tree) -> None:
     engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
     _queue(tree, stepper, "a", "b", "c", iterations=8)
-    with _captured() as records:
+    with captured() as records:
         stepper.until_quiet()
     assert [request.content.parent.parent.name for request in engine.hints] == engine.calls[1:]
     assert all(request.content.parts[-4] == "queued" for request in engine.hints)
@@ -58,7 +47,7 @@ def test_the_engine_gets_one_hint_of_what_comes_next(tree: Tree) -> None:
 
 def test_a_hint_names_what_the_painting_will_ask_for(tree: Tree) -> None:
     """Pictures, weights, scales and settings of the hint are those of the request that follows it."""
-    engine = Asked()
+    engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
     _queue(tree, stepper, "a")
     _queue(tree, stepper, "b", style=[{"image": "b-style.png", "scale": 2.0}])
@@ -73,12 +62,12 @@ def test_a_hint_names_what_the_painting_will_ask_for(tree: Tree) -> None:
 
 def test_a_request_has_what_is_to_be_protected(tree: Tree) -> None:
     """The mask comes as a file of its own, and faces as they were found."""
-    engine = Asked()
+    engine = FakeEngine()
     stepper = Stepper(tree.config, engine, Seeing())
     save(tree.inbox / "mask.png", 9)
     _queue(tree, stepper, "a", protect="mask.png")
     _queue(tree, stepper, "b")
-    with _captured() as records:
+    with captured() as records:
         stepper.until_quiet()
     masked, faced = engine.requests
     assert (masked.mask.name, masked.faces) == ("protect-0.png", ())
@@ -101,19 +90,6 @@ class Seeing(NearDecoder):
         return size, Found((FACE,), "a fake") if wants_faces else found
 
 
-class Asked(FakeEngine):
-    """Remembers what it was asked to paint."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests: list[Request] = []
-
-    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
-        """Paint as the fake does."""
-        self.requests.append(request)
-        return super().stylize(request, life)
-
-
 @pytest.mark.parametrize("at", [2, 7], ids=["early", "too late"])
 def test_what_comes_meanwhile_is_seen_near_the_end(tree: Tree, at: int) -> None:
     """A job that overtakes the queue during a painting gets its hint near the end, not after that look."""
@@ -125,7 +101,7 @@ def test_what_comes_meanwhile_is_seen_near_the_end(tree: Tree, at: int) -> None:
     engine = FakeEngine(on_step=overtake)
     stepper = Stepper(tree.config, engine)
     _queue(tree, stepper, "a", "b", iterations=8)
-    with _captured() as records:
+    with captured() as records:
         stepper.until_quiet()
     lines = _completed(records)
     assert list(lines) == ["a", "urgent", "b"]
@@ -153,7 +129,7 @@ def test_an_engine_that_died_has_no_hint(tree: Tree) -> None:
     options = tree.config.engine.model_copy(update={"max_attempts": 1})
     stepper = Stepper(tree.config.model_copy(update={"engine": options}), engine := FakeEngine("crash"))
     _queue(tree, stepper, "a", "b")
-    with _captured() as records:
+    with captured() as records:
         assert stepper.until_quiet() == [Ending.FAILED, Ending.COMPLETED]
     assert len(engine.hints) == 1
     assert not _completed(records)["b"]["prepared"]
@@ -168,7 +144,7 @@ def test_the_gap_is_recorded_for_jobs_that_waited(tree: Tree) -> None:
     engine = FakeEngine(on_step=lambda step: clock.sleep(1.0 if step.iteration == 0 else 5.0))
     stepper = Stepper(tree.config, engine)
     _queue(tree, stepper, "a", "b")
-    with clock.attached(), _captured() as records:
+    with clock.attached(), captured() as records:
         assert [stepper.turn(), stepper.turn()] == [Ending.COMPLETED] * 2
         assert stepper.turn() is None
         _queue(tree, stepper, "c")
@@ -181,7 +157,7 @@ def test_a_job_that_came_after_the_last_step_did_not_wait(tree: Tree) -> None:
     """Where the next job was not queued when the one before took its last step, there is no gap."""
     stepper = Stepper(tree.config, FakeEngine())
     _queue(tree, stepper, "a")
-    with _captured() as records:
+    with captured() as records:
         assert stepper.turn() is Ending.COMPLETED
         _queue(tree, stepper, "b")
         assert stepper.turn() is Ending.COMPLETED

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.fakes import FakeEngine
+from support.fakes import FakeEngine, Replaying
 from support.trees import save
 
 from daemon import images, lifeline, safe_yaml
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daemon.job import Step
+
+    Make = Callable[..., Any]
 
 FRAMES = {f"frames/{name}" for name in ("0000.png", "0002.png", "0004.png", "animation.webp")}
 
@@ -41,7 +43,7 @@ def _written(studio: Any, engine: FakeEngine) -> tuple[bytes, dict[str, Any]]:
     return result.write(studio.claim, studio.paint(engine), Lifeline())
 
 
-def test_it_leaves_everything_but_the_record(make_studio: Callable[..., Any]) -> None:
+def test_it_leaves_everything_but_the_record(make_studio: Make) -> None:
     """Picture, rows, curve, frames and film lie in out/; result.yaml, which says so, comes after."""
     studio = make_studio(iterations=4, frames={"every": 2})
     document, facts = _written(studio, FakeEngine())
@@ -53,7 +55,7 @@ def test_it_leaves_everything_but_the_record(make_studio: Callable[..., Any]) ->
     assert len(studio.rows) == 5
 
 
-def test_the_facts_are_plain_values_in_one_line(make_studio: Callable[..., Any]) -> None:
+def test_the_facts_are_plain_values_in_one_line(make_studio: Make) -> None:
     """Attempt, preset, sizes, losses, times, device and weights, for `job.completed`."""
     _, facts = _written(make_studio(), FakeEngine())
     assert facts.keys() == {
@@ -67,9 +69,7 @@ def test_the_facts_are_plain_values_in_one_line(make_studio: Callable[..., Any])
     assert (facts["first_loss"], facts["best_loss"]) == (3.0, 0.75)
 
 
-def test_the_time_of_an_iteration_counts_those_that_were_made(
-    make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
-) -> None:
+def test_the_time_of_an_iteration_counts_those_that_were_made(make_studio: Make) -> None:
     """Where a size ended early, or steps were replayed, loop_s is divided by the iterations behind it."""
 
     def change(step: Step) -> Step:
@@ -78,13 +78,11 @@ def test_the_time_of_an_iteration_counts_those_that_were_made(
         number, size_px = (step.iteration, 16) if is_coarse else (step.iteration + 6, 32)
         return replace(step, iteration=number, size_px=size_px, is_replayed=is_coarse, painting=painting)
 
-    document, _ = _written(make_studio(iterations=3), make_engine(change))
+    document, _ = _written(make_studio(iterations=3), Replaying(change))
     assert safe_yaml.parse(document)["result"]["timings"]["iteration_s"] == 3.0
 
 
-def test_frames_of_another_painting_are_not_published(
-    make_studio: Callable[..., Any], make_engine: Callable[..., FakeEngine]
-) -> None:
+def test_frames_of_another_painting_are_not_published(make_studio: Make) -> None:
     """A frame that an earlier attempt left, whose number is no step of this painting, is in no film."""
     studio = make_studio(iterations=4, frames={"every": 2})
     frames = studio.claim.entry.out / "frames"
@@ -94,12 +92,12 @@ def test_frames_of_another_painting_are_not_published(
         save(frames / "0003.png", 1)
         return step
 
-    _written(studio, make_engine(stray))
+    _written(studio, Replaying(stray))
     assert {path.name for path in frames.glob("*.png")} == {"0000.png", "0002.png", "0004.png"}
 
 
 def test_the_film_shows_its_frames_in_the_order_of_the_iterations(
-    make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_studio: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frame 10000 comes after frame 5000, though its name sorts before."""
     shown: list[str] = []
@@ -111,7 +109,7 @@ def test_the_film_shows_its_frames_in_the_order_of_the_iterations(
 
 
 def test_each_piece_and_each_frame_of_the_film_is_a_heartbeat(
-    make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_studio: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long it takes, heartbeats come while it is written."""
     studio = make_studio(iterations=9, frames={"every": 1})
@@ -123,7 +121,7 @@ def test_each_piece_and_each_frame_of_the_film_is_a_heartbeat(
 
 @pytest.mark.parametrize("step_s", [GRACE_S / 1000, GRACE_S / 6])
 def test_a_stop_leaves_a_while_to_finish(
-    step_s: float, make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    step_s: float, make_studio: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked to stop, the writing goes on for GRACE_S; what is not begun by then is left."""
     studio = make_studio(iterations=9, frames={"every": 1})
@@ -140,9 +138,7 @@ def test_a_stop_leaves_a_while_to_finish(
     assert "frames/animation.webp" not in studio.out
 
 
-def test_a_stop_does_not_wait_for_frames_either(
-    make_studio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_does_not_wait_for_frames_either(make_studio: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames that are not written in time are left: eight large ones may take longer than a stop may."""
     studio, encode = make_studio(iterations=6, frames={"every": 1}), images.encode
     written: list[object] = []

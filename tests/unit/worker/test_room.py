@@ -82,7 +82,6 @@ def test_what_is_claimed_keeps_its_room_until_it_is_released(
     fits_one = int(needed.spool + 1.5 * needed.outbox) + files.SPARE_BYTES  # both folders are on one disk
     monkeypatch.setattr(files, "room", lambda _folder: files.Room(fits_one, None))
     claim = room.claim()
-    assert claim
     spool.requeue(claim.entry, "interrupted", "x")
     with pytest.raises(NotReady) as raised:
         room.claim()
@@ -99,7 +98,6 @@ def test_a_job_that_fits_on_no_disk_holds_up_nobody(
     monkeypatch.setattr(files, "capacity", lambda _folder: 1000)
     monkeypatch.setattr(files, "room", lambda _folder: files.Room(0, None))
     claim = waiting.service.room.claim()
-    assert claim
     failure = waiting.service.room.hopeless(claim.job)
     assert (failure.reason, failure.key) == (Reason.PICTURE_TOO_LARGE, "size")
     assert "0.0 GB in all" in failure.message

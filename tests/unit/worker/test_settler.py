@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import FakeEngine
-from support.trees import claim_next
+from support.trees import claim_next, named
 
 from daemon import files, images
 from daemon.errors import EngineError, Failure, JobError, NotReady, PauseKind, Reason
@@ -184,7 +184,6 @@ def test_a_stop_waits_for_no_outbox(court: Court) -> None:
     (entry,) = court.spool.entries(State.QUEUED)
     assert entry.is_stored
     claim = claim_next(court.spool)
-    assert claim
     assert court.settler.settle(claim, Failed(DIVERGED), life) is Ending.INTERRUPTED
     assert court.state is State.RUNNING
     (entry,) = court.spool.entries(State.RUNNING)
@@ -238,7 +237,7 @@ def test_a_cancel_while_the_publication_is_not_known_to_last_comes_too_late(
     with capture_logs() as records:
         assert court.settler.end_cancelled(Lifeline())
     assert court.state is State.DONE
-    (line,) = [record for record in records if record["event"] == "job.completed"]
+    (line,) = named(records, "job.completed")
     assert (line["job_id"], line["best_iteration"]) == (entry.id, 3)
     (ended,) = court.spool.entries(State.DONE)
     assert ended.failure is None
@@ -286,7 +285,6 @@ def test_a_faulty_drop_is_ended_at_the_first_try_or_left_to_the_worker(court: Co
     assert (queued.failure, queued.attempts_used) == (failure, 0)
     (court.tree.outbox / ".styletransferd-outbox").touch()
     claim = claim_next(court.spool)
-    assert claim
     assert court.settler.fail_now(claim.entry, failure, Lifeline())
     assert court.state is State.FAILED
     court.tree.check(is_quiet=True)

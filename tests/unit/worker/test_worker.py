@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 from support.fakes import PLAN, FakeEngine
-from support.trees import NearDecoder, Stepper, Tree, wait_for
+from support.trees import NearDecoder, Stepper, Tree, named, wait_for
 
 from daemon import safe_yaml
 from daemon.errors import EngineError, NotReady, Reason
@@ -82,8 +82,7 @@ def test_an_engine_that_is_not_ready_costs_no_attempt(tree: Tree) -> None:
         (entry,) = tree.spool.entries(State.QUEUED)
         assert entry.attempts_used == 0
         assert stepper.until_quiet()[-1] is Ending.COMPLETED
-    reasons = [record["reason"] for record in records if record["event"] == "service.paused"]
-    assert reasons == ["the GPU is busy"]
+    assert [record["reason"] for record in named(records, "service.paused")] == ["the GPU is busy"]
     record = safe_yaml.parse((tree.result("sea") / "result.yaml").read_bytes())["result"]
     assert record["attempt"] == 1
     tree.check(is_quiet=True)
@@ -107,7 +106,13 @@ def test_an_engine_that_ends_without_a_picture_uses_attempts(tree: Tree) -> None
 
 def test_memory_that_ran_out_costs_no_attempt_while_there_is_a_smaller_way(tree: Tree) -> None:
     """Each such attempt is followed by one with smaller tiles; at the smallest it counts as a crash."""
-    engine = Asked(*["exhaust"] * 5, most_smaller=4)
+
+    class Tiling(FakeEngine):
+        def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
+            self.plan = replace(PLAN, is_smallest=request.smaller >= 4)
+            return super().stylize(request, life)
+
+    engine = Tiling(*["exhaust"] * 5)
     tree.drop("sea")
     stepper = Stepper(tree.config, engine)
     with capture_logs() as records:
@@ -117,23 +122,7 @@ def test_memory_that_ran_out_costs_no_attempt_while_there_is_a_smaller_way(tree:
     (entry,) = tree.spool.entries(State.DONE)
     events = [record["event"] for record in entry.attempts if record["event"] not in {"started", "completed"}]
     assert events == [*["exhausted"] * 4, "crashed"]
-    reasons = [record["reason"] for record in records if record["event"] == "spool.requeued"]
-    assert reasons == ["out_of_memory"] * 5
-
-
-class Asked(FakeEngine):
-    """Remembers what it was asked to paint; `most_smaller` is how many tile sizes it can go down."""
-
-    def __init__(self, *script: str, most_smaller: int = 0) -> None:
-        super().__init__(*script)
-        self.requests: list[Request] = []
-        self._most_smaller = most_smaller
-
-    def stylize(self, request: Request, life: Lifeline) -> Iterator[Plan | Step]:
-        """Paint as the fake does."""
-        self.requests.append(request)
-        self.plan = replace(PLAN, is_smallest=request.smaller >= self._most_smaller)
-        return super().stylize(request, life)
+    assert [record["reason"] for record in named(records, "spool.requeued")] == ["out_of_memory"] * 5
 
 
 @pytest.mark.parametrize(
@@ -155,7 +144,6 @@ def test_a_job_that_its_engine_never_outlives_says_what_helps(reason: Reason, hi
     tree.drop("sea")
     assert stepper.until_quiet() == [Ending.CRASHED, Ending.CRASHED, Ending.FAILED]
     (entry,) = tree.spool.entries(State.FAILED)
-    assert entry.failure
     assert (entry.failure.reason, entry.failure.message) == (reason, "it ended (attempt 3)")
     assert entry.failure.hint.startswith(hint)
     assert entry.failure.last_lines == ("the last words",)
