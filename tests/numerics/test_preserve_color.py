@@ -158,15 +158,6 @@ def test_preserved_colors_are_the_start_whatever_init_colors_says(paint: Make, m
     assert [step.losses for step in one] == [step.losses for step in other]
 
 
-def test_two_equal_paintings_match_as_one(paint: Make, picture: Make) -> None:
-    """Halves of one painting are to the bit the whole."""
-    keys = {**DEFAULT, "preserve_color": "match", "match_weight": 0}
-    style = picture(36, 28, 1)
-    one, two = (paint(styles=[(style, 1.0)] * count, **keys) for count in (1, 2))
-    assert [step.losses for step in one] == [step.losses for step in two]
-    assert np.array_equal(one[-1].painting.picture, two[-1].painting.picture)
-
-
 def test_none_is_the_default_and_changes_nothing(paint: Make) -> None:
     """Without the key losses and picture are to the bit those of `none`; the other two differ."""
     keys = {name: value for name, value in DEFAULT.items() if name != "preserve_color"}

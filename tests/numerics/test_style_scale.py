@@ -103,18 +103,15 @@ def test_two_equal_styles_of_one_scale_equal_one(painter: Painter, picture: Draw
 
 
 def test_a_scaled_painting_stays_wide_enough_at_coarse_sizes_only(picture: Draw) -> None:
-    """Below 16 px it stays larger while the last size has them; if that has not, the job fails."""
-    small = subject_of(picture(200, 256), [(picture(15, 15, 1), 1.0)], style_scale=0.1)
-    subject = subject_of(picture(200, 256), [(picture(80, 100, 1), 1.0)], style_scale=0.1)
-    assert [subject.scaled_styles(scale)[0].shape[:2] for scale in subject.scales()] == [
-        (16, 20),
-        (16, 20),
-        (21, 26),
-    ]
+    """Below 16 px it stays larger while the last size has them, and there it fails the job."""
+    subject, small = (
+        subject_of(picture(200, 256), [(picture(*size, 1), 1.0)], style_scale=0.1)
+        for size in ((80, 100), (10, 100))
+    )
+    sizes = [subject.scaled_styles(scale)[0].shape[:2] for scale in subject.scales()]
+    assert sizes == [(16, 20), (16, 20), (21, 26)]
     with pytest.raises(JobError) as caught:
-        subject_of(picture(200, 256), [(picture(15, 15, 1), 1.0)], style_scale=0.1, size=150).scaled_styles(
-            small.scales()[0]
-        )
+        small.scaled_styles(small.scales()[0])
     assert caught.value.failure.reason is Reason.PICTURE_TOO_NARROW
 
 

@@ -16,9 +16,11 @@ from daemon.spool import Spool
 if TYPE_CHECKING:
     from pathlib import Path
 
+    Size = tuple[int, int]
+
 
 @pytest.mark.parametrize(
-    ("content", "style", "scale", "keys", "is_taken"),
+    ("photo", "painting", "scale", "keys", "is_taken"),
     [
         ((48, 64), (48, 64), 1.0, {"size": 64, "style_scale": 0.34}, True),
         ((48, 64), (48, 64), 1.0, {"size": 64, "style_scale": 0.3}, False),
@@ -38,19 +40,13 @@ if TYPE_CHECKING:
     ],
 )
 def test_a_painting_scaled_too_small_is_refused_when_it_is_accepted(
-    *,
-    tmp_path: Path,
-    content: tuple[int, int],
-    style: tuple[int, int],
-    scale: float,
-    keys: dict[str, Any],
-    is_taken: bool,
+    *, tmp_path: Path, photo: Size, painting: Size, scale: float, keys: dict[str, Any], is_taken: bool
 ) -> None:
     """Below 16 px on its short side at the last size, a painting or photo fails the job, and is named."""
     spool = Spool(tmp_path / "spool")
     spool.prepare()
     parts = [Part("content", "photo.png"), Part("style", "painting.png", scale=scale)]
-    for part, size in zip(parts, (content, style), strict=True):
+    for part, size in zip(parts, (photo, painting), strict=True):
         save(tmp_path / part.name, 1, *size)
     seen = tuple(part.seen(Stamp.of((tmp_path / part.name).stat())) for part in parts)
     job = accept(spool, Drop("a", tmp_path, seen, "default", Settings.model_validate(keys))).job
@@ -58,4 +54,4 @@ def test_a_painting_scaled_too_small_is_refused_when_it_is_accepted(
     assert (job.failure is None) == is_taken
     if job.failure is not None:
         assert job.failure.reason is Reason.PICTURE_TOO_NARROW
-        assert job.failure.file == ("photo.png" if content[0] == 8 else "painting.png")
+        assert job.failure.file == ("photo.png" if photo[0] == 8 else "painting.png")
