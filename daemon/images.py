@@ -175,7 +175,7 @@ def fit(height: int, width: int, longest: int) -> tuple[int, int]:
     fitted = scaled(height, width, longest)
     if min(fitted) < MIN_SIDE_PX:
         why = f"{width} x {height} px scaled to {longest} px is {min(fitted)} px on its short side"
-        hint = f"VGG19 needs {MIN_SIDE_PX} px: use a larger size, or crop the picture"
+        hint = f"VGG19 needs {MIN_SIDE_PX} px: use a larger size or style_scale, or crop the picture"
         raise JobError(Failure(Reason.PICTURE_TOO_NARROW, why, hint))
     return fitted
 

@@ -85,6 +85,7 @@ class Part:
     mtime_ns: int = 0
     sha256: str = ""  # "" if the spool does not hold the file
     weight: float = 1.0
+    scale: float = 1.0  # of a style: times `style_scale`
     library: bool = False  # from folders.styles: read, never consumed
     height_px: int = 0  # of a picture that was decoded
     width_px: int = 0
@@ -270,13 +271,14 @@ class Request:
     """The picture that an engine is asked to paint."""
 
     content: Path
-    styles: tuple[tuple[Path, float], ...]
+    styles: tuple[tuple[Path, float], ...]  # with their weights
     init: Path | None
     settings: Settings
     checkpoints: Path | None = None  # the folder of its checkpoints, to resume from after a crash
     frames: frozenset[int] | None = None  # the iterations whose frames are on disk already; None: none are kept
     faces: tuple[Face, ...] = ()  # of the content, to be protected
     mask: Path | None = None  # a picture, white where the content is protected
+    style_scales: tuple[float, ...] = ()  # each style's own, times the settings' `style_scale`; (): 1 each
     smaller: int = 0  # how many tile sizes below the planned one; one more after each attempt out of memory
 
     def has_frames(self, iterations: Iterable[int]) -> bool:

@@ -102,6 +102,7 @@ Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)]
 Count = Annotated[int, Field(ge=1, le=MAX_ITERATIONS), BeforeValidator(number)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
+StyleScale = Annotated[float, Field(ge=0.1, le=4, allow_inf_nan=False), BeforeValidator(number)]
 PlainName = Annotated[str, BeforeValidator(plain_name)]
 Pixels = Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(number)]
 Size = Annotated[
@@ -227,6 +228,9 @@ class Settings(Model):
     style_layers: LayerWeights = Field(
         {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Layers of the style loss."
     )
+    style_scale: StyleScale = Field(
+        1.0, description="Size of the strokes: the painting's size, in longest sides of the result."
+    )
     match_weight: Fraction = Field(
         0.2, description="Share of the style loss that matches each feature with its nearest; for balanced."
     )
@@ -235,6 +239,10 @@ class Settings(Model):
     init: PlainName = Field("content", description="The start: content, style, noise, or a picture's name.")
     init_colors: Literal["style", "content"] = Field(
         "style", description="Colors of a start from the content: adapted to the style, or unchanged."
+    )
+    preserve_color: Literal["none", "luminance", "match"] = Field(
+        "none",
+        description="Colors of the photo that are kept: none, luminance (all of them), match (their range).",
     )
     chroma_limit: bool = Field(
         default=True, description="Limit the finest color contrasts of the result to the painting's."
@@ -305,7 +313,17 @@ def _auto_iterations(size: int) -> int:
 
 _BALANCED: Final = Settings().model_dump(
     include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
-    | {"match_weight", "tv_weight", "pooling", "init", "init_colors", "chroma_limit", "protect"}
+    | {
+        "style_scale",
+        "match_weight",
+        "tv_weight",
+        "pooling",
+        "init",
+        "init_colors",
+        "preserve_color",
+        "chroma_limit",
+        "protect",
+    }
 )
 _PAPER: Final = {
     **{name: value for name, value in _BALANCED.items() if name not in {"strength", "match_weight"}},

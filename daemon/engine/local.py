@@ -142,7 +142,7 @@ class LocalEngine:
         if request.checkpoints is None:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
-        shares = [weight for _, weight in request.styles]
+        shares = [weight for _, weight in request.styles], request.style_scales
         onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
         software = {"styletransferd": __version__, **info.versions, "onednn": onednn}
         computed = info.device, info.precision, info.backward, info.weights_sha256, software
@@ -177,7 +177,8 @@ class LocalEngine:
 
 def _works(subject: Subject, info: EngineInfo) -> list[Work]:
     sizes = [picture.shape[:2] for picture, _ in subject.styles]
-    return memory.works(subject.settings, subject.content.shape[:2], sizes, info)
+    styles = list(zip(sizes, subject.style_factors(), strict=True))
+    return memory.works(subject.settings, subject.content.shape[:2], styles, info)
 
 
 def _decoded(request: Request, max_megapixels: float) -> Subject:
@@ -196,6 +197,7 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
         init=images.read(request.init, max_megapixels) if request.init else None,
         protection=protection.of(request, content, max_megapixels),
         alpha=decoded.alpha if keeps_alpha else None,
+        style_scales=request.style_scales,
     )
 
 

@@ -226,7 +226,7 @@ class Session:
             iteration = self._iterations_before + current.iteration + 1
             message = f"the loss is {losses.total} at iteration {iteration}"
             failure = Failure(Reason.DIVERGED, message, hint="lower learning_rate or the weights")
-            raise JobError(failure, pixels.from_vgg(current.image))
+            raise JobError(failure, self._subject.shown(pixels.from_vgg(current.image)))
         self._steps_back += 1
         moved, state = self._step.damped(current.image, current.state)
         self._iterate = current._replace(moved=moved, state=state)
@@ -258,7 +258,7 @@ class Session:
         has_picture = previews is not None and previews.choose(row.iteration, time.monotonic())
         return replace(
             row,
-            picture=pixels.from_vgg(current.image) if has_picture else None,
+            picture=self._subject.shown(pixels.from_vgg(current.image)) if has_picture else None,
             painting=self._painting() if self._is_last_scale and self._is_scale_done else None,
         )
 

@@ -64,11 +64,13 @@ def _examined(
 
     The failure is that of the first picture that cannot be painted.
     """
-    sized = []
+    sized: list[Part] = []
     for part in parts:
         is_picture = part.role != "sidecar" and part.sha256  # one over the cap was not copied
         try:
             sized.append(_sized(settings, part, inputs, decoder, life) if is_picture else part)
+            if settings and is_picture:
+                _require_width(settings, sized)
         except JobError as error:
             return parts, replace(error.failure, file=printable(part.name))
     return tuple(sized), None
@@ -78,13 +80,22 @@ def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder
     wants_faces = part.role == "content" and settings is not None and settings.protect == "faces"
     path, name = inputs / part.stored, printable(part.name)
     (height, width), found = decoder.inspect(path, name, life, wants_faces=wants_faces)
-    if part.role not in {"init", "protect"}:  # which take the content's shape
-        longest = max(height, width)
-        if settings:  # a style is not made narrower than it may be
-            scales = settings.all_scales(height, width)
-            longest = scales[0 if part.role == "content" else -1].size
-        images.fit(height, width, longest)
     return replace(part, height_px=height, width_px=width, **found._asdict())
+
+
+def _require_width(settings: Settings, parts: list[Part]) -> None:
+    """Raise JobError if the last one of a drop's parts so far becomes too narrow for VGG19.
+
+    The content comes before its styles, which stay wide enough at the coarse sizes. A start and a mask take the
+    content's shape.
+    """
+    part = parts[-1]
+    if part.role == "content":
+        images.fit(part.height_px, part.width_px, settings.all_scales(part.height_px, part.width_px)[0].size)
+    elif part.role == "style":
+        sides = [max(one.height_px, one.width_px) for one in parts if one is part or one.role == "content"]
+        final = settings.all_scales(max(sides), max(sides))[-1].size
+        images.fit(part.height_px, part.width_px, round(settings.style_scale * part.scale * final))
 
 
 class IntakeThread:

@@ -142,11 +142,11 @@ def test_a_job_of_an_older_version_is_painted_as_it_was_accepted(preset: str) ->
     accepted = {**PRESETS[preset], **unchanged}
     job = make_job(preset=preset, settings=Settings.model_validate(accepted))
     data = json.loads(job.to_json())
-    for key in unchanged:
+    for key in (*unchanged, "style_scale", "preserve_color"):
         del data["settings"][key]
     data["settings"]["output"] = {"format": "png"}
     for part in data["parts"]:
-        del part["faces"], part["detector"], part["warnings"]
+        del part["faces"], part["detector"], part["warnings"], part["scale"]
 
     found = Job.from_json(json.dumps(data).encode())
 

@@ -277,7 +277,7 @@ def test_a_job_that_moved_since_it_was_prepared_is_the_same(
     assert reads == []
 
 
-@pytest.mark.parametrize("change", ["settings", "content", "weight"])
+@pytest.mark.parametrize("change", ["settings", "content", "weight", "scale"])
 def test_a_wrong_guess_costs_nothing(
     engine: LocalEngine, request_for: Ask, tmp_path: Path, change: str
 ) -> None:
@@ -287,6 +287,7 @@ def test_a_wrong_guess_costs_nothing(
         "settings": replace(request, settings=request.settings.model_copy(update={"pooling": "avg"})),
         "content": replace(request, content=save(tmp_path / "other.png", 7)),
         "weight": replace(request, styles=(request.styles[0], (save(tmp_path / "third.png", 8), 1.0))),
+        "scale": replace(request, style_scales=(0.5,)),
     }[change]
     expected = list(steps_of(engine, request))
     engine.prepare(other)
