@@ -118,7 +118,7 @@ class Subject:
         return color_transfer.moved(content, wanted)
 
     def shown(self, picture: AnyPicture) -> AnyPicture:
-        """Turn a picture of the descent, (H, W, 3) RGB, 0 to 255, into what people see: in the content's colors."""
+        """Turn a picture of the descent, (H, W, 3) RGB, 0 to 255, into what people see, in the kept colors."""
         if self.settings.preserve_color != "luminance":
             return picture
         return luminance.with_colors(picture, images.resize(self.content, *picture.shape[:2]))
