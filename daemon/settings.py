@@ -1,4 +1,4 @@
-"""The settings of one job, merged from presets, the config's defaults and a sidecar."""
+"""The settings of one job: every key, what it may be, and the sizes and iterations of `auto`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COARSEST_PX: Final = 128  # the least longest side
 _NARROWEST_PX: Final = 32  # the least shortest side
 # Iterations of `scales: auto` from each longest side on, in proportion: large forms settle at the coarse sizes,
 # where a step is cheap, and the largest ones add strokes.
-_AUTO_ITERATIONS: Final = {0: 56, 256: 28, 512: 18, 1024: 12}
+AUTO_ITERATIONS: Final = {0: 56, 256: 28, 512: 18, 1024: 12}
 # VGG19 (Simonyan and Zisserman, 2015, table 1, column E): here, because sidecars name layers.
 CONVOLUTIONS_PER_BLOCK: Final = (2, 2, 4, 4, 4)
 LAYERS: Final = tuple(
@@ -308,67 +308,4 @@ def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
 
 def _auto_iterations(size: int) -> int:
     """Give the iterations at a longest side, as many as the default preset would make there."""
-    return next(count for least, count in reversed(_AUTO_ITERATIONS.items()) if size >= least)
-
-
-_BALANCED: Final = Settings().model_dump(
-    include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
-    | {
-        "style_scale",
-        "match_weight",
-        "tv_weight",
-        "pooling",
-        "init",
-        "init_colors",
-        "preserve_color",
-        "chroma_limit",
-        "protect",
-    }
-)
-_PAPER: Final = {
-    **{name: value for name, value in _BALANCED.items() if name not in {"strength", "match_weight"}},
-    "iterations": 100,
-    "scales": "none",
-    "objective": "paper",
-    "optimizer": "adam",
-    "learning_rate": 2,
-    "content_weight": 1000,
-    "style_weight": 0.01,
-    "content_layers": {"block5_conv2": 1},
-    "init_colors": "content",
-    "chroma_limit": False,
-    "protect": "none",
-}
-PRESETS: Final[dict[str, dict[str, Any]]] = {
-    "default": _BALANCED,
-    "paper": _PAPER,
-    "preview": {**_BALANCED, "size": 256, "iterations": _AUTO_ITERATIONS[256]},
-    "fine": {**_BALANCED, "size": 1024, "iterations": _AUTO_ITERATIONS[1024]},
-}
-
-
-def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Merge the sources of settings; the sidecar's own keys come first.
-
-    A preset named in the sidecar overrides the config's `defaults`, because the person asked for it. Without
-    one, the preset of `defaults` applies below the other defaults. A key set to null counts as not set. If the
-    sidecar sets a size but no scales, only the scales of `defaults` below that size are kept.
-
-    `preset` is the one named in the sidecar, `house` the config's `defaults`, and `own` the sidecar's keys.
-    """
-    house_keys = {key: value for key, value in house.items() if key != "preset"}
-    if preset:
-        layers = [house_keys, PRESETS.get(preset, {}), own]
-    else:
-        layers = [PRESETS.get(str(house.get("preset") or "default"), {}), house_keys, own]
-    result: dict[str, Any] = {}
-    for key, value in itertools.chain.from_iterable(layer.items() for layer in layers):
-        below = result.get(key)
-        if key in {"frames", "output"} and isinstance(below, dict) and isinstance(value, dict):
-            result[key] = {**below, **value}
-        elif value is not None or not isinstance(key, str):  # which is a fault in any case
-            result[key] = value
-    final = own.get("size")
-    if isinstance(final, int) and isinstance(result.get("scales"), list) and own.get("scales") is None:
-        result["scales"] = [scale for scale in result["scales"] if int(scale["size"]) < final]
-    return result
+    return next(count for least, count in reversed(AUTO_ITERATIONS.items()) if size >= least)

@@ -10,17 +10,8 @@ from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, WrapVal
 
 from daemon import safe_yaml
 from daemon.errors import Fault
-from daemon.settings import (
-    Amount,
-    Model,
-    PlainName,
-    Preset,
-    Settings,
-    StyleScale,
-    has_share,
-    merged,
-    plain_name,
-)
+from daemon.presets import merged
+from daemon.settings import Amount, Model, PlainName, Preset, Settings, StyleScale, has_share, plain_name
 from daemon.validation import explain, refusal, shown
 
 if TYPE_CHECKING:

@@ -43,11 +43,11 @@ def stylize(
         raise typer.BadParameter(f"{output}: the output is also an input")
     loaded = load(config, needs_file=False)
     settings = _settings(pairs or [], loaded.defaults, format_)
-    from daemon import encoding, images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
+    from daemon.pictures import decoding, encoding  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
     for path in (content, style):
         # A bad picture is reported before the model is loaded.
-        for warning in images.decode(path, loaded.inbox.max_megapixels).warnings:
+        for warning in decoding.decode(path, loaded.inbox.max_megapixels).warnings:
             typer.echo(f"{path.name}: {warning}", err=True)
     faces = _faces(content, loaded.inbox.max_megapixels) if settings.protect == "faces" else ()
     engine, _ = start_engine(loaded)

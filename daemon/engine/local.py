@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from daemon import __version__, encoding, images
+from daemon import __version__
 from daemon.engine import memory, protection
 from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.limits import resident_mb
@@ -20,6 +20,7 @@ from daemon.engine.style_cache import StyleCache
 from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
 from daemon.lifeline import Lifeline
+from daemon.pictures import decoding, encoding, resampling
 from daemon.transfer import weights
 from daemon.transfer.backend import device, footprint
 from daemon.transfer.scales import Subject
@@ -160,7 +161,7 @@ class LocalEngine:
         MemoryError if there is no room even for the pictures.
         """
         (painter, info), spare_mb = self._load(), self._spare_mb
-        decoded_mb = memory.decoded_mb([images.header_size(path) for path in pictures(request)])
+        decoded_mb = memory.decoded_mb([decoding.header_size(path) for path in pictures(request)])
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
@@ -182,19 +183,19 @@ def _works(subject: Subject, info: EngineInfo) -> list[Work]:
 
 
 def _decoded(request: Request, max_megapixels: float) -> Subject:
-    """Decode what a request names; see `images.decode`."""
+    """Decode what a request names; see `decoding.decode`."""
     settings = request.settings
-    decoded = images.decode(request.content, max_megapixels)
+    decoded = decoding.decode(request.content, max_megapixels)
     content = decoded.over(settings.background)
-    keeps_alpha = settings.alpha == "keep" and settings.output.format in images.WITH_ALPHA
+    keeps_alpha = settings.alpha == "keep" and settings.output.format in encoding.WITH_ALPHA
     return Subject(
         content=content,
         styles=[
-            (images.decode(path, max_megapixels).over(settings.background), weight)
+            (decoding.decode(path, max_megapixels).over(settings.background), weight)
             for path, weight in request.styles
         ],
         settings=settings,
-        init=images.read(request.init, max_megapixels) if request.init else None,
+        init=decoding.read(request.init, max_megapixels) if request.init else None,
         protection=protection.of(request, content, max_megapixels),
         alpha=decoded.alpha if keeps_alpha else None,
         style_scales=request.style_scales,
@@ -214,7 +215,7 @@ def _completed(step: Step, request: Request, subject: Subject, computed: str, tr
 
 def _with_alpha(picture: Picture | DeepPicture, alpha: Picture) -> Picture | DeepPicture:
     """Add the content's alpha channel, (h, w), at the size and in the depth of the picture: (H, W, 4)."""
-    alpha = images.resize(alpha, *picture.shape[:2])
+    alpha = resampling.resize(alpha, *picture.shape[:2])
     most = np.iinfo(picture.dtype).max
     return np.dstack([picture, alpha.astype(picture.dtype) * (most // np.iinfo(alpha.dtype).max)])
 

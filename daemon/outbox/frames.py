@@ -8,8 +8,9 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import encoding, files, logs
+from daemon import files, logs
 from daemon.errors import NotReady
+from daemon.pictures import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

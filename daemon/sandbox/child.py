@@ -1,4 +1,4 @@
-"""The decoder's process: `images.decode` and `faces.find` behind a pipe, under a memory limit. No TensorFlow.
+"""The decoder's process: `decoding.decode` and `faces.find` behind a pipe, under a memory limit. No TensorFlow.
 
 Run as `python -m daemon.sandbox.child PARENT FD MEGAPIXELS BYTES`. It ends when idle, or after many pictures.
 """
@@ -14,15 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import images, processes
+from daemon import processes
 from daemon.errors import JobError, too_large
+from daemon.pictures import decoding
 from daemon.sandbox import READY, faces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-    from daemon.images import Decoded
+    from daemon.pictures.decoding import Decoded
 
 IDLE_S: Final = 60.0  # to free its memory; a new one starts in half a second
 PICTURES: Final = 500  # to drop memory that damaged pictures leaked in a decoder
@@ -47,7 +48,7 @@ def serve(pipe: Connection, max_megapixels: float) -> None:
 def inspect(path: Path, name: str, max_megapixels: float, *, wants_faces: bool) -> Iterator[dict[str, Any]]:
     """Decode one picture whole, and give the answers; see `serve`."""
     try:
-        picture = images.decode(path, max_megapixels, name)
+        picture = decoding.decode(path, max_megapixels, name)
     except JobError as error:
         yield {"failure": asdict(error.failure)}
     except OSError as error:
@@ -64,7 +65,7 @@ def inspect(path: Path, name: str, max_megapixels: float, *, wants_faces: bool) 
 def _searched(picture: Decoded) -> dict[str, Any]:
     """Look for faces; whatever goes wrong costs no more than their protection."""
     try:
-        found, detector = faces.find(picture.over(images.WHITE))
+        found, detector = faces.find(picture.over(decoding.WHITE))
     except ImportError:
         return {"faces": None, "detector": "missing"}
     except Exception as error:  # noqa: BLE001 - OpenCV raises its own, and MemoryError

@@ -81,7 +81,7 @@ class Decoder:
     def inspect(
         self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
     ) -> tuple[tuple[int, int], Found]:
-        """Decode a picture whole, as `images.decode` does: its (height, width), and more; errors say `name`.
+        """Decode a picture whole, as `decoding.decode` does: its (height, width), and more; errors say `name`.
 
         If its faces cannot be looked for, whatever the reason, it is as good without them.
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from daemon import images, logs
+from daemon import logs
 from daemon.errors import Failure, JobError, NotReady, NotTaken
 from daemon.inbox.intake import Inbox
 from daemon.inbox.retire import Retirer
@@ -15,6 +15,7 @@ from daemon.inbox.scan import STAGE_S
 from daemon.inbox.watcher import Watcher
 from daemon.job import State, printable
 from daemon.outbox import record
+from daemon.pictures import resampling
 from daemon.service import backoff
 
 if TYPE_CHECKING:
@@ -91,11 +92,12 @@ def _require_width(settings: Settings, parts: list[Part]) -> None:
     """
     part = parts[-1]
     if part.role == "content":
-        images.fit(part.height_px, part.width_px, settings.all_scales(part.height_px, part.width_px)[0].size)
+        coarsest = settings.all_scales(part.height_px, part.width_px)[0].size
+        resampling.fit(part.height_px, part.width_px, coarsest)
     elif part.role == "style":
         sides = [max(one.height_px, one.width_px) for one in parts if one is part or one.role == "content"]
         final = settings.all_scales(max(sides), max(sides))[-1].size
-        images.fit(part.height_px, part.width_px, round(settings.style_scale * part.scale * final))
+        resampling.fit(part.height_px, part.width_px, round(settings.style_scale * part.scale * final))
 
 
 class IntakeThread:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from daemon import images
+from daemon.transfer import pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     MeanSquares = npt.NDArray[np.float64]  # (2, 3): of Cb and Cr, in each of the three bands
 
 SIGMAS_PX: Final = (0.8, 1.6, 3.2)  # of the Gaussians between which the bands lie, from fine to coarse
-_RED, _GREEN, _BLUE = images.LUMA  # so Cb = (B - Y) / 1.772 and Cr = (R - Y) / 1.402
+_RED, _GREEN, _BLUE = pixels.LUMA  # so Cb = (B - Y) / 1.772 and Cr = (R - Y) / 1.402
 _STRIP: Final = 256  # rows of a picture that are put together at a time
-_LEAST: Final = 1e-6
 
 
 def mean_squares(picture: Picture) -> MeanSquares:
@@ -81,10 +80,10 @@ def _with_chroma(picture: AnyPicture, blueness: Plane, redness: Plane) -> AnyPic
     found = np.empty_like(picture)
     for top in range(0, len(picture), _STRIP):
         rows = slice(top, top + _STRIP)
-        luma = picture[rows] @ np.array([[_RED], [_GREEN], [_BLUE]], np.float32)  # (h, W, 3) -> (h, W, 1)
+        levels = np.asarray(picture[rows], np.float32)
+        luma = levels @ np.array([[_RED], [_GREEN], [_BLUE]], np.float32)  # (h, W, 3) -> (h, W, 1)
         red, blue = 1.402 * redness[rows], 1.772 * blueness[rows]
         apart = np.stack([red, -(_RED * red + _BLUE * blue) / _GREEN, blue], axis=-1)  # (h, W, 3), without luma
-        room = np.where(apart > 0, 255 - luma, luma) / np.maximum(np.abs(apart), _LEAST)
-        exact = luma + np.clip(room.min(axis=-1, keepdims=True), 0, 1) * apart
+        exact = pixels.toward_gray(luma, apart, 255)
         found[rows] = np.rint(exact) if picture.dtype == np.uint8 else exact
     return found

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from daemon.transfer import pixels
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -18,7 +20,6 @@ _SHARES: Final = np.array([[0.2126], [0.7152], [0.0722]], np.float32)
 _SLOPE, _OFFSET, _GAMMA, _KNEE = 12.92, 0.055, 2.4, 0.0031308
 # Of white. The colors of what is darker in a photo are mostly noise, which a light stroke over it would show.
 _FLARE: Final = 0.02
-_LEAST: Final = 1e-6
 _STRIP: Final = 256  # rows of a picture that are computed at a time
 
 
@@ -44,8 +45,7 @@ def with_colors(picture: AnyPicture, photo: Picture) -> AnyPicture:
         wanted, light = luminance(picture[rows]), _linear(photo[rows])
         own = light @ _SHARES
         apart = (wanted + _FLARE) / (own + _FLARE) * (light - own)  # (h, W, 3), without luminance
-        room = np.where(apart > 0, 1 - wanted, wanted) / np.maximum(np.abs(apart), _LEAST)
-        exact = _encoded(wanted + np.clip(room.min(axis=-1, keepdims=True), 0, 1) * apart)
+        exact = _encoded(pixels.toward_gray(wanted, apart, 1))
         found[rows] = np.rint(exact) if found.dtype == np.uint8 else exact
     return found
 

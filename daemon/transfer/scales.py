@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from daemon import images
+from daemon.pictures import resampling
 from daemon.transfer import chroma_limit, color_transfer, luminance, pixels
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Subject:
         """
         height, width = self.content.shape[:2]
         scales = self.settings.all_scales(height, width)
-        return [Scale(*images.fit(height, width, scale.size), scale.iterations) for scale in scales]
+        return [Scale(*resampling.fit(height, width, scale.size), scale.iterations) for scale in scales]
 
     def shares(self) -> list[float]:
         """Scale the styles' weights to sum to 1."""
@@ -68,7 +68,7 @@ class Subject:
 
     def content_at(self, scale: Scale) -> Picture:
         """Scale the content; where only luminance is transferred, in gray."""
-        return self._seen(images.resize(self.content, scale.height, scale.width))
+        return self._seen(resampling.resize(self.content, scale.height, scale.width))
 
     def _seen(self, picture: Picture) -> Picture:
         return luminance.grays(picture) if self.settings.preserve_color == "luminance" else picture
@@ -104,9 +104,9 @@ class Subject:
     def start(self, scale: Scale) -> Picture:
         """Make the first picture of a job that begins at this size: (H, W, 3) uint8 RGB."""
         if self.init is not None:
-            return self._seen(images.cover(self.init, scale.height, scale.width))
+            return self._seen(resampling.cover(self.init, scale.height, scale.width))
         if self.settings.init == "style":
-            return self._adapted([images.cover(self.styles[0][0], scale.height, scale.width)], scale)[0]
+            return self._adapted([resampling.cover(self.styles[0][0], scale.height, scale.width)], scale)[0]
         if self.settings.init == "noise":
             random = np.random.default_rng(self.settings.seed)
             return self._seen(random.integers(0, 256, (scale.height, scale.width, 3), np.uint8))
@@ -121,7 +121,7 @@ class Subject:
         """Turn a picture of the descent, (H, W, 3) RGB, 0 to 255, into what people see, in the kept colors."""
         if self.settings.preserve_color != "luminance":
             return picture
-        return luminance.with_colors(picture, images.resize(self.content, *picture.shape[:2]))
+        return luminance.with_colors(picture, resampling.resize(self.content, *picture.shape[:2]))
 
     def finished(self, picture: AnyPicture) -> AnyPicture:
         """Take the last step from the best picture of the last size to the painting, (H, W, 3) RGB, 0 to 255.
@@ -150,6 +150,6 @@ class Subject:
 def _no_narrower(style: Picture, longest: int, final: int) -> Picture:
     """Scale a style, no further down than VGG19 can take, and no further up than itself or the final size."""
     height, width = style.shape[:2]
-    least = -(-images.MIN_SIDE_PX * max(height, width) // min(height, width))
-    height, width = images.fit(height, width, max(longest, min(least, max(final, height, width))))
-    return images.resize(style, height, width)
+    least = -(-resampling.MIN_SIDE_PX * max(height, width) // min(height, width))
+    height, width = resampling.fit(height, width, max(longest, min(least, max(final, height, width))))
+    return resampling.resize(style, height, width)

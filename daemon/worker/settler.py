@@ -7,9 +7,10 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon import clock, encoding, files, logs
+from daemon import clock, files, logs
 from daemon.errors import Failure, JobError, NotReady, Reason
 from daemon.outbox import record
+from daemon.pictures import encoding
 from daemon.worker import result
 from daemon.worker.outcomes import CANCELLED, Crashed, Ending, Failed, Interrupted, Painted, Stored
 

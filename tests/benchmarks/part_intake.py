@@ -14,7 +14,8 @@ import numpy as np
 from processes import NoAnswerError, environment, memory_mb
 from tables import Table, median
 
-from daemon import encoding, files
+from daemon import files
+from daemon.pictures import encoding
 
 if TYPE_CHECKING:
     from pathlib import Path

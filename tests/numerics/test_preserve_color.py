@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from skimage.color import rgb2xyz
 
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 from daemon.transfer.color_transfer import colors_of, moved
 from daemon.transfer.luminance import grays, luminance, with_colors
 from daemon.transfer.scales import Subject

@@ -22,7 +22,8 @@ from support.trees import save
 from daemon.engine.checkpoints import UNREADABLE, Checkpoints, kept
 from daemon.engine.session import Painter, Previews
 from daemon.job import Face, Request
-from daemon.settings import PRESETS, Frames, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Frames, Settings
 from daemon.transfer.backend import footprint
 from daemon.transfer.backend.tensors import nest_of
 from daemon.transfer.optimizers import RESTARTS, Lbfgs

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from daemon.errors import JobError, Reason
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 from daemon.transfer import pixels
 from daemon.transfer.losses import Compared
 from daemon.transfer.scales import Subject

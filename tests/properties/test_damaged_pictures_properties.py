@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import hostile, profiles
 
-from daemon import encoding, images
 from daemon.errors import Failure, JobError, Reason
+from daemon.pictures import decoding, encoding
 from daemon.settings import Output
 
 if TYPE_CHECKING:
@@ -146,6 +146,6 @@ def test_a_damaged_picture_is_painted_or_refused_within_bounds(
 
 def _read(path: Path) -> Picture | Failure:
     try:
-        return images.read(path, MEGAPIXELS)
+        return decoding.read(path, MEGAPIXELS)
     except JobError as error:
         return error.failure

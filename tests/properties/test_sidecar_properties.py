@@ -13,7 +13,8 @@ from daemon import safe_yaml, sidecar
 from daemon.errors import Reason
 from daemon.job import EngineInfo, Job, Losses, Painting, Part
 from daemon.outbox import record
-from daemon.settings import LAYERS, MAX_SIZE_PX, PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import LAYERS, MAX_SIZE_PX, Settings
 
 KEYS = [
     *sidecar.SidecarModel.model_fields,

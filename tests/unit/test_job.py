@@ -11,7 +11,8 @@ import pytest
 
 from daemon.errors import Failure, Fault, Reason
 from daemon.job import Face, Job, Part, Stamp, job_id, natural_key, printable, slug
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,8 @@ import pytest
 
 from daemon import sidecar
 from daemon.errors import Fault, Reason
-from daemon.settings import PRESETS, EarlyStop, Settings
+from daemon.presets import PRESETS
+from daemon.settings import EarlyStop, Settings
 from daemon.sidecar import Sidecar
 
 PATHS = ["../../etc/passwd", "/etc/passwd", "sub/a.jpg", "..", ".", "a\\b.jpg", "C:\\a.jpg", "../a.jpg"]

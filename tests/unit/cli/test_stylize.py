@@ -12,8 +12,9 @@ from PIL import Image
 from support.fakes import INFO, PLAN
 from support.trees import save
 
-from daemon import images, sidecar
+from daemon import sidecar
 from daemon.job import Face, Losses, Painting, Step
+from daemon.pictures import decoding
 from daemon.sandbox.client import Decoder, Found
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> St
             def stylize(self, request: Request) -> Iterator[Plan | Step]:
                 run.asked.append(request)
                 yield replace(PLAN, warning=warning)
-                painting = Painting(images.read(request.content, 1), 0, LOSSES, LOSSES, LOSSES, 0.0, 0.0)
+                painting = Painting(decoding.read(request.content, 1), 0, LOSSES, LOSSES, LOSSES, 0.0, 0.0)
                 for number, facts in enumerate(steps):
                     drawn = {"painting": painting} if facts.pop("is_last", False) else {}
                     yield Step(number, 9, 32, LOSSES, 0.0, **facts, **drawn)

@@ -24,7 +24,8 @@ from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter
 from daemon.errors import EngineError, JobError, NotReady, Reason
 from daemon.job import Request
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,13 +229,13 @@ def test_nothing_is_computed_before_the_device_is_set_up(
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """Every decoding: which file, in which thread."""
     found: list[tuple[str, str]] = []
-    decode = local.images.decode
+    decode = local.decoding.decode
 
     def counted(path: Path, *args: Any) -> Any:
         found.append((path.name, threading.current_thread().name))
         return decode(path, *args)
 
-    monkeypatch.setattr(local.images, "decode", counted)
+    monkeypatch.setattr(local.decoding, "decode", counted)
     return found
 
 

@@ -13,10 +13,10 @@ import pytest
 from structlog.testing import capture_logs
 from support.trees import wait_for
 
-from daemon import encoding, images
 from daemon.job import Job
 from daemon.lifeline import Lifeline
 from daemon.outbox.frames import FrameWriter
+from daemon.pictures import decoding, encoding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def test_frames_are_named_by_their_iteration(writer: FrameWriter, tmp_path: Path
     writer.close(Lifeline().beat)
     names = sorted(path.name for path in (tmp_path / "frames").iterdir())
     assert names == ["0000.png", "0010.png", "0020.png", "0030.png"]
-    assert images.read(tmp_path / "frames" / "0030.png", 1).max() == 30
+    assert decoding.read(tmp_path / "frames" / "0030.png", 1).max() == 30
 
 
 def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(writer: FrameWriter, outbox: Outbox) -> None:
@@ -56,7 +56,7 @@ def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(writer: FrameWrite
 
     def look() -> None:
         while not done.is_set():
-            assert images.read(live / "latest.png", 1).shape == (8, 8, 3)
+            assert decoding.read(live / "latest.png", 1).shape == (8, 8, 3)
             seen.add(json.loads((live / "status.json").read_bytes())["iteration"])
 
     with ThreadPoolExecutor(1) as pool:

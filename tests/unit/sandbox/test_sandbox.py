@@ -1,4 +1,4 @@
-"""The decoder: what `images.decode` says, from a process that any picture may take down."""
+"""The decoder: what `decoding.decode` says, from a process that any picture may take down."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from support.fakes import AskedLife
 from support.programs import is_gone
 from support.trees import wait_for
 
-from daemon import images
 from daemon.errors import JobError, NotReady, NotTaken, Reason
 from daemon.lifeline import Lifeline
+from daemon.pictures import decoding
 from daemon.sandbox import child as child_module
 from daemon.sandbox import client
 from daemon.sandbox.client import Decoder
@@ -109,7 +109,7 @@ def verdict(decoder: Decoder, path: Path) -> Any:
 
 
 def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
-    """Sizes, with EXIF orientation applied, and failures, word for word, are those of `images.decode`."""
+    """Sizes, with EXIF orientation applied, and failures, word for word, are those of `decoding.decode`."""
     turned = Image.Exif()
     turned[0x112] = 6
     paths = [
@@ -127,7 +127,7 @@ def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
     answers = []
     for path in paths:
         try:
-            expected: Any = images.decode(path, MEGAPIXELS, path.name).size
+            expected: Any = decoding.decode(path, MEGAPIXELS, path.name).size
         except JobError as error:
             expected = error.failure
         try:
@@ -254,7 +254,7 @@ def test_a_child_ends_with_its_thread_and_the_next_thread_gets_another(make: Mak
 POISON = """
 import errno, os, signal, time
 from pathlib import Path
-from daemon import images
+from daemon.pictures import decoding, srgb
 
 def strike(image):
     folder = Path(os.environ["POISON"])
@@ -274,7 +274,7 @@ def strike(image):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(image)
 
-real, images.srgb.converted = images.srgb.converted, strike
+real, srgb.converted = srgb.converted, strike
 """
 
 
@@ -338,7 +338,7 @@ def test_a_child_killed_once_is_no_fault_of_the_picture(make: Make, tmp_path: Pa
 
 
 def test_a_disk_that_fails_is_no_fault_of_the_picture(make: Make, tmp_path: Path, poison: None) -> None:
-    """An error of the disk reaches the caller as an OSError with number and path, as from `images.decode`."""
+    """An error of the disk reaches the caller as an OSError with number and path, as from `decoding.decode`."""
     path = saved(tmp_path / "b.png", 105)
     with pytest.raises(OSError, match="Input/output error") as caught:
         make().inspect(path, "b", LIFE)

@@ -12,8 +12,9 @@ from PIL import Image
 from support.fakes import FakeEngine, Replaying
 from support.trees import save
 
-from daemon import encoding, images, lifeline, safe_yaml
+from daemon import lifeline, safe_yaml
 from daemon.lifeline import Lifeline
+from daemon.pictures import encoding, film
 from daemon.settings import Output
 from daemon.worker import result
 from daemon.worker.result import GRACE_S, OutOfTime
@@ -142,7 +143,7 @@ def test_the_film_shows_its_frames_in_the_order_of_the_iterations(
     """Frame 10000 comes after frame 5000, though its name sorts before."""
     shown: list[str] = []
     monkeypatch.setattr(
-        images, "animate", lambda frames, _format, _beat: shown.extend(path.stem for path in frames) or b""
+        film, "animate", lambda frames, _format, _beat: shown.extend(path.stem for path in frames) or b""
     )
     _written(make_studio(iterations=10_000, frames={"every": 5_000}), FakeEngine())
     assert shown == ["0000", "5000", "10000"]

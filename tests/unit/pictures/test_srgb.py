@@ -15,7 +15,7 @@ from support import profiles
 from support.hostile import png_chunk
 from support.profiles import ADOBE_RGB, DISPLAY_P3, SRGB, gray_in_srgb, rgb_in_srgb
 
-from daemon import images, srgb
+from daemon.pictures import decoding, srgb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,10 +94,10 @@ CASES: dict[str, tuple[Any, bytes | None, Any]] = {
 }
 
 
-def decode(data: bytes, tmp_path: Path) -> images.Decoded:
+def decode(data: bytes, tmp_path: Path) -> decoding.Decoded:
     """Decode a file from its bytes."""
     (tmp_path / "dropped").write_bytes(data)
-    return images.decode(tmp_path / "dropped", 1.0)
+    return decoding.decode(tmp_path / "dropped", 1.0)
 
 
 @pytest.mark.parametrize("name", CASES)

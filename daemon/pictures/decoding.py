@@ -1,24 +1,22 @@
-"""Picture files to arrays, and these to other sizes; only this and `encoding` import Pillow."""
+"""Picture files to arrays: recognized, limited, turned upright, in sRGB."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import re
 import warnings
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from daemon import srgb
 from daemon.errors import SCALE_DOWN, Failure, JobError, Reason, too_large, unreadable
 from daemon.job import printable
-from daemon.settings import scaled
+from daemon.pictures import srgb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from daemon.job import Picture
@@ -27,20 +25,9 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # JPEG i
 _HEIF: Final = re.compile(rb"....ftyp.{0,24}?(hei[cxms]|hev[cxms])", re.DOTALL)  # brands of HEIC files
 WHITE: Final = "#ffffff"
 ANIMATED: Final = "it is animated: only its first picture is used"
-LUMA: Final = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
-MIN_SIDE_PX: Final = 16  # VGG19 pools a picture four times before its fifth block: 16 px become 1
-FILM_FRAMES: Final = 120
-FILM_SIZE_PX: Final = 1024
-FRAME_MS: Final = 120
-LAST_FRAME_MS: Final = 2000
 _OF_THE_DISK: Final = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _FILMS: Final = {"PNG", "WEBP", "GIF", "AVIF"}  # the further pictures of the others are no animation
 _OPAQUE: Final = 255
-WITH_ALPHA: Final = {"png", "webp", "tiff", "avif"}  # of a result
-
-# `read` checks the size in the header before decoding; Pillow's own limit only warns up to twice its value.
-Image.MAX_IMAGE_PIXELS = None
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each one reserves address space, of which the sandbox has little
 
 
 class Decoded(NamedTuple):
@@ -168,51 +155,3 @@ def _no_picture(name: str, error: Exception) -> Failure:
         return unreadable(name, f"not a readable picture in any of the formats {', '.join(FORMATS)}")
     cause = printable(str(error))[:100] or type(error).__name__
     return unreadable(name, f"not a readable picture ({cause})")
-
-
-def fit(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Scale a (height, width) as `scaled` does; JobError if its short side would be below `MIN_SIDE_PX`."""
-    fitted = scaled(height, width, longest)
-    if min(fitted) < MIN_SIDE_PX:
-        why = f"{width} x {height} px scaled to {longest} px is {min(fitted)} px on its short side"
-        hint = f"VGG19 needs {MIN_SIDE_PX} px: use a larger size or style_scale, or crop the picture"
-        raise JobError(Failure(Reason.PICTURE_TOO_NARROW, why, hint))
-    return fitted
-
-
-def resize(picture: Picture, height: int, width: int) -> Picture:
-    """Resample to (height, width, 3), or an alpha channel to (height, width), with Pillow's LANCZOS."""
-    if picture.shape[:2] == (height, width):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
-
-
-def cover(picture: Picture, height: int, width: int) -> Picture:
-    """Resample to (height, width, 3); crop the longer dimension instead of distorting the picture."""
-    return np.asarray(ImageOps.fit(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS))
-
-
-def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lambda: None) -> bytes:  # noqa: A002
-    """Make a looping webp or gif animation that pauses on its last frame.
-
-    It has at most `FILM_FRAMES` of the frames, evenly chosen, at the size of the last one, but at most
-    `FILM_SIZE_PX` on its longest side, since the frames themselves are published beside it. An exception that
-    `beat` raises before a frame ends the encoding.
-    """
-    step = max(1, -(-(len(frames) - 1) // (FILM_FRAMES - 1)))  # the last frame is added to these
-    chosen = [*frames[:-1:step], frames[-1]]
-    with Image.open(frames[-1]) as last:
-        height, width = scaled(last.height, last.width, min(FILM_SIZE_PX, max(last.size)))
-
-    def pictures() -> Iterator[Image.Image]:
-        for path in chosen:
-            beat()
-            with Image.open(path) as image:
-                yield image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-
-    film = pictures()
-    durations = [FRAME_MS] * (len(chosen) - 1) + [LAST_FRAME_MS]
-    options: dict[str, Any] = {"quality": 85} if format == "webp" else {}
-    buffer = io.BytesIO()
-    next(film).save(buffer, format, save_all=True, append_images=film, duration=durations, loop=0, **options)
-    return buffer.getvalue()

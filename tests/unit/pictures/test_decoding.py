@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import random
 import struct
 import sys
@@ -16,8 +15,8 @@ from PIL import Image
 from support import hostile, profiles
 from support.profiles import DISPLAY_P3
 
-from daemon import images
 from daemon.errors import JobError, Reason
+from daemon.pictures import decoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +43,7 @@ def read(tmp_path: Path) -> Reader:
 
     def reader(data: bytes, max_megapixels: float = 1.0) -> Picture:
         (tmp_path / "dropped").write_bytes(data)
-        return images.read(tmp_path / "dropped", max_megapixels, "a.jpg")
+        return decoding.read(tmp_path / "dropped", max_megapixels, "a.jpg")
 
     return reader
 
@@ -234,7 +233,7 @@ def test_a_heic_is_read_by_the_extra(tmp_path: Path) -> None:
         tmp_path / "a.heic", quality=100, chroma=444, exif=exif.tobytes(), icc_profile=profiles.rgb(DISPLAY_P3)
     )
 
-    found = images.decode(tmp_path / "a.heic", 1.0)
+    found = decoding.decode(tmp_path / "a.heic", 1.0)
 
     expected = profiles.rgb_in_srgb(np.array([200.0, 30, 90]), DISPLAY_P3)
     assert (found.size, found.warnings) == ((64, 48), ())
@@ -247,7 +246,7 @@ def test_a_heic_without_the_extra_says_what_to_install(tmp_path: Path, monkeypat
     (tmp_path / "a.heic").write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(40))
 
     with pytest.raises(JobError) as caught:
-        images.decode(tmp_path / "a.heic", 1.0)
+        decoding.decode(tmp_path / "a.heic", 1.0)
 
     assert caught.value.failure.reason is Reason.NOT_A_PICTURE
     assert "pip install pillow-heif" in caught.value.failure.hint
@@ -288,7 +287,7 @@ def test_only_formats_of_the_list_are_opened(read: Reader, format_: str) -> None
 def test_a_missing_file_is_no_picture(tmp_path: Path) -> None:
     """A file that vanished fails the job, not the daemon; without a given name the error has the file's own."""
     with pytest.raises(JobError) as caught:
-        images.read(tmp_path / "gone.jpg", 1.0)
+        decoding.read(tmp_path / "gone.jpg", 1.0)
 
     assert caught.value.failure.file == "gone.jpg"
 
@@ -393,63 +392,12 @@ def test_reading_warns_nobody(read: Reader) -> None:
     assert read(saved(Image.new("L", (12_000, 8_000))), max_megapixels=100).shape == (8_000, 12_000, 3)
 
 
-# What is made of it
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "longest", "expected"),
-    [
-        (768, 1024, 256, (192, 256)),
-        (1024, 768, 256, (256, 192)),
-        (100, 100, 512, (512, 512)),
-        (3, 100, 1000, (30, 1000)),
-        (16, 16, 16, (16, 16)),
-        (683, 1024, 512, (342, 512)),
-    ],
-)
-def test_a_size_is_fitted_to_its_longest_side(
-    height: int, width: int, longest: int, expected: tuple[int, int]
-) -> None:
-    """The longest side is what was asked for, the other one follows."""
-    assert images.fit(height, width, longest) == expected
-
-
-@pytest.mark.parametrize(("height", "width"), [(3, 100), (100, 3), (1, 16384)])
-def test_a_picture_too_narrow_for_vgg19_is_refused(height: int, width: int) -> None:
-    """A short side below 16 px is an error before the painting begins."""
-    with pytest.raises(JobError) as caught:
-        images.fit(height, width, 512)
-
-    assert caught.value.failure.reason is Reason.PICTURE_TOO_NARROW
-    assert f"{width} x {height} px" in caught.value.failure.message
-
-
-def test_resizing_is_pillows_lanczos() -> None:
-    """The reference losses hold for this filter alone."""
-    expected = np.asarray(Image.fromarray(RAMP).resize((20, 10), Image.Resampling.LANCZOS))
-
-    assert np.array_equal(images.resize(RAMP, 10, 20), expected)
-    assert images.resize(RAMP, HEIGHT, WIDTH) is RAMP
-
-
-def test_covering_crops_instead_of_stretching() -> None:
-    """A square in the middle of a wide picture stays a square."""
-    wide = np.zeros((20, 60, 3), np.uint8)
-    wide[5:15, 25:35] = 255
-
-    covered = images.cover(wide, 40, 40)
-
-    assert covered.shape == (40, 40, 3)
-    lit = covered[..., 0] > 127
-    assert abs(int(lit.any(axis=0).sum()) - int(lit.any(axis=1).sum())) <= 1
-
-
 # What lies below transparent parts
 
 
-def decoded(rgba: Any) -> images.Decoded:
+def decoded(rgba: Any) -> decoding.Decoded:
     """A picture with an alpha channel."""
-    return images.Decoded(Image.fromarray(np.asarray(rgba, np.uint8)))
+    return decoding.Decoded(Image.fromarray(np.asarray(rgba, np.uint8)))
 
 
 @pytest.mark.parametrize(
@@ -475,17 +423,17 @@ def test_an_opaque_alpha_channel_is_none(read: Reader, tmp_path: Path) -> None:
     image.putalpha(255)
 
     assert np.array_equal(read(saved(image)), RAMP)
-    assert images.decode(tmp_path / "dropped", 1.0).alpha is None
+    assert decoding.decode(tmp_path / "dropped", 1.0).alpha is None
 
 
 @pytest.mark.parametrize("format_", ["GIF", "PNG", "WEBP", "AVIF"])
 def test_only_an_animation_is_warned_of(tmp_path: Path, format_: str) -> None:
     """Several pictures are reduced to the first, with a warning; one picture is not warned of."""
     frames = [Image.new("RGB", (WIDTH, HEIGHT), color) for color in ("red", "green", "blue")]
-    for count, expected in ((1, ()), (3, (images.ANIMATED,))):
+    for count, expected in ((1, ()), (3, (decoding.ANIMATED,))):
         data = saved(frames[0], format_, save_all=True, append_images=frames[1:count])
         (tmp_path / "film").write_bytes(data)
-        assert images.decode(tmp_path / "film", 1.0).warnings == expected
+        assert decoding.decode(tmp_path / "film", 1.0).warnings == expected
 
 
 def test_the_second_picture_of_a_phone_is_no_animation(tmp_path: Path) -> None:
@@ -494,49 +442,9 @@ def test_the_second_picture_of_a_phone_is_no_animation(tmp_path: Path) -> None:
         saved(Image.fromarray(RAMP), "MPO", save_all=True, append_images=[Image.new("L", (8, 8))])
     )
 
-    found = images.decode(tmp_path / "phone", 1.0)
+    found = decoding.decode(tmp_path / "phone", 1.0)
 
     assert (found.size, found.warnings) == ((HEIGHT, WIDTH), ())
-
-
-@pytest.mark.parametrize("format_", ["webp", "gif"])
-def test_a_film_shows_every_frame_and_rests_on_the_last(tmp_path: Path, format_: str) -> None:
-    """Frames of different sizes become one looping film at the last one's size."""
-    paths = []
-    for number, size in enumerate([(16, 12), (32, 24), (32, 24)]):
-        paths.append(tmp_path / f"{number}.png")
-        Image.new("RGB", size, (90 * number, 0, 0)).save(paths[-1])
-
-    film = Image.open(io.BytesIO(images.animate(paths, format_)))
-
-    durations = []
-    for frame in range(film.n_frames):
-        film.seek(frame)
-        film.load()
-        durations.append(film.info["duration"])
-    assert film.size == (32, 24)
-    assert durations == [120, 120, 2000]
-    assert film.info["loop"] == 0
-
-
-@pytest.mark.parametrize("count", [1, 2, 119, 120, 121, 239, 240, 360, 1001])
-def test_a_film_has_its_ends_and_no_more_than_its_share(tmp_path: Path, count: int) -> None:
-    """However many frames there are, a film shows at most 120 of them, the first and the last among them."""
-    paths = []
-    for number in range(count):
-        paths.append(tmp_path / f"{number}.png")
-        Image.new("RGB", (1, 1), (number % 256, number // 256, 0)).save(paths[-1])
-
-    film = Image.open(io.BytesIO(images.animate(paths, "gif")))
-
-    shown = []
-    for frame in range(film.n_frames):
-        film.seek(frame)
-        red, green, _ = film.convert("RGB").getpixel((0, 0))
-        shown.append(red + 256 * green)
-    assert min(count, 60) <= len(shown) <= 120
-    assert (shown[0], shown[-1]) == (0, count - 1)
-    assert len({after - before for before, after in itertools.pairwise(shown[:-1])}) <= 1
 
 
 def test_damaged_metadata_is_not_a_warning(tmp_path: Path) -> None:
@@ -546,5 +454,5 @@ def test_damaged_metadata_is_not_a_warning(tmp_path: Path) -> None:
 
     with pytest.warns(UserWarning, match="Invalid APNG"), Image.open(tmp_path / "photo"):
         pass
-    assert images.header_size(tmp_path / "photo") == RAMP.shape[:2]
-    assert np.array_equal(images.read(tmp_path / "photo", 1), RAMP)
+    assert decoding.header_size(tmp_path / "photo") == RAMP.shape[:2]
+    assert np.array_equal(decoding.read(tmp_path / "photo", 1), RAMP)

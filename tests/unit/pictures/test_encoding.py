@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import IFD, Base
 
-from daemon import encoding, srgb
 from daemon.errors import JobError, Reason
+from daemon.pictures import encoding, srgb
 from daemon.settings import Output
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from PIL.ExifTags import IFD, Base
 
-from daemon import __version__, images, srgb
+from daemon import __version__
 from daemon.errors import Failure, JobError, Reason
+from daemon.pictures import decoding, srgb
 from daemon.settings import Output
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from daemon.job import DeepPicture, Picture
 
 SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff", "avif": ".avif"}
+WITH_ALPHA: Final = {"png", "webp", "tiff", "avif"}
 PLAIN: Final = Output(metadata="none")
 SOFTWARE: Final = f"styletransferd {__version__}"
 # The IPTC's term for "augmentation, correction or enhancement using a Generative AI model".
@@ -70,14 +72,14 @@ class _Header(io.FileIO):
 def carried_exif(path: Path, metadata: str) -> bytes:
     """Take from a photo's EXIF what `output.metadata` lets a result carry; nothing where it is damaged.
 
-    Neither its orientation is carried, as `images.decode` applies it, nor a thumbnail.
+    Neither its orientation is carried, as `decoding.decode` applies it, nor a thumbnail.
     """
     if metadata == "none":
         return b""
     carried, is_all = Image.Exif(), metadata == "all"
     with contextlib.suppress(Exception), warnings.catch_warnings():  # Pillow raises exceptions of many kinds
         warnings.simplefilter("ignore")
-        with _Header(path) as file, Image.open(file, formats=images.FORMATS) as image:
+        with _Header(path) as file, Image.open(file, formats=decoding.FORMATS) as image:
             found = Image.Image.getexif(image)  # a PNG's own method decodes the picture
             carried.update(_as_read(found, _ALL if is_all else _SAFE))
             inner = found.get_ifd(IFD.Exif)
