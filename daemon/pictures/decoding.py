@@ -79,7 +79,7 @@ def decode(path: Path, max_megapixels: float, name: str = "") -> Decoded:
         OSError: the disk cannot read the file.
     """
     name = name or path.name
-    with _errors_of(name), _opened(path) as image:
+    with _errors_of(name), opened(path) as image:
         _check_header(image, max_megapixels, name)
         image.load()
         converted, warning = srgb.converted(ImageOps.exif_transpose(image))
@@ -112,12 +112,12 @@ def _is_film(image: Image.Image) -> bool:
 
 def header_size(path: Path) -> tuple[int, int]:
     """Read a picture's stored height and width, before any EXIF orientation; OSError if it is not one."""
-    with _opened(path) as image:
+    with opened(path) as image:
         return image.height, image.width
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture without decoding it; Pillow's warnings about damaged metadata are suppressed.
 
     A file is opened, not its path: Pillow memory-maps some files and then ignores their orientation.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-import warnings
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,20 +54,6 @@ _SAVE: Final[dict[str, dict[str, Any]]] = {  # without `output.quality`
 }
 
 
-class _Header(io.FileIO):
-    """A file of which no more is read than it takes: directories of tags may name the same bytes many times."""
-
-    left = 1 << 28
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Read as a file does; ValueError once it was too much."""
-        data = super().read(size) or b""
-        self.left -= len(data)
-        if self.left < 0:
-            raise ValueError("too much metadata")
-        return data
-
-
 def carried_exif(path: Path, metadata: str) -> bytes:
     """Take from a photo's EXIF what `output.metadata` lets a result carry; nothing where it is damaged.
 
@@ -77,19 +62,20 @@ def carried_exif(path: Path, metadata: str) -> bytes:
     if metadata == "none":
         return b""
     carried, is_all = Image.Exif(), metadata == "all"
-    with contextlib.suppress(Exception), warnings.catch_warnings():  # Pillow raises exceptions of many kinds
-        warnings.simplefilter("ignore")
-        with _Header(path) as file, Image.open(file, formats=decoding.FORMATS) as image:
-            found = Image.Image.getexif(image)  # a PNG's own method decodes the picture
-            carried.update(_as_read(found, _ALL if is_all else _SAFE))
-            inner = found.get_ifd(IFD.Exif)
-            tags = set(inner) - _NOT_OF_THE_RESULT if is_all else _SAFE & set(inner)
-            if tags:
-                carried[IFD.Exif] = {tag: inner[tag] for tag in tags}
-            if is_all and (place := found.get_ifd(IFD.GPSInfo)):
-                carried[IFD.GPSInfo] = place
-            data = carried.tobytes()
-            return data if carried and len(data) <= _MAX_EXIF_BYTES else b""
+    with (
+        contextlib.suppress(Exception),
+        decoding.opened(path) as image,
+    ):  # Pillow raises exceptions of many kinds
+        found = Image.Image.getexif(image)  # a PNG's own method decodes the picture
+        carried.update(_as_read(found, _ALL if is_all else _SAFE))
+        inner = found.get_ifd(IFD.Exif)
+        tags = set(inner) - _NOT_OF_THE_RESULT if is_all else _SAFE & set(inner)
+        if tags:
+            carried[IFD.Exif] = {tag: inner[tag] for tag in tags}
+        if is_all and (place := found.get_ifd(IFD.GPSInfo)):
+            carried[IFD.GPSInfo] = place
+        data = carried.tobytes()
+        return data if carried and len(data) <= _MAX_EXIF_BYTES else b""
     return b""
 
 
