@@ -21,9 +21,18 @@ def fit(height: int, width: int, longest: int) -> tuple[int, int]:
     fitted = scaled(height, width, longest)
     if min(fitted) < MIN_SIDE_PX:
         why = f"{width} x {height} px scaled to {longest} px is {min(fitted)} px on its short side"
-        hint = f"VGG19 needs {MIN_SIDE_PX} px: use a larger size or style_scale, or crop the picture"
+        hint = f"VGG19 needs {MIN_SIDE_PX} px: use a larger size, or crop the picture"
         raise JobError(Failure(Reason.PICTURE_TOO_NARROW, why, hint))
     return fitted
+
+
+def fit_style(height: int, width: int, longest: int, final: int) -> tuple[int, int]:
+    """Scale a style as `fit` does, but no further down than VGG19 can take.
+
+    For that it is enlarged to its longest side at the final size at most; JobError if that is not enough.
+    """
+    least = -(-MIN_SIDE_PX * max(height, width) // min(height, width))
+    return fit(height, width, max(longest, min(least, max(final, height, width))))
 
 
 def resize(picture: Picture, height: int, width: int) -> Picture:

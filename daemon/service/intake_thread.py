@@ -87,17 +87,16 @@ def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder
 def _require_width(settings: Settings, parts: list[Part]) -> None:
     """Raise JobError if the last one of a drop's parts so far becomes too narrow for VGG19.
 
-    The content comes before its styles, which stay wide enough at the coarse sizes. A start and a mask take the
-    content's shape.
+    The content comes before its styles. A start and a mask take the content's shape.
     """
     part = parts[-1]
+    content = next((one for one in parts if one.role == "content"), part)
+    scales = settings.all_scales(content.height_px, content.width_px)
     if part.role == "content":
-        coarsest = settings.all_scales(part.height_px, part.width_px)[0].size
-        resampling.fit(part.height_px, part.width_px, coarsest)
+        resampling.fit(part.height_px, part.width_px, scales[0].size)
     elif part.role == "style":
-        sides = [max(one.height_px, one.width_px) for one in parts if one is part or one.role == "content"]
-        final = settings.all_scales(max(sides), max(sides))[-1].size
-        resampling.fit(part.height_px, part.width_px, round(settings.style_scale * part.scale * final))
+        final = round(settings.style_scale * part.scale * scales[-1].size)
+        resampling.fit_style(part.height_px, part.width_px, final, final)
 
 
 class IntakeThread:

@@ -93,12 +93,11 @@ class Subject:
         Raises:
             JobError: one is too narrow for VGG19 at its own size and at the final one.
         """
-        final = self.scales()[-1].longest
-        styles = zip(self.styles, self.style_factors(), strict=True)
-        scaled = [
-            _no_narrower(style, round(factor * scale.longest), round(factor * final))
-            for (style, _), factor in styles
-        ]
+        final, scaled = self.scales()[-1].longest, []
+        for (style, _), factor in zip(self.styles, self.style_factors(), strict=True):
+            height, width = style.shape[:2]
+            size = resampling.fit_style(height, width, round(factor * scale.longest), round(factor * final))
+            scaled.append(resampling.resize(style, *size))
         return self._adapted(scaled, scale)
 
     def start(self, scale: Scale) -> Picture:
@@ -145,11 +144,3 @@ class Subject:
             return pixels.clip(tf.image.resize(image, size, "lanczos3"))
         change = image - pixels.to_vgg(self.start(before))  # (1, H, W, 3)
         return pixels.clip(pixels.to_vgg(self.start(scale)) + tf.image.resize(change, size, "lanczos3"))
-
-
-def _no_narrower(style: Picture, longest: int, final: int) -> Picture:
-    """Scale a style, no further down than VGG19 can take, and no further up than itself or the final size."""
-    height, width = style.shape[:2]
-    least = -(-resampling.MIN_SIDE_PX * max(height, width) // min(height, width))
-    height, width = resampling.fit(height, width, max(longest, min(least, max(final, height, width))))
-    return resampling.resize(style, height, width)
