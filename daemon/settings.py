@@ -255,7 +255,7 @@ class Settings(Model):
         "auto", description="Color below transparent parts: auto, the mean of the opaque part, or a color."
     )
     alpha: Literal["keep", "flatten"] = Field(
-        "keep", description="Transparency of the photo: kept in the result (png, webp, tiff), or not."
+        "keep", description="Transparency of the photo: kept in the result, but not in jpeg; or not."
     )
     seed: Whole = Field(0, ge=0, lt=2**63, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(

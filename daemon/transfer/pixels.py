@@ -44,7 +44,8 @@ def unrounded(image: Tensor) -> Floats:
 
 def deep(picture: Floats) -> DeepPicture:
     """Round (H, W, 3) float32 RGB, 0 to 255, to 16 bits a channel: white is 65535."""
-    return np.multiply(picture, 257, dtype=np.float64).round().astype(np.uint16)
+    exact = np.multiply(picture, 257, dtype=np.float64)
+    return np.rint(exact, out=exact).astype(np.uint16)
 
 
 def clip(image: Tensor) -> Tensor:
