@@ -78,7 +78,8 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
         if not separator:
             raise typer.BadParameter(f"--set {pair}: must be KEY=VALUE, such as size=800")
         try:
-            value = safe_yaml.parse(text.encode("utf-8", "surrogateescape"))
+            is_color = text.startswith("#")  # which YAML takes for a comment
+            value = text if is_color else safe_yaml.parse(text.encode("utf-8", "surrogateescape"))
         except safe_yaml.DocumentError as error:
             raise typer.BadParameter(f"--set {pair}: {error}") from None
         section, dot, inner = key.partition(".")

@@ -106,6 +106,13 @@ def test_the_name_chooses_the_format_and_set_the_rest(stylize: Stylize, tmp_path
     assert stylize({"is_last": True}, options=("--set", "output=3")).code == 2
 
 
+def test_a_color_needs_no_quotes(stylize: Stylize) -> None:
+    """YAML would take it for a comment, and the key for not set."""
+    assert stylize({"is_last": True}, options=("--set", "background=#FF0000")).code == 0
+    assert stylize.asked[0].settings.background == "#ff0000"
+    assert stylize({}, options=("--set", "background=#12")).code == 2
+
+
 def test_an_engine_without_a_picture_is_one_line(stylize: Stylize, tmp_path: Path) -> None:
     """Steps that end without a painting exit 1 with a plain message, and write nothing."""
     assert stylize({}, {}) == (1, "", "styletransferd: the engine ended without a picture\n")
