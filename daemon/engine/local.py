@@ -191,7 +191,7 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
     return Subject(
         content=content,
         styles=[
-            (decoding.decode(path, max_megapixels).over(settings.background), weight)
+            (decoding.decode(path, max_megapixels).cropped().over(settings.background), weight)
             for path, weight in request.styles
         ],
         settings=settings,

@@ -46,6 +46,10 @@ class Decoded(NamedTuple):
         """Its alpha channel, (H, W); None where everything is opaque."""
         return np.asarray(self.image.getchannel("A")) if self.image.mode == "RGBA" else None
 
+    def cropped(self) -> Decoded:
+        """Cut off what is transparent on every side."""
+        return self if self.image.mode == "RGB" else self._replace(image=self.image.crop(self.image.getbbox()))
+
     def over(self, background: str) -> Picture:
         """Lay it on `#rrggbb`, or for `auto` on the mean color of its opaque part: (H, W, 3) RGB."""
         if self.image.mode == "RGB":

@@ -222,6 +222,18 @@ def test_nothing_is_computed_before_the_device_is_set_up(
     assert done == [False, "device", "network"]
 
 
+def test_what_is_transparent_around_a_painting_does_not_count(engine: LocalEngine, request_for: Ask) -> None:
+    """A painting within a transparent margin has the losses of the painting alone."""
+    request = request_for(size=64)
+    expected = list(steps_of(engine, request))
+    path = request.styles[0][0]
+    with Image.open(path) as painting:
+        wide = Image.new("RGBA", (painting.width + 40, painting.height + 20))
+        wide.paste(painting, (30, 0))
+    wide.save(path)
+    assert _numbers(list(steps_of(engine, request))) == _numbers(expected)
+
+
 # Prefetched
 
 
