@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MEAN_BGR: Final = np.array([103.939, 116.779, 123.68], np.float32)
 LOWEST: Final = -MEAN_BGR  # black
 HIGHEST: Final = np.float32(255) - MEAN_BGR  # white
-
 LUMA: Final = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 _LEAST: Final = 1e-6
 
