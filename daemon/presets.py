@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, Final
 
-from daemon.settings import AUTO_ITERATIONS, Settings
+from daemon.settings import AUTO_ITERATIONS, DEEP_FORMATS, Settings
 
 _BALANCED: Final = Settings().model_dump(
     exclude={
@@ -40,7 +40,8 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
 
     A preset named in the sidecar overrides the config's `defaults`, because the person asked for it. Without
     one, the preset of `defaults` applies below the other defaults. A key set to null counts as not set. If the
-    sidecar sets a size but no scales, only the scales of `defaults` below that size are kept.
+    sidecar sets a size but no scales, only the scales of `defaults` below that size are kept. Of an `output`
+    below, the bits are kept where the format holds them.
 
     `preset` is the one named in the sidecar, `house` the config's `defaults`, and `own` the sidecar's keys.
     """
@@ -53,7 +54,9 @@ def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> di
     for key, value in itertools.chain.from_iterable(layer.items() for layer in layers):
         below = result.get(key)
         if key in {"frames", "output"} and isinstance(below, dict) and isinstance(value, dict):
-            result[key] = {**below, **value}
+            is_deep = value.get("format", "png") in DEEP_FORMATS
+            kept = {name: item for name, item in below.items() if is_deep or name != "bits"}
+            result[key] = {**kept, **value}
         elif value is not None or not isinstance(key, str):  # which is a fault in any case
             result[key] = value
     final = own.get("size")

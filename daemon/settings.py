@@ -34,6 +34,7 @@ LAYERS: Final = tuple(
 )
 
 
+DEEP_FORMATS: Final = ("png", "tiff")  # which hold 16 bits
 MATCH_LAYERS: Final = ("block3_conv1", "block4_conv1")  # of the relaxed earth mover's distance
 
 
@@ -190,7 +191,7 @@ class Frames(Model):
 
 def _bits(value: Any, info: ValidationInfo) -> Any:
     format_ = info.data.get("format", "png")  # a faulty format is reported as such
-    if value == 16 and format_ not in {"png", "tiff"}:  # noqa: PLR2004
+    if value == 16 and format_ not in DEEP_FORMATS:  # noqa: PLR2004
         raise refusal(f"8 for {format_}; 16 bits are for png and tiff")
     return value
 

@@ -23,10 +23,11 @@ def faults_of(**raw: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("format_", ["jpeg", "webp", "avif"])
 def test_sixteen_bits_are_for_formats_that_hold_them(format_: str) -> None:
-    """In any other they are refused, the house's as well; the fault says which do."""
+    """In any other the house's do not apply, and a sidecar's are refused; the fault says which do."""
     house = {"output": {"bits": 16}}
-    assert faults_of(**merged(None, house, {"output": {"format": "tiff"}})) == {}
-    found = faults_of(**merged(None, house, {"output": {"format": format_}}))
+    assert merged(None, house, {"output": {"format": "tiff"}})["output"] == {"format": "tiff", "bits": 16}
+    assert merged(None, house, {"output": {"format": format_}})["output"] == {"format": format_}
+    found = faults_of(**merged(None, house, {"output": {"format": format_, "bits": 16}}))
     assert found["output.bits"] == f"8 for {format_}; 16 bits are for png and tiff"
 
 
