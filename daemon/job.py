@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from daemon.errors import Failure
 from daemon.settings import Scale, Settings
@@ -23,11 +23,19 @@ if TYPE_CHECKING:  # `status` answers without numpy
     import numpy.typing as npt
 
     Picture = npt.NDArray[np.uint8]  # (H, W, 3), RGB, 0..255
+    DeepPicture = npt.NDArray[np.uint16]  # the same, 0..65535
+    AnyPicture = TypeVar("AnyPicture", Picture, npt.NDArray[np.float32])  # 0..255, rounded or not
 
 CHECKPOINT_SUFFIX: Final = ".ckpt"
 Role = Literal["sidecar", "content", "style", "init", "protect"]
 # Settings that a job of an older version lacks, with values that paint what was accepted then.
-_UNCHANGED: Final = {"match_weight": 0, "chroma_limit": False, "protect": "none"}
+_UNCHANGED: Final = {
+    "match_weight": 0,
+    "chroma_limit": False,
+    "protect": "none",
+    "background": "#ffffff",
+    "alpha": "flatten",
+}
 Backward = Literal["gradient", "convolution"]  # of a convolution: by TensorFlow's kernel, or by a convolution
 
 
@@ -77,11 +85,13 @@ class Part:
     mtime_ns: int = 0
     sha256: str = ""  # "" if the spool does not hold the file
     weight: float = 1.0
+    scale: float = 1.0  # of a style: times `style_scale`
     library: bool = False  # from folders.styles: read, never consumed
     height_px: int = 0  # of a picture that was decoded
     width_px: int = 0
     faces: tuple[Face, ...] | None = None  # of a content; None: nobody looked
     detector: str = ""  # what looked for faces, or why nothing did; "": nothing was asked to
+    warnings: tuple[str, ...] = ()  # what its owner should know of a picture
 
     def seen(self, stamp: Stamp) -> Part:
         """Say which file it is."""
@@ -169,6 +179,11 @@ class Job:
         """Describe every accepted file, for people."""
         return [{"role": part.role, "name": printable(part.name), "sha256": part.sha256} for part in self.parts]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What its owner should know of the pictures."""
+        return [f"{printable(part.name)}: {text}" for part in self.parts for text in part.warnings]
+
     def to_json(self) -> bytes:
         """Write as ASCII JSON, names with their surrogates escaped."""
         data = vars(self) | {
@@ -193,7 +208,8 @@ class Job:
 
 def _part(data: dict[str, Any]) -> Part:
     faces = data.get("faces")
-    return Part(**data | {"faces": None if faces is None else tuple(Face(*face) for face in faces)})
+    found = None if faces is None else tuple(Face(*face) for face in faces)
+    return Part(**data | {"faces": found, "warnings": tuple(data.get("warnings", ()))})
 
 
 @dataclass(frozen=True)
@@ -209,7 +225,7 @@ class Losses:
 class Painting:
     """The outcome of a job: the best picture at the final size."""
 
-    picture: Picture
+    picture: Picture | DeepPicture  # deep for `output.bits: 16`; (H, W, 4) with the content's alpha channel
     best_iteration: int
     first: Losses
     best: Losses
@@ -217,7 +233,7 @@ class Painting:
     target_s: float  # computing the start and the targets of every size
     loop_s: float  # iterating, at all sizes
     steps_back: int = 0  # how often the loss diverged
-    profile: bytes | None = None  # the content's RGB color profile, for the result
+    exif: bytes = b""  # what the result carries of the content's
     computed: str = "whole"  # how the last size was computed: whole, or in tiles to save memory
     memory_peak_mb: int | None = None  # of the engine's process during the painting
 
@@ -255,13 +271,14 @@ class Request:
     """The picture that an engine is asked to paint."""
 
     content: Path
-    styles: tuple[tuple[Path, float], ...]
+    styles: tuple[tuple[Path, float], ...]  # with their weights
     init: Path | None
     settings: Settings
     checkpoints: Path | None = None  # the folder of its checkpoints, to resume from after a crash
     frames: frozenset[int] | None = None  # the iterations whose frames are on disk already; None: none are kept
     faces: tuple[Face, ...] = ()  # of the content, to be protected
     mask: Path | None = None  # a picture, white where the content is protected
+    style_scales: tuple[float, ...] = ()  # each style's own, times the settings' `style_scale`; (): 1 each
     smaller: int = 0  # how many tile sizes below the planned one; one more after each attempt out of memory
 
     def has_frames(self, iterations: Iterable[int]) -> bool:

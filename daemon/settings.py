@@ -1,8 +1,9 @@
-"""The settings of one job, merged from presets, the config's defaults and a sidecar."""
+"""The settings of one job: every key, what it may be, and the sizes and iterations of `auto`."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, WrapValidator
@@ -23,7 +24,7 @@ _COARSEST_PX: Final = 128  # the least longest side
 _NARROWEST_PX: Final = 32  # the least shortest side
 # Iterations of `scales: auto` from each longest side on, in proportion: large forms settle at the coarse sizes,
 # where a step is cheap, and the largest ones add strokes.
-_AUTO_ITERATIONS: Final = {0: 56, 256: 28, 512: 18, 1024: 12}
+AUTO_ITERATIONS: Final = {0: 56, 256: 28, 512: 18, 1024: 12}
 # VGG19 (Simonyan and Zisserman, 2015, table 1, column E): here, because sidecars name layers.
 CONVOLUTIONS_PER_BLOCK: Final = (2, 2, 4, 4, 4)
 LAYERS: Final = tuple(
@@ -33,6 +34,7 @@ LAYERS: Final = tuple(
 )
 
 
+DEEP_FORMATS: Final = ("png", "tiff")  # which hold 16 bits
 MATCH_LAYERS: Final = ("block3_conv1", "block4_conv1")  # of the relaxed earth mover's distance
 
 
@@ -87,16 +89,33 @@ def _protect(value: Any) -> Any:
     raise refusal("faces, none, or the name of a mask picture in the same folder", hint=hint)
 
 
+def _color(value: Any) -> Any:
+    """Read `#RRGGBB` and `[r, g, b]` alike."""
+    if isinstance(value, list) and len(value) == 3 and all(type(level) is int for level in value):  # noqa: PLR2004
+        value = "#" + "".join(f"{level:02x}" for level in value)
+    if isinstance(value, str) and re.fullmatch("auto|#[0-9a-f]{6}", value.lower()):
+        return value.lower()
+    raise refusal("auto, a color such as '#ffffff' (in quotes), or [255, 255, 255]")
+
+
 Whole = Annotated[int, BeforeValidator(number)]
 Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(number)]
 Count = Annotated[int, Field(ge=1, le=MAX_ITERATIONS), BeforeValidator(number)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
+StyleScale = Annotated[float, Field(ge=0.1, le=4, allow_inf_nan=False), BeforeValidator(number)]
 PlainName = Annotated[str, BeforeValidator(plain_name)]
 Pixels = Annotated[int, Field(ge=MIN_SIZE_PX, le=MAX_SIZE_PX), BeforeValidator(number)]
 Size = Annotated[
     Pixels | Literal["original"], only(f"a number of pixels from {MIN_SIZE_PX} to {MAX_SIZE_PX}, or original")
 ]
+_LEVEL: Final = {"type": "integer", "minimum": 0, "maximum": 255}
+_COLOR: Final = {
+    "anyOf": [
+        {"type": "string", "pattern": "^(auto|#[0-9A-Fa-f]{6})$"},
+        {"type": "array", "items": _LEVEL, "minItems": 3, "maxItems": 3},
+    ]
+}
 _LAYER: Final = {"enum": list(LAYERS)}
 _LAYER_LIST: Final = {"type": "array", "items": _LAYER, "uniqueItems": True, "minItems": 1}
 _LAYER_MAPPING: Final = {
@@ -170,10 +189,24 @@ class Frames(Model):
         return self.every > 0 and iteration % self.every == 0
 
 
+def _bits(value: Any, info: ValidationInfo) -> Any:
+    format_ = info.data.get("format", "png")  # a faulty format is reported as such
+    if value == 16 and format_ not in DEEP_FORMATS:  # noqa: PLR2004
+        raise refusal(f"8 for {format_}; 16 bits are for png and tiff")
+    return value
+
+
 class Output(Model):
     """How the result is saved."""
 
-    format: Literal["png", "jpeg", "webp", "tiff"] = "png"
+    format: Literal["png", "jpeg", "webp", "tiff", "avif"] = "png"
+    quality: Annotated[int, Field(ge=1, le=100), BeforeValidator(number)] | None = Field(
+        None, description="1 to 100; default: 95 for jpeg, 90 for avif, no loss for webp."
+    )
+    bits: Annotated[Literal[8, 16], BeforeValidator(_bits)] = Field(8, description="16 for png and tiff.")
+    metadata: Literal["none", "safe", "all"] = Field(
+        "safe", description="What is carried of the photo's EXIF: safe leaves out the place and the device."
+    )
 
 
 class Settings(Model):
@@ -196,6 +229,9 @@ class Settings(Model):
     style_layers: LayerWeights = Field(
         {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Layers of the style loss."
     )
+    style_scale: StyleScale = Field(
+        1.0, description="Size of the strokes: the painting's size, in longest sides of the result."
+    )
     match_weight: Fraction = Field(
         0.2, description="Share of the style loss that matches each feature with its nearest; for balanced."
     )
@@ -205,6 +241,10 @@ class Settings(Model):
     init_colors: Literal["style", "content"] = Field(
         "style", description="Colors of a start from the content: adapted to the style, or unchanged."
     )
+    preserve_color: Literal["none", "luminance", "match"] = Field(
+        "none",
+        description="Colors of the photo that are kept: none, luminance (all of them), match (their range).",
+    )
     chroma_limit: bool = Field(
         default=True, description="Limit the finest color contrasts of the result to the painting's."
     )
@@ -212,13 +252,19 @@ class Settings(Model):
         "faces",
         description="Where the photo counts more: faces, none, or in the white of a mask, a picture's name.",
     )
+    background: Annotated[str, BeforeValidator(_color), WithJsonSchema(_COLOR)] = Field(
+        "auto", description="Color below transparent parts: auto, the mean of the opaque part, or a color."
+    )
+    alpha: Literal["keep", "flatten"] = Field(
+        "keep", description="Transparency of the photo: kept in the result, but not in jpeg; or not."
+    )
     seed: Whole = Field(0, ge=0, lt=2**63, description="For noise.")
     early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
         False,  # noqa: FBT003 - null means "not set"
         description="End a scale once its loss hardly falls; false: never.",
     )
     frames: Frames = Field(Frames(), description="Intermediate pictures and their animation.")
-    output: Output = Field(Output(), description="The format of the result.")
+    output: Output = Field(Output(), description="The file of the result.")
     priority: Whole = Field(
         0, ge=-1000, le=1000, description="Jobs of higher priority start first; then first come, first served."
     )
@@ -263,57 +309,4 @@ def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
 
 def _auto_iterations(size: int) -> int:
     """Give the iterations at a longest side, as many as the default preset would make there."""
-    return next(count for least, count in reversed(_AUTO_ITERATIONS.items()) if size >= least)
-
-
-_BALANCED: Final = Settings().model_dump(
-    include={"strength", "iterations", "scales", "objective", "optimizer", "content_layers", "style_layers"}
-    | {"match_weight", "tv_weight", "pooling", "init", "init_colors", "chroma_limit", "protect"}
-)
-_PAPER: Final = {
-    **{name: value for name, value in _BALANCED.items() if name not in {"strength", "match_weight"}},
-    "iterations": 100,
-    "scales": "none",
-    "objective": "paper",
-    "optimizer": "adam",
-    "learning_rate": 2,
-    "content_weight": 1000,
-    "style_weight": 0.01,
-    "content_layers": {"block5_conv2": 1},
-    "init_colors": "content",
-    "chroma_limit": False,
-    "protect": "none",
-}
-PRESETS: Final[dict[str, dict[str, Any]]] = {
-    "default": _BALANCED,
-    "paper": _PAPER,
-    "preview": {**_BALANCED, "size": 256, "iterations": _AUTO_ITERATIONS[256]},
-    "fine": {**_BALANCED, "size": 1024, "iterations": _AUTO_ITERATIONS[1024]},
-}
-
-
-def merged(preset: str | None, house: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Merge the sources of settings; the sidecar's own keys come first.
-
-    A preset named in the sidecar overrides the config's `defaults`, because the person asked for it. Without
-    one, the preset of `defaults` applies below the other defaults. A key set to null counts as not set. If the
-    sidecar sets a size but no scales, only the scales of `defaults` below that size are kept.
-
-    `preset` is the one named in the sidecar, `house` the config's `defaults`, and `own` the sidecar's keys.
-    """
-    house_keys = {key: value for key, value in house.items() if key != "preset"}
-    if preset:
-        layers = [house_keys, PRESETS.get(preset, {}), own]
-    else:
-        layers = [PRESETS.get(str(house.get("preset") or "default"), {}), house_keys, own]
-    result: dict[str, Any] = {}
-    for key, value in itertools.chain.from_iterable(layer.items() for layer in layers):
-        below = result.get(key)
-        if key in {"frames", "output"} and isinstance(below, dict) and isinstance(value, dict):
-            result[key] = {**below, **value}
-        elif value is not None or not isinstance(key, str):  # which is a fault in any case
-            result[key] = value
-    final = own.get("size")
-    if isinstance(final, int) and isinstance(result.get("scales"), list) and own.get("scales") is None:
-        result["scales"] = [scale for scale in result["scales"] if int(scale["size"]) < final]
-    return result
+    return next(count for least, count in reversed(AUTO_ITERATIONS.items()) if size >= least)

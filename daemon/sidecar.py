@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, WrapVal
 
 from daemon import safe_yaml
 from daemon.errors import Fault
-from daemon.settings import Amount, Model, PlainName, Preset, Settings, has_share, merged, plain_name
+from daemon.presets import merged
+from daemon.settings import Amount, Model, PlainName, Preset, Settings, StyleScale, has_share, plain_name
 from daemon.validation import explain, refusal, shown
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ KEYWORD_PROTECTS: Final = frozenset({"faces", "none"})
 
 
 class StyleRef(Model):
-    """One style picture and its weight in the blend."""
+    """One style picture, its weight in the blend, and its own part of the size of the strokes."""
 
     image: PlainName
     weight: Amount = 1.0
+    scale: StyleScale = 1.0
 
 
 _STYLE: Final = {"anyOf": [{"type": "string"}, StyleRef.model_json_schema()]}

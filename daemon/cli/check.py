@@ -84,13 +84,13 @@ def _faults(file: Path, config: Config) -> tuple[Fault, ...]:
 
 
 def _picture_faults(file: Path, group: pairing.Group, config: Config) -> Iterator[Fault]:
-    from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
+    from daemon.pictures import decoding  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
     for part in (part for part in group.parts if part.role != "sidecar"):
         folder = config.folders.styles if part.library and config.folders.styles else file.parent
         try:
             os.close(files.open_regular(folder.resolve(), part.name))
-            images.read(folder / part.name, config.inbox.max_megapixels)
+            decoding.read(folder / part.name, config.inbox.max_megapixels)
         except (OSError, files.ChangedError) as error:
             yield Fault(str(file), problem=f"{part.role}: {files.cause(error)}: {part.name}")
         except JobError as error:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from daemon.settings import Settings
 
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
+_FORMATS |= {".avif": "avif"}
 
 
 def stylize(
     content: Annotated[Path, typer.Argument(help="The photo.")],
     style: Annotated[Path, typer.Argument(help="The painting.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The picture to write: .png .jpg .webp .tiff")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .png .jpg .webp .tiff .avif")],
     pairs: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any sidecar key, such as size=800.")
     ] = None,
@@ -42,14 +43,16 @@ def stylize(
         raise typer.BadParameter(f"{output}: the output is also an input")
     loaded = load(config, needs_file=False)
     settings = _settings(pairs or [], loaded.defaults, format_)
-    from daemon import images  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
+    from daemon.pictures import decoding, encoding  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
     for path in (content, style):
-        images.read(path, loaded.inbox.max_megapixels)  # a bad picture is reported before the model is loaded
+        # A bad picture is reported before the model is loaded.
+        for warning in decoding.decode(path, loaded.inbox.max_megapixels).warnings:
+            typer.echo(f"{path.name}: {warning}", err=True)
     faces = _faces(content, loaded.inbox.max_megapixels) if settings.protect == "faces" else ()
     engine, _ = start_engine(loaded)
     painting = _follow(engine.stylize(Request(content, ((style, 1.0),), None, settings, faces=faces)))
-    files.replace(output, images.encode(painting.picture, format_, images.icc_profile(content)))
+    files.replace(output, encoding.encode(painting.picture, settings.output, painting.exif))
     typer.echo(str(output))
 
 
@@ -75,13 +78,15 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
         if not separator:
             raise typer.BadParameter(f"--set {pair}: must be KEY=VALUE, such as size=800")
         try:
-            value = safe_yaml.parse(text.encode("utf-8", "surrogateescape"))
+            is_color = text.startswith("#")  # which YAML takes for a comment
+            value = text if is_color else safe_yaml.parse(text.encode("utf-8", "surrogateescape"))
         except safe_yaml.DocumentError as error:
             raise typer.BadParameter(f"--set {pair}: {error}") from None
         section, dot, inner = key.partition(".")
         known = raw.get(section)
         raw[section] = (known if isinstance(known, dict) else {}) | {inner: value} if dot else value
-    raw.setdefault("output", {"format": format_})
+    if isinstance(asked := raw.get("output") or {}, dict):
+        raw["output"] = {**asked, "format": format_}
     read = sidecar.read(raw, "--set", house)
     if read.faults or read.settings is None:
         raise typer.BadParameter("\n".join(str(fault) for fault in read.faults))

@@ -8,7 +8,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from daemon import __version__, images
+import numpy as np
+
+from daemon import __version__
 from daemon.engine import memory, protection
 from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.limits import resident_mb
@@ -18,6 +20,7 @@ from daemon.engine.style_cache import StyleCache
 from daemon.errors import EngineError, NotReady
 from daemon.job import EngineInfo
 from daemon.lifeline import Lifeline
+from daemon.pictures import decoding, encoding, resampling
 from daemon.transfer import weights
 from daemon.transfer.backend import device, footprint
 from daemon.transfer.scales import Subject
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.engine.memory import Work
     from daemon.engine.session import Session
-    from daemon.job import Plan, Request, Step
+    from daemon.job import DeepPicture, Picture, Plan, Request, Step
     from daemon.transfer.losses import Targets
 
 # Nothing larger is decoded, or computed, ahead: it would take memory from the running painting.
@@ -120,7 +123,7 @@ class LocalEngine:
         )
         del checkpoint  # the session drops it as well, once it is loaded
         for step in session.steps(Previews(request.settings.frames, time.monotonic())):
-            yield _completed(step, request, plan.computed, trouble)
+            yield _completed(step, request, ready.subject, plan.computed, trouble)
             trouble, is_stopping = "", life.is_stopping
             if kept and not step.is_replayed and not step.painting and (is_stopping or kept.is_due()):
                 trouble = _save(kept, session)
@@ -140,7 +143,7 @@ class LocalEngine:
         if request.checkpoints is None:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
-        shares = [weight for _, weight in request.styles]
+        shares = [weight for _, weight in request.styles], request.style_scales
         onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
         software = {"styletransferd": __version__, **info.versions, "onednn": onednn}
         computed = info.device, info.precision, info.backward, info.weights_sha256, software
@@ -158,7 +161,7 @@ class LocalEngine:
         MemoryError if there is no room even for the pictures.
         """
         (painter, info), spare_mb = self._load(), self._spare_mb
-        decoded_mb = memory.decoded_mb([images.header_size(path) for path in pictures(request)])
+        decoded_mb = memory.decoded_mb([decoding.header_size(path) for path in pictures(request)])
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
         subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
@@ -175,28 +178,46 @@ class LocalEngine:
 
 def _works(subject: Subject, info: EngineInfo) -> list[Work]:
     sizes = [picture.shape[:2] for picture, _ in subject.styles]
-    return memory.works(subject.settings, subject.content.shape[:2], sizes, info)
+    styles = list(zip(sizes, subject.style_factors(), strict=True))
+    return memory.works(subject.settings, subject.content.shape[:2], styles, info)
 
 
 def _decoded(request: Request, max_megapixels: float) -> Subject:
-    """Decode what a request names; see `images.read`."""
-    content = images.read(request.content, max_megapixels)
+    """Decode what a request names; see `decoding.decode`."""
+    settings = request.settings
+    decoded = decoding.decode(request.content, max_megapixels)
+    content = decoded.over(settings.background)
+    keeps_alpha = settings.alpha == "keep" and settings.output.format in encoding.WITH_ALPHA
     return Subject(
         content=content,
-        styles=[(images.read(path, max_megapixels), weight) for path, weight in request.styles],
-        settings=request.settings,
-        init=images.read(request.init, max_megapixels) if request.init else None,
+        styles=[
+            (decoding.decode(path, max_megapixels).cropped().over(settings.background), weight)
+            for path, weight in request.styles
+        ],
+        settings=settings,
+        init=decoding.read(request.init, max_megapixels) if request.init else None,
         protection=protection.of(request, content, max_megapixels),
+        alpha=decoded.alpha if keeps_alpha else None,
+        style_scales=request.style_scales,
     )
 
 
-def _completed(step: Step, request: Request, computed: str, trouble: str) -> Step:
+def _completed(step: Step, request: Request, subject: Subject, computed: str, trouble: str) -> Step:
     """Add to a step what the session does not know."""
     painting = step.painting
     if painting is not None:
-        profile = images.icc_profile(request.content)
-        painting = replace(painting, profile=profile, computed=computed, memory_peak_mb=footprint.peak_mb())
+        exif = encoding.carried_exif(request.content, request.settings.output.metadata)
+        painting = replace(painting, exif=exif, computed=computed, memory_peak_mb=footprint.peak_mb())
+        if subject.alpha is not None:
+            painting = replace(painting, picture=_with_alpha(painting.picture, subject.alpha))
     return replace(step, painting=painting, trouble=trouble)
+
+
+def _with_alpha(picture: Picture | DeepPicture, alpha: Picture) -> Picture | DeepPicture:
+    """Add the content's alpha channel, (h, w), at the size and in the depth of the picture: (H, W, 4)."""
+    alpha = resampling.resize(alpha, *picture.shape[:2])
+    most = np.iinfo(picture.dtype).max
+    return np.dstack([picture, alpha.astype(picture.dtype) * (most // np.iinfo(alpha.dtype).max)])
 
 
 def _save(kept: Checkpoints, session: Session) -> str:

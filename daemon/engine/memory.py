@@ -62,6 +62,12 @@ _MATCH_MB: Final = {"float32": 154, "bfloat16": 44}
 # The chroma limit, measured: twelve planes of the picture, or of a painting.
 _CHROMA_LIMIT_BYTES: Final = 12 * _FLOAT_BYTES
 
+# A style, beside the pieces of it that the network sees: its pixels, and twice as float32.
+_STYLE_BYTES: Final = 3 + 2 * PICTURE_BYTES
+
+# A style's colors moved to the photo's, measured: three times its pixels in float64.
+_MOVED_BYTES: Final = 3 * 3 * 8
+
 # A pixel decoded: three in Pillow, as many converted, as many in the array.
 _DECODED_BYTES: Final = 3 * 3
 
@@ -85,12 +91,18 @@ class JobPlan(NamedTuple):
     spare_mb: float | None  # what the limit leaves beside the job; None: not known
 
 
-def works(settings: Settings, content: Size, styles: Sequence[Size], info: EngineInfo) -> list[Work]:
-    """Describe the work at every scale of a job, coarse to fine, from its pictures' sizes as dropped."""
-    return [
-        Work(scaled(*content, scale.size), [scaled(*style, scale.size) for style in styles], settings, info)
-        for scale in settings.all_scales(*content)
-    ]
+def works(
+    settings: Settings, content: Size, styles: Sequence[tuple[Size, float]], info: EngineInfo
+) -> list[Work]:
+    """Describe the work at every scale of a job, coarse to fine, from its pictures' sizes as dropped.
+
+    Each style has its longest side in longest sides of the content.
+    """
+    found = []
+    for scale in settings.all_scales(*content):
+        sizes = [scaled(*size, round(factor * scale.size)) for size, factor in styles]
+        found.append(Work(scaled(*content, scale.size), sizes, settings, info))
+    return found
 
 
 def plan(job: Sequence[Work], limit_mb: int | None, smaller: int = 0) -> JobPlan:
@@ -149,7 +161,11 @@ def estimate_mb(work: Work, tile_size: TileSize) -> int:
     """Estimate the peak of the engine's process at one size, in MB of 2^20 bytes."""
     info, settings = work.info, work.settings
     style_layers = {*settings.style_layers, *settings.match_layers}
-    styles = [_FORWARD_BYTES * _piece(size, style_layers, tile_size) for size in work.styles]
+    beside = _STYLE_BYTES if settings.preserve_color == "none" else _MOVED_BYTES
+    styles = [
+        _FORWARD_BYTES * _piece(size, style_layers, tile_size) + beside * math.prod(size)
+        for size in work.styles
+    ]
     base_mb = (_GPU_BASE_MB if info.device.startswith("GPU") else _BASE_MB)[info.precision]
     rotated_mb = _ROTATED_MB[info.precision] if info.backward == "convolution" else 0
     match_mb = _MATCH_MB[info.precision] if settings.match_layers else 0

@@ -68,4 +68,5 @@ def _key(request: Request) -> tuple[Any, ...] | None:
         stamps = tuple(Stamp.of(path.stat()) for path in pictures(request))
     except OSError:
         return None
-    return stamps, tuple(weight for _, weight in request.styles), request.faces, request.settings
+    weights = tuple(weight for _, weight in request.styles)
+    return stamps, weights, request.style_scales, request.faces, request.settings

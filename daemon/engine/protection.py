@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from daemon import images
+from daemon.pictures import decoding, resampling
 from daemon.settings import scaled
+from daemon.transfer import pixels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,7 +22,7 @@ SIDE_PX: Final = 512
 _ACROSS: Final = 0.55
 _DOWN: Final = 0.68
 _REACH: Final = 1.25  # radii at which the protection has fallen to 0
-_LUMA: Final = np.array(images.LUMA, np.float32)
+_LUMA: Final = np.array(pixels.LUMA, np.float32)
 
 
 def of(request: Request, content: Picture, max_megapixels: float) -> Map | None:
@@ -30,12 +31,12 @@ def of(request: Request, content: Picture, max_megapixels: float) -> Map | None:
     It has at most `SIDE_PX` on its longest side; a mask of another aspect is stretched.
 
     Raises:
-        JobError, OSError: the mask cannot be read; see `images.read`.
+        JobError, OSError: the mask cannot be read; see `decoding.read`.
     """
     height, width = content.shape[:2]
     height, width = scaled(height, width, min(SIDE_PX, max(height, width)))
     if request.mask is not None:
-        mask = images.resize(images.read(request.mask, max_megapixels), height, width)
+        mask = resampling.resize(decoding.read(request.mask, max_megapixels), height, width)
         made = mask @ _LUMA / np.float32(255)
     else:
         made = np.zeros((height, width), np.float32)

@@ -29,6 +29,7 @@ from daemon.transfer.targets import targets
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
+    from daemon.job import DeepPicture, Picture
     from daemon.settings import EarlyStop, Frames, Settings
     from daemon.transfer import Tensor
     from daemon.transfer.backend.tile_layout import TileSize
@@ -225,7 +226,7 @@ class Session:
             iteration = self._iterations_before + current.iteration + 1
             message = f"the loss is {losses.total} at iteration {iteration}"
             failure = Failure(Reason.DIVERGED, message, hint="lower learning_rate or the weights")
-            raise JobError(failure, pixels.from_vgg(current.image))
+            raise JobError(failure, self._subject.shown(pixels.from_vgg(current.image)))
         self._steps_back += 1
         moved, state = self._step.damped(current.image, current.state)
         self._iterate = current._replace(moved=moved, state=state)
@@ -257,7 +258,7 @@ class Session:
         has_picture = previews is not None and previews.choose(row.iteration, time.monotonic())
         return replace(
             row,
-            picture=pixels.from_vgg(current.image) if has_picture else None,
+            picture=self._subject.shown(pixels.from_vgg(current.image)) if has_picture else None,
             painting=self._painting() if self._is_last_scale and self._is_scale_done else None,
         )
 
@@ -271,7 +272,7 @@ class Session:
             if best is not last:
                 last_losses = self._exact_losses(self._exact, self._iterate.image)
         return Painting(
-            picture=self._subject.finished(pixels.from_vgg(self._best_image)),
+            picture=self._finished(),
             best_iteration=best.iteration,
             first=first_losses,
             best=best_losses,
@@ -280,6 +281,12 @@ class Session:
             loop_s=last.elapsed_s - self._target_s,
             steps_back=self._steps_back,
         )
+
+    def _finished(self) -> Picture | DeepPicture:
+        """Finish the best picture, of 8 bits from what it is rounded to, of 16 from what was computed."""
+        if self._subject.settings.output.bits == 8:  # noqa: PLR2004
+            return self._subject.finished(pixels.from_vgg(self._best_image))
+        return pixels.deep(self._subject.finished(pixels.unrounded(self._best_image)))
 
     def _exact_losses(self, exact: transfer.Step, image: Tensor) -> Losses:
         """Compute the losses of a picture of the last scale, (1, H, W, 3), in float32."""

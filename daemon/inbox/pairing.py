@@ -92,17 +92,17 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> G
     stem = PurePath(name).stem
     parts, missing = [Part("sidecar", name)], []
 
-    def want(role: Role, wanted: str, weight: float = 1.0) -> None:
+    def want(role: Role, wanted: str, weight: float = 1.0, scale: float = 1.0) -> None:
         local = find(wanted, names)
         found = local or (find(wanted, library) if role == "style" else None)
         if found is None:
             missing.append(wanted)
         else:
-            parts.append(Part(role, found, weight=weight, library=local is None))
+            parts.append(Part(role, found, weight=weight, scale=scale, library=local is None))
 
     want("content", sidecar.content or _conventional(stem, "content", names))
     for style in sidecar.styles:
-        want("style", style.image, style.weight)
+        want("style", style.image, style.weight, style.scale)
     if not sidecar.styles:
         want("style", _conventional(stem, "style", names))
     if sidecar.init:

@@ -8,8 +8,9 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import files, images, logs
+from daemon import files, logs
 from daemon.errors import NotReady
+from daemon.pictures import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ class FrameWriter:
             self._unwritten.popleft()
 
     def _write(self, frame: int | None, picture: Picture | None, status: dict[str, Any]) -> None:
-        data = images.encode(picture, "png") if picture is not None else None
+        data = encoding.encode(picture) if picture is not None else None
         try:
             if self._has_preview:
                 self._outbox.preview(self._job, data, status)

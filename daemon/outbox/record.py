@@ -73,6 +73,7 @@ def result(
             "detector": content.detector or None,
         },
         "inputs": job.inputs_on_record(),
+        "warnings": job.warnings,
         "versions": {**job.versions, **info.versions},
     }
     text = safe_yaml.dump({**names, **_as_painted(job, content), "result": made})
@@ -89,9 +90,9 @@ def _as_painted(job: Job, content: Part) -> dict[str, Any]:
 
 def _style(job: Job) -> str | list[dict[str, Any]]:
     styles = job.parts_of("style")
-    if len(styles) == 1:
+    if len(styles) == 1 and styles[0].scale == 1:
         return styles[0].name
-    return [{"image": part.name, "weight": part.weight} for part in styles]
+    return [{"image": part.name, "weight": part.weight, "scale": part.scale} for part in styles]
 
 
 def error(job: Job, failure: Failure, attempt: int, failed_at: str) -> bytes:

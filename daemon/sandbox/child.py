@@ -1,4 +1,4 @@
-"""The decoder's own process: `images.read` and `faces.find` behind a pipe, under a memory limit. No TensorFlow.
+"""The decoder's process: `decoding.decode` and `faces.find` behind a pipe, under a memory limit. No TensorFlow.
 
 Run as `python -m daemon.sandbox.child PARENT FD MEGAPIXELS BYTES`. It ends when idle, or after many pictures.
 """
@@ -14,15 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import images, processes
+from daemon import processes
 from daemon.errors import JobError, too_large
+from daemon.pictures import decoding
 from daemon.sandbox import READY, faces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-    from daemon.job import Picture
+    from daemon.pictures.decoding import Decoded
 
 IDLE_S: Final = 60.0  # to free its memory; a new one starts in half a second
 PICTURES: Final = 500  # to drop memory that damaged pictures leaked in a decoder
@@ -32,9 +33,9 @@ def serve(pipe: Connection, max_megapixels: float) -> None:
     """Answer question after question until the pipe closes, or it is time for a new process.
 
     Messages are JSON, since a decoder of hostile bytes is not trusted with a pickle. The daemon sends
-    `[path, name, wants_faces]`; the child `ready`, then `{"size": [height, width]}`, `{"failure": ...}` or
-    `{"errno": ...}`; after a size, where faces are wanted, `{"faces": [[left, top, width, height], ...],
-    "detector": ...}`, both as in `Part`.
+    `[path, name, wants_faces]`; the child `ready`, then `{"size": [height, width], "warnings": [...]}`,
+    `{"failure": ...}` or `{"errno": ...}`; after a size, where faces are wanted,
+    `{"faces": [[left, top, width, height], ...], "detector": ...}`, both as in `Part`.
     """
     for _ in range(PICTURES):
         if not pipe.poll(IDLE_S):
@@ -47,7 +48,7 @@ def serve(pipe: Connection, max_megapixels: float) -> None:
 def inspect(path: Path, name: str, max_megapixels: float, *, wants_faces: bool) -> Iterator[dict[str, Any]]:
     """Decode one picture whole, and give the answers; see `serve`."""
     try:
-        picture = images.read(path, max_megapixels, name)
+        picture = decoding.decode(path, max_megapixels, name)
     except JobError as error:
         yield {"failure": asdict(error.failure)}
     except OSError as error:
@@ -56,15 +57,15 @@ def inspect(path: Path, name: str, max_megapixels: float, *, wants_faces: bool) 
         else:
             yield {"errno": error.errno}
     else:
-        yield {"size": picture.shape[:2]}
+        yield {"size": picture.size, "warnings": picture.warnings}
         if wants_faces:
             yield _searched(picture)
 
 
-def _searched(picture: Picture) -> dict[str, Any]:
+def _searched(picture: Decoded) -> dict[str, Any]:
     """Look for faces; whatever goes wrong costs no more than their protection."""
     try:
-        found, detector = faces.find(picture)
+        found, detector = faces.find(picture.over(decoding.WHITE))
     except ImportError:
         return {"faces": None, "detector": "missing"}
     except Exception as error:  # noqa: BLE001 - OpenCV raises its own, and MemoryError

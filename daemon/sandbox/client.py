@@ -29,6 +29,7 @@ _START_S: Final = 120.0
 _END_S: Final = 5.0
 _ANSWER_BYTES: Final = 1 << 16
 _DETECTOR_LETTERS: Final = 60
+_WARNING_LETTERS: Final = 200
 _BASE_BYTES: Final = 768 << 20
 _BYTES_A_PIXEL: Final = 48
 _LEAST_BYTES: Final = 3 << 30
@@ -37,20 +38,20 @@ _LEAST_BYTES: Final = 3 << 30
 def memory_limit(max_megapixels: float) -> int:
     """Give the address space, in bytes, in which every picture of so many megapixels can be decoded.
 
-    Measured with Pillow 13.0 on 20, 40 and 200 megapixels, EXIF orientation applied, in bytes a pixel on top
-    of 126 MiB for Python, NumPy and Pillow: 13 to 18 for every format without alpha; with alpha 24 for PNG, 29
-    for TIFF, 33 for lossy and 37 for lossless WebP. 48 leaves a third more. OpenCV 4.14 adds 200 MiB from the
-    first search for faces on, in which a pixel takes no more than in decoding. The least is for WebP's header,
-    before its size can be refused: two canvases of 16383 x 16383 px, 2.1 GB that are never touched.
+    Measured with Pillow 13.0 on 20 megapixels, EXIF orientation applied, in bytes a pixel on top of 133 MiB for
+    Python, NumPy and Pillow: 6 to 18 for every format, mode and color profile; 20 where a picture with alpha is
+    laid on white for the search for faces. OpenCV 4.14 adds 200 MiB from the first search on. The least is for
+    WebP's header, before its size can be refused: two canvases of 16383 x 16383 px, 2.1 GB never touched.
     """
     return max(_LEAST_BYTES, _BASE_BYTES + int(max_megapixels * 1e6) * _BYTES_A_PIXEL)
 
 
 class Found(NamedTuple):
-    """The faces of a picture, and what looked for them; both as in `Part`."""
+    """The faces of a picture, what looked for them, and warnings of the picture itself; all as in `Part`."""
 
     faces: tuple[Face, ...] | None = None
     detector: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class _Ended(Exception):  # noqa: N818 - how a process ended is a fact before it is an error
@@ -80,7 +81,7 @@ class Decoder:
     def inspect(
         self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
     ) -> tuple[tuple[int, int], Found]:
-        """Decode a picture whole, as `images.read` does: its (height, width), and its faces; errors say `name`.
+        """Decode a picture whole, as `decoding.decode` does: its (height, width), and more; errors say `name`.
 
         If its faces cannot be looked for, whatever the reason, it is as good without them.
 
@@ -107,7 +108,8 @@ class Decoder:
         if "failure" in answer:
             raise JobError(Failure.from_dict(answer["failure"]))
         height, width = answer["size"]
-        return (int(height), int(width)), found
+        warnings = (printable(str(text))[:_WARNING_LETTERS] for text in answer.get("warnings", ()))
+        return (int(height), int(width)), found._replace(warnings=tuple(warnings))
 
     def _faces(self, child: Child, name: str, life: Lifeline) -> Found:
         """Receive the faces of the picture whose size just came; a child that talks nonsense is ended."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import images
 from daemon.job import Face
+from daemon.pictures import resampling
 from daemon.settings import scaled
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def find(picture: Picture) -> tuple[tuple[Face, ...], str]:
 
     cv2.setNumThreads(1)  # each thread reserves address space
     height, width = scaled(picture.shape[0], picture.shape[1], SIDE_PX)
-    gray = cv2.equalizeHist(cv2.cvtColor(images.resize(picture, height, width), cv2.COLOR_RGB2GRAY))
+    gray = cv2.equalizeHist(cv2.cvtColor(resampling.resize(picture, height, width), cv2.COLOR_RGB2GRAY))
     first, second = (_boxes(cv2, name, gray) for name in _CASCADES)
     agreed = [box for box in first if any(_is_same(box, other) for other in second)]
     faces = (Face(left / width, top / height, w / width, h / height) for left, top, w, h in agreed[:MOST])

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from daemon import images, logs
+from daemon import logs
 from daemon.errors import Failure, JobError, NotReady, NotTaken
 from daemon.inbox.intake import Inbox
 from daemon.inbox.retire import Retirer
@@ -15,6 +15,7 @@ from daemon.inbox.scan import STAGE_S
 from daemon.inbox.watcher import Watcher
 from daemon.job import State, printable
 from daemon.outbox import record
+from daemon.pictures import resampling
 from daemon.service import backoff
 
 if TYPE_CHECKING:
@@ -64,11 +65,13 @@ def _examined(
 
     The failure is that of the first picture that cannot be painted.
     """
-    sized = []
+    sized: list[Part] = []
     for part in parts:
         is_picture = part.role != "sidecar" and part.sha256  # one over the cap was not copied
         try:
             sized.append(_sized(settings, part, inputs, decoder, life) if is_picture else part)
+            if settings and is_picture:
+                _require_width(settings, sized)
         except JobError as error:
             return parts, replace(error.failure, file=printable(part.name))
     return tuple(sized), None
@@ -78,13 +81,22 @@ def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder
     wants_faces = part.role == "content" and settings is not None and settings.protect == "faces"
     path, name = inputs / part.stored, printable(part.name)
     (height, width), found = decoder.inspect(path, name, life, wants_faces=wants_faces)
-    if part.role not in {"init", "protect"}:  # which take the content's shape
-        longest = max(height, width)
-        if settings:  # a style is not made narrower than it may be
-            scales = settings.all_scales(height, width)
-            longest = scales[0 if part.role == "content" else -1].size
-        images.fit(height, width, longest)
-    return replace(part, height_px=height, width_px=width, faces=found.faces, detector=found.detector)
+    return replace(part, height_px=height, width_px=width, **found._asdict())
+
+
+def _require_width(settings: Settings, parts: list[Part]) -> None:
+    """Raise JobError if the last one of a drop's parts so far becomes too narrow for VGG19.
+
+    The content comes before its styles. A start and a mask take the content's shape.
+    """
+    part = parts[-1]
+    content = next((one for one in parts if one.role == "content"), part)
+    scales = settings.all_scales(content.height_px, content.width_px)
+    if part.role == "content":
+        resampling.fit(part.height_px, part.width_px, scales[0].size)
+    elif part.role == "style":
+        final = round(settings.style_scale * part.scale * scales[-1].size)
+        resampling.fit_style(part.height_px, part.width_px, final, final)
 
 
 class IntakeThread:
@@ -239,6 +251,8 @@ class IntakeThread:
         if job.failure is None:
             count, number = len(job.parts), job.sequence
             log.info("inbox.accepted", job_id=job.id, name=job.label, files=count, sequence=number)
+            for warning in job.warnings:
+                log.warning("job.warned", job_id=job.id, name=job.label, message=warning)
         else:
             log.warning("inbox.rejected", job_id=job.id, name=job.label, reason=job.failure.reason.value)
 

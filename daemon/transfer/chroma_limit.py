@@ -6,22 +6,21 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from daemon import images
+from daemon.transfer import pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from daemon.job import Picture
+    from daemon.job import AnyPicture, Picture
 
     Plane = npt.NDArray[np.float32]  # (H, W)
     MeanSquares = npt.NDArray[np.float64]  # (2, 3): of Cb and Cr, in each of the three bands
 
 SIGMAS_PX: Final = (0.8, 1.6, 3.2)  # of the Gaussians between which the bands lie, from fine to coarse
-_RED, _GREEN, _BLUE = images.LUMA  # so Cb = (B - Y) / 1.772 and Cr = (R - Y) / 1.402
+_RED, _GREEN, _BLUE = pixels.LUMA  # so Cb = (B - Y) / 1.772 and Cr = (R - Y) / 1.402
 _STRIP: Final = 256  # rows of a picture that are put together at a time
-_LEAST: Final = 1e-6
 
 
 def mean_squares(picture: Picture) -> MeanSquares:
@@ -29,11 +28,11 @@ def mean_squares(picture: Picture) -> MeanSquares:
     return np.array([[np.mean(np.square(band)) for band in _bands(plane)] for plane in _chroma(picture)])
 
 
-def limited(picture: Picture, allowed: MeanSquares) -> Picture:
+def limited(picture: AnyPicture, allowed: MeanSquares) -> AnyPicture:
     """Scale every band of Cb and Cr down to the mean square that is allowed; none is scaled up, and luma stays.
 
     The bands overlap, so that of strong contrasts somewhat more than allowed remains. A color that cannot be
-    shown at its pixel's luma moves toward gray.
+    shown at its pixel's luma moves toward gray. Only whole gray levels are rounded.
     """
     planes = []
     for plane, squares in zip(_chroma(picture), allowed, strict=True):
@@ -46,7 +45,7 @@ def limited(picture: Picture, allowed: MeanSquares) -> Picture:
     return _with_chroma(picture, *planes)
 
 
-def _chroma(picture: Picture) -> Iterator[Plane]:
+def _chroma(picture: AnyPicture) -> Iterator[Plane]:
     """Give Cb, then Cr, from differences to green: of gray pixels exactly 0."""
     red: Plane = np.subtract(picture[..., 0], picture[..., 1], dtype=np.float32)
     blue: Plane = np.subtract(picture[..., 2], picture[..., 1], dtype=np.float32)
@@ -76,14 +75,15 @@ def _smoothed(plane: Plane, sigma_px: float) -> Plane:
     return plane
 
 
-def _with_chroma(picture: Picture, blueness: Plane, redness: Plane) -> Picture:
-    """Give a picture other Cb and Cr, rounded to the nearest gray level."""
+def _with_chroma(picture: AnyPicture, blueness: Plane, redness: Plane) -> AnyPicture:
+    """Give a picture other Cb and Cr; one of whole gray levels is rounded to the nearest."""
     found = np.empty_like(picture)
     for top in range(0, len(picture), _STRIP):
         rows = slice(top, top + _STRIP)
-        luma = picture[rows] @ np.array([[_RED], [_GREEN], [_BLUE]], np.float32)  # (h, W, 3) -> (h, W, 1)
+        levels = np.asarray(picture[rows], np.float32)
+        luma = levels @ np.array([[_RED], [_GREEN], [_BLUE]], np.float32)  # (h, W, 3) -> (h, W, 1)
         red, blue = 1.402 * redness[rows], 1.772 * blueness[rows]
         apart = np.stack([red, -(_RED * red + _BLUE * blue) / _GREEN, blue], axis=-1)  # (h, W, 3), without luma
-        room = np.where(apart > 0, 255 - luma, luma) / np.maximum(np.abs(apart), _LEAST)
-        found[rows] = np.rint(luma + np.clip(room.min(axis=-1, keepdims=True), 0, 1) * apart)
+        exact = pixels.toward_gray(luma, apart, 255)
+        found[rows] = np.rint(exact) if picture.dtype == np.uint8 else exact
     return found

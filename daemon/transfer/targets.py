@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 import tensorflow as tf
 
-from daemon import __version__, images
+from daemon import __version__
 from daemon.transfer import pixels
 from daemon.transfer.backend.tile_layout import feature_px
 from daemon.transfer.losses import Compared, Match, Targets, unit
@@ -59,7 +59,7 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
     settings = subject.settings
     content_weight, style_weight = _weights(settings)
     size, protection = (scale.height, scale.width), subject.protection
-    content = step.content_features(pixels.to_vgg(images.resize(subject.content, *size)))
+    content = step.content_features(pixels.to_vgg(subject.content_at(scale)))
     return Targets(
         content=content,
         importance={}

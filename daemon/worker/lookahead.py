@@ -64,6 +64,7 @@ def request_for(entry: StoredJob, job: Job) -> Request:
     return Request(
         content=entry.input(job.parts_of("content")[0]),
         styles=tuple((entry.input(part), part.weight) for part in job.parts_of("style")),
+        style_scales=tuple(part.scale for part in job.parts_of("style")),
         init=entry.input(init[0]) if init else None,
         settings=settings_of(job),
         checkpoints=entry.checkpoints,

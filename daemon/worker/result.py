@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import clock, files, images
+from daemon import clock, files
 from daemon.job import printable
 from daemon.outbox import loss_table, record
+from daemon.pictures import encoding, film
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,15 +60,15 @@ def _continue(life: Lifeline) -> None:
 def _write_pieces(claim: Claim, painted: Painted, life: Lifeline) -> None:
     out, output, painting = claim.entry.out, painted.settings.output, painted.painting
     _continue(life)
-    picture = images.encode(painting.picture, output.format, painting.profile)
-    files.write(out / f"result{images.SUFFIXES[output.format]}", picture)
+    picture = encoding.encode(painting.picture, output, painting.exif)
+    files.write(out / f"result{encoding.SUFFIXES[output.format]}", picture)
     _continue(life)
     files.write(out / "losses.csv", loss_table.table(painted.rows))
     files.write(out / "losses.png", loss_table.curve(painted.rows, printable(claim.job.stem)))
     frames, animation = _own_frames(claim.entry, painted), painted.settings.frames.animation
     if frames and animation != "none":
-        film = images.animate(frames, animation, functools.partial(_continue, life))
-        files.write(claim.entry.frames / f"animation.{animation}", film)
+        made = film.animate(frames, animation, functools.partial(_continue, life))
+        files.write(claim.entry.frames / f"animation.{animation}", made)
 
 
 def _own_frames(entry: StoredJob, painted: Painted) -> list[Path]:

@@ -7,9 +7,10 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon import clock, files, images, logs
+from daemon import clock, files, logs
 from daemon.errors import Failure, JobError, NotReady, Reason
 from daemon.outbox import record
+from daemon.pictures import encoding
 from daemon.worker import result
 from daemon.worker.outcomes import CANCELLED, Crashed, Ending, Failed, Interrupted, Painted, Stored
 
@@ -111,7 +112,7 @@ class Settler:
     def _fail(self, entry: StoredJob, failed: Failed, life: Lifeline) -> Ending:
         """Publish the failure and end the job; one that the outbox can never take is ended unpublished."""
         if failed.picture is not None:
-            data = images.encode(failed.picture, "png")
+            data = encoding.encode(failed.picture)
             self._retry("spool", functools.partial(files.replace, entry.last_good, data), life)
         endings: list[Ending] = []
 

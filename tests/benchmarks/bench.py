@@ -36,7 +36,8 @@ from peer import Peer
 from processes import Meanwhile, NoAnswerError, ask
 from rich.console import Console
 
-from daemon import files, images
+from daemon import files
+from daemon.pictures import resampling
 
 PARTS: Final = {
     "steps": part_steps.run,
@@ -106,7 +107,7 @@ class Bench:
         for role in ("content", "style"):
             path = getattr(pair, role)
             picture = picture_files.read(path)
-            picture = images.resize(picture, *images.fit(*picture.shape[:2], size))
+            picture = resampling.resize(picture, *resampling.fit(*picture.shape[:2], size))
             found[role] = str(folder / f"{path.stem}-{size}.png")
             picture_files.write(found[role], picture)
         return found

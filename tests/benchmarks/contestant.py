@@ -21,9 +21,10 @@ from picture_files import read, write
 from processes import memory_mb
 from sidecars import settings
 
-from daemon import config, images
+from daemon import config
 from daemon.engine.local import LocalEngine
 from daemon.job import Request
+from daemon.pictures import resampling
 from daemon.sandbox import faces
 from daemon.transfer import weights
 
@@ -103,7 +104,7 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
         step_s.append(middle - begun)
         product_s.append(time.perf_counter() - middle)
     painting.close()
-    height, width = images.fit(*read(request["content"]).shape[:2], request["size"])
+    height, width = resampling.fit(*read(request["content"]).shape[:2], request["size"])
     return {**facts(loaded), "height": height, "width": width, "step_s": step_s, "product_s": product_s}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from daemon import images
+from daemon.pictures import resampling
 from daemon.transfer import pixels, weights
 from daemon.transfer.vgg19 import Vgg19
 
@@ -44,7 +44,7 @@ def errors(picture: Picture, content: Picture, style: Picture) -> Errors:
     layers = (*OPTIMIZED, *OTHER)
     found = features(picture, (*layers, CONTENT))
     painting = features(scaled(style, max(picture.shape[:2])), layers)
-    photo = features(images.resize(content, *picture.shape[:2]), [CONTENT])
+    photo = features(resampling.resize(content, *picture.shape[:2]), [CONTENT])
     error = {layer: gram_error(found[layer], painting[layer]) for layer in layers}
     optimized, other = (float(np.mean([error[layer] for layer in some])) for some in (OPTIMIZED, OTHER))
     return Errors(optimized, other, relative(found[CONTENT], photo[CONTENT]))
@@ -52,7 +52,7 @@ def errors(picture: Picture, content: Picture, style: Picture) -> Errors:
 
 def scaled(picture: Picture, longest_px: int) -> Picture:
     """Scale a picture by its longest side, with Lanczos."""
-    return images.resize(picture, *images.fit(*picture.shape[:2], longest_px))
+    return resampling.resize(picture, *resampling.fit(*picture.shape[:2], longest_px))
 
 
 def relative(found: Any, target: Any) -> float:

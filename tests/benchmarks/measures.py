@@ -16,7 +16,7 @@ import tensorflow as tf
 from picture_files import read
 from skimage import color, data, feature, filters
 
-from daemon import images
+from daemon.pictures import resampling
 
 if TYPE_CHECKING:
     from daemon.job import Picture
@@ -42,7 +42,7 @@ def scores(request: dict[str, Any]) -> dict[str, Any]:
     targets = {"photo": features(fitted), "painting": features(style)}
     found = []
     for result in results:
-        picture = images.resize(result, *fitted.shape[:2])
+        picture = resampling.resize(result, *fitted.shape[:2])
         ours, score = features(picture), {"faces": faces_kept(result, photo), **of_pixels(picture, style)}
         for name, measure, target, some in MEASURES:
             score[name] = float(np.mean([measure(ours[layer], targets[target][layer]) for layer in some]))

@@ -14,7 +14,8 @@ import numpy as np
 from processes import NoAnswerError, environment, memory_mb
 from tables import Table, median
 
-from daemon import files, images
+from daemon import files
+from daemon.pictures import encoding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +73,7 @@ def _drop(inbox: Path, pairs: int) -> None:
     """Write the smallest possible content, style and sidecar for each pair."""
     inbox.mkdir(parents=True)
     random = np.random.default_rng(0)
-    content, style = (images.encode(random.integers(0, 256, (16, 16, 3), np.uint8), "png") for _ in range(2))
+    content, style = (encoding.encode(random.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(2))
     for number in range(pairs):
         for suffix, data in ((".png", content), ("-style.png", style)):
             (inbox / f"p{number}{suffix}").write_bytes(data)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from daemon import files, images
+from daemon import files
+from daemon.pictures import decoding, encoding
 
 if TYPE_CHECKING:
     from daemon.job import Picture
@@ -15,9 +16,9 @@ _MAX_MEGAPIXELS: Final = 200
 
 def read(path: Path | str) -> Picture:
     """Decode a picture to (H, W, 3) uint8 RGB."""
-    return images.read(Path(path), _MAX_MEGAPIXELS)
+    return decoding.read(Path(path), _MAX_MEGAPIXELS)
 
 
 def write(path: Path | str, picture: Picture) -> None:
     """Write (H, W, 3) uint8 RGB as PNG."""
-    files.replace(Path(path), images.encode(picture, "png"))
+    files.replace(Path(path), encoding.encode(picture))

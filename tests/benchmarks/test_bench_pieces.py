@@ -27,7 +27,7 @@ from processes import NoAnswerError, ask, interleaved
 from rich.console import Console
 from support.trees import save
 
-from daemon import images
+from daemon.pictures import resampling
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_picture_has_no_error_against_itself(content: np.ndarray, style: np.nd
 def test_references_are_scaled_to_the_picture(tmp_path: Path, content: np.ndarray, style: np.ndarray) -> None:
     """A picture is compared at its own size: the content is scaled to it, the style by its longest side."""
     picture = _picture(tmp_path, 48, 64, 3)
-    references = images.resize(content, 48, 64), errors.scaled(style, 64)
+    references = resampling.resize(content, 48, 64), errors.scaled(style, 64)
     assert errors.errors(picture, content, style) == errors.errors(picture, *references)
 
 

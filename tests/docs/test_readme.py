@@ -19,8 +19,8 @@ from daemon import config, safe_yaml
 from daemon.cli.main import app
 from daemon.errors import Reason
 from daemon.inbox.scan import IGNORED
+from daemon.presets import PRESETS
 from daemon.service import metrics
-from daemon.settings import PRESETS
 from daemon.sidecar import SidecarModel
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from reference import network as keras_network
 from support.narrow_vgg import narrow_vgg
 
 from daemon.engine.session import Painter, Previews
-from daemon.settings import PRESETS, Frames, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Frames, Settings
 from daemon.transfer import weights as weights_module
 from daemon.transfer.backend import device
 from daemon.transfer.scales import Subject

@@ -12,7 +12,8 @@ from skimage import data
 from support.narrow_vgg import narrow_vgg
 
 from daemon.engine.session import Painter
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 from daemon.transfer.scales import Subject
 from daemon.transfer.targets import targets
 from daemon.transfer.vgg19 import Vgg19

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 from daemon.transfer.chroma_limit import limited, mean_squares
 from daemon.transfer.scales import Subject
 

@@ -16,14 +16,16 @@ from support.struck import Struck, kill
 from support.trees import Stepper, Tree, named, save, wait_for
 
 from daemon import config as config_module
-from daemon import images, safe_yaml
+from daemon import safe_yaml
 from daemon.engine import local
 from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter, Previews
 from daemon.errors import Failure, JobError, Reason
 from daemon.job import State
-from daemon.settings import PRESETS, Frames, Settings
+from daemon.pictures import decoding
+from daemon.presets import PRESETS
+from daemon.settings import Frames, Settings
 from daemon.transfer import pixels
 from daemon.transfer.losses import OBJECTIVES, Loss
 from daemon.transfer.optimizers import DAMPING
@@ -434,7 +436,7 @@ def test_a_diverged_job_shows_its_last_good_picture_and_can_be_tried_again(tree:
     stepper = Stepper(tree.config, Runaway(good, times=1))
     assert stepper.until_quiet() == [Ending.FAILED]
     (entry,) = tree.outbox.glob("sea-*.failed")
-    assert np.array_equal(images.read(entry / "last_good.png", 1), good)
+    assert np.array_equal(decoding.read(entry / "last_good.png", 1), good)
     assert "last_good.png" in json.loads((entry / "manifest.json").read_bytes())["files"]
     error = safe_yaml.parse((entry / "error.yaml").read_bytes())
     assert (error["reason"], error["hint"]) == ("diverged", "lower it")
@@ -476,7 +478,7 @@ def own_names(weak: Weak, tree: Tree, keys: dict[str, Any]) -> list[bytes]:
     place = tree.inbox.parent
     content, style = save(place / "look.jpg", 4), save(place / "look.png", 5)
     chosen = Settings.model_validate({**PAPER, **keys})
-    session = weak.painter.begin(Subject(images.read(content, 1), [(images.read(style, 1), 1.0)], chosen))
+    session = weak.painter.begin(Subject(decoding.read(content, 1), [(decoding.read(style, 1), 1.0)], chosen))
     return [name_of(session.checkpoint().image) for step in session.steps() if step.painting is None]
 
 
@@ -510,13 +512,13 @@ def test_an_engine_whose_numbers_run_away_twice_fails_the_job(
     stepper = Stepper(tree.config, loaded)
     assert stepper.until_quiet(30) == [Ending.FAILED]
     (entry,) = tree.outbox.glob("sea-*.failed")
-    good = images.read(entry / "last_good.png", 1)
+    good = decoding.read(entry / "last_good.png", 1)
     weak.heal()
     (job,) = tree.spool.entries(State.FAILED)
     tree.spool.retry(job)
     assert stepper.until_quiet(30) == [Ending.COMPLETED]
     shown = tree.result("sea") / "frames"
-    frames = {path.stem: images.read(path, 1) for path in shown.glob("*.png")}
+    frames = {path.stem: decoding.read(path, 1) for path in shown.glob("*.png")}
     assert np.array_equal(good, frames["0003"])
     assert not np.array_equal(good, frames["0004"])
     tree.check(is_quiet=True)

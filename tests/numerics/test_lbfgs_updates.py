@@ -9,7 +9,8 @@ import pytest
 import reference
 import tensorflow as tf
 
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 from daemon.transfer import pixels
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
 from daemon.transfer.scales import Scale, Subject

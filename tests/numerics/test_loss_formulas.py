@@ -10,7 +10,8 @@ import pytest
 import reference
 import tensorflow as tf
 
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 from daemon.transfer import losses, pixels
 from daemon.transfer.losses import Targets
 from daemon.transfer.scales import Scale, Subject

@@ -12,7 +12,8 @@ from PIL import Image
 from skimage import data
 
 from daemon import sidecar
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 from daemon.transfer.scales import Subject
 
 if TYPE_CHECKING:

@@ -27,6 +27,18 @@ def test_channels_keep_their_places_over_the_round_trip() -> None:
     assert back.flags.c_contiguous
 
 
+def test_sixteen_bits_are_rounded_from_the_exact_values() -> None:
+    """Fractions of a gray level are kept to a 257th, in a picture that 8 bits round as ever; all is clipped."""
+    exact = np.linspace(-2, 257, 16 * 16 * 3).reshape(16, 16, 3)[::-1]
+    image = tf.constant((exact[:, :, ::-1] - MEAN)[np.newaxis], tf.float32)
+    deep = pixels.deep(pixels.unrounded(image))
+    assert deep.dtype == np.uint16
+    assert np.array_equal(deep, np.rint(np.clip(pixels.unrounded(image).astype(np.float64), 0, 255) * 257))
+    assert np.abs(deep / 257 - np.clip(exact, 0, 255)).max() < 1 / 256
+    assert np.array_equal(np.rint(deep / 257), pixels.from_vgg(image))
+    assert (deep.min(), deep.max()) == (0, 65535)
+
+
 def test_input_is_bgr_minus_the_mean() -> None:
     """Red, green, blue become blue, green, red, each minus ImageNet's mean of that channel."""
     image = np.asarray(pixels.to_vgg(np.array([[[10, 20, 30]]], np.uint8)))

@@ -11,7 +11,8 @@ import pytest
 
 from daemon.engine.session import Painter, Previews
 from daemon.errors import JobError
-from daemon.settings import PRESETS, Frames, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Frames, Settings
 from daemon.transfer.scales import Subject
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from support.trees import save
 from daemon.engine.checkpoints import UNREADABLE, Checkpoints, kept
 from daemon.engine.session import Painter, Previews
 from daemon.job import Face, Request
-from daemon.settings import PRESETS, Frames, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Frames, Settings
 from daemon.transfer.backend import footprint
 from daemon.transfer.backend.tensors import nest_of
 from daemon.transfer.optimizers import RESTARTS, Lbfgs
@@ -58,6 +59,7 @@ jobs = st.fixed_dictionaries(
         "iterations": st.integers(1, 5),
         "init": st.sampled_from(["content", "style", "noise", "start.png"]),
         "seed": st.integers(0, 3),
+        "preserve_color": st.sampled_from(["none", "luminance", "match"]),
         "shares": st.sampled_from([[1.0], [2.0, 1.0]]),
     }
 )
@@ -342,6 +344,7 @@ CHANGES: tuple[Job, ...] = (
     {"optimizer": "lbfgs", "objective": "balanced", "content_layers": ["block4_conv2"]},
     *({"strength": 0.6}, {"init_colors": "style"}, {"share": 2.0}),  # share: of a style in the blend
     {"early_stop": {"improvement": 0.001, "iterations": 4}},
+    *({"style_scale": 0.9}, {"preserve_color": "match"}),
 )
 
 
@@ -357,6 +360,7 @@ def test_a_change_that_shapes_the_result_makes_a_state_useless(
         assert first_fresh(engine, replace(order(), faces=(face,))) == 0
         stopped(engine, replace(order(), faces=(face,)), 5)
     assert first_fresh(engine, replace(order(), faces=(face,))) == 5
+    assert first_fresh(engine, replace(order(), style_scales=(1.0, 0.9))) == 0
     stopped(engine, order(), 5)
     assert first_fresh(engine, order(priority=7, output={"format": "jpeg"})) == 5
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.settings import PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Settings
 from daemon.transfer import color_transfer, losses, pixels
 from daemon.transfer.losses import Compared
 from daemon.transfer.scales import Scale, Subject

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from daemon.engine.session import Painter, Previews
 from daemon.errors import JobError, Reason
-from daemon.settings import PRESETS, Frames, Settings
+from daemon.presets import PRESETS
+from daemon.settings import Frames, Settings
 from daemon.transfer import pixels
 from daemon.transfer.scales import Scale, Subject
 from daemon.transfer.targets import targets

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.narrow_vgg import narrow_weights
 
-from daemon.settings import LAYERS, PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import LAYERS, Settings
 from daemon.transfer import pixels
 from daemon.transfer.step import Method, WholeStep
 from daemon.transfer.vgg19 import Vgg19

@@ -13,10 +13,11 @@ from damage import damaged, limited
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support import hostile
+from support import hostile, profiles
 
-from daemon import images
 from daemon.errors import Failure, JobError, Reason
+from daemon.pictures import decoding, encoding
+from daemon.settings import Output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +69,11 @@ def _sound() -> list[bytes]:
         _saved(bits, "TIFF", compression="group4"),
         _saved(rgb, "TIFF", save_all=True, append_images=[gray], **metadata),
         _saved(Image.fromarray(noise[..., 0].astype(np.float32)), "TIFF"),
+        *(_saved(image, "AVIF", quality=50) for image in (rgba, rgb, gray)),
+        _saved(rgb, "AVIF", save_all=True, append_images=[rgb.rotate(90)]),
+        _saved(rgba, "PNG", icc_profile=profiles.rgb(profiles.DISPLAY_P3)),
+        _saved(cmyk, "TIFF", icc_profile=profiles.cmyk()),
+        _saved(gray, "JPEG", icc_profile=profiles.gray(1.8)),
         *(_saved(image, "BMP") for image in (rgba, rgb, gray, palette, bits)),
         *(_saved(image, "GIF") for image in (rgb, gray, bits)),
         _saved(rgb, "GIF", interlace=True, transparency=2, comment=b"here"),
@@ -115,11 +121,11 @@ def damaged_png(draw: st.DrawFn) -> bytes:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=damaged(SOURCES) | damaged_png(), format_=st.sampled_from(list(images.SUFFIXES)))
+@given(data=damaged(SOURCES) | damaged_png(), format_=st.sampled_from(list(encoding.SUFFIXES)))
 def test_a_damaged_picture_is_painted_or_refused_within_bounds(
     tmp_path: Path, data: bytes, format_: str
 ) -> None:
-    """It is read as RGB no larger than allowed, and can be written with its profile; or a failure says why."""
+    """It is read as RGB no larger than allowed, and written with its EXIF; or a failure says why."""
     path = tmp_path / "damaged"
     path.write_bytes(data)
     with limited():
@@ -133,13 +139,13 @@ def test_a_damaged_picture_is_painted_or_refused_within_bounds(
         height, width, depth = picture.shape
         assert (depth, picture.dtype) == (3, np.uint8)
         assert 0 < height * width <= MEGAPIXELS * 1e6
-        profile = images.icc_profile(path)
+        exif = encoding.carried_exif(path, "all")
         if height * width < ENCODED_PIXELS and max(height, width) < WEBP_SIDE_PX:
-            assert images.encode(picture, format_, profile)
+            assert encoding.encode(picture, Output(format=format_), exif)
 
 
 def _read(path: Path) -> Picture | Failure:
     try:
-        return images.read(path, MEGAPIXELS)
+        return decoding.read(path, MEGAPIXELS)
     except JobError as error:
         return error.failure

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from daemon import images
 from daemon.errors import JobError, Reason
+from daemon.pictures import decoding, encoding, resampling
+from daemon.settings import Output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,13 +26,13 @@ shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixt
 def test_fit_gives_the_asked_longest_side_and_keeps_the_aspect(height: int, width: int, longest: int) -> None:
     """The longest side is exact, the other within half a pixel, and too narrow is the only refusal."""
     short = min(height, width) * longest / max(height, width)
-    if round(short) < images.MIN_SIDE_PX:
+    if round(short) < resampling.MIN_SIDE_PX:
         with pytest.raises(JobError) as caught:
-            images.fit(height, width, longest)
+            resampling.fit(height, width, longest)
         assert caught.value.failure.reason is Reason.PICTURE_TOO_NARROW
         return
 
-    scaled = images.fit(height, width, longest)
+    scaled = resampling.fit(height, width, longest)
 
     assert max(scaled) == longest
     assert scaled[0 if height >= width else 1] == longest
@@ -42,6 +43,6 @@ def test_fit_gives_the_asked_longest_side_and_keeps_the_aspect(height: int, widt
 @given(picture=PICTURES, format_=st.sampled_from(["png", "webp", "tiff"]))
 def test_lossless_formats_lose_nothing(tmp_path: Path, picture: np.ndarray, format_: str) -> None:
     """Any picture, however small, is read as it was encoded."""
-    (tmp_path / "a").write_bytes(images.encode(picture, format_))
+    (tmp_path / "a").write_bytes(encoding.encode(picture, Output(format=format_)))
 
-    assert np.array_equal(images.read(tmp_path / "a", 1.0), picture)
+    assert np.array_equal(decoding.read(tmp_path / "a", 1.0), picture)

@@ -13,7 +13,8 @@ from daemon import safe_yaml, sidecar
 from daemon.errors import Reason
 from daemon.job import EngineInfo, Job, Losses, Painting, Part
 from daemon.outbox import record
-from daemon.settings import LAYERS, MAX_SIZE_PX, PRESETS, Settings
+from daemon.presets import PRESETS
+from daemon.settings import LAYERS, MAX_SIZE_PX, Settings
 
 KEYS = [
     *sidecar.SidecarModel.model_fields,
@@ -94,12 +95,16 @@ def valid_settings(draw: st.DrawFn) -> Settings:
         "learning_rate": draw(st.floats(0, 1e6, exclude_min=True)),
         **{key: draw(WEIGHTS) for key in ("content_weight", "style_weight", "tv_weight")},
         "match_weight": draw(st.floats(0, 1)),
+        "style_scale": draw(st.floats(0.1, 4)),
+        "preserve_color": draw(st.sampled_from(["none", "luminance", "match"])),
         **{key: draw(LAYER_WEIGHTS) for key in ("content_layers", "style_layers")},
         "pooling": draw(st.sampled_from(["max", "avg"])),
         "init": draw(PLAIN_NAMES | st.sampled_from(["content", "style", "noise"])),
         "init_colors": draw(st.sampled_from(["style", "content"])),
         "chroma_limit": draw(st.booleans()),
         "protect": draw(PLAIN_NAMES.map("{}.png".format) | st.just("none")),
+        "background": draw(st.just("auto") | st.integers(0, 0xFFFFFF).map("#{:06x}".format)),
+        "alpha": draw(st.sampled_from(["keep", "flatten"])),
         "early_stop": draw(st.just(value=False) | EARLY_STOPS),
         "seed": draw(st.integers(0, 2**63 - 1)),
         "frames": {
@@ -113,8 +118,8 @@ def valid_settings(draw: st.DrawFn) -> Settings:
     return Settings.model_validate(raw)
 
 
-STYLES = st.lists(st.tuples(PLAIN_NAMES, WEIGHTS), min_size=1, max_size=4).filter(
-    lambda styles: sum(weight for _, weight in styles) > 0
+STYLES = st.lists(st.tuples(PLAIN_NAMES, WEIGHTS, st.floats(0.1, 4)), min_size=1, max_size=4).filter(
+    lambda styles: sum(weight for _, weight, _ in styles) > 0
 )
 
 
@@ -128,11 +133,11 @@ def result_of(job: Job) -> bytes:
 
 @given(valid_settings(), PLAIN_NAMES, STYLES, st.sampled_from(list(PRESETS)), st.sampled_from(list(PRESETS)))
 def test_a_result_dropped_back_asks_for_the_same_again(
-    settings: Settings, content: str, styles: list[tuple[str, float]], preset: str, house_preset: str
+    settings: Settings, content: str, styles: list[tuple[str, float, float]], preset: str, house_preset: str
 ) -> None:
     """Settings, pictures and blend come back equal, whatever the house's defaults have become meanwhile."""
     named = [Part("content", content, "content", 1, 2, 3, 4, "0")]
-    named += [Part("style", name, "style", 1, 2, 3, 4, "0", weight) for name, weight in styles]
+    named += [Part("style", name, "style", 1, 2, 3, 4, "0", weight, scale) for name, weight, scale in styles]
     job = Job("0" * 16, 1, "s", ".", tuple(named), preset, settings, "2026-01-01T00:00:00Z")
     house = {
         "preset": house_preset,
@@ -151,8 +156,8 @@ def test_a_result_dropped_back_asks_for_the_same_again(
         assert read.faults == ()
         assert read.settings == settings
         assert (read.content, read.preset) == (content, preset)
-        expected = styles if len(styles) > 1 else [(styles[0][0], 1.0)]
-        assert [(style.image, style.weight) for style in read.styles] == expected
+        expected = [(styles[0][0], 1.0, 1.0)] if len(styles) == styles[0][2] == 1 else styles
+        assert [(style.image, style.weight, style.scale) for style in read.styles] == expected
 
 
 @given(valid_settings(), PLAIN_NAMES, PLAIN_NAMES, st.text(LETTERS, max_size=9))

@@ -48,11 +48,15 @@ SOUND: Final = {
     "style_layers": LAYERS,
     "tv_weight": ["0", "0.1", "1e-320"],
     "match_weight": ["0", "0.2", "1"],
+    "style_scale": ["0.1", "1", "4"],
+    "preserve_color": ["none", "luminance", "match"],
     "pooling": ["max", "avg"],
     "init": ["content", "style", "noise", "a.png"],
     "init_colors": ["style", "content"],
     "chroma_limit": ["true", "false"],
     "protect": ["none", "mask.png"],
+    "background": ["auto", "'#10fF00'", "[0, 255, 7]"],
+    "alpha": ["keep", "flatten"],
     "early_stop": ["false", "{improvement: 0.01, iterations: 20}"],
     "seed": ["0", "9223372036854775807", "'12'"],
     "frames": ["{}", "{every: 0}", "{every: 3, animation: gif}", "{animation: none}"],
@@ -61,7 +65,17 @@ SOUND: Final = {
     "result": ["{id: x, losses: {first: 1.0}}", "{}", "null"],
 }
 WRONG_KEYS: Final = ["sise", "Size", "1", "null", "[a]", "content ", "<<"]
-INNER_KEYS: Final = ["image", "weight", "size", "iterations", "every", "animation", "format", "block1_conv1"]
+INNER_KEYS: Final = [
+    "image",
+    "weight",
+    "scale",
+    "size",
+    "iterations",
+    "every",
+    "animation",
+    "format",
+    "block1_conv1",
+]
 
 VALUES: Final = st.recursive(
     st.sampled_from(ODD_WORDS) | st.text(string.printable + "éß\u0301\u202e\ufeff🌅", max_size=12),

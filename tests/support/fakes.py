@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
-from daemon import files, images
+from daemon import files
 from daemon.errors import EngineError, Failure, JobError, Reason
 from daemon.job import CHECKPOINT_SUFFIX, EngineInfo, Losses, Painting, Plan, Step
 from daemon.lifeline import Lifeline
+from daemon.pictures import decoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +93,7 @@ class FakeEngine:
         self.requests.append(request)
         yield self.plan
         done = _resumed(request)
-        for step in _steps(images.read(request.content, 100), request.settings.iterations):
+        for step in _steps(decoding.read(request.content, 100), request.settings.iterations):
             if step.iteration <= done:
                 yield replace(step, is_replayed=True, picture=None)
                 continue

@@ -18,12 +18,21 @@ import numpy as np
 from PIL import Image
 
 from daemon.errors import Reason
+from support import profiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "GIF": "gif"}
+FORMATS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "TIFF": "tif",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "AVIF": "avif",
+}
 DONE = "done"
 OWN = "case.yaml"  # the sidecar of most cases
 _QUICK = "size: 32\niterations: 2\nframes: {every: 0}\n"
@@ -181,9 +190,22 @@ def _tiff(**tags: int) -> bytes:
     return head.ljust(200, b"\0") + bytes(48 * 40)
 
 
-def _jpeg_size(width: int, height: int) -> bytes:
-    data = picture("JPEG")
+def _jpeg_size(width: int, height: int, mode: str = "RGB") -> bytes:
+    data = _saved("JPEG", mode)
     return _patched(data, {data.index(b"\xff\xc0") + 5: struct.pack(">HH", height, width)})
+
+
+def _avif_size(width: int, height: int) -> bytes:
+    data = picture("AVIF")
+    return _patched(data, {data.index(b"ispe") + 8: struct.pack(">II", width, height)})
+
+
+def _saved(format_: str, mode: str = "RGB", **options: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Pillow drops some of these formats one day
+        Image.new(mode, (48, 40), 0).save(buffer, format_, **options)
+    return buffer.getvalue()
 
 
 def bombs() -> Iterator[Case]:
@@ -212,6 +234,7 @@ def bombs() -> Iterator[Case]:
         "tif": _tiff(width=2**31 - 1, height=2**31 - 1),
         "bmp": _patched(picture("BMP"), {18: struct.pack("<ii", 2**31 - 1, 2**31 - 1)}),
         "jpg": _jpeg_size(65_500, 65_500),
+        "avif": _avif_size(16_000, 16_000),  # the most that libavif opens is 16384 x 16384
     }.items():
         yield _with_picture(f"{suffix}-pixels", data, large, suffix=suffix)
     gif = picture("GIF")
@@ -230,6 +253,15 @@ def bombs() -> Iterator[Case]:
     }.items():
         ends = (DONE, broken, large, narrow)  # Pillow reads a strip's pixels whatever its length is said to be
         yield _with_picture(f"tif-{name}", _tiff(**tags), *ends, suffix="tif")
+    yield _with_picture("jpg-inks", _jpeg_size(65_500, 65_500, "CMYK"), large, suffix="jpg")
+    yield _with_picture("avif-nothing-wide", _avif_size(0, 40), broken, narrow, suffix="avif")
+    for name, profile in {
+        "garbage": bytes(50 * _MIB),
+        "padded": profiles.cmyk() + bytes(50 * _MIB),
+        "grid": profiles.cmyk(grid=255),  # it says that it has 255 nodes on each of four axes
+    }.items():
+        inks = _saved("TIFF", "CMYK", icc_profile=profile)
+        yield _with_picture(f"tif-profile-{name}", inks, DONE, suffix="tif")
     yield _with_picture("tif-loop", _tiff(next=8), DONE, broken, suffix="tif")
     yield _with_picture("bmp-negative", _patched(picture("BMP"), {18: struct.pack("<i", -48)}), broken, large)
     yield _with_picture("jpg-nothing-wide", _jpeg_size(0, 40), broken, narrow, suffix="jpg")
@@ -238,14 +270,6 @@ def bombs() -> Iterator[Case]:
 
 
 # Other formats, and wrong names
-
-
-def _saved(format_: str, mode: str = "RGB") -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Pillow drops some of these formats one day
-        Image.new(mode, (48, 40), 0).save(buffer, format_)
-    return buffer.getvalue()
 
 
 def other_formats() -> Iterator[Case]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daemon import images
 from daemon.errors import NotReady
 from daemon.job import EngineInfo, Losses, Painting, Plan, Step
+from daemon.pictures import decoding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ class LocalEngine:
         """Yield the content at every iteration."""
         yield Plan(memory_estimate_mb=None, computed="whole", is_smallest=True)
         count, losses = request.settings.iterations, Losses(3.0, 2.0, 1.0)
-        picture = np.asarray(images.read(request.content, 1))
+        picture = np.asarray(decoding.read(request.content, 1))
         for iteration in range(count + 1):
             time.sleep(STEP_S)
             painting = (

@@ -18,9 +18,9 @@ import yaml
 from PIL import Image
 from structlog.testing import capture_logs
 
-from daemon import images
 from daemon.job import State
 from daemon.outbox import loss_table
+from daemon.pictures import decoding
 from daemon.sandbox.client import Decoder, Found
 from daemon.service import backoff, intake_thread, service, work_thread
 from daemon.service.service import Service
@@ -154,7 +154,7 @@ class Tree:
 
 def decode_here(path: Path, name: str) -> tuple[int, int]:
     """Decode a picture whole, as the decoder does, in this process."""
-    height, width = images.read(path, 200, name).shape[:2]
+    height, width = decoding.read(path, 200, name).shape[:2]
     return height, width
 
 

@@ -1,4 +1,4 @@
-"""What each key may hold, and how presets, house defaults and a sidecar lie over each other."""
+"""What each key may hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from daemon.errors import Reason
-from daemon.settings import LAYERS, PRESETS, EarlyStop, Settings, merged
+from daemon.settings import LAYERS, EarlyStop, Settings
 from daemon.validation import explain
 
 HUGE = 10**200
@@ -75,11 +75,17 @@ def value_of(key: str, value: Any) -> Any:
         ("style_weight", "1e-2", 0.01),
         ("tv_weight", 5, 5.0),
         ("match_weight", 1, 1.0),
+        ("style_scale", 4, 4.0),
+        ("style_scale", "0.1", 0.1),
         ("pooling", "avg", "avg"),
+        *(("preserve_color", word, word) for word in ("none", "luminance", "match")),
         ("init", "noise", "noise"),
         ("init", "my start.png", "my start.png"),
         ("init", "..jpg", "..jpg"),
         *(("protect", word, word) for word in ("faces", "none", "my mask.png")),
+        *(("background", value, "#10ff00") for value in ("#10fF00", [16, 255, 0])),
+        ("background", "auto", "auto"),
+        ("alpha", "flatten", "flatten"),
         ("init", "\udcff.jpg", "\udcff.jpg"),
         ("seed", 0, 0),
         ("seed", 2**63 - 1, 2**63 - 1),
@@ -107,12 +113,16 @@ def test_good_values_are_taken(key: str, value: object, expected: object) -> Non
         ("style_weight", [*NO_NUMBER, -0.01]),
         ("tv_weight", [*NO_NUMBER, -1]),
         ("match_weight", [*NO_NUMBER, -0.1, 1.1]),
+        ("style_scale", [*NO_NUMBER, 0, 0.09, 4.1, -1]),
         ("seed", [*NO_NUMBER, -1, 2**63, HUGE, 0.5]),
         ("priority", [*NO_NUMBER, -1001, 1001, 0.5]),
         ("objective", [*NO_WORD, "balance"]),
         ("optimizer", [*NO_WORD, "sgd"]),
         ("pooling", NO_WORD),
+        ("preserve_color", [*NO_WORD, "luma", True]),
         ("protect", ["", " ", "face", 3, False, [], {}, ["a.png"]]),
+        ("background", [*NO_WORD, "red", "#fff", "#ff00gg", [1, 2], [1, 2, 256], [1, 2, -1], [True, 1, 2]]),
+        ("alpha", NO_WORD),
         ("init", ["", " ", 3, True, [], {}, ["a"], {"a": 1}]),
         ("scales", ["", "AUTO", 3, True, None, {}, {"size": 128, "iterations": 60}]),
     ],
@@ -321,6 +331,13 @@ def test_a_frame_is_kept_every_so_many_iterations(every: int, kept: list[int]) -
         ({"early_stop": {"share": 1}}, ["early_stop.share"]),
         ({"output": {"format": "bmp"}}, ["output.format"]),
         ({"output": {"format": "PNG"}}, ["output.format"]),
+        ({"output": {"quality": 0}}, ["output.quality"]),
+        ({"output": {"quality": 101}}, ["output.quality"]),
+        ({"output": {"quality": True}}, ["output.quality"]),
+        ({"output": {"bits": 10}}, ["output.bits"]),
+        ({"output": {"bits": True}}, ["output.bits"]),
+        ({"output": {"format": "bmp", "bits": 16}}, ["output.format"]),
+        ({"output": {"metadata": "gps"}}, ["output.metadata"]),
         ({"output": "png"}, ["output"]),
         ({"siz": 3}, ["siz"]),
     ],
@@ -328,134 +345,3 @@ def test_a_frame_is_kept_every_so_many_iterations(every: int, kept: list[int]) -
 def test_faults_inside_sections_have_their_path(raw: dict[str, object], keys: list[str]) -> None:
     """Keys of frames, output and early_stop are checked like all others."""
     assert list(faults_of(**raw)) == keys
-
-
-def test_the_defaults_are_the_default_presets() -> None:
-    """Settings without any key are the default preset's at 512 px; an empty sidecar means the same."""
-    assert Settings() == Settings.model_validate(PRESETS["default"])
-    assert Settings() == Settings.model_validate(merged(None, {}, {}))
-    found = Settings()
-    assert (found.size, found.iterations, found.strength, found.scales) == (512, 18, 0.5, "auto")
-    assert (found.objective, found.optimizer, found.learning_rate) == ("balanced", "lbfgs", 2.0)
-    assert found.content_layers == {"block4_conv2": 1.0}
-    assert list(found.style_layers) == [f"block{block}_conv1" for block in range(1, 6)]
-    assert (found.init, found.init_colors, found.early_stop) == ("content", "style", False)
-    assert found.chroma_limit
-
-
-def test_the_papers_preset_is_the_papers() -> None:
-    """`preset: paper` sets every number of the paper, whatever the defaults are."""
-    found = Settings.model_validate(PRESETS["paper"])
-    assert (found.iterations, found.scales, found.objective, found.optimizer) == (100, "none", "paper", "adam")
-    assert (found.learning_rate, found.content_weight, found.style_weight) == (2.0, 1000.0, 0.01)
-    assert (found.tv_weight, found.pooling, found.init, found.init_colors) == (0.0, "max", "content", "content")
-    assert not found.chroma_limit
-    assert found.content_layers == {"block5_conv2": 1.0}
-    assert list(found.style_layers) == [f"block{block}_conv1" for block in range(1, 6)]
-
-
-def test_a_preset_leaves_no_key_of_another() -> None:
-    """A preset over a house of another one gives what it gives alone: each sets every key that counts."""
-    free = {"size", "seed", "early_stop", "frames", "output", "priority"}
-    unseen = {
-        "learning_rate",
-        "strength",
-        "content_weight",
-        "style_weight",
-    }  # another optimiser's or objective's
-    for name, keys in PRESETS.items():
-        for other in PRESETS.values():
-            over = Settings.model_validate(merged(name, dict(other), {}))
-            alone = Settings.model_validate(keys)
-            differs = {key for key in Settings.model_fields if getattr(over, key) != getattr(alone, key)}
-            assert differs <= free | unseen, name
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_valid(name: str) -> None:
-    """A preset alone has no fault."""
-    assert faults_of(**PRESETS[name]) == {}
-
-
-@pytest.mark.parametrize(
-    ("preset", "house", "own", "expected"),
-    [
-        (None, {}, {}, 18),
-        (None, {"iterations": 7}, {}, 7),
-        (None, {"preset": "paper"}, {}, 100),
-        (None, {"preset": "paper", "iterations": 7}, {}, 7),
-        ("paper", {"iterations": 7}, {}, 100),
-        ("paper", {"iterations": 7}, {"iterations": 3}, 3),
-        (None, {"iterations": 7}, {"iterations": 3}, 3),
-        (None, {"iterations": 7}, {"iterations": None}, 7),
-        ("paper", {"iterations": None}, {"iterations": None}, 100),
-        ("nonsense", {"iterations": 7}, {}, 7),
-    ],
-)
-def test_the_sidecar_lies_over_its_preset_over_the_house(
-    preset: str | None, house: dict[str, Any], own: dict[str, Any], expected: int
-) -> None:
-    """Own keys, then the preset asked for, then the house's keys, then the house's preset; null is not set."""
-    assert merged(preset, house, own)["iterations"] == expected
-
-
-@pytest.mark.parametrize(
-    ("house", "own", "size"), [("preview", "default", 512), ("fine", "paper", 512), ("fine", None, 1024)]
-)
-def test_a_named_preset_has_its_own_size(house: str, own: str | None, size: int) -> None:
-    """The house's preset takes no part where the sidecar names one."""
-    assert Settings.model_validate(merged(own, {"preset": house}, {})).size == size
-
-
-def test_sections_are_laid_over_key_by_key() -> None:
-    """A sidecar that sets one key of frames keeps the house's other one."""
-    house = {"frames": {"every": 3, "animation": "gif"}, "output": {"format": "webp"}}
-
-    result = merged(None, house, {"frames": {"every": 5}})
-
-    assert result["frames"] == {"every": 5, "animation": "gif"}
-    assert result["output"] == {"format": "webp"}
-    assert house["frames"] == {"every": 3, "animation": "gif"}
-
-
-def test_layers_are_laid_over_whole() -> None:
-    """A sidecar's layers replace the house's, they do not add to them."""
-    house = {"style_layers": {"block1_conv1": 1}}
-
-    assert merged(None, house, {"style_layers": {"block2_conv1": 1}})["style_layers"] == {"block2_conv1": 1}
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("size", [16, 512, 16384, "original"])
-def test_a_preset_takes_any_size(preset: str, size: int | str) -> None:
-    """No preset names a coarse size that a size of one's own could stumble over."""
-    assert faults_of(**merged(preset, {}, {"size": size})) == {}
-
-
-def test_scales_that_a_person_wrote_are_not_touched() -> None:
-    """Own scales are taken as they are, and are a fault where they do not stay below the size."""
-    own = {"size": 512, "scales": [{"size": 512, "iterations": 100}]}
-
-    assert merged("fine", {}, own)["scales"] == own["scales"]
-    assert list(faults_of(**merged("fine", {}, own))) == ["scales"]
-
-
-@pytest.mark.parametrize(
-    ("size", "kept"),
-    [(1024, [256, 512]), (512, [256]), (256, []), ("original", [256, 512]), ("huge", [256, 512])],
-)
-def test_scales_of_the_house_end_below_a_sidecars_size(size: int | str, kept: list[int]) -> None:
-    """A sidecar that asks for a smaller picture gets no faults for scales that only the config names."""
-    house = {"size": 2048, "scales": [{"size": item, "iterations": 5} for item in (256, 512)]}
-    found = merged(None, house, {"size": size})
-    assert [scale["size"] for scale in found["scales"]] == kept
-    assert set(faults_of(**found)) == ({"size"} if size == "huge" else set())
-    assert len(house["scales"]) == 2
-
-
-def test_faulty_scales_of_the_house_stay_faults() -> None:
-    """An entry that is no scale, or is not below the size beside it, is reported as it is."""
-    for scales in ([{"size": 512, "iterations": 5}], [7], [{"size": "x"}]):
-        house = {"size": 512, "scales": scales}
-        assert merged(None, house, {"iterations": 3})["scales"] == scales
-        assert merged(None, {}, house)["scales"] == scales

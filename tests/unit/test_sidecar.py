@@ -6,7 +6,8 @@ import pytest
 
 from daemon import sidecar
 from daemon.errors import Fault, Reason
-from daemon.settings import PRESETS, EarlyStop, Settings
+from daemon.presets import PRESETS
+from daemon.settings import EarlyStop, Settings
 from daemon.sidecar import Sidecar
 
 PATHS = ["../../etc/passwd", "/etc/passwd", "sub/a.jpg", "..", ".", "a\\b.jpg", "C:\\a.jpg", "../a.jpg"]
@@ -153,7 +154,7 @@ def test_three_faults_come_at_once_with_all_that_is_known_of_them() -> None:
 
     assert faults["size"] == Fault("s.yaml", "size", "12", "a number of pixels from 16 to 16384, or original")
     assert faults["output.format"] == Fault(
-        "s.yaml", "output.format", "'jpg'", "one of png, jpeg, webp, tiff", "did you mean 'jpeg'?"
+        "s.yaml", "output.format", "'jpg'", "one of png, jpeg, webp, tiff, avif", "did you mean 'jpeg'?"
     )
     assert faults["iteratons"].hint == "did you mean 'iterations'?"
     assert faults["iteratons"].found == "50"

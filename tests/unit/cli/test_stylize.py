@@ -12,8 +12,9 @@ from PIL import Image
 from support.fakes import INFO, PLAN
 from support.trees import save
 
-from daemon import images, sidecar
+from daemon import sidecar
 from daemon.job import Face, Losses, Painting, Step
+from daemon.pictures import decoding
 from daemon.sandbox.client import Decoder, Found
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def stylize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> St
             def stylize(self, request: Request) -> Iterator[Plan | Step]:
                 run.asked.append(request)
                 yield replace(PLAN, warning=warning)
-                painting = Painting(images.read(request.content, 1), 0, LOSSES, LOSSES, LOSSES, 0.0, 0.0)
+                painting = Painting(decoding.read(request.content, 1), 0, LOSSES, LOSSES, LOSSES, 0.0, 0.0)
                 for number, facts in enumerate(steps):
                     drawn = {"painting": painting} if facts.pop("is_last", False) else {}
                     yield Step(number, 9, 32, LOSSES, 0.0, **facts, **drawn)
@@ -89,6 +90,27 @@ def test_faces_of_the_photo_are_protected(stylize: Stylize, monkeypatch: pytest.
         assert stylize({"is_last": True}, options=("--set", f"preset={preset}")).code == 0
 
     assert [request.faces for request in stylize.asked] == [(FACE,), ()]
+
+
+def test_the_name_chooses_the_format_and_set_the_rest(stylize: Stylize, tmp_path: Path) -> None:
+    """`--set output.quality` is that of the file's own format, which refuses what it cannot hold."""
+    sizes = []
+    for quality in (20, 90):
+        options = ("-o", "out.avif", "--set", f"output.quality={quality}", "--set", "output.format=png")
+        assert stylize({"is_last": True}, options=options).code == 0
+        sizes.append((tmp_path / "out.avif").stat().st_size)
+    assert sizes[0] < sizes[1]
+    refused = stylize({"is_last": True}, options=("-o", "out.jpg", "--set", "output.bits=16"))
+    assert refused.code == 2
+    assert "16 bits are for png and tiff" in " ".join(refused.err.split())
+    assert stylize({"is_last": True}, options=("--set", "output=3")).code == 2
+
+
+def test_a_color_needs_no_quotes(stylize: Stylize) -> None:
+    """YAML would take it for a comment, and the key for not set."""
+    assert stylize({"is_last": True}, options=("--set", "background=#FF0000")).code == 0
+    assert stylize.asked[0].settings.background == "#ff0000"
+    assert stylize({}, options=("--set", "background=#12")).code == 2
 
 
 def test_an_engine_without_a_picture_is_one_line(stylize: Stylize, tmp_path: Path) -> None:

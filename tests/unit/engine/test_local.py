@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from PIL.ExifTags import Base
 from support.fakes import AskedLife, steps_of
 from support.narrow_vgg import narrow_engine, narrow_weights
 from support.trees import save, wait_for
@@ -23,6 +24,7 @@ from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter
 from daemon.errors import EngineError, JobError, NotReady, Reason
 from daemon.job import Request
+from daemon.presets import PRESETS
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -129,6 +131,54 @@ def test_files_are_read_in_their_roles(engine: LocalEngine, tmp_path: Path) -> N
     assert mixed[0].losses != other[0].losses
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"background": "#00ff00"}, {"alpha": "flatten"}, {"output": {"format": "jpeg"}}]
+)
+def test_transparency_is_painted_on_a_background_and_kept(
+    engine: LocalEngine, request_for: Ask, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """The start shows the mean color, or the one asked for; the painting has the alpha channel at its size."""
+    half = Image.new("RGBA", (80, 60), (0, 0, 200, 0))
+    half.paste((200, 40, 0, 255), (0, 0, 40, 60))
+    half.save(tmp_path / "half.png")
+    request = request_for(size=40, init_colors="content", frames={"every": 1}, **settings)
+
+    first, *_, last = steps_of(engine, replace(request, content=tmp_path / "half.png"))
+
+    ground, alpha = (0, 255, 0) if "background" in settings else (200, 40, 0), last.painting.picture[..., 3:]
+    assert np.abs(first.picture[15, 35].astype(int) - ground).max() <= 1
+    assert alpha.shape == (30, 40, 0 if settings.keys() & {"alpha", "output"} else 1)
+    assert alpha.size == 0 or (alpha[:, :16].min(), alpha[:, 24:].max()) == (255, 0)
+
+
+def test_a_painting_of_sixteen_bits_is_not_rounded_before(
+    engine: LocalEngine, request_for: Callable[..., Request]
+) -> None:
+    """It rounds to the one of 8 bits, and has values between its gray levels, whatever the last step is."""
+    for preset in ("paper", "default"):
+        keys = {**PRESETS[preset], "iterations": 2}
+        plain, deep = (
+            list(steps_of(engine, request_for(**keys, output={"bits": bits})))[-1].painting.picture
+            for bits in (8, 16)
+        )
+        assert (plain.dtype, deep.dtype) == (np.uint8, np.uint16)
+        assert np.abs(np.rint(deep / 257) - plain).max() <= (0 if preset == "paper" else 1)
+        assert len(np.unique(deep % 257)) > 200
+
+
+@pytest.mark.parametrize(("metadata", "make"), [("none", None), ("safe", "Canon"), ("all", "Canon")])
+def test_a_painting_has_the_exif_that_its_result_may_carry(
+    engine: LocalEngine, request_for: Callable[..., Request], metadata: str, make: str | None
+) -> None:
+    """It comes from the photo, as the settings say."""
+    request, exif = request_for(output={"metadata": metadata}), Image.Exif()
+    exif[Base.Make] = "Canon"
+    Image.open(request.content).save(request.content, exif=exif)
+    found = Image.Exif()
+    found.load(list(steps_of(engine, request))[-1].painting.exif)
+    assert found.get(Base.Make) == make
+
+
 def test_a_picture_above_the_limit_is_refused(make_config: Make, request_for: Ask) -> None:
     """A picture of more megapixels than inbox.max_megapixels fails the job before it is decoded."""
     engine = LocalEngine(make_config(engine={"device": "cpu"}, inbox={"max_megapixels": 0.0005}))
@@ -172,6 +222,18 @@ def test_nothing_is_computed_before_the_device_is_set_up(
     assert done == [False, "device", "network"]
 
 
+def test_what_is_transparent_around_a_painting_does_not_count(engine: LocalEngine, request_for: Ask) -> None:
+    """A painting within a transparent margin has the losses of the painting alone."""
+    request = request_for(size=64)
+    expected = list(steps_of(engine, request))
+    path = request.styles[0][0]
+    with Image.open(path) as painting:
+        wide = Image.new("RGBA", (painting.width + 40, painting.height + 20))
+        wide.paste(painting, (30, 0))
+    wide.save(path)
+    assert _numbers(list(steps_of(engine, request))) == _numbers(expected)
+
+
 # Prefetched
 
 
@@ -179,13 +241,13 @@ def test_nothing_is_computed_before_the_device_is_set_up(
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """Every decoding: which file, in which thread."""
     found: list[tuple[str, str]] = []
-    read = local.images.read
+    decode = local.decoding.decode
 
     def counted(path: Path, *args: Any) -> Any:
         found.append((path.name, threading.current_thread().name))
-        return read(path, *args)
+        return decode(path, *args)
 
-    monkeypatch.setattr(local.images, "read", counted)
+    monkeypatch.setattr(local.decoding, "decode", counted)
     return found
 
 
@@ -228,7 +290,7 @@ def test_a_job_that_moved_since_it_was_prepared_is_the_same(
     assert reads == []
 
 
-@pytest.mark.parametrize("change", ["settings", "content", "weight"])
+@pytest.mark.parametrize("change", ["settings", "content", "weight", "scale"])
 def test_a_wrong_guess_costs_nothing(
     engine: LocalEngine, request_for: Ask, tmp_path: Path, change: str
 ) -> None:
@@ -238,6 +300,7 @@ def test_a_wrong_guess_costs_nothing(
         "settings": replace(request, settings=request.settings.model_copy(update={"pooling": "avg"})),
         "content": replace(request, content=save(tmp_path / "other.png", 7)),
         "weight": replace(request, styles=(request.styles[0], (save(tmp_path / "third.png", 8), 1.0))),
+        "scale": replace(request, style_scales=(0.5,)),
     }[change]
     expected = list(steps_of(engine, request))
     engine.prepare(other)

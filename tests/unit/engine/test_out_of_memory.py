@@ -157,7 +157,7 @@ def test_the_next_job_is_made_ready_only_where_there_is_room_for_it(
     spare_mb: float, engine: LocalEngine, ask: Ask, limit: Limit, *, is_decoded: bool, is_prepared: bool
 ) -> None:
     """What the limit leaves beside the running picture decides what of the next one is made ready."""
-    job = memory.works(Settings.model_validate(KEYS), (288, 96), [(96, 96)], engine.start())
+    job = memory.works(Settings.model_validate(KEYS), (288, 96), [((96, 96), 1.0)], engine.start())
     whole_mb = max(memory.estimate_mb(work, memory.TILE_SIZES[0]) for work in job)
     limit(round(memory.MARGIN * (whole_mb + spare_mb) + 0.5))
     with contextlib.closing(engine.stylize(ask())) as painting:

@@ -8,11 +8,13 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 from support.desk import RESCAN_S, SETTLE_S, Desk
-from support.trees import digest, save
+from support.trees import NearDecoder, decode_here, digest, save
 
 from daemon.inbox.intake import DOUBT_FACTOR
-from daemon.job import State, printable
+from daemon.job import Job, State, printable
+from daemon.sandbox.client import Found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +32,30 @@ def _slowly(data: bytes, path: Path, pause_after: int | None) -> Iterator[float]
         for number, start in enumerate(range(0, len(data), size)):
             file.write(data[start : start + size])
             yield SETTLE_S * 1.5 if number == pause_after else STEP_S
+
+
+def test_what_a_picture_lacks_is_warned_of_once(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warning of the decoder is logged with the job's id, and stays in job.json for the record."""
+    found = Found(warnings=("it is odd",))
+    decoder = NearDecoder()
+    monkeypatch.setattr(decoder, "inspect", lambda path, name, *_, **__: (decode_here(path, name), found))
+    desk = Desk(make_config(inbox={"settle_s": SETTLE_S}), decoder)
+    desk.picture("sea.jpg")
+    desk.picture("wave.png", 1)
+    desk.write("sea.yaml", content="sea.jpg", style="wave.png")
+
+    with capture_logs() as records:
+        (job,) = desk.settle()
+        desk.turn(100)
+
+    warned = [record for record in records if record["event"] == "job.warned"]
+    assert [(record["job_id"], record["message"]) for record in warned] == [
+        (job.id, "sea.jpg: it is odd"),
+        (job.id, "wave.png: it is odd"),
+    ]
+    assert Job.from_json(job.to_json()) == job
 
 
 # Complete and settled

@@ -95,14 +95,15 @@ def test_a_named_picture_that_is_missing_is_waited_for() -> None:
     assert group.local_names == {"sunset.yaml", "a.jpg", "b.jpg", "c.jpg"}
 
 
-def test_a_blend_keeps_order_and_weights() -> None:
-    """Several styles are members in the sidecar's order, each with its weight."""
-    group = pair("{content: a, style: [{image: z, weight: 2}, b, {image: c, weight: 0}]}", ["a", "b", "c", "z"])
+def test_a_blend_keeps_order_weights_and_scales() -> None:
+    """Several styles are members in the sidecar's order, each with its weight and its scale."""
+    styles = "[{image: z, weight: 2}, b, {image: c, weight: 0, scale: 0.5}]"
+    group = pair(f"{{content: a, style: {styles}}}", ["a", "b", "c", "z"])
 
     assert group.parts[2:] == (
         Part("style", "z", weight=2.0),
         Part("style", "b", weight=1.0),
-        Part("style", "c", weight=0.0),
+        Part("style", "c", weight=0.0, scale=0.5),
     )
 
 

@@ -13,10 +13,10 @@ import pytest
 from structlog.testing import capture_logs
 from support.trees import wait_for
 
-from daemon import images
 from daemon.job import Job
 from daemon.lifeline import Lifeline
 from daemon.outbox.frames import FrameWriter
+from daemon.pictures import decoding, encoding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def test_frames_are_named_by_their_iteration(writer: FrameWriter, tmp_path: Path
     writer.close(Lifeline().beat)
     names = sorted(path.name for path in (tmp_path / "frames").iterdir())
     assert names == ["0000.png", "0010.png", "0020.png", "0030.png"]
-    assert images.read(tmp_path / "frames" / "0030.png", 1).max() == 30
+    assert decoding.read(tmp_path / "frames" / "0030.png", 1).max() == 30
 
 
 def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(writer: FrameWriter, outbox: Outbox) -> None:
@@ -56,7 +56,7 @@ def test_the_preview_is_whole_at_any_time_and_gone_at_the_end(writer: FrameWrite
 
     def look() -> None:
         while not done.is_set():
-            assert images.read(live / "latest.png", 1).shape == (8, 8, 3)
+            assert decoding.read(live / "latest.png", 1).shape == (8, 8, 3)
             seen.add(json.loads((live / "status.json").read_bytes())["iteration"])
 
     with ThreadPoolExecutor(1) as pool:
@@ -96,14 +96,14 @@ def test_a_preview_that_cannot_be_written_costs_one_warning(
 
 def _hold(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
     """Have the first encoding begin, then wait: both as events."""
-    begun, gate, encode = threading.Event(), threading.Event(), images.encode
+    begun, gate, encode = threading.Event(), threading.Event(), encoding.encode
 
     def wait(*args: object) -> bytes:
         begun.set()
         assert gate.wait(30)
         return encode(*args)
 
-    monkeypatch.setattr(images, "encode", wait)
+    monkeypatch.setattr(encoding, "encode", wait)
     return begun, gate
 
 
@@ -170,7 +170,7 @@ def test_a_defect_in_the_thread_is_raised_and_blocks_nobody(
     def fail(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(images, "encode", fail)
+    monkeypatch.setattr(encoding, "encode", fail)
     with pytest.raises(MemoryError):
         _put_many(writer)
     writer.close(Lifeline().beat)

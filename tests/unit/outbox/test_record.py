@@ -87,6 +87,7 @@ def test_result_yaml_records_what_was_done() -> None:
         "weights": {"source": "bundled", "sha256": "f" * 64},
         "protection": {"faces": None, "detector": None},
         "inputs": [{"role": item.role, "name": item.name, "sha256": item.sha256} for item in make_job().parts],
+        "warnings": [],
         "versions": {"styletransferd": "1", "tensorflow": "2"},
     }
 

@@ -1,4 +1,4 @@
-"""The decoder: what `images.read` says, from a process that any picture may take down."""
+"""The decoder: what `decoding.decode` says, from a process that any picture may take down."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from structlog.testing import capture_logs
+from support import profiles
 from support.fakes import AskedLife
 from support.programs import is_gone
 from support.trees import wait_for
 
-from daemon import images
 from daemon.errors import JobError, NotReady, NotTaken, Reason
 from daemon.lifeline import Lifeline
+from daemon.pictures import decoding
 from daemon.sandbox import child as child_module
 from daemon.sandbox import client
 from daemon.sandbox.client import Decoder
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 MEGAPIXELS = 1.0
 LIFE = Lifeline()
+P3 = profiles.rgb(profiles.DISPLAY_P3)
 MOMENT_S = 10.0
 HEIGHT = 20
 
@@ -107,10 +109,13 @@ def verdict(decoder: Decoder, path: Path) -> Any:
 
 
 def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
-    """Sizes, with EXIF orientation applied, and failures, word for word, are those of `images.read`."""
+    """Sizes, with EXIF orientation applied, and failures, word for word, are those of `decoding.decode`."""
     turned = Image.Exif()
     turned[0x112] = 6
-    paths = [saved(tmp_path / f"good{suffix}") for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp", ".gif")]
+    paths = [
+        saved(tmp_path / f"good{suffix}")
+        for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp", ".gif", ".avif")
+    ]
     paths.append(saved(tmp_path / "turned.jpg", exif=turned))
     paths.append(saved(tmp_path / "large.png", 2000, 501))
     paths.append(saved(tmp_path / "format.ppm"))
@@ -122,7 +127,7 @@ def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
     answers = []
     for path in paths:
         try:
-            expected: Any = images.read(path, MEGAPIXELS, path.name).shape[:2]
+            expected: Any = decoding.decode(path, MEGAPIXELS, path.name).size
         except JobError as error:
             expected = error.failure
         try:
@@ -130,8 +135,8 @@ def test_it_says_what_reading_says(decoder: Decoder, tmp_path: Path) -> None:
         except JobError as error:
             answers.append(error.failure)
         assert answers[-1] == expected
-    assert answers[:7] == [(20, 30)] * 6 + [(30, 20)]
-    assert [answer.reason for answer in answers[7:]] == [Reason.PICTURE_TOO_LARGE, *[Reason.NOT_A_PICTURE] * 5]
+    assert answers[:8] == [(20, 30)] * 7 + [(30, 20)]
+    assert [answer.reason for answer in answers[8:]] == [Reason.PICTURE_TOO_LARGE, *[Reason.NOT_A_PICTURE] * 5]
 
 
 def test_any_name_is_asked_for(decoder: Decoder, tmp_path: Path) -> None:
@@ -193,7 +198,7 @@ def test_a_child_ends_by_itself(
         thread.start()
         for _ in range(answers):
             ours.send_bytes(json.dumps([str(path), "a", False]).encode())
-            assert json.loads(ours.recv_bytes()) == {"size": [HEIGHT, 30]}
+            assert json.loads(ours.recv_bytes()) == {"size": [HEIGHT, 30], "warnings": []}
         thread.join(MOMENT_S)
         assert not thread.is_alive()
 
@@ -249,7 +254,7 @@ def test_a_child_ends_with_its_thread_and_the_next_thread_gets_another(make: Mak
 POISON = """
 import errno, os, signal, time
 from pathlib import Path
-from daemon import images
+from daemon.pictures import decoding, srgb
 
 def strike(image):
     folder = Path(os.environ["POISON"])
@@ -269,7 +274,7 @@ def strike(image):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(image)
 
-real, images._to_rgb = images._to_rgb, strike
+real, srgb.converted = srgb.converted, strike
 """
 
 
@@ -333,7 +338,7 @@ def test_a_child_killed_once_is_no_fault_of_the_picture(make: Make, tmp_path: Pa
 
 
 def test_a_disk_that_fails_is_no_fault_of_the_picture(make: Make, tmp_path: Path, poison: None) -> None:
-    """An error of the disk reaches the caller as an OSError with number and path, as from `images.read`."""
+    """An error of the disk reaches the caller as an OSError with number and path, as from `decoding.decode`."""
     path = saved(tmp_path / "b.png", 105)
     with pytest.raises(OSError, match="Input/output error") as caught:
         make().inspect(path, "b", LIFE)
@@ -417,7 +422,11 @@ def test_a_picture_beyond_the_memory_limit_is_too_large(
         pytest.param(
             "RGBA.tif", {"tiffinfo": {0x112: 6}, "compression": "tiff_deflate"}, marks=pytest.mark.nightly
         ),
-        pytest.param("CMYK.jpg", {"progressive": True}, marks=pytest.mark.nightly),
+        pytest.param(
+            "CMYK.jpg", {"progressive": True, "icc_profile": profiles.cmyk()}, marks=pytest.mark.nightly
+        ),
+        pytest.param("RGBA.avif", {"speed": 10, "icc_profile": P3}, marks=pytest.mark.nightly),
+        pytest.param("RGBA.png", {"compress_level": 1, "icc_profile": P3}, marks=pytest.mark.nightly),
         pytest.param("I;16.png", {"compress_level": 0}, marks=pytest.mark.nightly),
     ],
 )

@@ -46,15 +46,17 @@ def test_the_engine_gets_one_hint_of_what_comes_next(tree: Tree) -> None:
 
 
 def test_a_hint_names_what_the_painting_will_ask_for(tree: Tree) -> None:
-    """Pictures, weights and settings of the hint are those of the request that follows it."""
+    """Pictures, weights, scales and settings of the hint are those of the request that follows it."""
     engine = FakeEngine()
     stepper = Stepper(tree.config, engine)
-    _queue(tree, stepper, "a", "b")
+    _queue(tree, stepper, "a")
+    _queue(tree, stepper, "b", style=[{"image": "b-style.png", "scale": 2.0}])
     stepper.until_quiet()
     (hint,), (_, asked) = engine.hints, engine.requests
     assert [path.name for path in (hint.content, hint.styles[0][0])] == [
         path.name for path in (asked.content, asked.styles[0][0])
     ]
+    assert hint.style_scales == asked.style_scales == (2.0,)
     assert (hint.settings, hint.styles[0][1], hint.init) == (asked.settings, asked.styles[0][1], asked.init)
 
 

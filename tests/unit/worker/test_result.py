@@ -6,12 +6,16 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.fakes import FakeEngine, Replaying
 from support.trees import save
 
-from daemon import images, lifeline, safe_yaml
+from daemon import lifeline, safe_yaml
 from daemon.lifeline import Lifeline
+from daemon.pictures import encoding, film
+from daemon.settings import Output
 from daemon.worker import result
 from daemon.worker.result import GRACE_S, OutOfTime
 
@@ -23,6 +27,11 @@ if TYPE_CHECKING:
     Make = Callable[..., Any]
 
 FRAMES = {f"frames/{name}" for name in ("0000.png", "0002.png", "0004.png", "animation.webp")}
+GRAY = np.full((24, 32, 3), 128, np.uint8)
+DEEP = np.full((24, 32, 3), 12345, np.uint16)
+EXIF = Image.Exif()
+EXIF[271] = "Canon"
+EXIF = EXIF.tobytes()
 
 
 class Seconds:
@@ -53,6 +62,38 @@ def test_it_leaves_everything_but_the_record(make_studio: Make) -> None:
     assert (record["size"], record["result"]["memory"]["estimate_mb"]) == (32, 512)
     assert facts["best_iteration"] == 4
     assert len(studio.rows) == 5
+
+
+def test_a_photos_alpha_is_in_the_result_and_in_no_frame(make_studio: Make) -> None:
+    """result.png is transparent where the photo is; what shows the way is opaque."""
+    alpha = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32)
+
+    def change(step: Step) -> Step:
+        if step.painting is None:
+            return step
+        return replace(step, painting=replace(step.painting, picture=np.dstack([step.painting.picture, alpha])))
+
+    studio = make_studio(iterations=4, frames={"every": 2})
+    _written(studio, Replaying(change))
+    out = studio.claim.entry.out
+    with Image.open(out / "result.png") as found, Image.open(out / "frames" / "0004.png") as frame:
+        assert np.array_equal(np.asarray(found)[..., 3], alpha)
+        assert frame.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("output", "picture"), [({"format": "jpeg", "quality": 30}, GRAY), ({"format": "tiff", "bits": 16}, DEEP)]
+)
+def test_the_picture_carries_what_the_painting_has(
+    make_studio: Callable[..., Any], output: dict[str, Any], picture: np.ndarray
+) -> None:
+    """Profile and EXIF of the photo, the quality asked for, and the bits of the painting."""
+    studio = make_studio(output=output)
+    painted = studio.paint(FakeEngine())
+    painting = replace(painted.painting, picture=picture, exif=EXIF)
+    result.write(studio.claim, replace(painted, painting=painting), Lifeline())
+    (path,) = studio.claim.entry.out.glob(f"result{encoding.SUFFIXES[output['format']]}")
+    assert path.read_bytes() == encoding.encode(picture, Output(**output), EXIF)
 
 
 def test_the_facts_are_plain_values_in_one_line(make_studio: Make) -> None:
@@ -102,7 +143,7 @@ def test_the_film_shows_its_frames_in_the_order_of_the_iterations(
     """Frame 10000 comes after frame 5000, though its name sorts before."""
     shown: list[str] = []
     monkeypatch.setattr(
-        images, "animate", lambda frames, _format, _beat: shown.extend(path.stem for path in frames) or b""
+        film, "animate", lambda frames, _format, _beat: shown.extend(path.stem for path in frames) or b""
     )
     _written(make_studio(iterations=10_000, frames={"every": 5_000}), FakeEngine())
     assert shown == ["0000", "5000", "10000"]
@@ -140,7 +181,7 @@ def test_a_stop_leaves_a_while_to_finish(
 
 def test_a_stop_does_not_wait_for_frames_either(make_studio: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames that are not written in time are left: eight large ones may take longer than a stop may."""
-    studio, encode = make_studio(iterations=6, frames={"every": 1}), images.encode
+    studio, encode = make_studio(iterations=6, frames={"every": 1}), encoding.encode
     written: list[object] = []
 
     def encode_slowly(*args: Any) -> bytes:
@@ -148,7 +189,7 @@ def test_a_stop_does_not_wait_for_frames_either(make_studio: Make, monkeypatch: 
         written.append(args)
         return encode(*args)
 
-    monkeypatch.setattr(images, "encode", encode_slowly)
+    monkeypatch.setattr(encoding, "encode", encode_slowly)
     painted = studio.paint(FakeEngine())
     Seconds(2 * GRACE_S, monkeypatch)
     life = Lifeline()

@@ -13,7 +13,7 @@ from daemon import files
 from daemon.errors import Failure, NotReady, PauseKind, Reason
 from daemon.job import State
 from daemon.lifeline import Lifeline
-from daemon.settings import Frames, Settings
+from daemon.settings import Frames, Output, Settings
 from daemon.worker import result
 from daemon.worker.room import room_needed
 
@@ -57,6 +57,8 @@ def test_the_room_grows_with_size_and_frames(make_studio: Callable[..., Any]) ->
     small = room_needed(job)
     large = room_needed(replace(job, settings=base.model_copy(update={"size": 1024})))
     assert 3.5 < large.spool / small.spool < 4.5
+    deep = room_needed(replace(job, settings=base.model_copy(update={"output": Output(bits=16)})))
+    assert deep.outbox - small.outbox == 4 * 512 * 384
     filmed = room_needed(replace(job, settings=base.model_copy(update={"frames": Frames(every=10)})))
     assert filmed.entries == small.entries + 11
     assert filmed.outbox > small.outbox + 10 * 512 * 512

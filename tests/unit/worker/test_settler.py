@@ -11,10 +11,11 @@ from structlog.testing import capture_logs
 from support.fakes import FakeEngine
 from support.trees import claim_next, named
 
-from daemon import files, images
+from daemon import files
 from daemon.errors import EngineError, Failure, JobError, NotReady, PauseKind, Reason
 from daemon.job import State
 from daemon.lifeline import Lifeline
+from daemon.pictures import decoding, encoding
 from daemon.worker import result
 from daemon.worker.outcomes import CANCELLED, Crashed, Ending, Failed, Interrupted, Stored
 
@@ -102,7 +103,7 @@ def test_what_an_earlier_run_stored_is_published_with_its_facts(court: Court) ->
 def test_a_failure_is_published_with_its_last_good_picture(court: Court) -> None:
     """The job lies in `failed/`, its drop and the picture in the outbox."""
     (content,) = court.studio.claim.job.parts_of("content")
-    picture = images.read(court.studio.claim.entry.input(content), 1)
+    picture = decoding.read(court.studio.claim.entry.input(content), 1)
     court.studio.claim.entry.out.mkdir()  # as its attempt did
     assert court.settle(Failed(DIVERGED, picture)) is Ending.FAILED
     assert court.events == ["job.failed"]
@@ -157,7 +158,7 @@ def test_a_format_that_holds_no_such_picture_fails_the_job(
     def refuse(*_: object) -> bytes:
         raise JobError(Failure(Reason.PICTURE_TOO_LARGE, "too large for webp"))
 
-    monkeypatch.setattr(images, "encode", refuse)
+    monkeypatch.setattr(encoding, "encode", refuse)
     assert court.settle(painted) is Ending.FAILED
     assert court.records[-1]["reason"] == "picture_too_large"
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
-import itertools
 import random
 import struct
+import sys
 import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
-from support import hostile
+from PIL import Image
+from support import hostile, profiles
+from support.profiles import DISPLAY_P3
 
-from daemon import images
 from daemon.errors import JobError, Reason
+from daemon.pictures import decoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 HEIGHT, WIDTH = 24, 32
 RAMP = np.linspace(0, 255, HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3).astype(np.uint8)
-LOSSLESS = ["png", "webp", "tiff"]
 
 
 def saved(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
@@ -43,7 +43,7 @@ def read(tmp_path: Path) -> Reader:
 
     def reader(data: bytes, max_megapixels: float = 1.0) -> Picture:
         (tmp_path / "dropped").write_bytes(data)
-        return images.read(tmp_path / "dropped", max_megapixels, "a.jpg")
+        return decoding.read(tmp_path / "dropped", max_megapixels, "a.jpg")
 
     return reader
 
@@ -60,7 +60,7 @@ def reason(read: Reader, data: bytes, **options: float) -> Reason:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_exif_orientation_is_applied(read: Reader, orientation: int, format_: str) -> None:
     """All eight orientations are turned upright, by the definition of the tag and not by Pillow's word."""
     upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
@@ -79,12 +79,16 @@ def test_exif_orientation_is_applied(read: Reader, orientation: int, format_: st
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format_, {})
+    options = {
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+        "WEBP": {"lossless": True},
+    }.get(format_, {})
 
     picture = read(saved(Image.fromarray(np.ascontiguousarray(stored)), format_, exif=exif, **options))
 
     assert picture.shape == upright.shape
-    assert np.abs(picture.astype(int) - upright).max() < (90 if format_ == "JPEG" else 1)
+    assert np.abs(picture.astype(int) - upright).max() < (90 if format_ in {"JPEG", "AVIF"} else 1)
     for row, column in ((2, 2), (2, -3), (-3, 2), (-3, -3)):
         assert np.abs(picture[row, column].astype(int) - upright[row, column]).max() < 10
 
@@ -219,6 +223,35 @@ def test_floating_point_pictures_are_refused(read: Reader) -> None:
     assert reason(read, saved(Image.new("F", (WIDTH, HEIGHT), 0.5), "TIFF")) is Reason.NOT_A_PICTURE
 
 
+def test_a_heic_is_read_by_the_extra(tmp_path: Path) -> None:
+    """With its decoder, a HEIC is a picture like any other, upright and in sRGB."""
+    heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 48), (200, 30, 90))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    heif.from_pillow(image).save(
+        tmp_path / "a.heic", quality=100, chroma=444, exif=exif.tobytes(), icc_profile=profiles.rgb(DISPLAY_P3)
+    )
+
+    found = decoding.decode(tmp_path / "a.heic", 1.0)
+
+    expected = profiles.rgb_in_srgb(np.array([200.0, 30, 90]), DISPLAY_P3)
+    assert (found.size, found.warnings) == ((64, 48), ())
+    assert np.abs(np.asarray(found.image, float) - expected).mean() < 2
+
+
+def test_a_heic_without_the_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is sound, so that the hint is not to export it again but the command."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(40))
+
+    with pytest.raises(JobError) as caught:
+        decoding.decode(tmp_path / "a.heic", 1.0)
+
+    assert caught.value.failure.reason is Reason.NOT_A_PICTURE
+    assert "pip install pillow-heif" in caught.value.failure.hint
+
+
 # What is refused
 
 
@@ -254,7 +287,7 @@ def test_only_formats_of_the_list_are_opened(read: Reader, format_: str) -> None
 def test_a_missing_file_is_no_picture(tmp_path: Path) -> None:
     """A file that vanished fails the job, not the daemon; without a given name the error has the file's own."""
     with pytest.raises(JobError) as caught:
-        images.read(tmp_path / "gone.jpg", 1.0)
+        decoding.read(tmp_path / "gone.jpg", 1.0)
 
     assert caught.value.failure.file == "gone.jpg"
 
@@ -262,7 +295,9 @@ def test_a_missing_file_is_no_picture(tmp_path: Path) -> None:
 def encodings() -> dict[str, bytes]:
     """Write the same picture in every format, with details that need their bytes."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
-    files = {format_: saved(noise, format_) for format_ in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")}
+    files = {
+        format_: saved(noise, format_) for format_ in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF")
+    }
     return {
         **files,
         "progressive JPEG": saved(noise, "JPEG", progressive=True),
@@ -357,142 +392,67 @@ def test_reading_warns_nobody(read: Reader) -> None:
     assert read(saved(Image.new("L", (12_000, 8_000))), max_megapixels=100).shape == (8_000, 12_000, 3)
 
 
-# What is made of it
+# What lies below transparent parts
+
+
+def decoded(rgba: Any) -> decoding.Decoded:
+    """A picture with an alpha channel."""
+    return decoding.Decoded(Image.fromarray(np.asarray(rgba, np.uint8)))
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "longest", "expected"),
-    [
-        (768, 1024, 256, (192, 256)),
-        (1024, 768, 256, (256, 192)),
-        (100, 100, 512, (512, 512)),
-        (3, 100, 1000, (30, 1000)),
-        (16, 16, 16, (16, 16)),
-        (683, 1024, 512, (342, 512)),
-    ],
+    ("background", "ground"),
+    [("auto", [round((200 * 5 + 100) / 6), round(500 / 6), round(50 / 6)]), ("#102030", [16, 32, 48])],
 )
-def test_a_size_is_fitted_to_its_longest_side(
-    height: int, width: int, longest: int, expected: tuple[int, int]
-) -> None:
-    """The longest side is what was asked for, the other one follows."""
-    assert images.fit(height, width, longest) == expected
+def test_the_background_is_the_mean_color_of_the_opaque_part(background: str, ground: list[int]) -> None:
+    """Each color counts as far as it is opaque, and what is hidden does not; or it is the color asked for."""
+    row = decoded([[[200, 100, 0, 255], [100, 0, 50, 51], [0, 255, 0, 0]]]).over(background)[0]
+
+    assert (row[0].tolist(), row[2].tolist()) == ([200, 100, 0], ground)
+    assert np.abs(row[1] - (np.array([100, 0, 50]) * 0.2 + np.array(ground) * 0.8)).max() <= 1
 
 
-@pytest.mark.parametrize(("height", "width"), [(3, 100), (100, 3), (1, 16384)])
-def test_a_picture_too_narrow_for_vgg19_is_refused(height: int, width: int) -> None:
-    """A short side below 16 px is an error before the painting begins."""
-    with pytest.raises(JobError) as caught:
-        images.fit(height, width, 512)
-
-    assert caught.value.failure.reason is Reason.PICTURE_TOO_NARROW
-    assert f"{width} x {height} px" in caught.value.failure.message
+def test_what_is_transparent_everywhere_is_white() -> None:
+    """A picture without an opaque part has no mean color."""
+    assert decoded([[[9, 9, 9, 0]] * 2]).over("auto").tolist() == [[[255] * 3] * 2]
 
 
-def test_resizing_is_pillows_lanczos() -> None:
-    """The reference losses hold for this filter alone."""
-    expected = np.asarray(Image.fromarray(RAMP).resize((20, 10), Image.Resampling.LANCZOS))
+def test_an_opaque_alpha_channel_is_none(read: Reader, tmp_path: Path) -> None:
+    """A picture with an alpha channel that hides nothing is read as one without."""
+    image = Image.fromarray(RAMP)
+    image.putalpha(255)
 
-    assert np.array_equal(images.resize(RAMP, 10, 20), expected)
-    assert images.resize(RAMP, HEIGHT, WIDTH) is RAMP
-
-
-def test_covering_crops_instead_of_stretching() -> None:
-    """A square in the middle of a wide picture stays a square."""
-    wide = np.zeros((20, 60, 3), np.uint8)
-    wide[5:15, 25:35] = 255
-
-    covered = images.cover(wide, 40, 40)
-
-    assert covered.shape == (40, 40, 3)
-    lit = covered[..., 0] > 127
-    assert abs(int(lit.any(axis=0).sum()) - int(lit.any(axis=1).sum())) <= 1
+    assert np.array_equal(read(saved(image)), RAMP)
+    assert decoding.decode(tmp_path / "dropped", 1.0).alpha is None
 
 
-@pytest.mark.parametrize("format_", images.SUFFIXES)
-def test_every_format_can_be_written_and_read(read: Reader, format_: str) -> None:
-    """What is encoded decodes again, to the bit where the format loses nothing."""
-    picture = read(images.encode(RAMP, format_))
-
-    assert picture.shape == RAMP.shape
-    assert np.abs(picture.astype(int) - RAMP).max() <= (0 if format_ in LOSSLESS else 12)
-
-
-@pytest.mark.parametrize("format_", images.SUFFIXES)
-def test_a_color_profile_is_carried(tmp_path: Path, format_: str) -> None:
-    """The photo's RGB profile is found again in the result of every format."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    (tmp_path / "photo").write_bytes(saved(Image.fromarray(RAMP), "JPEG", icc_profile=profile))
-
-    found = images.icc_profile(tmp_path / "photo")
-    (tmp_path / "result").write_bytes(images.encode(RAMP, format_, found))
-
-    assert found == profile
-    assert images.icc_profile(tmp_path / "result") == profile
+@pytest.mark.parametrize("format_", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_only_an_animation_is_warned_of(tmp_path: Path, format_: str) -> None:
+    """Several pictures are reduced to the first, with a warning; one picture is not warned of."""
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), color) for color in ("red", "green", "blue")]
+    for count, expected in ((1, ()), (3, (decoding.ANIMATED,))):
+        data = saved(frames[0], format_, save_all=True, append_images=frames[1:count])
+        (tmp_path / "film").write_bytes(data)
+        assert decoding.decode(tmp_path / "film", 1.0).warnings == expected
 
 
-@pytest.mark.parametrize("profile", [None, b"garbage", b"\0" * 16 + b"GRAY" + b"\0" * 108])
-def test_no_other_profile_is_carried(tmp_path: Path, profile: bytes | None) -> None:
-    """A gray picture's profile, or rubbish, would falsify an RGB result."""
-    (tmp_path / "photo").write_bytes(saved(Image.fromarray(RAMP), icc_profile=profile))
+def test_the_second_picture_of_a_phone_is_no_animation(tmp_path: Path) -> None:
+    """JPEGs of phones carry a preview or a gain map, which is no animation; the first is the photo."""
+    (tmp_path / "phone").write_bytes(
+        saved(Image.fromarray(RAMP), "MPO", save_all=True, append_images=[Image.new("L", (8, 8))])
+    )
 
-    assert images.icc_profile(tmp_path / "photo") is None
+    found = decoding.decode(tmp_path / "phone", 1.0)
 
-
-@pytest.mark.parametrize("format_", ["webp", "gif"])
-def test_a_film_shows_every_frame_and_rests_on_the_last(tmp_path: Path, format_: str) -> None:
-    """Frames of different sizes become one looping film at the last one's size."""
-    paths = []
-    for number, size in enumerate([(16, 12), (32, 24), (32, 24)]):
-        paths.append(tmp_path / f"{number}.png")
-        Image.new("RGB", size, (90 * number, 0, 0)).save(paths[-1])
-
-    film = Image.open(io.BytesIO(images.animate(paths, format_)))
-
-    durations = []
-    for frame in range(film.n_frames):
-        film.seek(frame)
-        film.load()
-        durations.append(film.info["duration"])
-    assert film.size == (32, 24)
-    assert durations == [120, 120, 2000]
-    assert film.info["loop"] == 0
-
-
-@pytest.mark.parametrize("count", [1, 2, 119, 120, 121, 239, 240, 360, 1001])
-def test_a_film_has_its_ends_and_no_more_than_its_share(tmp_path: Path, count: int) -> None:
-    """However many frames there are, a film shows at most 120 of them, the first and the last among them."""
-    paths = []
-    for number in range(count):
-        paths.append(tmp_path / f"{number}.png")
-        Image.new("RGB", (1, 1), (number % 256, number // 256, 0)).save(paths[-1])
-
-    film = Image.open(io.BytesIO(images.animate(paths, "gif")))
-
-    shown = []
-    for frame in range(film.n_frames):
-        film.seek(frame)
-        red, green, _ = film.convert("RGB").getpixel((0, 0))
-        shown.append(red + 256 * green)
-    assert min(count, 60) <= len(shown) <= 120
-    assert (shown[0], shown[-1]) == (0, count - 1)
-    assert len({after - before for before, after in itertools.pairwise(shown[:-1])}) <= 1
-
-
-def test_a_picture_too_large_for_its_format_is_a_jobs_failure() -> None:
-    """WebP ends at 16383 px a side; that fails the job, with a way out, and not the service."""
-    with pytest.raises(JobError) as caught:
-        images.encode(np.zeros((1, 16400, 3), np.uint8), "webp")
-    assert caught.value.failure.reason is Reason.PICTURE_TOO_LARGE
-    assert "output.format" in caught.value.failure.hint
+    assert (found.size, found.warnings) == ((HEIGHT, WIDTH), ())
 
 
 def test_damaged_metadata_is_not_a_warning(tmp_path: Path) -> None:
-    """Pillow warns of an invalid animation in a PNG; size, profile and picture are read without a word."""
+    """Pillow warns of an invalid animation in a PNG; size and picture are read without a word."""
     plain = saved(Image.fromarray(RAMP), "PNG")
     (tmp_path / "photo").write_bytes(plain[:33] + hostile.png_chunk(b"acTL", bytes(8)) + plain[33:])
 
     with pytest.warns(UserWarning, match="Invalid APNG"), Image.open(tmp_path / "photo"):
         pass
-    assert images.header_size(tmp_path / "photo") == RAMP.shape[:2]
-    assert images.icc_profile(tmp_path / "photo") is None
-    assert np.array_equal(images.read(tmp_path / "photo", 1), RAMP)
+    assert decoding.header_size(tmp_path / "photo") == RAMP.shape[:2]
+    assert np.array_equal(decoding.read(tmp_path / "photo", 1), RAMP)
