@@ -5,20 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from support.faulty import faults_of
 
 from daemon.presets import PRESETS, merged
 from daemon.settings import Settings
-from daemon.validation import explain
-
-
-def faults_of(**raw: Any) -> dict[str, str]:
-    """Validate, and give what would have been allowed a faulty key."""
-    try:
-        Settings.model_validate(raw)
-    except ValidationError as error:
-        return {fault.key: fault.allowed for fault in explain(error, Settings, "s.yaml")}
-    return {}
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "webp", "avif"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from support.faulty import faults_of
 
 from daemon.errors import Reason
 from daemon.settings import LAYERS, EarlyStop, Settings
@@ -26,15 +27,6 @@ NO_NUMBER = [
     HUGE * -1,
 ]
 NO_WORD = ["", "Max", "none ", True, 3, None, [], {}]
-
-
-def faults_of(**raw: Any) -> dict[str, str]:
-    """Validate, and give what would have been allowed a faulty key."""
-    try:
-        Settings.model_validate(raw)
-    except ValidationError as error:
-        return {fault.key: fault.allowed for fault in explain(error, Settings, "s.yaml")}
-    return {}
 
 
 def value_of(key: str, value: Any) -> Any:
