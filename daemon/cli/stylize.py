@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from daemon.job import Face, Painting, Step
     from daemon.settings import Settings
 
-_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
-_FORMATS |= {".avif": "avif"}
+_FORMATS = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".avif": "avif",
+}
 
 
 def stylize(

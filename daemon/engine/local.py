@@ -207,9 +207,9 @@ def _completed(step: Step, request: Request, subject: Subject, computed: str, tr
     painting = step.painting
     if painting is not None:
         exif = encoding.carried_exif(request.content, request.settings.output.metadata)
-        painting = replace(painting, exif=exif, computed=computed, memory_peak_mb=footprint.peak_mb())
-        if subject.alpha is not None:
-            painting = replace(painting, picture=_with_alpha(painting.picture, subject.alpha))
+        picture = painting.picture if subject.alpha is None else _with_alpha(painting.picture, subject.alpha)
+        peak_mb = footprint.peak_mb()
+        painting = replace(painting, picture=picture, exif=exif, computed=computed, memory_peak_mb=peak_mb)
     return replace(step, painting=painting, trouble=trouble)
 
 

@@ -62,10 +62,8 @@ def carried_exif(path: Path, metadata: str) -> bytes:
     if metadata == "none":
         return b""
     carried, is_all = Image.Exif(), metadata == "all"
-    with (
-        contextlib.suppress(Exception),
-        decoding.opened(path) as image,
-    ):  # Pillow raises exceptions of many kinds
+    # Pillow raises exceptions of many kinds.
+    with contextlib.suppress(Exception), decoding.opened(path) as image:
         found = Image.Image.getexif(image)  # a PNG's own method decodes the picture
         carried.update(_as_read(found, _ALL if is_all else _SAFE))
         inner = found.get_ifd(IFD.Exif)
