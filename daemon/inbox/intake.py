@@ -35,7 +35,7 @@ class Report:
     """What one turn of look, accept and retire finds and does; it does not change once the turn is over."""
 
     now: float = 0.0  # monotonic, as the files' times are measured
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = 0.0  # monotonic
     files: int = 0
     folders: dict[str, Folder] = field(default_factory=dict)  # by path
     drops: list[Drop] = field(default_factory=list)  # complete, in the order to accept them
@@ -89,7 +89,7 @@ class Inbox:
         Raises:
             NotReady, OSError: the inbox cannot be read.
         """
-        report = Report(now)
+        report = Report(now, begun=time.monotonic())
         found = scan(self._root, self.config.inbox.ignore)
         present = {str(folder.path / name): stamp for folder in found for name, stamp in folder.stamps.items()}
         self._changes = last_changes(present, now, self._changes)

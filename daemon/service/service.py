@@ -65,7 +65,7 @@ class Service:
         self._is_over = threading.Event()  # all threads but status and upkeep have ended
         self._defect: Exception | None = None
         self.lives = {name: Lifeline(self.stop) for name in ("intake", "worker", "publisher")}
-        self.situation = Situation(settings, drains)
+        self.situation = Situation(settings, drains, started=time.monotonic())
         self.spool = Spool(folders.spool)
         inbox = Sentinel(folders.inbox, "inbox", folders.spool / "met-inbox")
         outbox = Sentinel(folders.outbox, "outbox", folders.spool / "met-outbox")

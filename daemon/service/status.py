@@ -48,7 +48,7 @@ class Situation:
     config: Config  # of the moment: a reload replaces it
     drains: bool = False  # ends once all is done that is there
     state: str = "starting"
-    started: float = field(default_factory=time.monotonic)
+    started: float = 0.0  # monotonic
     backoff: Backoff = field(default_factory=Backoff)
     report: Report = field(default_factory=Report)
     last_scan: float | None = None  # Unix time
