@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from daemon.job import Request, State
+from daemon.job import Request, State, printable
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -61,6 +61,7 @@ class LookAhead:
 def request_for(entry: StoredJob, job: Job) -> Request:
     """Ask for the picture of a job without a failure."""
     init, mask = job.parts_of("init"), job.parts_of("protect")
+    shown = (*job.parts_of("content"), *job.parts_of("style")) if job.preset == "sheet" else ()
     return Request(
         content=entry.input(job.parts_of("content")[0]),
         styles=tuple((entry.input(part), part.weight) for part in job.parts_of("style")),
@@ -71,6 +72,7 @@ def request_for(entry: StoredJob, job: Job) -> Request:
         frames=frozenset(entry.kept_frames),
         faces=job.faces or (),
         mask=entry.input(mask[0]) if mask else None,
+        sheet=tuple(printable(part.name) for part in shown),
         smaller=entry.times_exhausted,
     )
 
