@@ -5,6 +5,7 @@ The status thread also feeds the watchdog and stops cancelled attempts, so nothi
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from daemon.job import State
 from daemon.service.backoff import Backoff
 from daemon.service.systemd import limit_s, notify
 from daemon.worker.outcomes import Ending
+from daemon.worker.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.job import EngineInfo
     from daemon.lifeline import Lifeline
-    from daemon.spool import Spool
+    from daemon.spool import Spool, StoredJob
     from daemon.worker.attempt import Attempts
 
 log = logs.get(__name__)
@@ -129,11 +131,26 @@ class Status:
             "job": jobs[0] if jobs else None,
             "jobs": jobs,
             "queued": len(queue),
-            "queue": [{"id": entry.id, "name": entry.label} for entry in queue[:_QUEUE_LISTED]],
+            "queue": self._queue(queue[:_QUEUE_LISTED], jobs),
             "waiting": [{"path": path, "reason": why} for path, why in waiting[:_LISTED]],
             "waiting_count": len(waiting),
             "run": self.counts._asdict(),
         }
+
+    def _queue(self, queue: list[StoredJob], running: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """List the next jobs with the seconds until each is painted; None where that is not known."""
+        left_s = None if self._situation.opens_at or self._situation.paused else 0.0
+        left_s, listed = functools.reduce(_plus, [job["eta_s"] for job in running], left_s), []
+        for entry in queue:
+            job = entry.job
+            takes_s = Pace(job, self._attempts.rates).eta_s() if job and not job.failure else 0.0
+            left_s = _plus(left_s, takes_s)
+            listed.append({"id": entry.id, "name": entry.label, "eta_s": left_s})
+        return listed
+
+
+def _plus(one_s: float | None, other_s: float | None) -> float | None:
+    return None if one_s is None or other_s is None else round(one_s + other_s, 1)
 
 
 def _line(document: dict[str, Any]) -> str:

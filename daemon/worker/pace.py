@@ -1,0 +1,92 @@
+"""The time that a painting takes: measured at each size, kept from job to job, estimated for the rest."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from daemon.settings import scaled
+
+if TYPE_CHECKING:
+    from daemon.job import Job, Step
+
+    # What takes time, by what kind of step -> 4 log2 of the px, rounded -> seconds a px, at the weight below.
+    Rates = dict[tuple[object, ...], dict[int, float]]
+
+# In steps: the first picture of a size, with its targets; a step; the end, beyond its last step.
+_STEPS: Final = {"first": 3.0, "step": 1.0, "end": 0.5}
+_TILED: Final = 2.0  # times as many px: tiles overlap, and are computed forward twice
+_RECENT: Final = 16  # steps that show the speed of the moment
+
+
+class Pace:
+    """The speed of one attempt, beside what earlier jobs took."""
+
+    def __init__(self, job: Job, known: Rates, *, tiled: bool = False) -> None:
+        """Begin a job with `known`, which `learn` adds to; `tiled` is the last size."""
+        self._known = known
+        self._found: Rates = {}
+        self._scales, chosen, (content,) = job.scales, job.settings, job.parts_of("content")
+        sizes = (scaled(content.height_px, content.width_px, scale.size) for scale in self._scales)
+        self._pixels = [1.0 * math.prod(size) for size in sizes]
+        self._pixels[-1] *= _TILED if tiled else 1
+        self._method = chosen and (chosen.objective, chosen.optimizer, chosen.match_layers)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds and px
+
+    def add(self, step: Step, taken_s: float, *, warm: bool) -> None:
+        """Measure a step by the time since the item before; `warm` is all but the first one of an attempt."""
+        number, done = self._place(step)
+        pixels, taken_s = self._pixels[number], max(taken_s, 1e-6)
+        if done == 0:
+            self._note("first", pixels, taken_s)
+        elif step.painting:
+            self._note("end", pixels, taken_s - (self.iteration_s or taken_s))
+        elif warm and done < self._scales[number].iterations:  # the last one of a size has no gradient
+            self._recent.append((taken_s, pixels))
+            here = [seconds for seconds, of in self._recent if of == pixels]
+            self._note("step", pixels, sum(here) / len(here))
+
+    def learn(self) -> None:
+        """Keep what was measured; dictionaries are replaced, so that other threads may read them meanwhile."""
+        for kind, found in self._found.items():
+            self._known[kind] = self._known.get(kind, {}) | found
+
+    @property
+    def iteration_s(self) -> float | None:
+        """The seconds that a step took of late; None before the second one."""
+        return round(sum(taken for taken, _ in self._recent) / len(self._recent), 4) if self._recent else None
+
+    def eta_s(self, step: Step | None = None) -> float | None:
+        """Estimate the seconds left after a step, or those of the whole; None while no speed is known."""
+        if not (self._recent or ("step", self._method) in self._known):
+            return None
+        number, done = self._place(step) if step else (0, -1)
+        left = 0.0 if step and step.painting else self._expected("end", self._pixels[-1])
+        for pixels, scale in zip(self._pixels[number:], self._scales[number:], strict=True):
+            left += self._expected("step", pixels) * (scale.iterations - max(done, 0))
+            left += self._expected("first", pixels) if done < 0 else 0.0
+            done = -1
+        expected = sum(self._expected("step", pixels) for _, pixels in self._recent)
+        slowness = sum(taken for taken, _ in self._recent) / expected if self._recent else 1.0
+        return round(max(0.0, slowness * left), 1)
+
+    def _expected(self, name: str, pixels: float) -> float:
+        """Interpolate what earlier jobs took; beyond the sizes measured it is in proportion to the px."""
+        known = self._known.get((name, self._method)) or self._known.get(("step", self._method)) or {0: 1.0}
+        keys = sorted(known)
+        return float(np.interp(_key(pixels), keys, [known[key] for key in keys])) * _STEPS[name] * pixels
+
+    def _note(self, name: str, pixels: float, seconds: float) -> None:
+        self._found.setdefault((name, self._method), {})[_key(pixels)] = seconds / pixels / _STEPS[name]
+
+    def _place(self, step: Step) -> tuple[int, int]:
+        """Find the number of a step's size, and its iteration there."""
+        number = sum(scale.size < step.size_px for scale in self._scales[:-1])
+        return number, step.iteration - sum(scale.iterations for scale in self._scales[:number])
+
+
+def _key(pixels: float) -> int:
+    return round(4 * math.log2(pixels))
