@@ -5,7 +5,6 @@ The status thread also feeds the watchdog and stops cancelled attempts, so nothi
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import time
@@ -139,18 +138,15 @@ class Status:
 
     def _queue(self, queue: list[StoredJob], running: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """List the next jobs with the seconds until each is painted; None where that is not known."""
-        left_s = None if self._situation.opens_at or self._situation.paused else 0.0
-        left_s, listed = functools.reduce(_plus, [job["eta_s"] for job in running], left_s), []
+        is_held_up = self._situation.opens_at or self._situation.paused
+        lefts: list[Any] = [None] if is_held_up else [job["eta_s"] for job in running]
+        listed = []
         for entry in queue:
             job = entry.job
-            takes_s = Pace(job, self._attempts.rates).eta_s() if job and not job.failure else 0.0
-            left_s = _plus(left_s, takes_s)
+            lefts.append(Pace(job, self._attempts.rates).eta_s() if job and not job.failure else 0.0)
+            left_s = None if None in lefts else round(sum(lefts), 1)
             listed.append({"id": entry.id, "name": entry.label, "eta_s": left_s})
         return listed
-
-
-def _plus(one_s: float | None, other_s: float | None) -> float | None:
-    return None if one_s is None or other_s is None else round(one_s + other_s, 1)
 
 
 def _line(document: dict[str, Any]) -> str:

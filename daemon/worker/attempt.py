@@ -102,8 +102,6 @@ class Attempt:
             with contextlib.closing(engine.stylize(request, self.life)) as items:
                 painting = self._follow(items, info, writer)
         finally:
-            if self.plan:
-                self._pace.learn()
             if painting is None:
                 writer.close(self.life.beat)
         if painting is None:

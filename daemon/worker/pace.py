@@ -26,9 +26,8 @@ class Pace:
     """The speed of one attempt, beside what earlier jobs took."""
 
     def __init__(self, job: Job, known: Rates, *, tiled: bool = False) -> None:
-        """Begin a job with `known`, which `learn` adds to; `tiled` is the last size."""
-        self._known = known
-        self._found: Rates = {}
+        """Begin a job with what is known, which `add` adds to; `tiled` is the last size."""
+        self._known, self._kept = known.copy(), known
         self._scales, chosen, (content,) = job.scales, job.settings, job.parts_of("content")
         sizes = (scaled(content.height_px, content.width_px, scale.size) for scale in self._scales)
         self._pixels = [1.0 * math.prod(size) for size in sizes]
@@ -48,11 +47,6 @@ class Pace:
             self._recent.append((taken_s, pixels))
             here = [seconds for seconds, of in self._recent if of == pixels]
             self._note("step", pixels, sum(here) / len(here))
-
-    def learn(self) -> None:
-        """Keep what was measured; dictionaries are replaced, so that other threads may read them meanwhile."""
-        for kind, found in self._found.items():
-            self._known[kind] = self._known.get(kind, {}) | found
 
     @property
     def iteration_s(self) -> float | None:
@@ -80,7 +74,8 @@ class Pace:
         return float(np.interp(_key(pixels), keys, [known[key] for key in keys])) * _STEPS[name] * pixels
 
     def _note(self, name: str, pixels: float, seconds: float) -> None:
-        self._found.setdefault((name, self._method), {})[_key(pixels)] = seconds / pixels / _STEPS[name]
+        kind, found = (name, self._method), {_key(pixels): seconds / pixels / _STEPS[name]}
+        self._kept[kind] = self._kept.get(kind, {}) | found  # replaced, since other threads read it
 
     def _place(self, step: Step) -> tuple[int, int]:
         """Find the number of a step's size, and its iteration there."""

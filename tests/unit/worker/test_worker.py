@@ -59,12 +59,8 @@ def test_progress_is_there_while_a_job_runs_and_only_then(tree: Tree) -> None:
     stepper = Stepper(tree.config, FakeEngine(on_step=look))
     tree.drop("sea")
     stepper.until_quiet()
-    assert [(progress.iteration, progress.loss) for (progress,) in seen] == [
-        (0, None),
-        (0, 3.0),
-        (1, 1.5),
-        (2, 1.0),
-    ]
+    losses = [(progress.iteration, progress.loss) for (progress,) in seen]
+    assert losses == [(0, None), (0, 3.0), (1, 1.5), (2, 1.0)]
     assert stepper.service.attempts.progress() == []
 
 
