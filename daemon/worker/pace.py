@@ -43,15 +43,15 @@ class Pace:
             self._note("first", pixels, taken_s)
         elif step.painting:
             self._note("end", pixels, taken_s - (self.iteration_s or taken_s))
-        elif warm and done < self._scales[number].iterations:  # the last one of a size has no gradient
+        elif warm:
             self._recent.append((taken_s, pixels))
-            here = [seconds for seconds, of in self._recent if of == pixels]
-            self._note("step", pixels, sum(here) / len(here))
+            self._note("step", pixels, self.iteration_s or taken_s)
 
     @property
     def iteration_s(self) -> float | None:
-        """The seconds that a step took of late; None before the second one."""
-        return round(sum(taken for taken, _ in self._recent) / len(self._recent), 4) if self._recent else None
+        """The seconds that a step took of late at its size; None before the second one of the attempt."""
+        here = [taken_s for taken_s, pixels in self._recent if pixels == self._recent[-1][1]]
+        return round(sum(here) / len(here), 4) if here else None
 
     def eta_s(self, step: Step | None = None) -> float | None:
         """Estimate the seconds left after a step, or those of the whole; None while no speed is known."""
