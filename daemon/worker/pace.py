@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     # What takes time, by what kind of step -> 4 log2 of the px, rounded -> seconds a px, at the weight below.
     Rates = dict[tuple[object, ...], dict[int, float]]
 
-# In steps: the first picture of a size, with its targets; a step; the end, beyond its last step.
-_STEPS: Final = {"first": 3.0, "step": 1.0, "end": 0.5}
+# In steps: the first picture of a size, with its targets; that of the last size, 2 to 5, since a job in
+# bfloat16 reports its losses in float32; a step; the end, beyond its last step.
+_STEPS: Final = {"first": 2.0, "final": 4.0, "step": 1.0, "end": 0.5}
 _TILED: Final = 2.0  # times as many px: tiles overlap, and are computed forward twice
 _RECENT: Final = 16  # steps that show the speed of the moment
 
@@ -40,7 +41,7 @@ class Pace:
         number, done = self._place(step)
         pixels, taken_s = self._pixels[number], max(taken_s, 1e-6)
         if done == 0:
-            self._note("first", pixels, taken_s)
+            self._note("final" if pixels == self._pixels[-1] else "first", pixels, taken_s)
         elif step.painting:
             self._note("end", pixels, taken_s - (self.iteration_s or taken_s))
         elif warm:
@@ -61,7 +62,8 @@ class Pace:
         left = 0.0 if step and step.painting else self._expected("end", self._pixels[-1])
         for pixels, scale in zip(self._pixels[number:], self._scales[number:], strict=True):
             left += self._expected("step", pixels) * (scale.iterations - max(done, 0))
-            left += self._expected("first", pixels) if done < 0 else 0.0
+            first = "final" if pixels == self._pixels[-1] else "first"
+            left += self._expected(first, pixels) if done < 0 else 0.0
             done = -1
         expected = sum(self._expected("step", pixels) for _, pixels in self._recent)
         slowness = sum(taken for taken, _ in self._recent) / expected if self._recent else 1.0
