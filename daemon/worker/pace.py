@@ -13,12 +13,13 @@ from daemon.settings import scaled
 if TYPE_CHECKING:
     from daemon.job import Job, Step
 
-    # What takes time, by what kind of step -> 4 log2 of the px, rounded -> seconds a px, at the weight below.
+    # What takes time, by what kind of step -> 32 log2 of the px, rounded -> seconds a px, at the weight below.
     Rates = dict[tuple[object, ...], dict[int, float]]
 
 # In steps: the first picture of a size, with its targets; that of the last size, 2 to 5, since a job in
 # bfloat16 reports its losses in float32; a step; the end, beyond its last step.
 _STEPS: Final = {"first": 2.0, "final": 4.0, "step": 1.0, "end": 0.5}
+_BESIDE_PX: Final = 1500  # what every step takes beside its pixels, measured on a CPU
 _TILED: Final = 2.0  # times as many px: tiles overlap, and are computed forward twice
 _RECENT: Final = 16  # steps that show the speed of the moment
 
@@ -31,7 +32,7 @@ class Pace:
         self._known, self._kept = known.copy(), known
         self._scales, chosen, (content,) = job.scales, job.settings, job.parts_of("content")
         sizes = (scaled(content.height_px, content.width_px, scale.size) for scale in self._scales)
-        self._pixels = [1.0 * math.prod(size) for size in sizes]
+        self._pixels = [float(math.prod(size) + _BESIDE_PX) for size in sizes]
         self._pixels[-1] *= _TILED if tiled else 1
         self._method = chosen and (chosen.objective, chosen.optimizer, chosen.match_layers)
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds and px
@@ -86,4 +87,4 @@ class Pace:
 
 
 def _key(pixels: float) -> int:
-    return round(4 * math.log2(pixels))
+    return round(32 * math.log2(pixels))
