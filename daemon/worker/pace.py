@@ -13,8 +13,8 @@ from daemon.settings import scaled
 if TYPE_CHECKING:
     from daemon.job import Job, Step
 
-    # What takes time, by what kind of step -> 32 log2 of the px, rounded -> seconds a px, at the weight below.
-    Rates = dict[tuple[object, ...], dict[int, float]]
+    # What takes time, by what kind of step -> px, in two digits -> seconds a px, at the weight below.
+    Rates = dict[tuple[object, ...], dict[float, float]]
 
 # In steps: the first picture of a size, with its targets; that of the last size, 2 to 5, since a job in
 # bfloat16 reports its losses in float32; a step; the end, beyond its last step.
@@ -72,9 +72,11 @@ class Pace:
 
     def _expected(self, name: str, pixels: float) -> float:
         """Interpolate what earlier jobs took; beyond the sizes measured it is in proportion to the px."""
-        known = self._known.get((name, self._method)) or self._known.get(("step", self._method)) or {0: 1.0}
+        known = self._known.get((name, self._method)) or self._known.get(("step", self._method)) or {1.0: 1.0}
         keys = sorted(known)
-        return float(np.interp(_key(pixels), keys, [known[key] for key in keys])) * _STEPS[name] * pixels
+        near = min(max(pixels, keys[0]), keys[-1])
+        rate = float(np.interp(near, keys, [key * known[key] for key in keys])) / near
+        return rate * _STEPS[name] * pixels
 
     def _note(self, name: str, pixels: float, seconds: float) -> None:
         kind, found = (name, self._method), {_key(pixels): seconds / pixels / _STEPS[name]}
@@ -86,5 +88,5 @@ class Pace:
         return number, step.iteration - sum(scale.iterations for scale in self._scales[:number])
 
 
-def _key(pixels: float) -> int:
-    return round(32 * math.log2(pixels))
+def _key(pixels: float) -> float:
+    return float(f"{pixels:.2g}")
