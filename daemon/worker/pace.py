@@ -83,9 +83,13 @@ class Pace:
         self._kept[kind] = self._kept.get(kind, {}) | found  # replaced, since other threads read it
 
     def _place(self, step: Step) -> tuple[int, int]:
-        """Find the number of a step's size, and its iteration there."""
-        number = sum(scale.size < step.size_px for scale in self._scales[:-1])
-        return number, step.iteration - sum(scale.iterations for scale in self._scales[:number])
+        """Find the number of a step's size, and its iteration there; a sheet has the same sizes again."""
+        place, begun = (0, step.iteration), 0
+        for number, scale in enumerate(self._scales):
+            if scale.size == step.size_px and begun <= step.iteration:
+                place = number, step.iteration - begun
+            begun += scale.iterations
+        return place
 
 
 def _key(pixels: float) -> float:

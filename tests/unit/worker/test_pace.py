@@ -14,10 +14,13 @@ from daemon.settings import Settings, scaled
 from daemon.worker.pace import Pace
 
 
-def _job(size: int = 4096, **keys: Any) -> Job:
+def _job(size: int = 4096, preset: str = "default", **keys: Any) -> Job:
     """Make the job of a photo of 12 megapixels."""
     content = Part("content", "photo.jpg", height_px=3072, width_px=4096)
-    return Job("a", 1, "", "", (content,), "default", Settings(size=size, **keys), "2026-01-01T00:00:00+00:00")
+    style = Part("style", "painting.jpg", height_px=512, width_px=512)
+    return Job(
+        "a", 1, "", "", (content, style), preset, Settings(size=size, **keys), "2026-01-01T00:00:00+00:00"
+    )
 
 
 def _worst(job: Job, known: Any, offset_px: float = 0, *, resumed: int = 0, first: int = 10) -> float:
@@ -25,7 +28,7 @@ def _worst(job: Job, known: Any, offset_px: float = 0, *, resumed: int = 0, firs
     rng, taken, steps, before = random.Random(1), [], [], 0  # noqa: S311 - noise
     for scale in job.scales:
         for done in range(scale.iterations + 1):
-            is_end = scale == job.scales[-1] and done == scale.iterations
+            is_end = before + done == job.total_iterations and scale.size == job.scales[-1].size
             weight = 3.2 if done == 0 else 1.6 if is_end else 1  # targets; chroma limit
             height, width = scaled(3072, 4096, scale.size)
             taken.append(weight * 5e-6 * (height * width + offset_px) * rng.uniform(0.9, 1.1))
@@ -50,6 +53,7 @@ def test_the_first_job_is_known_from_its_tenth_iteration_on() -> None:
     assert _worst(_job(), {}) < 0.15
     for resumed in (20, 57, 120):
         assert _worst(_job(), {}, resumed=resumed, first=5) < 0.15
+    assert _worst(_job(256, preset="sheet"), {}) < 0.15
 
 
 @pytest.mark.parametrize("offset_px", [0, 50_000, 500_000])
