@@ -10,12 +10,15 @@ from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, WrapVal
 
 from daemon import safe_yaml
 from daemon.errors import Fault
+from daemon.job import REGION_ROLES
 from daemon.presets import merged
 from daemon.settings import Amount, Model, PlainName, Preset, Settings, StyleScale, has_share, plain_name
 from daemon.validation import explain, refusal, shown
 
 if TYPE_CHECKING:
     from pydantic import ValidatorFunctionWrapHandler
+
+    from daemon.job import Role
 
 KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
 KEYWORD_PROTECTS: Final = frozenset({"faces", "none"})
@@ -86,11 +89,13 @@ class Sidecar:
     settings: Settings | None
     faults: tuple[Fault, ...] = ()
     mask: str | None = None
+    region_files: tuple[tuple[Role, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every file that the sidecar itself names."""
-        named = [self.content, self.init, self.mask, *(style.image for style in self.styles)]
+        regions = (name for _, name in self.region_files)
+        named = [self.content, self.init, self.mask, *(style.image for style in self.styles), *regions]
         return tuple(name for name in named if name is not None)
 
 
@@ -128,6 +133,7 @@ def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
         preset=str(preset or house.get("preset") or "default"),
         settings=Settings.model_construct(**{name: getattr(model, name) for name in Settings.model_fields}),
         mask=None if model.protect in KEYWORD_PROTECTS else model.protect,
+        region_files=_region_files(raw),
     )
 
 
@@ -158,7 +164,16 @@ def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
         settings=None,
         faults=faults,
         mask=None if mask in KEYWORD_PROTECTS else mask,
+        region_files=_region_files(raw),
     )
+
+
+def _region_files(raw: dict[Any, Any]) -> tuple[tuple[Role, str], ...]:
+    """List the valid names in the regions, each with its role."""
+    regions = raw.get("regions")
+    items = [item for item in regions if isinstance(item, dict)] if isinstance(regions, list) else []
+    found = ((role, _name(item.get(role.removeprefix("region_")))) for item in items for role in REGION_ROLES)
+    return tuple((role, name) for role, name in found if name is not None)
 
 
 def _name(value: Any) -> str | None:
@@ -171,7 +186,7 @@ def _name(value: Any) -> str | None:
 
 def default_faults(house: dict[str, Any], file: str) -> tuple[Fault, ...]:
     """Check the config's `defaults` as if they were a sidecar's keys."""
-    forbidden = {"content", "style", "result"}
+    forbidden = {"content", "style", "regions", "result"}
     named = tuple(
         Fault(file, key, shown(house[key]), "left out", "it belongs to a single job")
         for key in house
