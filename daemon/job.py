@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # `status` answers without numpy
     AnyPicture = TypeVar("AnyPicture", Picture, npt.NDArray[np.float32])  # 0..255, rounded or not
 
 CHECKPOINT_SUFFIX: Final = ".ckpt"
+_SHEET_CELLS: Final = 6  # of each style
 Role = Literal[
     "sidecar", "content", "style", "init", "protect", "region_content", "region_style", "region_style_mask"
 ]
@@ -160,11 +161,12 @@ class Job:
 
     @property
     def scales(self) -> tuple[Scale, ...]:
-        """The sizes to paint at, coarse to fine; none if the job cannot be painted."""
+        """The sizes to paint at, coarse to fine for each picture; none if the job cannot be painted."""
         if self.settings is None:
             return ()
         (content,) = self.parts_of("content")
-        return self.settings.all_scales(content.height_px, content.width_px)
+        pictures = _SHEET_CELLS * len(self.parts_of("style")) if self.preset == "sheet" else 1
+        return self.settings.all_scales(content.height_px, content.width_px) * pictures
 
     @property
     def total_iterations(self) -> int:
@@ -241,6 +243,7 @@ class Painting:
     exif: bytes = b""  # what the result carries of the content's
     computed: str = "whole"  # how the last size was computed: whole, or in tiles to save memory
     memory_peak_mb: int | None = None  # of the engine's process during the painting
+    sheet: str = ""  # of a page: the sidecars of its pictures
 
 
 @dataclass(frozen=True)
@@ -293,6 +296,7 @@ class Request:
     frames: frozenset[int] | None = None  # the iterations whose frames are on disk already; None: none are kept
     faces: tuple[Face, ...] = ()  # of the content, to be protected
     mask: Path | None = None  # a picture, white where the content is protected
+    sheet: tuple[str, ...] = ()  # the names of content and styles as a sheet shows them; (): one picture
     smaller: int = 0  # how many tile sizes below the planned one; one more after each attempt out of memory
 
     def __post_init__(self) -> None:

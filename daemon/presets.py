@@ -31,6 +31,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
     "default": _BALANCED,
     "paper": _PAPER,
     "preview": {**_BALANCED, "size": 256, "iterations": AUTO_ITERATIONS[256]},
+    "sheet": {**_BALANCED, "size": 256, "iterations": AUTO_ITERATIONS[256], "frames": {"every": 0}},
     "fine": {**_BALANCED, "size": 1024, "iterations": AUTO_ITERATIONS[1024]},
 }
 

@@ -127,7 +127,7 @@ _LAYER_MAPPING: Final = {
 LayerWeights = Annotated[
     dict[str, Amount], WrapValidator(_layers), WithJsonSchema({"anyOf": [_LAYER_LIST, _LAYER_MAPPING]})
 ]
-Preset = Literal["default", "paper", "preview", "fine"]
+Preset = Literal["default", "paper", "preview", "sheet", "fine"]
 
 
 class Model(BaseModel):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from daemon.job import Role
 
+_SHEET_STYLES, _SHEET_PX = 8, 512  # at most
 KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
 KEYWORD_PROTECTS: Final = frozenset({"faces", "none"})
 
@@ -124,13 +125,14 @@ def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
         model = SidecarModel.model_validate(layers)
     except ValidationError as error:
         return _faulty(raw, explain(error, SidecarModel, file) + lacking)
-    if lacking:
+    chosen = str(preset or house.get("preset") or "default")
+    if lacking := lacking or (_no_sheet(model, file) if chosen == "sheet" else ()):
         return _faulty(raw, lacking)
     return Sidecar(
         content=model.content,
         styles=tuple(model.style or ()),
         init=None if model.init in KEYWORD_INITS else model.init,
-        preset=str(preset or house.get("preset") or "default"),
+        preset=chosen,
         settings=Settings.model_construct(**{name: getattr(model, name) for name in Settings.model_fields}),
         mask=None if model.protect in KEYWORD_PROTECTS else model.protect,
         region_files=_region_files(raw),
@@ -148,6 +150,21 @@ def _lacking(raw: dict[Any, Any], file: str) -> tuple[Fault, ...]:
         return ()
     hint = "install the detector, the extra `faces`: pip install 'opencv-python-headless<5'"
     return (Fault(file, "protect", "'faces'", "none, or the name of a mask picture", hint),)
+
+
+def _no_sheet(model: SidecarModel, file: str) -> tuple[Fault, ...]:
+    """Refuse what would make a sheet large, or its pictures alike."""
+    styles, size = len(model.style or ()), model.size
+    faults = {
+        Fault(file, "style", f"{styles} paintings", f"at most {_SHEET_STYLES} in a sheet"): styles
+        > _SHEET_STYLES,
+        Fault(file, "size", shown(size), f"at most {_SHEET_PX} in a sheet"): size == "original"
+        or size > _SHEET_PX,
+        Fault(file, "objective", shown(model.objective), "balanced in a sheet"): model.objective != "balanced",
+        Fault(file, "frames.every", shown(model.frames.every), "0 in a sheet"): model.frames.every > 0,
+        Fault(file, "regions", f"{len(model.regions)} regions", "left out in a sheet"): bool(model.regions),
+    }
+    return tuple(fault for fault, is_one in faults.items() if is_one)
 
 
 def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:

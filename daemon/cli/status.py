@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXIT_STOPPED = 3
 _STALE_S = 10
 _SHOWN = 20
+_MINUTES_S = 100  # from here on a time is shown in minutes
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -63,11 +64,17 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
         yield f"  no job is started before {document['opens_at']}"
     job = document["job"]
     if job:
-        left = "" if job["eta_s"] is None else f", about {job['eta_s']:.0f} s left"
-        yield f"  painting {job['name']}: iteration {job['iteration']} of {job['iterations']}{left}"
+        done = f"iteration {job['iteration']} of {job['iterations']}"
+        yield f"  painting {job['name']}: {done}{_left(job['eta_s'])}"
     yield "  " + ", ".join(f"{count} {name}" for name, count in document["counts"].items())
-    yield from (f"  queued   {item['name']}" for item in document["queue"])
+    yield from (f"  queued   {item['name']}{_left(item.get('eta_s'))}" for item in document["queue"])
     yield from (f"  waiting  {item['path']}: {item['reason']}" for item in document["waiting"][:_SHOWN])
     more = document.get("waiting_count", 0) - _SHOWN
     if more > 0:
         yield f"  ... and {more} more waiting"
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f", about {seconds:.0f} s left" if seconds < _MINUTES_S else f", about {seconds / 60:.0f} min left"

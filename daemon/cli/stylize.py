@@ -49,7 +49,7 @@ def stylize(
     if output.exists() and any(path.exists() and output.samefile(path) for path in (content, style)):
         raise typer.BadParameter(f"{output}: the output is also an input")
     loaded = load(config, needs_file=False)
-    settings = _settings(pairs or [], loaded.defaults, format_)
+    settings, preset = _settings(pairs or [], loaded.defaults, format_)
     from daemon.pictures import decoding, encoding  # noqa: PLC0415 - `status` starts faster without numpy and Pillow
 
     for path in (content, style):
@@ -58,7 +58,9 @@ def stylize(
             typer.echo(f"{path.name}: {warning}", err=True)
     faces = _faces(content, loaded.inbox.max_megapixels) if settings.protect == "faces" else ()
     engine, _ = start_engine(loaded)
-    painting = _follow(engine.stylize(Request(content, (Style(style),), None, settings, faces=faces)))
+    shown = (content.name, style.name) if preset == "sheet" else ()
+    request = Request(content, (Style(style),), None, settings, faces=faces, sheet=shown)
+    painting = _follow(engine.stylize(request))
     files.replace(output, encoding.encode(painting.picture, settings.output, painting.exif))
     typer.echo(str(output))
 
@@ -77,8 +79,8 @@ def _faces(content: Path, max_megapixels: float) -> tuple[Face, ...]:
     return found.faces or ()
 
 
-def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings:
-    """Read `--set` pairs as a sidecar's keys; `a.b=c` sets key b of section a."""
+def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> tuple[Settings, str]:
+    """Read `--set` pairs as a sidecar's keys, with the preset; `a.b=c` sets key b of section a."""
     raw: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
@@ -101,7 +103,7 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> Settings
         raise typer.BadParameter(
             "--set: content and style are arguments here; init, protect and regions cannot be files"
         )
-    return read.settings.model_copy(update={"frames": Frames(every=0)})
+    return read.settings.model_copy(update={"frames": Frames(every=0)}), read.preset
 
 
 def _follow(steps: Iterator[Plan | Step]) -> Painting:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from daemon import __version__
-from daemon.engine import memory, protection
+from daemon.engine import memory, protection, sheet
 from daemon.engine.checkpoints import Checkpoints, Found, key
 from daemon.engine.limits import resident_mb
 from daemon.engine.prefetch import Prefetcher, pictures
@@ -110,9 +110,14 @@ class LocalEngine:
         raise exhausted
 
     def _paint(
-        self, painter: Painter, info: EngineInfo, request: Request, life: Lifeline
+        self, painter: Painter, info: EngineInfo, request: Request, life: Lifeline, ready: Ready | None = None
     ) -> Generator[Plan | Step, None, None]:
-        ready = self._prefetcher.take(request) or Ready(_decoded(request, self._max_megapixels))
+        ready = ready or self._prefetcher.take(request) or Ready(_decoded(request, self._max_megapixels))
+        if request.sheet:
+            yield from sheet.paint(
+                request, ready.subject, lambda one, its: self._paint(painter, info, one, life, Ready(its))
+            )
+            return
         works = _works(ready.subject, info)
         tile_sizes, plan, self._spare_mb = memory.plan(works, self._limit_mb(info), request.smaller)
         yield plan

@@ -17,6 +17,7 @@ from daemon.job import State
 from daemon.service.backoff import Backoff
 from daemon.service.systemd import limit_s, notify
 from daemon.worker.outcomes import Ending
+from daemon.worker.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.job import EngineInfo
     from daemon.lifeline import Lifeline
-    from daemon.spool import Spool
+    from daemon.spool import Spool, StoredJob
     from daemon.worker.attempt import Attempts
 
 log = logs.get(__name__)
@@ -129,11 +130,23 @@ class Status:
             "job": jobs[0] if jobs else None,
             "jobs": jobs,
             "queued": len(queue),
-            "queue": [{"id": entry.id, "name": entry.label} for entry in queue[:_QUEUE_LISTED]],
+            "queue": self._queue(queue[:_QUEUE_LISTED], jobs),
             "waiting": [{"path": path, "reason": why} for path, why in waiting[:_LISTED]],
             "waiting_count": len(waiting),
             "run": self.counts._asdict(),
         }
+
+    def _queue(self, queue: list[StoredJob], running: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """List the next jobs with the seconds until each is painted; None where that is not known."""
+        is_held_up = self._situation.opens_at or self._situation.paused
+        lefts: list[Any] = [None] if is_held_up else [job["eta_s"] for job in running]
+        listed = []
+        for entry in queue:
+            job = entry.job
+            lefts.append(Pace(job, self._attempts.rates).eta_s() if job and not job.failure else 0.0)
+            left_s = None if None in lefts else round(sum(lefts), 1)
+            listed.append({"id": entry.id, "name": entry.label, "eta_s": left_s})
+        return listed
 
 
 def _line(document: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon import clock, files, logs
@@ -19,6 +19,7 @@ from daemon.outbox import loss_table
 from daemon.outbox.frames import FrameWriter
 from daemon.worker.lookahead import request_for, settings_of
 from daemon.worker.outcomes import Interrupted, Painted
+from daemon.worker.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from daemon.job import EngineInfo, Painting, Step
     from daemon.lifeline import Lifeline
     from daemon.outbox.publish import Outbox
-    from daemon.settings import Scale
     from daemon.spool import Claim, StoredJob
     from daemon.worker.lookahead import LookAhead
     from daemon.worker.outcomes import Ending
+    from daemon.worker.pace import Rates
 
 log = logs.get(__name__)
 
@@ -56,52 +57,32 @@ class Progress:
     started_at: str
 
 
-@dataclass(frozen=True)
-class Pace:
-    """The speed of an attempt, measured from the first step that it computed itself."""
-
-    scales: tuple[Scale, ...]
-    iteration: int  # of that step
-    at: float  # the end of that step, in monotonic seconds
-    begun_at: float  # its beginning
-
-    def iteration_s(self, step: Step, now: float) -> float | None:
-        """Give the seconds an iteration takes; None at the first step."""
-        done = step.iteration - self.iteration
-        return round((now - self.at) / done, 4) if done else None
-
-    def eta_s(self, step: Step, now: float) -> float | None:
-        """Give the seconds that are left; a step at twice the size takes four times as long."""
-        so_far, total = self._work(step.iteration), self._work(step.iterations)
-        done = so_far - self._work(self.iteration)
-        return round((now - self.at) / done * (total - so_far), 1) if done else None
-
-    def _work(self, iteration: int) -> float:
-        """Measure the work up to an iteration, in steps at 1 px."""
-        work, left = 0.0, iteration
-        for scale in self.scales:
-            here = min(left, scale.iterations)
-            work += here * float(scale.size) ** 2
-            left -= here
-        return work
-
-
 class Attempt:
     """The painting of one claim."""
 
-    def __init__(self, claim: Claim, outbox: Outbox, life: Lifeline, ahead: LookAhead) -> None:
+    def __init__(self, claim: Claim, outbox: Outbox, life: Lifeline, ahead: LookAhead, rates: Rates) -> None:
         self.claim = claim
         self.life = life  # its own: it ends with the service, or when the job is cancelled
-        self.progress: Progress | None = None
         self.plan: Plan | None = None
         self._outbox = outbox
         self._ahead = ahead
         self._rows: list[loss_table.Row] = []
-        self._pace: Pace | None = None
+        self._rates = rates
+        self._pace: Pace  # from the plan on
+        self._first_at: float | None = None  # the beginning of the first step computed in this attempt
+        self._shown: Progress | None = None  # after the last step
         self._steps_back = 0
         self._looks_ahead = list(_LOOKS_AHEAD)
         self._begun = self._reported = self._last_step = time.monotonic()
         self._started_at = clock.stamp(clock.utc())
+
+    @property
+    def progress(self) -> Progress | None:
+        """What it is doing, from the plan on; the time left runs down between two steps."""
+        shown = self._shown
+        if shown is None or shown.eta_s is None:
+            return shown
+        return replace(shown, eta_s=round(max(0.0, shown.eta_s - (time.monotonic() - self._last_step)), 1))
 
     def paint(self, engine: Engine) -> Painted | Interrupted:
         """Take every step, with rows, frames and progress.
@@ -136,16 +117,23 @@ class Attempt:
         painting = None
         for item in items:
             if isinstance(item, Plan):
-                self.plan = item
-                log.info("job.started", **self._facts(info))
+                self._begin(item, info, writer)
                 if item.warning:
                     log.warning("job.troubled", message=item.warning)
             elif item.is_replayed:  # known from a checkpoint: it is for the table alone
                 self._add_row(item)
                 self._steps_back = item.steps_back
+                self._shown = self._progress_at(item)
             else:
                 painting = self._take(item, writer) or painting
         return painting
+
+    def _begin(self, plan: Plan, info: EngineInfo, writer: FrameWriter) -> None:
+        self._pace = Pace(self.claim.job, self._rates, tiled=plan.computed != "whole")
+        self.plan, self._last_step = plan, time.monotonic()
+        shown = self._shown = self._progress_at(None)
+        log.info("job.started", **self._facts(info), eta_s=shown.eta_s)
+        writer.put(None, None, vars(shown))
 
     def _add_row(self, step: Step) -> bool:
         """Add a step to the loss table; False if its number is that of the one before, where a size begins."""
@@ -156,9 +144,12 @@ class Attempt:
         return is_new
 
     def _take(self, step: Step, writer: FrameWriter) -> Painting | None:
+        before = self._last_step
         is_new = self._add_row(step)
         self._log_changes(step)
-        self.progress = progress = self._progress_at(step)
+        self._pace.add(step, self._last_step - before, warm=self._first_at is not None)
+        self._first_at = self._first_at or self._last_step - step.step_s
+        progress = self._shown = self._progress_at(step)
         if self._looks_ahead and step.iteration >= self._looks_ahead[0] * step.iterations:
             self._looks_ahead.pop(0)
             self._ahead.hint()
@@ -169,8 +160,8 @@ class Attempt:
 
     def _log_changes(self, step: Step) -> None:
         """Log what is not so at every step: a resume, a step back, a restart of the optimizer, a warning."""
-        if self._pace is None and len(self._rows) > 1:
-            log.info("job.resumed", iteration=step.iteration)
+        if self._first_at is None and len(self._rows) > 1:
+            log.info("job.resumed", iteration=step.iteration, eta_s=self._pace.eta_s(step))
         if step.steps_back > self._steps_back:
             self._steps_back = step.steps_back
             log.warning("job.damped", iteration=step.iteration, reason="the loss was no number")
@@ -179,20 +170,19 @@ class Attempt:
         if step.trouble:
             log.warning("job.troubled", message=step.trouble)
 
-    def _progress_at(self, step: Step) -> Progress:
-        now, job = time.monotonic(), self.claim.job
-        self._pace = pace = self._pace or Pace(job.scales, step.iteration, now, begun_at=now - step.step_s)
+    def _progress_at(self, step: Step | None) -> Progress:
+        job = self.claim.job
         return Progress(
             job_id=job.id,
             name=job.label,
             attempt=self.claim.attempt,
-            iteration=step.iteration,
-            iterations=step.iterations,
-            size_px=step.size_px,
-            loss=step.losses.total,
-            elapsed_s=round(now - self._begun, 3),
-            iteration_s=pace.iteration_s(step, now),
-            eta_s=pace.eta_s(step, now),
+            iteration=step.iteration if step else 0,
+            iterations=step.iterations if step else job.total_iterations,
+            size_px=step.size_px if step else job.scales[0].size,
+            loss=step.losses.total if step else None,
+            elapsed_s=round(self._last_step - self._begun, 3),
+            iteration_s=self._pace.iteration_s,
+            eta_s=self._pace.eta_s(step),
             started_at=self._started_at,
         )
 
@@ -229,8 +219,8 @@ class Attempt:
     def _times(self) -> dict[str, Any]:
         """Give the time it took, and that from the last step of the previous job to the first one of this."""
         gap_s = None
-        if self._ahead.follows is not None and self._pace is not None:
-            gap_s = round(self._pace.begun_at - self._ahead.follows, 3)
+        if self._ahead.follows is not None and self._first_at is not None:
+            gap_s = round(self._first_at - self._ahead.follows, 3)
         elapsed_s = round(self._last_step - self._begun, 3)
         return {"elapsed_s": elapsed_s, "gap_s": gap_s, "prepared": self._ahead.is_prepared}
 
@@ -250,6 +240,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self.endings: Counter[Ending] = Counter()
+        self.rates: Rates = {}  # what the jobs of this run took
         self._running: dict[str, Attempt] = {}  # by job
         self._noting = threading.Lock()
 
@@ -268,8 +259,8 @@ class Attempts:
             self.endings[ending] += 1
 
     def progress(self) -> list[Progress]:
-        """List what each running one is doing, from its first step on."""
-        return [attempt.progress for attempt in list(self._running.values()) if attempt.progress]
+        """List what each running one is doing, from its plan on."""
+        return [progress for attempt in list(self._running.values()) if (progress := attempt.progress)]
 
     def stop_cancelled(self) -> None:
         """Ask the attempts to end whose job an operator cancelled; returns at once."""

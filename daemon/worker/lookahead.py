@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from daemon.job import REGION_ROLES, Request, State, Style
+from daemon.job import REGION_ROLES, Request, State, Style, printable
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -66,6 +66,7 @@ def request_for(entry: StoredJob, job: Job) -> Request:
     for region in settings.regions:
         style_mask = next(masks) if region.style_mask else None
         styles.append(Style(next(paintings), region.weight, mask=style_mask, region=next(places)))
+    shown = (*job.parts_of("content"), *job.parts_of("style")) if job.preset == "sheet" else ()
     return Request(
         content=entry.input(job.parts_of("content")[0]),
         styles=tuple(styles),
@@ -75,6 +76,7 @@ def request_for(entry: StoredJob, job: Job) -> Request:
         frames=frozenset(entry.kept_frames),
         faces=job.faces or (),
         mask=entry.input(mask[0]) if mask else None,
+        sheet=tuple(printable(part.name) for part in shown),
         smaller=entry.times_exhausted,
     )
 

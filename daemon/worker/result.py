@@ -62,6 +62,8 @@ def _write_pieces(claim: Claim, painted: Painted, life: Lifeline) -> None:
     _continue(life)
     picture = encoding.encode(painting.picture, output, painting.exif)
     files.write(out / f"result{encoding.SUFFIXES[output.format]}", picture)
+    if painting.sheet:
+        files.write(out / "sheet.yaml", painting.sheet.encode())
     _continue(life)
     files.write(out / "losses.csv", loss_table.table(painted.rows))
     files.write(out / "losses.png", loss_table.curve(painted.rows, printable(claim.job.stem)))

@@ -108,6 +108,7 @@ def room_needed(job: Job) -> Needed:
     frames = job.total_iterations // settings.frames.every + 1 if settings.frames.every else 0
     pixels = math.prod(scaled(content.height_px, content.width_px, job.scales[-1].size))
     result = 4 * settings.output.bits // 8  # bytes a pixel, with an alpha channel
+    result *= 3 * len(job.scales) if job.preset == "sheet" else 1  # a page has captions
     outbox = dropped + pixels * (result + 3 * (frames + 1))
     state = optimizer_memory.state_bytes(settings.optimizer, pixels)
     return Needed(outbox, outbox + state * _CHECKPOINTS, frames + len(job.parts) + 16)

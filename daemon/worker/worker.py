@@ -80,7 +80,7 @@ class Worker:
         return outcome
 
     def _outcome(self, claim: Claim) -> Outcome:
-        attempt = Attempt(claim, self._outbox, self._life.nested(), self._ahead)
+        attempt = Attempt(claim, self._outbox, self._life.nested(), self._ahead, self._attempts.rates)
         try:
             if outcome := self._without_painting(claim):
                 return outcome

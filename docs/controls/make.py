@@ -20,15 +20,21 @@ PAIR = [str(HERE.parents[1] / "daemon" / "demo" / name) for name in ("photo.jpg"
 ROWS = {"style_scale": ("0.5", "1", "2"), "preserve_color": ("none", "luminance", "match")}
 
 
+def stylize(path: Path, *keys: str) -> None:
+    """Paint the pair with some keys."""
+    options = [part for key in keys for part in ("--set", key)]
+    command = [sys.executable, "-m", "daemon", "stylize", *PAIR, "-o", str(path), *options]
+    subprocess.run(command, check=True)  # noqa: S603 - nothing of it comes from outside
+
+
 def main() -> None:
-    """Paint each value with `stylize`, and set the pictures of a key side by side."""
+    """Paint each value with `stylize`, and set the pictures of a key side by side; paint a sheet."""
+    stylize(HERE / "sheet.jpg", "preset=sheet", "output.quality=75")
     with tempfile.TemporaryDirectory() as folder:
         for key, values in ROWS.items():
             paths = [Path(folder) / f"{key}-{value}.png" for value in values]
             for path, value in zip(paths, values, strict=True):
-                keys = ["--set", "size=320", "--set", f"{key}={value}"]
-                command = [sys.executable, "-m", "daemon", "stylize", *PAIR, "-o", str(path), *keys]
-                subprocess.run(command, check=True)  # noqa: S603 - nothing of it comes from outside
+                stylize(path, "size=320", f"{key}={value}")
             save_row(key, paths)
         save_row("regions", paint_regions(Path(folder)))
 

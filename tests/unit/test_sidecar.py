@@ -282,3 +282,15 @@ def test_the_house_may_not_name_pictures() -> None:
     assert {fault.file for fault in faults} == {"c.yaml"}
     assert faults[-1].hint == "did you mean 'size'?"
     assert sidecar.default_faults({"size": 256, "preset": "fine"}, "c.yaml") == ()
+
+
+def test_a_sheet_is_small() -> None:
+    """Many paintings, large pictures, frames and an objective without strength are faults in a sheet alone."""
+    for keys_, faulty in (
+        (f"size: 512, style: {[f'{number}.jpg' for number in range(8)]}", []),
+        (f"size: 513, style: {[f'{number}.jpg' for number in range(9)]}", ["style", "size"]),
+        ("size: original, objective: paper, frames: {every: 5}", ["size", "objective", "frames.every"]),
+    ):
+        assert keys(parse(f"{{preset: sheet, {keys_}}}")) == faulty
+        assert keys(parse(f"{{{keys_}}}", preset="sheet")) == faulty
+        assert keys(parse(f"{{{keys_}}}")) == []

@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from daemon.cli import status
+from daemon.config import build
+
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "xterm"}
 
@@ -181,6 +184,16 @@ def test_status_of_a_stopped_service_exits_3(command: Any, folder: Path) -> None
     assert document["running"] is False
     assert document["state"] == "stopped"
     assert document["counts"] == {"queued": 0, "running": 0, "done": 0, "failed": 0, "held": 0}
+
+
+def test_status_says_when_jobs_are_done(tmp_path: Path) -> None:
+    """In seconds or in minutes, and nothing where it is not known."""
+    document = status.gather(build({}, tmp_path, environment={}))
+    document["job"] = {"name": "a", "iteration": 0, "iterations": 9, "eta_s": 99.4}
+    document["queue"] = [{"name": "b", "eta_s": 7260.0}, {"name": "c", "eta_s": None}, {"name": "d"}]
+    shown = list(status.lines(document))
+    assert shown[1] == "  painting a: iteration 0 of 9, about 99 s left"
+    assert shown[3:] == ["  queued   b, about 121 min left", "  queued   c", "  queued   d"]
 
 
 def test_an_unknown_job_exits_1(command: Any, folder: Path) -> None:

@@ -106,6 +106,13 @@ def test_the_name_chooses_the_format_and_set_the_rest(stylize: Stylize, tmp_path
     assert stylize({"is_last": True}, options=("--set", "output=3")).code == 2
 
 
+def test_a_sheet_shows_the_names_of_its_pictures(stylize: Stylize) -> None:
+    """`preset=sheet` asks the engine for a page; any other preset does not."""
+    for preset in ("sheet", "preview"):
+        assert stylize({"is_last": True}, options=("--set", f"preset={preset}")).code == 0
+    assert [request.sheet for request in stylize.asked] == [("photo.png", "painting.png"), ()]
+
+
 def test_a_color_needs_no_quotes(stylize: Stylize) -> None:
     """YAML would take it for a comment, and the key for not set."""
     assert stylize({"is_last": True}, options=("--set", "background=#FF0000")).code == 0

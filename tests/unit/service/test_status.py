@@ -103,6 +103,20 @@ def test_all_running_jobs_are_listed_and_the_first_one_is_the_job(desk: Desk) ->
     assert desk.read()["jobs"] == []
 
 
+def test_the_queue_says_when_each_job_will_be_painted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the running job and those before it; not while no job is started, nor where a time is not known."""
+    lefts: dict[str, float | None] = {"b": 20.04, "c": 30.0, "d": None, "e": 1.0}
+    monkeypatch.setattr(status, "Pace", lambda job, _rates: SimpleNamespace(eta_s=lambda: lefts[job.id]))
+    jobs = [SimpleNamespace(id=id_, failure="x" if id_ == "f" else None) for id_ in "bfcde"]
+    queue = [SimpleNamespace(id=job.id, label=f"{job.id}-1", job=job) for job in jobs]
+    monkeypatch.setattr(desk.spool, "entries", lambda _state: queue)
+    with _running(desk.attempts, _progress("a"), "a"):
+        shown = [item["eta_s"] for item in desk.read()["queue"]]
+        desk.situation.opens_at = "2026-03-02T22:00:00.000+01:00"
+        assert {item["eta_s"] for item in desk.read()["queue"]} == {None}
+    assert shown == [20.7, 20.7, 50.7, None, None]
+
+
 def test_the_status_says_what_waits_and_why(desk: Desk) -> None:
     """Pauses make it `paused`, a closed window is named, and a thousand waiting files are only counted."""
     waiting = {f"{number}.yaml": "waiting for x.png" for number in range(1000)}

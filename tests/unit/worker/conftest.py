@@ -37,7 +37,8 @@ class Studio:
     def attempt(self, engine: FakeEngine) -> Attempt:
         """Begin one, nothing of it done yet."""
         ahead = LookAhead(self.service.spool, engine)
-        return Attempt(self.claim, self.service.outbox, self.life.nested(), ahead)
+        rates = self.service.attempts.rates
+        return Attempt(self.claim, self.service.outbox, self.life.nested(), ahead, rates)
 
     def paint(self, engine: FakeEngine) -> Painted | Interrupted:
         """Make one."""

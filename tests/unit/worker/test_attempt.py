@@ -11,6 +11,7 @@ from support.fakes import PLAN, Clock, FakeEngine, Replaying
 from support.trees import named, save
 
 from daemon.errors import EngineError, Failure, JobError, Reason
+from daemon.files import remove_tree
 from daemon.lifeline import Lifeline
 from daemon.worker.lookahead import request_for
 from daemon.worker.outcomes import Interrupted, Painted
@@ -27,7 +28,7 @@ def _painted(studio: Any, engine: FakeEngine) -> Painted:
     """Paint, and wait for the frames."""
     painted = studio.paint(engine)
     assert isinstance(painted, Painted)
-    painted.frames.close(Lifeline())
+    painted.frames.close(Lifeline().beat)
     return painted
 
 
@@ -116,9 +117,29 @@ def test_the_time_left_counts_only_what_was_painted_now(make_studio: Make) -> No
         attempt = studio.attempt(engine)
         painted = attempt.paint(engine)
         shown.append(attempt.progress)
-    painted.frames.close(Lifeline())
+    painted.frames.close(Lifeline().beat)
     paces = [(now.iteration, now.elapsed_s, now.iteration_s, now.eta_s) for now in shown if now]
-    assert paces == [(8, 3.0, None, None), (9, 6.0, 3.0, 3.0), (10, 9.0, 3.0, 0.0)]
+    assert paces[-4:] == [(7, 0.0, None, None), (8, 3.0, None, None), (9, 6.0, 3.0, 4.5), (10, 9.0, 3.0, 0.0)]
+
+
+def test_the_time_is_estimated_before_the_second_job_starts(make_studio: Make) -> None:
+    """It is in the log and in the progress, where it runs down while a step is computed."""
+    studio, shown = make_studio(iterations=10), []
+    with Clock().attached() as clock, capture_logs() as records:
+
+        def look(_step: Step) -> None:
+            clock.sleep(1.0)
+            shown.append(attempt.progress.eta_s)
+            clock.sleep(2.0)
+
+        engine = FakeEngine(on_step=look)
+        for _ in range(2):
+            attempt = studio.attempt(engine)
+            attempt.paint(engine).frames.close(Lifeline().beat)
+            remove_tree(studio.claim.entry.checkpoints)
+    assert [record["eta_s"] for record in named(records, "job.started")] == [None, 33.0]
+    assert shown[:3] == [None, None, 27.5]
+    assert shown[11:] == [32.0 - 3 * number for number in range(11)]
 
 
 def test_each_step_back_and_each_warning_is_logged_once(make_studio: Make) -> None:

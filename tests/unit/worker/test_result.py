@@ -12,7 +12,7 @@ from PIL import Image
 from support.fakes import FakeEngine, Replaying
 from support.trees import save
 
-from daemon import lifeline, safe_yaml
+from daemon import lifeline, safe_yaml, sidecar
 from daemon.lifeline import Lifeline
 from daemon.pictures import encoding, film
 from daemon.settings import Output
@@ -79,6 +79,21 @@ def test_a_photos_alpha_is_in_the_result_and_in_no_frame(make_studio: Make) -> N
     with Image.open(out / "result.png") as found, Image.open(out / "frames" / "0004.png") as frame:
         assert np.array_equal(np.asarray(found)[..., 3], alpha)
         assert frame.mode == "RGB"
+
+
+def test_a_sheet_has_its_sidecars_beside_the_page(make_studio: Make) -> None:
+    """sheet.yaml is the text that came with the page; result.yaml asks for the same sheet again."""
+
+    def change(step: Step) -> Step:
+        return replace(step, painting=step.painting and replace(step.painting, sheet="# text"))
+
+    studio, engine = make_studio(preset="sheet", frames={"every": 0}, protect="none"), Replaying(change)
+    document, facts = _written(studio, engine)
+    assert (studio.claim.entry.out / "sheet.yaml").read_text() == "# text"
+    assert engine.requests[0].sheet == ("sea.jpg", "sea-style.png")
+    assert facts["iterations"] == 6 * 3
+    again = sidecar.parse(document, "result.yaml")
+    assert (again.faults, again.preset, again.settings) == ((), "sheet", studio.claim.job.settings)
 
 
 @pytest.mark.parametrize(

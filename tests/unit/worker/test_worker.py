@@ -50,7 +50,7 @@ def test_the_record_repeats_as_a_sidecar(tree: Tree) -> None:
 
 
 def test_progress_is_there_while_a_job_runs_and_only_then(tree: Tree) -> None:
-    """Its progress counts the iterations of the running job and is gone with it."""
+    """It is there from the plan on, counts the iterations of the running job, and is gone with it."""
     seen = []
 
     def look(_step: Step) -> None:
@@ -59,8 +59,8 @@ def test_progress_is_there_while_a_job_runs_and_only_then(tree: Tree) -> None:
     stepper = Stepper(tree.config, FakeEngine(on_step=look))
     tree.drop("sea")
     stepper.until_quiet()
-    assert seen[0] == []
-    assert [progress.iteration for (progress,) in seen[1:]] == [0, 1, 2]
+    losses = [(progress.iteration, progress.loss) for (progress,) in seen]
+    assert losses == [(0, None), (0, 3.0), (1, 1.5), (2, 1.0)]
     assert stepper.service.attempts.progress() == []
 
 

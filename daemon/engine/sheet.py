@@ -1,0 +1,86 @@
+"""`preset: sheet`: each style alone, in strengths and sizes of strokes, painted as one job onto one page."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from daemon import safe_yaml
+from daemon.pictures import page
+from daemon.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from daemon.job import Painting, Request
+    from daemon.transfer.scales import Subject
+
+_STEP: Final = 0.25  # from strength to strength
+_STROKES: Final = 2  # the larger style_scale, in smaller ones
+_HEAD: Final = "# Each block is a sidecar: `preset: preview` repeats its picture, `fine` makes a large one.\n"
+
+
+class Cell(NamedTuple):
+    """One picture of a page."""
+
+    style: int  # its only one
+    settings: Settings
+    caption: str
+    sidecar: str  # which paints it in another preset
+
+
+def cells(request: Request) -> Iterator[Cell]:
+    """Yield the pictures of a page: of each style two sizes of strokes, each in three strengths."""
+    settings, (photo, *names) = request.settings, request.sheet
+    middle, scale = min(max(settings.strength, _STEP), 1 - _STEP), min(settings.style_scale, 4 / _STROKES)
+    strengths = [round(middle + _STEP * number, 6) for number in (-1, 0, 1)]
+    of_the_sheet = {"size", "iterations", "frames", "priority"}
+    own, usual = (one.model_dump(mode="json", exclude=of_the_sheet) for one in (settings, Settings()))
+    others = {key: own[key] for key in own if own[key] != usual[key]}
+    eight_bits = {"output": settings.output.model_copy(update={"bits": 8})}
+    styles = enumerate(zip(names, (style.scale for style in request.styles), strict=True))
+    variants = itertools.product(styles, (scale, _STROKES * scale), strengths)
+    for number, ((style, (name, factor)), style_scale, strength) in enumerate(variants, start=1):
+        keys = {"strength": strength, "style_scale": style_scale}
+        image = name if factor == 1 else [{"image": name, "scale": factor}]
+        text = safe_yaml.dump({"content": photo, "style": image, "preset": "default"} | others | keys)
+        caption = safe_yaml.dump({"style": name} | keys)
+        chosen = settings.model_copy(update=keys | eight_bits)
+        yield Cell(style, chosen, f"{number}   {caption}", f"--- # {number}\n{text}")
+
+
+def paint(
+    request: Request, subject: Subject, paint_one: Callable[[Request, Subject], Iterator[Any]]
+) -> Iterator[Any]:
+    """Paint each cell by `paint_one`: yield the first one's plan, then steps that are numbered on.
+
+    A cell's last step shows the page so far. The painting is the page, with the losses of the last cell.
+    """
+    begun, chosen = time.perf_counter(), list(cells(request))
+    inputs: list[Any] = [subject.content, *(style.image for style in subject.styles)]
+    tiles = [*zip(request.sheet, inputs, strict=True), *[("", None)] * (-len(inputs) % page.COLUMNS)]
+    first, tiles = len(tiles), [*tiles, *((cell.caption, None) for cell in chosen)]
+    done: list[Painting] = []
+    for number, cell in enumerate(chosen):
+        one = replace(request, settings=cell.settings, sheet=(), checkpoints=None)
+        styles = [subject.styles[cell.style]._replace(weight=1.0)]
+        steps = paint_one(one, replace(subject, settings=cell.settings, styles=styles))
+        plan = next(steps)
+        if number == 0:
+            yield plan
+        for step in steps:
+            before, drawn, painting = number * step.iterations, None, step.painting
+            if painting:
+                done.append(painting)
+                tiles[first + number] = cell.caption, painting.picture
+                drawn = page.draw(tiles, *subject.scales()[-1][:2])
+                best, text = before + painting.best_iteration, _HEAD + "".join(cell.sidecar for cell in chosen)
+                sums = {name: sum(getattr(one, name) for one in done) for name in ("target_s", "loop_s")}
+                painting = replace(painting, picture=drawn, best_iteration=best, sheet=text, **sums)
+            total, elapsed_s = len(chosen) * step.iterations, time.perf_counter() - begun
+            numbered = replace(step, iteration=before + step.iteration, iterations=total, elapsed_s=elapsed_s)
+            yield replace(numbered, picture=drawn, painting=painting if len(done) == len(chosen) else None)
+        if len(done) == number:  # asked to stop
+            return
