@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,6 @@ def subject_of(picture: Draw, *styles: Style[np.ndarray], preset: str = "default
 def painted(painter: Painter, subject: Subject) -> Painted:
     """Give the total losses, and the picture."""
     steps = list(painter.begin(subject).steps())
-    assert steps[-1].painting is not None
     return np.array([step.losses.total for step in steps]), steps[-1].painting.picture.astype(int)
 
 
@@ -77,10 +77,7 @@ def test_regions_that_cover_all_leave_no_rest(picture: Draw) -> None:
 
 
 def test_the_sides_average_to_the_whole(painter: Painter, narrow: Vgg19, picture: Draw) -> None:
-    """By their areas their Gram matrices are those of the whole, and so are their losses, times their weights.
-
-    So two halves with one painting want of each side what one job wants of the whole.
-    """
+    """By their areas: so two halves with one painting want of each side what one job wants of the whole."""
     style = picture(80, 60, 1)
     quarter = np.where(np.arange(WIDTH) < WIDTH // 4, LEFT, 0).astype(np.uint8)
     found = painter.prepare(subject_of(picture, Style(style), Style(style, 2.0, region=quarter)))
@@ -168,10 +165,7 @@ def test_a_resumed_job_equals_an_uninterrupted_one(painter: Painter, picture: Dr
     subject = subject_of(picture, Style(picture(40, 50, 1)), Style(picture(50, 40, 2), region=LEFT))
     losses_, result = painted(painter, subject)
     session = painter.begin(subject)
-    steps = session.steps()
-    for _ in range(3):
-        next(steps)
+    list(itertools.islice(session.steps(), 3))
     *_, last = painter.begin(subject, resumed=session.checkpoint()).steps()
     assert last.losses.total == losses_[-1]
-    assert last.painting is not None
     assert np.array_equal(last.painting.picture, result)

@@ -63,7 +63,6 @@ def test_regions_name_masks_and_paintings() -> None:
     second = "{content: k.png, style: w.jpg, weight: 2}"
     text = f"regions: [{{content: m.png, style: w.jpg, style_mask: n.png}}, {second}]"
     read = parse(text)
-    assert read.settings is not None
     assert read.settings.regions[1].weight == 2
     files = [("region_content", "m.png"), ("region_style", "w.jpg"), ("region_style_mask", "n.png")]
     files += [("region_content", "k.png"), ("region_style", "w.jpg")]
