@@ -15,6 +15,7 @@ class Reason(StrEnum):
     PATH_OUTSIDE = "path_outside"
     NOT_A_PICTURE = "not_a_picture"
     FILE_TOO_LARGE = "file_too_large"
+    EMPTY_MASK = "empty_mask"
     PICTURE_TOO_LARGE = "picture_too_large"
     PICTURE_TOO_NARROW = "picture_too_narrow"
     ENGINE_CRASHED = "engine_crashed"

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from daemon.errors import Failure
 from daemon.settings import Scale, Settings
 
 if TYPE_CHECKING:  # `status` answers without numpy
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -28,7 +28,12 @@ if TYPE_CHECKING:  # `status` answers without numpy
 
 CHECKPOINT_SUFFIX: Final = ".ckpt"
 _SHEET_CELLS: Final = 6  # of each style
-Role = Literal["sidecar", "content", "style", "init", "protect"]
+Role = Literal[
+    "sidecar", "content", "style", "init", "protect", "region_content", "region_style", "region_style_mask"
+]
+REGION_ROLES: Final[tuple[Role, ...]] = ("region_content", "region_style", "region_style_mask")
+MASK_ROLES: Final = frozenset({"region_content", "region_style_mask"})
+Source = TypeVar("Source")
 # Settings that a job of an older version lacks, with values that paint what was accepted then.
 _UNCHANGED: Final = {
     "match_weight": 0,
@@ -270,21 +275,34 @@ class Step:
     trouble: str = ""  # a problem that did not stop the painting, or what was done to save memory
 
 
+class Style(NamedTuple, Generic[Source]):
+    """A painting and its masks: files at first, then uint8 pixels, of masks (h, w) levels, 255 in the white."""
+
+    image: Source
+    weight: float = 1.0  # in the blend; of a region's painting: how strong it is there
+    scale: float = 1.0  # its own, times the settings' `style_scale`
+    mask: Source | None = None  # the part of the painting that counts, of its aspect; None: all of it
+    region: Source | None = None  # the part of the content that it paints; None: the rest, blended with others
+
+
 @dataclass(frozen=True)
 class Request:
     """The picture that an engine is asked to paint."""
 
     content: Path
-    styles: tuple[tuple[Path, float], ...]  # with their weights
+    styles: Sequence[Style[Path]]  # a pair is one of an image and its weight
     init: Path | None
     settings: Settings
     checkpoints: Path | None = None  # the folder of its checkpoints, to resume from after a crash
     frames: frozenset[int] | None = None  # the iterations whose frames are on disk already; None: none are kept
     faces: tuple[Face, ...] = ()  # of the content, to be protected
     mask: Path | None = None  # a picture, white where the content is protected
-    style_scales: tuple[float, ...] = ()  # each style's own, times the settings' `style_scale`; (): 1 each
     sheet: tuple[str, ...] = ()  # the names of content and styles as a sheet shows them; (): one picture
     smaller: int = 0  # how many tile sizes below the planned one; one more after each attempt out of memory
+
+    def __post_init__(self) -> None:
+        """Make styles of pairs."""
+        object.__setattr__(self, "styles", tuple(Style(*style) for style in self.styles))
 
     def has_frames(self, iterations: Iterable[int]) -> bool:
         """Whether every frame wanted of some iterations is on disk, so that the animation has no gap."""

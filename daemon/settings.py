@@ -189,6 +189,17 @@ class Frames(Model):
         return self.every > 0 and iteration % self.every == 0
 
 
+class Region(Model):
+    """A part of the photo that is painted with a painting of its own."""
+
+    content: PlainName = Field(description="The mask: a picture, white where the photo is in the region.")
+    style: PlainName = Field(description="The painting for it.")
+    style_mask: PlainName | None = Field(
+        None, description="A mask of the painting, white where it counts; default: all of it."
+    )
+    weight: Amount = Field(1.0, description="Strength of the style in this region.")
+
+
 def _bits(value: Any, info: ValidationInfo) -> Any:
     format_ = info.data.get("format", "png")  # a faulty format is reported as such
     if value == 16 and format_ not in DEEP_FORMATS:  # noqa: PLR2004
@@ -247,6 +258,9 @@ class Settings(Model):
     )
     chroma_limit: bool = Field(
         default=True, description="Limit the finest color contrasts of the result to the painting's."
+    )
+    regions: tuple[Region, ...] = Field(
+        (), description="Parts of the photo, by masks, that have a painting of their own."
     )
     protect: Annotated[str, BeforeValidator(_protect)] = Field(
         "faces",

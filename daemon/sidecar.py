@@ -10,12 +10,15 @@ from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, WrapVal
 
 from daemon import safe_yaml
 from daemon.errors import Fault
+from daemon.job import REGION_ROLES
 from daemon.presets import merged
 from daemon.settings import Amount, Model, PlainName, Preset, Settings, StyleScale, has_share, plain_name
 from daemon.validation import explain, refusal, shown
 
 if TYPE_CHECKING:
     from pydantic import ValidatorFunctionWrapHandler
+
+    from daemon.job import Role
 
 _SHEET_STYLES, _SHEET_PX = 8, 512  # at most
 KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
@@ -87,11 +90,13 @@ class Sidecar:
     settings: Settings | None
     faults: tuple[Fault, ...] = ()
     mask: str | None = None
+    region_files: tuple[tuple[Role, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every file that the sidecar itself names."""
-        named = [self.content, self.init, self.mask, *(style.image for style in self.styles)]
+        regions = (name for _, name in self.region_files)
+        named = [self.content, self.init, self.mask, *(style.image for style in self.styles), *regions]
         return tuple(name for name in named if name is not None)
 
 
@@ -130,6 +135,7 @@ def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:
         preset=chosen,
         settings=Settings.model_construct(**{name: getattr(model, name) for name in Settings.model_fields}),
         mask=None if model.protect in KEYWORD_PROTECTS else model.protect,
+        region_files=_region_files(raw),
     )
 
 
@@ -156,6 +162,7 @@ def _no_sheet(model: SidecarModel, file: str) -> tuple[Fault, ...]:
         or size > _SHEET_PX,
         Fault(file, "objective", shown(model.objective), "balanced in a sheet"): model.objective != "balanced",
         Fault(file, "frames.every", shown(model.frames.every), "0 in a sheet"): model.frames.every > 0,
+        Fault(file, "regions", f"{len(model.regions)} regions", "left out in a sheet"): bool(model.regions),
     }
     return tuple(fault for fault, is_one in faults.items() if is_one)
 
@@ -174,7 +181,16 @@ def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
         settings=None,
         faults=faults,
         mask=None if mask in KEYWORD_PROTECTS else mask,
+        region_files=_region_files(raw),
     )
+
+
+def _region_files(raw: dict[Any, Any]) -> tuple[tuple[Role, str], ...]:
+    """List the valid names in the regions, each with its role."""
+    regions = raw.get("regions")
+    items = [item for item in regions if isinstance(item, dict)] if isinstance(regions, list) else []
+    found = ((role, _name(item.get(role.removeprefix("region_")))) for item in items for role in REGION_ROLES)
+    return tuple((role, name) for role, name in found if name is not None)
 
 
 def _name(value: Any) -> str | None:
@@ -187,7 +203,7 @@ def _name(value: Any) -> str | None:
 
 def default_faults(house: dict[str, Any], file: str) -> tuple[Fault, ...]:
     """Check the config's `defaults` as if they were a sidecar's keys."""
-    forbidden = {"content", "style", "result"}
+    forbidden = {"content", "style", "regions", "result"}
     named = tuple(
         Fault(file, key, shown(house[key]), "left out", "it belongs to a single job")
         for key in house

@@ -17,6 +17,7 @@ from daemon.config import Config
 from daemon.errors import ConfigError, Fault, JobError
 from daemon.inbox import pairing
 from daemon.inbox.scan import is_ignored
+from daemon.job import MASK_ROLES
 from daemon.sidecar import SidecarModel
 from daemon.validation import shown
 
@@ -90,7 +91,9 @@ def _picture_faults(file: Path, group: pairing.Group, config: Config) -> Iterato
         folder = config.folders.styles if part.library and config.folders.styles else file.parent
         try:
             os.close(files.open_regular(folder.resolve(), part.name))
-            decoding.read(folder / part.name, config.inbox.max_megapixels)
+            picture = decoding.read(folder / part.name, config.inbox.max_megapixels)
+            if part.role in MASK_ROLES:
+                decoding.require_white(picture, part.name)
         except (OSError, files.ChangedError) as error:
             yield Fault(str(file), problem=f"{part.role}: {files.cause(error)}: {part.name}")
         except JobError as error:

@@ -11,7 +11,7 @@ import typer
 
 from daemon.cli.options import ConfigOption, load, start_engine
 from daemon.errors import DaemonError, NotReady
-from daemon.job import Request
+from daemon.job import Request, Style
 from daemon.settings import Frames, Settings
 
 _SIZE_PX = 256
@@ -24,7 +24,7 @@ def selftest(config: ConfigOption = None) -> None:
 
     bundled = Path(str(resources.files("daemon.demo")))
     settings = Settings(size=_SIZE_PX, scales="none", iterations=3, frames=Frames(every=0))
-    request = Request(bundled / "photo.jpg", ((bundled / "painting.jpg", 1.0),), None, settings)
+    request = Request(bundled / "photo.jpg", (Style(bundled / "painting.jpg"),), None, settings)
     try:
         times = [time.perf_counter() for _ in engine.stylize(request)]  # of the plan and every step
     except DaemonError as error:

@@ -10,7 +10,7 @@ import typer
 from daemon import files, safe_yaml, sidecar
 from daemon.cli.options import ConfigOption, load, start_engine
 from daemon.errors import EngineError
-from daemon.job import Plan, Request
+from daemon.job import Plan, Request, Style
 from daemon.lifeline import Lifeline
 from daemon.settings import Frames
 
@@ -59,7 +59,7 @@ def stylize(
     faces = _faces(content, loaded.inbox.max_megapixels) if settings.protect == "faces" else ()
     engine, _ = start_engine(loaded)
     shown = (content.name, style.name) if preset == "sheet" else ()
-    request = Request(content, ((style, 1.0),), None, settings, faces=faces, sheet=shown)
+    request = Request(content, (Style(style),), None, settings, faces=faces, sheet=shown)
     painting = _follow(engine.stylize(request))
     files.replace(output, encoding.encode(painting.picture, settings.output, painting.exif))
     typer.echo(str(output))
@@ -101,7 +101,7 @@ def _settings(pairs: list[str], house: dict[str, Any], format_: str) -> tuple[Se
         raise typer.BadParameter("\n".join(str(fault) for fault in read.faults))
     if read.names:
         raise typer.BadParameter(
-            "--set: content and style are arguments here; init and protect cannot be files"
+            "--set: content and style are arguments here; init, protect and regions cannot be files"
         )
     return read.settings.model_copy(update={"frames": Frames(every=0)}), read.preset
 

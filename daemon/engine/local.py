@@ -18,7 +18,7 @@ from daemon.engine.prefetch import Prefetcher, pictures
 from daemon.engine.session import Painter, Previews
 from daemon.engine.style_cache import StyleCache
 from daemon.errors import EngineError, NotReady
-from daemon.job import EngineInfo
+from daemon.job import EngineInfo, Style
 from daemon.lifeline import Lifeline
 from daemon.pictures import decoding, encoding, resampling
 from daemon.transfer import weights
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.engine.memory import Work
+    from daemon.engine.memory import Size, Work
     from daemon.engine.session import Session
     from daemon.job import DeepPicture, Picture, Plan, Request, Step
     from daemon.transfer.losses import Targets
@@ -52,7 +52,7 @@ class Ready(NamedTuple):
     @classmethod
     def of(cls, subject: Subject) -> Ready:
         """Reduce a job's pictures, before the painting needs the memory."""
-        pictures = [subject.content, *(picture for picture, _ in subject.styles)]
+        pictures = [subject.content, *(style.image for style in subject.styles)]
         return cls(subject, tuple(resampling.reduced(picture, resampling.SHOWN_PX) for picture in pictures))
 
 
@@ -158,7 +158,7 @@ class LocalEngine:
         if request.checkpoints is None:
             return None
         settings = request.settings.model_dump(mode="json", exclude={"priority", "frames", "output"})
-        shares = [weight for _, weight in request.styles], request.style_scales
+        shares = [(style.weight, style.scale) for style in request.styles]
         onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
         software = {"styletransferd": __version__, **info.versions, "onednn": onednn}
         computed = info.device, info.precision, info.backward, info.weights_sha256, software
@@ -193,9 +193,9 @@ class LocalEngine:
 
 
 def _works(subject: Subject, info: EngineInfo) -> list[Work]:
-    sizes = [picture.shape[:2] for picture, _ in subject.styles]
+    sizes = [style.image.shape[:2] for style in subject.styles]
     styles = list(zip(sizes, subject.style_factors(), strict=True))
-    return memory.works(subject.settings, subject.content.shape[:2], styles, info)
+    return memory.works(subject.settings, subject.content.shape[:2], styles, info, subject.regions)
 
 
 def _decoded(request: Request, max_megapixels: float) -> Subject:
@@ -206,16 +206,24 @@ def _decoded(request: Request, max_megapixels: float) -> Subject:
     keeps_alpha = settings.alpha == "keep" and settings.output.format in encoding.WITH_ALPHA
     return Subject(
         content=content,
-        styles=[
-            (decoding.decode(path, max_megapixels).cropped().over(settings.background), weight)
-            for path, weight in request.styles
-        ],
+        styles=[_style(style, request, decoded.size, max_megapixels) for style in request.styles],
         settings=settings,
         init=decoding.read(request.init, max_megapixels) if request.init else None,
         protection=protection.of(request, content, max_megapixels),
         alpha=decoded.alpha if keeps_alpha else None,
-        style_scales=request.style_scales,
     )
+
+
+def _style(style: Style[Path], request: Request, content: Size, max_megapixels: float) -> Style[Picture]:
+    """Decode a painting and its masks; what is transparent in it counts as little as the black of its mask."""
+    decoded = decoding.decode(style.image, max_megapixels)
+    decoded = decoded if style.mask else decoded.cropped()  # a mask has the shape of the whole painting
+    mask = decoded.alpha
+    if style.mask is not None:
+        drawn = protection.levels(style.mask, decoded.size, max_megapixels)
+        mask = drawn if mask is None else np.minimum(resampling.resize(mask, *drawn.shape), drawn)
+    region = None if style.region is None else protection.levels(style.region, content, max_megapixels)
+    return Style(decoded.over(request.settings.background), style.weight, style.scale, mask, region)
 
 
 def _completed(step: Step, request: Request, ready: Ready, computed: str, trouble: str) -> Step:

@@ -81,6 +81,7 @@ class Work(NamedTuple):
     styles: Sequence[Size]  # of the style pictures at that scale
     settings: Settings
     info: EngineInfo
+    regions: int = 0  # with Gram matrices of their own; 0: the picture as a whole
 
 
 class JobPlan(NamedTuple):
@@ -92,7 +93,7 @@ class JobPlan(NamedTuple):
 
 
 def works(
-    settings: Settings, content: Size, styles: Sequence[tuple[Size, float]], info: EngineInfo
+    settings: Settings, content: Size, styles: Sequence[tuple[Size, float]], info: EngineInfo, regions: int = 0
 ) -> list[Work]:
     """Describe the work at every scale of a job, coarse to fine, from its pictures' sizes as dropped.
 
@@ -101,7 +102,7 @@ def works(
     found = []
     for scale in settings.all_scales(*content):
         sizes = [scaled(*size, round(factor * scale.size)) for size, factor in styles]
-        found.append(Work(scaled(*content, scale.size), sizes, settings, info))
+        found.append(Work(scaled(*content, scale.size), sizes, settings, info, regions))
     return found
 
 
@@ -168,7 +169,7 @@ def estimate_mb(work: Work, tile_size: TileSize) -> int:
     ]
     base_mb = (_GPU_BASE_MB if info.device.startswith("GPU") else _BASE_MB)[info.precision]
     rotated_mb = _ROTATED_MB[info.precision] if info.backward == "convolution" else 0
-    match_mb = _MATCH_MB[info.precision] if settings.match_layers else 0
+    match_mb = max(1, work.regions) * _MATCH_MB[info.precision] if settings.match_layers else 0
     return base_mb + rotated_mb + match_mb + round(max(_step_bytes(work, tile_size), *styles) / _MB)
 
 

@@ -55,8 +55,8 @@ class Prefetcher(Generic[T]):
 
 def pictures(request: Request) -> list[Path]:
     """List the files that a request decodes."""
-    others = [path for path in (request.init, request.mask) if path is not None]
-    return [request.content, *(path for path, _ in request.styles), *others]
+    of_styles = (path for style in request.styles for path in (style.image, style.mask, style.region))
+    return [path for path in (request.content, *of_styles, request.init, request.mask) if path is not None]
 
 
 def _key(request: Request) -> tuple[Any, ...] | None:
@@ -68,5 +68,5 @@ def _key(request: Request) -> tuple[Any, ...] | None:
         stamps = tuple(Stamp.of(path.stat()) for path in pictures(request))
     except OSError:
         return None
-    weights = tuple(weight for _, weight in request.styles)
-    return stamps, weights, request.style_scales, request.faces, request.settings
+    weights = tuple((style.weight, style.scale) for style in request.styles)
+    return stamps, weights, request.faces, request.settings

@@ -11,6 +11,8 @@ from daemon.settings import scaled
 from daemon.transfer import pixels
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
     from daemon.job import Face, Picture, Request
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     Map = npt.NDArray[np.float32]  # (h, w), 0 to 1
 
 SIDE_PX: Final = 512
+LEVELS_PX: Final = 2048  # the longest side of the masks of regions and paintings
 # The half axes of the ellipse around a face, in widths and heights of its square: with hair, ears and chin.
 _ACROSS: Final = 0.55
 _DOWN: Final = 0.68
@@ -36,13 +39,24 @@ def of(request: Request, content: Picture, max_megapixels: float) -> Map | None:
     height, width = content.shape[:2]
     height, width = scaled(height, width, min(SIDE_PX, max(height, width)))
     if request.mask is not None:
-        mask = resampling.resize(decoding.read(request.mask, max_megapixels), height, width)
-        made = mask @ _LUMA / np.float32(255)
+        made = _drawn(request.mask, height, width, max_megapixels)
     else:
         made = np.zeros((height, width), np.float32)
         for face in request.faces:
             made = np.maximum(made, around(face, height, width))
     return made if made.any() else None
+
+
+def levels(mask: Path, size: tuple[int, int], max_megapixels: float) -> Picture:
+    """Read a mask of a picture of some (height, width): (h, w) of its aspect, 0 to 255."""
+    height, width = scaled(*size, min(LEVELS_PX, max(size)))
+    return np.rint(255 * _drawn(mask, height, width, max_megapixels)).astype(np.uint8)
+
+
+def _drawn(mask: Path, height: int, width: int, max_megapixels: float) -> Map:
+    """Read a mask's luma, stretched to (height, width): 0 in its black, 1 in its white."""
+    picture = resampling.resize(decoding.read(mask, max_megapixels), height, width)
+    return np.asarray(picture @ _LUMA / np.float32(255))
 
 
 def around(face: Face, height: int, width: int) -> Map:

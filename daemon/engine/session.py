@@ -313,7 +313,7 @@ class Painter:
 
     def prepare(self, subject: Subject) -> Targets:
         """Compute the targets of a job's first scale ahead; another thread may be painting."""
-        step = self.step(subject.settings, protects=subject.protection is not None)
+        step = self._made(self._network, _method(subject), WHOLE)
         return targets(step, subject, subject.scales()[0], self._style_store)
 
     def begin(
@@ -330,7 +330,7 @@ class Painter:
         scale and the checkpoint are of this very job.
         """
         chosen = tile_sizes or [WHOLE] * len(subject.scales())
-        method = transfer.Method.of(subject.settings, protects=subject.protection is not None)
+        method = _method(subject)
         return Session(
             subject,
             [self._made(self._network, method, tile_size) for tile_size in chosen],
@@ -339,6 +339,11 @@ class Painter:
             prepared=prepared if chosen[0] == WHOLE else None,
             resumed=resumed,
         )
+
+
+def _method(subject: Subject) -> transfer.Method:
+    is_protected = subject.protection is not None
+    return transfer.Method.of(subject.settings, protects=is_protected, regions=subject.regions)
 
 
 def has_settled(totals: list[float], rule: EarlyStop) -> bool:

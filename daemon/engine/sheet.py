@@ -40,7 +40,7 @@ def cells(request: Request) -> Iterator[Cell]:
     own, usual = (one.model_dump(mode="json", exclude=of_the_sheet) for one in (settings, Settings()))
     others = {key: own[key] for key in own if own[key] != usual[key]}
     eight_bits = {"output": settings.output.model_copy(update={"bits": 8})}
-    styles = enumerate(zip(names, request.style_scales or (1.0,) * len(names), strict=True))
+    styles = enumerate(zip(names, (style.scale for style in request.styles), strict=True))
     variants = itertools.product(styles, (scale, _STROKES * scale), strengths)
     for number, ((style, (name, factor)), style_scale, strength) in enumerate(variants, start=1):
         keys = {"strength": strength, "style_scale": style_scale}
@@ -59,14 +59,14 @@ def paint(
     A cell's last step shows the page so far. The painting is the page, with the losses of the last cell.
     """
     begun, chosen = time.perf_counter(), list(cells(request))
-    inputs: list[Any] = [subject.content, *(picture for picture, _ in subject.styles)]
+    inputs: list[Any] = [subject.content, *(style.image for style in subject.styles)]
     tiles = [*zip(request.sheet, inputs, strict=True), *[("", None)] * (-len(inputs) % page.COLUMNS)]
     first, tiles = len(tiles), [*tiles, *((cell.caption, None) for cell in chosen)]
     done: list[Painting] = []
     for number, cell in enumerate(chosen):
         one = replace(request, settings=cell.settings, sheet=(), checkpoints=None)
-        styles, scales = [(inputs[1 + cell.style], 1.0)], subject.style_scales[cell.style :][:1]
-        steps = paint_one(one, replace(subject, settings=cell.settings, styles=styles, style_scales=scales))
+        styles = [subject.styles[cell.style]._replace(weight=1.0)]
+        steps = paint_one(one, replace(subject, settings=cell.settings, styles=styles))
         plan = next(steps)
         if number == 0:
             yield plan

@@ -94,7 +94,7 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> G
 
     def want(role: Role, wanted: str, weight: float = 1.0, scale: float = 1.0) -> None:
         local = find(wanted, names)
-        found = local or (find(wanted, library) if role == "style" else None)
+        found = local or (find(wanted, library) if role in {"style", "region_style"} else None)
         if found is None:
             missing.append(wanted)
         else:
@@ -109,6 +109,8 @@ def pair_sidecar(name: str, sidecar: Sidecar, names: Names, library: Names) -> G
         want("init", sidecar.init)
     if sidecar.mask:
         want("protect", sidecar.mask)
+    for role, named in sidecar.region_files:
+        want(role, named)
     return Group(stem, tuple(parts), sidecar, () if sidecar.faults else tuple(missing))
 
 

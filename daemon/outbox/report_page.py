@@ -63,11 +63,11 @@ def make(
     """
     made: dict[str, bytes] = {}
     looks, shown = [], []
-    parts = [*job.parts_of("content"), *job.parts_of("style")]
+    parts = [*job.parts_of("content"), *job.parts_of("style"), *job.parts_of("region_style")]
     for number, picture in enumerate(painting.inputs):
         beat()
-        kind = parts[number].role
-        href = f"report/{kind}-{number}.jpg" if number else f"report/{kind}.jpg"
+        kind = "style" if number else "content"
+        href = f"report/style-{number}.jpg" if number else "report/content.jpg"
         looks.append(Look(kind, printable(parts[number].name), href, *picture.shape[:2]))
         shown.append((kind, picture))
         made[href] = encoding.encode(picture, _SMALL)

@@ -28,6 +28,7 @@ ANIMATED: Final = "it is animated: only its first picture is used"
 _OF_THE_DISK: Final = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _FILMS: Final = {"PNG", "WEBP", "GIF", "AVIF"}  # the further pictures of the others are no animation
 _OPAQUE: Final = 255
+_BLACK: Final = 16  # levels below which a mask has no white: what JPEG makes of black
 
 
 class Decoded(NamedTuple):
@@ -71,6 +72,13 @@ def read(path: Path, max_megapixels: float, name: str = "") -> Picture:
     """Decode a picture as `decode` does, and lay it on white: (H, W, 3) uint8 sRGB."""
     with _errors_of(name or path.name):
         return decode(path, max_megapixels, name).over(WHITE)
+
+
+def require_white(mask: Picture, name: str) -> None:
+    """Raise JobError for a mask, (H, W, 3), that is black everywhere."""
+    if mask.max() < _BLACK:
+        hint = "paint white where the painting counts, and save the mask again"
+        raise JobError(Failure(Reason.EMPTY_MASK, f"{name}: the mask is black everywhere", hint, file=name))
 
 
 def decode(path: Path, max_megapixels: float, name: str = "") -> Decoded:

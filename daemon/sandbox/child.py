@@ -33,22 +33,24 @@ def serve(pipe: Connection, max_megapixels: float) -> None:
     """Answer question after question until the pipe closes, or it is time for a new process.
 
     Messages are JSON, since a decoder of hostile bytes is not trusted with a pickle. The daemon sends
-    `[path, name, wants_faces]`; the child `ready`, then `{"size": [height, width], "warnings": [...]}`,
+    `[path, name, wants]`; the child `ready`, then `{"size": [height, width], "warnings": [...]}`,
     `{"failure": ...}` or `{"errno": ...}`; after a size, where faces are wanted,
     `{"faces": [[left, top, width, height], ...], "detector": ...}`, both as in `Part`.
     """
     for _ in range(PICTURES):
         if not pipe.poll(IDLE_S):
             return
-        path, name, wants_faces = json.loads(pipe.recv_bytes())
-        for answer in inspect(Path(path), name, max_megapixels, wants_faces=wants_faces):
+        path, name, wants = json.loads(pipe.recv_bytes())
+        for answer in inspect(Path(path), name, max_megapixels, **wants):
             pipe.send_bytes(json.dumps(answer).encode("ascii"))
 
 
-def inspect(path: Path, name: str, max_megapixels: float, *, wants_faces: bool) -> Iterator[dict[str, Any]]:
+def inspect(path: Path, name: str, max_megapixels: float, **wants: bool) -> Iterator[dict[str, Any]]:
     """Decode one picture whole, and give the answers; see `serve`."""
     try:
         picture = decoding.decode(path, max_megapixels, name)
+        if wants["is_mask"]:
+            decoding.require_white(picture.over(decoding.WHITE), name)
     except JobError as error:
         yield {"failure": asdict(error.failure)}
     except OSError as error:
@@ -58,7 +60,7 @@ def inspect(path: Path, name: str, max_megapixels: float, *, wants_faces: bool) 
             yield {"errno": error.errno}
     else:
         yield {"size": picture.size, "warnings": picture.warnings}
-        if wants_faces:
+        if wants["wants_faces"]:
             yield _searched(picture)
 
 

@@ -79,20 +79,20 @@ class Decoder:
         return self._child.pid if self._child is not None and self._child.is_running else None
 
     def inspect(
-        self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
+        self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False, is_mask: bool = False
     ) -> tuple[tuple[int, int], Found]:
         """Decode a picture whole, as `decoding.decode` does: its (height, width), and more; errors say `name`.
 
         If its faces cannot be looked for, whatever the reason, it is as good without them.
 
         Raises:
-            JobError: it is not a picture of an allowed format, is damaged or too large, or its decoder crashes,
-                does not come to an end, or takes more memory than pictures need.
+            JobError: it is not a picture of an allowed format, is damaged, too large or a black mask, or its
+                decoder crashes, does not come to an end, or takes more memory than pictures need.
             NotReady: the child does not start, which is no picture's fault.
             NotTaken: the thread should stop.
             OSError: the file cannot be read, or no process can be started.
         """
-        ask = functools.partial(self._ask, path, name, life, wants_faces=wants_faces)
+        ask = functools.partial(self._ask, path, name, life, wants_faces=wants_faces, is_mask=is_mask)
         try:
             try:
                 answer, found = ask()
@@ -124,13 +124,13 @@ class Decoder:
             self.stop()
             return Found(None, "failed: no answer")
 
-    def _ask(self, path: Path, name: str, life: Lifeline, *, wants_faces: bool) -> tuple[dict[str, Any], Found]:
+    def _ask(self, path: Path, name: str, life: Lifeline, **wants: bool) -> tuple[dict[str, Any], Found]:
         """Ask the child, or a new one if it has ended; raises _Ended if it ends without an answer."""
-        child, question = self._ready(life), json.dumps([str(path), name, wants_faces]).encode("ascii")
+        child, question = self._ready(life), json.dumps([str(path), name, wants]).encode("ascii")
         with contextlib.suppress(OSError):  # it is gone, which shows when its answer is received
             child.pipe.send_bytes(question)
         answer = self._receive(child, name, life, TIME_LIMIT_S)
-        return answer, self._faces(child, name, life) if wants_faces and "size" in answer else Found()
+        return answer, self._faces(child, name, life) if wants["wants_faces"] and "size" in answer else Found()
 
     def _receive(self, child: Child, name: str, life: Lifeline, limit_s: float) -> dict[str, Any]:
         """Wait for one answer; raises _Ended as `_ask`, JobError after the time limit."""

@@ -13,7 +13,7 @@ from daemon.inbox.intake import Inbox
 from daemon.inbox.retire import Retirer
 from daemon.inbox.scan import STAGE_S
 from daemon.inbox.watcher import Watcher
-from daemon.job import State, printable
+from daemon.job import MASK_ROLES, State, printable
 from daemon.outbox import record
 from daemon.pictures import resampling
 from daemon.service import backoff
@@ -80,21 +80,22 @@ def _examined(
 def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder, life: Lifeline) -> Part:
     wants_faces = part.role == "content" and settings is not None and settings.protect == "faces"
     path, name = inputs / part.stored, printable(part.name)
-    (height, width), found = decoder.inspect(path, name, life, wants_faces=wants_faces)
+    is_mask = part.role in MASK_ROLES
+    (height, width), found = decoder.inspect(path, name, life, wants_faces=wants_faces, is_mask=is_mask)
     return replace(part, height_px=height, width_px=width, **found._asdict())
 
 
 def _require_width(settings: Settings, parts: list[Part]) -> None:
     """Raise JobError if the last one of a drop's parts so far becomes too narrow for VGG19.
 
-    The content comes before its styles. A start and a mask take the content's shape.
+    The content comes before its styles. A start and masks take another picture's shape.
     """
     part = parts[-1]
     content = next((one for one in parts if one.role == "content"), part)
     scales = settings.all_scales(content.height_px, content.width_px)
     if part.role == "content":
         resampling.fit(part.height_px, part.width_px, scales[0].size)
-    elif part.role == "style":
+    elif part.role in {"style", "region_style"}:
         final = round(settings.style_scale * part.scale * scales[-1].size)
         resampling.fit_style(part.height_px, part.width_px, final, final)
 

@@ -27,9 +27,10 @@ class Colors(NamedTuple):
     covariance: Matrix  # (3, 3)
 
 
-def colors_of(picture: Picture) -> Colors:
-    """Take the mean and the covariance of the pixels of (H, W, 3) uint8 RGB."""
-    flat = picture.reshape(-1, 3).astype(np.float64)  # (H, W, 3) -> (H·W, 3)
+def colors_of(picture: Picture, mask: npt.NDArray[np.float32] | None = None) -> Colors:
+    """Take the mean and the covariance of the pixels of (H, W, 3) uint8 RGB, in the brighter half of a mask."""
+    pixels = picture if mask is None else picture[mask >= mask.max() / 2]
+    flat = pixels.reshape(-1, 3).astype(np.float64)  # (H, W, 3) -> (H·W, 3)
     mean = flat.mean(axis=0)
     apart = flat - mean
     return Colors(mean, apart.T @ apart / len(flat))
@@ -42,14 +43,14 @@ def blended(parts: Sequence[tuple[Colors, float]]) -> Colors:
     return Colors(mean, covariance)
 
 
-def moved(picture: Picture, wanted: Colors) -> Picture:
+def moved(picture: Picture, wanted: Colors, own: Colors | None = None) -> Picture:
     """Move a picture's colors to a mean and covariance by the Monge-Kantorovich map.
 
     Pitié & Kokaram (2007), eq. 12: of all linear maps that give these moments, the one that changes the colors
     least. In no direction are differences stretched more than fivefold, so colors that hardly differ
-    stay closer together than wanted.
+    stay closer together than wanted. `own` are the colors that become the wanted ones; default: all.
     """
-    own = colors_of(picture)
+    own = own or colors_of(picture)
     root = _power(own.covariance, 0.5)
     inverse = _power(own.covariance, -0.5)
     transport = _capped(inverse @ _power(root @ wanted.covariance @ root, 0.5) @ inverse)

@@ -1,5 +1,7 @@
 """The losses, one function an equation, and the two objectives.
 
+Where regions have styles of their own, "layer" is, of style and match, a layer in one region (`regional`).
+
 An objective sees a picture through its `Statistics` only: means over its positions, and its features at some of
 them. Both can be computed from the whole picture or tile by tile (`tiles`).
 """
@@ -28,6 +30,7 @@ class Compared(NamedTuple):
     content: dict[str, Tensor]  # content layer -> (1, H, W, C)
     importance: dict[str, Tensor]  # content layer -> (1, H, W, 1), how often each place counts; or empty
     grids: dict[str, Tensor]  # matched layer -> (n, 2) int32, rows and columns
+    guides: dict[str, Tensor] = {}  # noqa: RUF012 - not changed; style layer -> (1, H, W, 1), mean 1; or empty
 
 
 class Match(NamedTuple):
@@ -50,17 +53,19 @@ class Targets(NamedTuple):
     style: dict[str, Tensor]  # layer -> (C, C)
     match: dict[str, Match]  # layer; empty where nothing is matched
     content_layers: dict[str, Tensor]  # layer -> (), shares that sum to 1
-    style_layers: dict[str, Tensor]  # layer -> (), shares that sum to 1
+    style_layers: dict[str, Tensor]  # layer -> (), shares that sum to 1; of regions, times area and weight
     content_weight: Tensor  # ()
     style_weight: Tensor  # ()
     match_weight: Tensor  # ()
     tv_weight: Tensor  # ()
+    guides: dict[str, Tensor] = {}  # noqa: RUF012 - not changed; as in `Compared`
+    match_layers: dict[str, Tensor] = {}  # noqa: RUF012 - not changed; of regions: layer -> (), as `style_layers`
 
     @property
     def compared(self) -> Compared:
         """The part that belongs to places of the picture."""
         grids = {layer: match.grid for layer, match in self.match.items()}
-        return Compared(self.content, self.importance, grids)
+        return Compared(self.content, self.importance, grids, self.guides)
 
 
 class Statistics(NamedTuple):
@@ -81,14 +86,15 @@ class Loss(NamedTuple):
     content: Tensor
 
 
-def gram_matrix(features: Tensor) -> Tensor:
-    """Correlate channels: G = FᵀF / (H·W).
+def gram_matrix(features: Tensor, guide: Tensor | None = None) -> Tensor:
+    """Correlate channels: G = FᵀF / (H·W), or Fᵀ·diag(g)·F / (H·W) with a guide, (1, H, W, 1), of mean 1.
 
     Gatys, Ecker & Bethge (2016), eq. 3, divided by the number of positions, so that content and style may
-    differ in size. (Their eq. 4 has 1 / (4 N² M²) at the loss instead.)
+    differ in size. (Their eq. 4 has 1 / (4 N² M²) at the loss instead.) With guides: Gatys et al. (2017,
+    "Controlling Perceptual Factors"), section 4.1, with g for their g²: so the regions' mean is the whole's.
     """
     height, width = tf.unstack(tf.cast(tf.shape(features)[1:3], tf.float32))
-    return gram_product(features) / (height * width)  # (1, H, W, C) -> (C, C)
+    return gram_product(features, guide) / (height * width)  # (1, H, W, C) -> (C, C)
 
 
 def content_loss(features: Tensor, target: Tensor, importance: Tensor | None = None) -> Tensor:
@@ -137,7 +143,7 @@ def statistics(
     down = image[:, 1:, :, :] - image[:, :-1, :, :]  # (1, H - 1, W, 3)
     right = image[:, :, 1:, :] - image[:, :, :-1, :]  # (1, H, W - 1, 3)
     return Statistics(
-        {layer: gram_matrix(features[layer]) for layer in style_layers},
+        {layer: gram_matrix(features[layer], compared.guides.get(layer)) for layer in style_layers},
         {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()},
         {
             layer: content_loss(features[layer], target, compared.importance.get(layer))
@@ -171,8 +177,9 @@ def balanced_objective(found: Statistics, targets: Targets) -> Loss:
     content = {layer: found.errors[layer] / _mean_square(target) for layer, target in targets.content.items()}
     style = _mean(grams, targets.style_layers)
     if targets.match:
-        distances = [relaxed_emd(found.samples[layer], match) for layer, match in targets.match.items()]
-        style += targets.match_weight * (tf.add_n(distances) / len(distances) - style)
+        distances = {layer: relaxed_emd(found.samples[layer], match) for layer, match in targets.match.items()}
+        by_area, plain = targets.match_layers, tf.add_n([*distances.values()]) / len(distances)
+        style += targets.match_weight * ((_mean(distances, by_area) if by_area else plain) - style)
     return _weighed(style, content, found, targets)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from daemon.job import Style
 from daemon.pictures import resampling
 from daemon.transfer import chroma_limit, color_transfer, luminance, pixels
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from daemon.job import AnyPicture, Picture
     from daemon.settings import Settings
     from daemon.transfer import Tensor
+
+    Map = npt.NDArray[np.float32]
+
+_LEAST: Final = 1e-6  # of a mask, so that no region is empty at any layer
+_LEAST_REST: Final = 0.01  # of the content, that is painted with the ordinary styles beside regions
 
 
 class Scale(NamedTuple):
@@ -34,17 +40,29 @@ class Scale(NamedTuple):
         return max(self.height, self.width)
 
 
+class Area(NamedTuple):
+    """A part of a picture, and the styles that are blended in it."""
+
+    styles: list[tuple[int, float]]  # by number, with shares that sum to 1
+    mask: Map  # (H, W), above 0; with those of the other areas it sums to 1
+    weight: float = 1.0  # how strong the style is
+    place: str = ""  # of a region, what `tile_layout.regional` adds to a layer
+
+
 @dataclass(frozen=True)
 class Subject:
     """The decoded pictures and the settings of one job."""
 
     content: Picture
-    styles: Sequence[tuple[Picture, float]]  # with their weights, one at least above 0
+    styles: Sequence[Style[Picture]]  # one weight of the blend above 0; a pair is an image and its weight
     settings: Settings
     init: Picture | None = None  # the start picture where settings.init names a file
-    protection: npt.NDArray[np.float32] | None = None  # (h, w), 0 to 1, of the content's aspect, at any size
+    protection: Map | None = None  # (h, w), 0 to 1, of the content's aspect, at any size
     alpha: Picture | None = None  # (H, W), of the content, to be kept in the result
-    style_scales: Sequence[float] = ()  # each style's own, times the settings' `style_scale`; (): 1 each
+
+    def __post_init__(self) -> None:
+        """Make styles of pairs."""
+        object.__setattr__(self, "styles", tuple(Style(*style) for style in self.styles))
 
     def scales(self) -> list[Scale]:
         """Turn the settings' scales into sizes in pixels, coarse to fine.
@@ -56,15 +74,35 @@ class Subject:
         scales = self.settings.all_scales(height, width)
         return [Scale(*resampling.fit(height, width, scale.size), scale.iterations) for scale in scales]
 
-    def shares(self) -> list[float]:
-        """Scale the styles' weights to sum to 1."""
-        total = sum(weight for _, weight in self.styles)
-        return [weight / total for _, weight in self.styles]
+    @property
+    def regions(self) -> int:
+        """The number of areas, the rest included if it is large enough; 0 if the picture is one area."""
+        own = [style.region for style in self.styles if style.region is not None]
+        left = 1 - np.minimum(np.sum(own, axis=0) / 255, 1).mean() if own else 0.0
+        return len(own) + int(left > _LEAST_REST)
+
+    def areas(self, height: int, width: int) -> list[Area]:
+        """Divide a picture of a size into the regions, in their styles' order, and the rest; masks sum to 1."""
+        blend = {number: style.weight for number, style in enumerate(self.styles) if style.region is None}
+        total = sum(blend.values())
+        rest = [(number, weight / total) for number, weight in blend.items() if weight]
+        own = [(number, style) for number, style in enumerate(self.styles) if number not in blend]
+        if not own:
+            return [Area(rest, np.ones((height, width), np.float32))]
+        areas = [Area([(number, 1.0)], _levels(one.region, height, width), one.weight) for number, one in own]
+        if self.regions > len(areas):
+            areas.append(Area(rest, np.maximum(1 - sum(area.mask for area in areas), np.float32(_LEAST))))
+        whole = sum(area.mask for area in areas)
+        return [area._replace(mask=area.mask / whole, place=f"/{number}") for number, area in enumerate(areas)]
+
+    def style_masks(self, scaled: Sequence[Picture]) -> list[Map]:
+        """Scale the styles' masks to the sizes of their scaled pictures; ones where all of one counts."""
+        pairs = zip(self.styles, scaled, strict=True)
+        return [_levels(style.mask, *seen.shape[:2]) for style, seen in pairs]
 
     def style_factors(self) -> list[float]:
         """Give the longest side of every style, in longest sides of the content."""
-        own = self.style_scales or [1.0] * len(self.styles)
-        return [self.settings.style_scale * factor for _, factor in zip(self.styles, own, strict=True)]
+        return [self.settings.style_scale * style.scale for style in self.styles]
 
     def content_at(self, scale: Scale) -> Picture:
         """Scale the content; where only luminance is transferred, in gray."""
@@ -94,10 +132,10 @@ class Subject:
             JobError: one is too narrow for VGG19 at its own size and at the final one.
         """
         final, scaled = self.scales()[-1].longest, []
-        for (style, _), factor in zip(self.styles, self.style_factors(), strict=True):
-            height, width = style.shape[:2]
+        for style, factor in zip(self.styles, self.style_factors(), strict=True):
+            height, width = style.image.shape[:2]
             size = resampling.fit_style(height, width, round(factor * scale.longest), round(factor * final))
-            scaled.append(resampling.resize(style, *size))
+            scaled.append(resampling.resize(style.image, *size))
         return self._adapted(scaled, scale)
 
     def start(self, scale: Scale) -> Picture:
@@ -105,16 +143,21 @@ class Subject:
         if self.init is not None:
             return self._seen(resampling.cover(self.init, scale.height, scale.width))
         if self.settings.init == "style":
-            return self._adapted([resampling.cover(self.styles[0][0], scale.height, scale.width)], scale)[0]
+            return self._adapted([resampling.cover(self.styles[0].image, scale.height, scale.width)], scale)[0]
         if self.settings.init == "noise":
             random = np.random.default_rng(self.settings.seed)
             return self._seen(random.integers(0, 256, (scale.height, scale.width, 3), np.uint8))
         content = self.content_at(scale)
         if self.settings.init_colors == "content" or self.settings.preserve_color != "none":
             return content
-        found = [color_transfer.colors_of(style) for style in self.scaled_styles(scale)]
-        wanted = color_transfer.blended(list(zip(found, self.shares(), strict=True)))
-        return color_transfer.moved(content, wanted)
+        styles = self.scaled_styles(scale)
+        found = list(map(color_transfer.colors_of, styles, self.style_masks(styles)))
+        start = np.zeros(1)
+        for area in self.areas(scale.height, scale.width):
+            wanted = color_transfer.blended([(found[number], share) for number, share in area.styles])
+            own = color_transfer.colors_of(content, area.mask)
+            start = start + area.mask[..., np.newaxis] * color_transfer.moved(content, wanted, own)
+        return np.asarray(np.rint(start), np.uint8)
 
     def shown(self, picture: AnyPicture) -> AnyPicture:
         """Turn a picture of the descent, (H, W, 3) RGB, 0 to 255, into what people see, in the kept colors."""
@@ -125,12 +168,15 @@ class Subject:
     def finished(self, picture: AnyPicture) -> AnyPicture:
         """Take the last step from the best picture of the last size to the painting, (H, W, 3) RGB, 0 to 255.
 
-        Several styles allow the mean of their mean squares by their shares. The content's colors have no limit.
+        Several styles allow the mean of their mean squares, by their shares and their areas'. The content's
+        colors have no limit.
         """
         if not self.settings.chroma_limit or self.settings.preserve_color == "luminance":
             return self.shown(picture)
-        styles = zip(self.scaled_styles(self.scales()[-1]), self.shares(), strict=True)
-        allowed = [share * chroma_limit.mean_squares(style) for style, share in styles]
+        styles = self.scaled_styles(self.scales()[-1])
+        sized = [(area, float(area.mask.mean())) for area in self.areas(*picture.shape[:2])]
+        shares = [(number, share * size) for area, size in sized for number, share in area.styles]
+        allowed = [share * chroma_limit.mean_squares(styles[number]) for number, share in shares]
         return chroma_limit.limited(picture, np.sum(allowed, axis=0))
 
     def enlarged(self, image: Tensor, before: Scale, scale: Scale) -> Tensor:
@@ -144,3 +190,10 @@ class Subject:
             return pixels.clip(tf.image.resize(image, size, "lanczos3"))
         change = image - pixels.to_vgg(self.start(before))  # (1, H, W, 3)
         return pixels.clip(pixels.to_vgg(self.start(scale)) + tf.image.resize(change, size, "lanczos3"))
+
+
+def _levels(mask: Picture | None, height: int, width: int) -> Map:
+    """Scale a mask, (h, w), to (height, width), from `_LEAST` in its black to 1 in its white."""
+    if mask is None:
+        return np.ones((height, width), np.float32)
+    return np.maximum(resampling.resize(mask, height, width) / np.float32(255), np.float32(_LEAST))

@@ -12,6 +12,7 @@ import tensorflow as tf
 from daemon.transfer import losses, pixels
 from daemon.transfer.backend import footprint
 from daemon.transfer.backend.tensors import FEATURES, GRID, MATRIX, PICTURE, SCALAR, compiled
+from daemon.transfer.backend.tile_layout import regional
 from daemon.transfer.losses import Compared, Loss, Match, Statistics, Targets
 from daemon.transfer.optimizers import OPTIMIZERS
 from daemon.transfer.tiles import Tiles
@@ -35,9 +36,10 @@ class Method:
     objective: str
     optimizer: str
     protects: bool = False  # some places of the content count more
+    regions: int = 0  # compared with styles of their own; 0: the picture as a whole
 
     @classmethod
-    def of(cls, settings: Settings, *, protects: bool = False) -> Method:
+    def of(cls, settings: Settings, *, protects: bool = False, regions: int = 0) -> Method:
         """Pick them from a job's settings."""
         return cls(
             tuple(settings.content_layers),
@@ -47,6 +49,7 @@ class Method:
             settings.objective,
             settings.optimizer,
             protects,
+            regions,
         )
 
 
@@ -80,7 +83,9 @@ class WholeStep(_Step):
         specs = [PICTURE, _target_specs(method, network.precision)]
         self.content_features = compiled(self._content_features, [PICTURE])
         style = Compared({}, {}, dict.fromkeys(method.match_layers, GRID))  # it is sampled only
+        masked = style._replace(guides=dict.fromkeys(method.style_layers, FEATURES))
         self.style_statistics = compiled(self._statistics, [PICTURE, style])
+        self.masked_statistics = compiled(self._statistics, [PICTURE, masked])
         self.loss = compiled(self._loss, specs)
         self.step = compiled(self._step, [*specs, self.optimizer.signature()])
 
@@ -97,9 +102,10 @@ class WholeStep(_Step):
         return guarded(image, self._objective(self._statistics(image, targets.compared), targets))
 
     def _statistics(self, image: Tensor, compared: Compared) -> Statistics:
-        layers = {*compared.content, *self.method.style_layers, *compared.grids}
+        style_layers = compared.guides or self.method.style_layers
+        layers = {*compared.content, *style_layers, *compared.grids}
         features = self.network.features(image, layers, self.method.pooling)  # layer -> (1, H', W', C)
-        return losses.statistics(image, features, self.method.style_layers, compared)
+        return losses.statistics(image, features, style_layers, compared)
 
     def _content_features(self, image: Tensor) -> dict[str, Tensor]:  # layer -> (1, H', W', C)
         return self.network.features(image, self.method.content_layers, self.method.pooling)
@@ -115,7 +121,7 @@ class TiledStep(_Step):
         features = functools.partial(network.features, pooling=method.pooling)
         self._tiles = Tiles(features, method.style_layers, _compared_specs(method), core_px)
         self.content_features = self._tiles.content_features
-        self.style_statistics = self._tiles.means
+        self.style_statistics = self.masked_statistics = self._tiles.means
         self._update = compiled(
             self._moved, [PICTURE, PICTURE, Loss(SCALAR, SCALAR, SCALAR), self.optimizer.signature()]
         )
@@ -149,23 +155,27 @@ def make(network: Vgg19, method: Method, tile_size: TileSize) -> Step:
 
 def _compared_specs(method: Method) -> Compared:
     contents = dict.fromkeys(method.content_layers, FEATURES)
-    return Compared(contents, contents if method.protects else {}, dict.fromkeys(method.match_layers, GRID))
+    grids = dict.fromkeys(regional(method.match_layers, method.regions), GRID)
+    guides = dict.fromkeys(regional(method.style_layers, method.regions), FEATURES) if method.regions else {}
+    return Compared(contents, contents if method.protects else {}, grids, guides)
 
 
 def _target_specs(method: Method, precision: str) -> Targets:
-    compared = _compared_specs(method)
+    compared, styles = _compared_specs(method), regional(method.style_layers, method.regions)
     vector, style = tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], precision)
     return Targets(
         content=compared.content,
         importance=compared.importance,
-        style=dict.fromkeys(method.style_layers, MATRIX),
+        style=dict.fromkeys(styles, MATRIX),
         match={layer: Match(vector, style, grid, vector) for layer, grid in compared.grids.items()},
         content_layers=dict.fromkeys(method.content_layers, SCALAR),
-        style_layers=dict.fromkeys(method.style_layers, SCALAR),
+        style_layers=dict.fromkeys(styles, SCALAR),
+        match_layers=dict.fromkeys(compared.grids if compared.guides else (), SCALAR),
         content_weight=SCALAR,
         style_weight=SCALAR,
         match_weight=SCALAR,
         tv_weight=SCALAR,
+        guides=compared.guides,
     )
 
 

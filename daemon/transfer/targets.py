@@ -13,9 +13,10 @@ from daemon import __version__
 from daemon.transfer import pixels
 from daemon.transfer.backend.tile_layout import feature_px
 from daemon.transfer.losses import Compared, Match, Targets, unit
+from daemon.transfer.scales import Area
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import numpy.typing as npt
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _MATCHED_PX: Final = 256  # the least longest side at which a coarse size is matched
 _MOST_SAMPLES: Final = 3072  # of a layer: as many positions as block 4 has of a picture of 512 x 384 px
+_WHOLE: Final = Area([], np.ones((1, 1), np.float32))
 
 
 class StyleStore(Protocol):
@@ -46,37 +48,54 @@ def targets(step: Step, subject: Subject, scale: Scale, store: StyleStore | None
     would end where float32 sees a loss 2 % higher. Several styles blend as the weighted mean of their Gram
     matrices, and of the samples to match each has its share.
     """
-    grams: dict[str, Any] = {}
-    samples: dict[str, list[Any]] = {layer: [] for layer in step.method.match_layers}
-    for style, share in zip(subject.scaled_styles(scale), subject.shares(), strict=True):
-        if not share:
-            continue
-        found = _style_arrays(step, style, share, store)
-        for layer in step.method.style_layers:
-            grams[layer] = grams.get(layer, 0.0) + share * found[f"gram {layer}"]  # (C, C)
-        for layer, taken in samples.items():
-            taken.append(found[f"samples {layer}"])  # (m, C)
-    settings = subject.settings
+    settings, method, protection = subject.settings, step.method, subject.protection
+    size, styles = (scale.height, scale.width), subject.scaled_styles(scale)
+    areas, masks = subject.areas(*size), subject.style_masks(styles)
+    grams: dict[str, Tensor] = {}
+    match: dict[str, Match] = {}
+    guides: dict[str, Tensor] = {}
+    for area in areas:
+        found = [(one, _style_arrays(step, styles[n], masks[n], one, store)) for n, one in area.styles]
+        for layer in method.style_layers:
+            gram = sum(share * arrays[f"gram {layer}"] for share, arrays in found)  # (C, C)
+            grams[layer + area.place] = tf.constant(gram)
+        for layer in method.match_layers:
+            taken = np.concatenate([arrays[f"samples {layer}"] for _, arrays in found])  # (m, C)
+            places = _places(subject, layer, size, area.mask)
+            match[layer + area.place] = match_with(taken, step.network.precision, *places)
+        guides |= _guides(area, method.style_layers)
     content_weight, style_weight = _weights(settings)
-    size, protection = (scale.height, scale.width), subject.protection
     content = step.content_features(pixels.to_vgg(subject.content_at(scale)))
     return Targets(
         content=content,
         importance={}
         if protection is None
         else {layer: _importance(protection, *features.shape[1:3]) for layer, features in content.items()},
-        style={layer: tf.constant(grams[layer]) for layer in step.method.style_layers},
-        match={
-            layer: match_with(np.concatenate(taken), step.network.precision, *_places(subject, layer, size))
-            for layer, taken in samples.items()
-        },
-        content_layers=_shares(settings.content_layers),
-        style_layers=_shares(settings.style_layers),
+        style=grams,
+        match=match,
+        content_layers=_shares(settings.content_layers, [_WHOLE]),
+        style_layers=_shares(settings.style_layers, areas),
+        match_layers=_shares(dict.fromkeys(method.match_layers if guides else (), 1.0), areas),
         content_weight=tf.constant(content_weight, tf.float32),
         style_weight=tf.constant(style_weight, tf.float32),
         match_weight=tf.constant(_match_weight(subject, scale), tf.float32),
         tv_weight=tf.constant(settings.tv_weight, tf.float32),
+        guides=guides,
     )
+
+
+def _guides(area: Area, layers: Iterable[str]) -> dict[str, Tensor]:
+    """Say how far each feature of every layer is within an area, (1, H', W', 1), mean 1; nothing of a whole."""
+    is_whole = not area.place and area.mask.min() == 1
+    found = {} if is_whole else {layer + area.place: _pooled(area.mask, layer) for layer in layers}
+    return {name: tf.constant((guide / guide.mean())[None, ..., None]) for name, guide in found.items()}
+
+
+def _pooled(mask: Map, layer: str) -> Map:
+    """Average a mask, (H, W), over the square of pixels of each of a layer's features: (H', W')."""
+    px = feature_px(layer)
+    rows, columns = mask.shape[0] // px, mask.shape[1] // px
+    return np.asarray(mask[: rows * px, : columns * px].reshape(rows, px, columns, px).mean(axis=(1, 3)))
 
 
 def _importance(protection: Map, height: int, width: int) -> Tensor:
@@ -85,15 +104,25 @@ def _importance(protection: Map, height: int, width: int) -> Tensor:
     return 1.0 + 2.0 * tf.image.resize(values, (height, width), antialias=True)
 
 
-def _places(subject: Subject, layer: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _places(subject: Subject, layer: str, size: tuple[int, int], mask: Map) -> tuple[Tensor, Tensor]:
     """Choose where a picture is sampled, (n, 2), and weights, (n,): a third where the content is protected."""
-    positions = grid(layer, size)
-    weights = tf.fill([len(positions)], 1.0 / len(positions))
+    positions, weights = _within(mask, layer, size)
     if subject.protection is not None:
         px = feature_px(layer)
         found = _importance(subject.protection, size[0] // px, size[1] // px)
         weights /= tf.gather_nd(found[0, :, :, 0], positions)
     return positions, weights
+
+
+def _within(mask: Map, layer: str, size: tuple[int, int], share: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Choose positions, (n, 2), as `grid` does, in the brighter half of a mask, and weights that sum to 1."""
+    levels = _pooled(mask, layer)
+    denser = max(1.0, float(levels.max() / levels.mean()))  # so that there are as many as without a mask
+    positions = grid(layer, size, share * denser)
+    found = tf.gather_nd(levels, positions)
+    is_within = found >= tf.reduce_max(found) / 2
+    weights = tf.boolean_mask(found, is_within)
+    return tf.boolean_mask(positions, is_within), weights / tf.reduce_sum(weights)
 
 
 def match_with(style: npt.NDArray[np.float32], precision: str, positions: Tensor, weights: Tensor) -> Match:
@@ -105,11 +134,11 @@ def match_with(style: npt.NDArray[np.float32], precision: str, positions: Tensor
 def grid(layer: str, size: tuple[int, int], share: float = 1.0, most: int = _MOST_SAMPLES) -> Tensor:
     """Spread positions evenly over a layer's features of a picture: (n, 2) int32 rows and columns.
 
-    They are a share of all features, or of `most` where there are more; at least one.
+    They are a share of all features, or of `most` where there are more; at least one, and all at most.
     """
     px = feature_px(layer)
     rows, columns = size[0] // px, size[1] // px
-    wanted = share * min(most, rows * columns)
+    wanted = min(share * min(most, rows * columns), rows * columns)
     factor = math.sqrt(wanted / (rows * columns))
     down = max(1, min(int(factor * rows), int(wanted)))
     across = max(1, min(int(factor * columns), int(wanted / down)))
@@ -122,17 +151,21 @@ def _even(count: int, chosen: int) -> npt.NDArray[np.intp]:
     return ((np.arange(chosen) + 0.5) * count / chosen).astype(int)
 
 
-def _style_arrays(step: Step, style: Picture, share: float, store: StyleStore | None) -> Arrays:
+def _style_arrays(step: Step, style: Picture, mask: Map, share: float, store: StyleStore | None) -> Arrays:
     """Compute a style's Gram matrices and samples, or take those of the same pixels, computed the same way."""
     method, network = step.method, step.network
     is_on_gpu = bool(tf.config.list_logical_devices("GPU"))
     computed = (network.sha256, network.precision, step.core_px, is_on_gpu, tf.__version__, __version__)
     facts = (method.style_layers, method.match_layers, share, method.pooling, computed, style.shape)
-    key = hashlib.sha256(repr(facts).encode() + style.tobytes()).hexdigest()
+    guides = _guides(Area([], mask), method.style_layers)
+    masked = style.tobytes() + (mask.tobytes() if guides else b"")
+    key = hashlib.sha256(repr(facts).encode() + masked).hexdigest()
 
     def compute() -> Arrays:
-        grids = {layer: grid(layer, (style.shape[0], style.shape[1]), share) for layer in method.match_layers}
-        found = step.style_statistics(pixels.to_vgg(style), Compared({}, {}, grids))
+        size = (style.shape[0], style.shape[1])
+        grids = {layer: _within(mask, layer, size, share)[0] for layer in method.match_layers}
+        statistics = step.masked_statistics if guides else step.style_statistics
+        found = statistics(pixels.to_vgg(style), Compared({}, {}, grids, guides))
         kept = {f"gram {layer}": gram.numpy() for layer, gram in found.grams.items()}
         return kept | {f"samples {layer}": taken.numpy() for layer, taken in found.samples.items()}
 
@@ -152,7 +185,11 @@ def _match_weight(subject: Subject, scale: Scale) -> float:
     return 0.0 if is_coarse else subject.settings.match_weight
 
 
-def _shares(weights: dict[Any, float]) -> dict[Any, Tensor]:
-    """Scale weights to sum to 1."""
+def _shares(weights: dict[Any, float], areas: list[Area]) -> dict[Any, Tensor]:
+    """Scale weights to sum to 1, or to an area's share of the picture times its own weight."""
     total = sum(weights.values())
-    return {name: tf.constant(weight / total, tf.float32) for name, weight in weights.items()}
+    sized = [(area.place, area.weight * float(area.mask.mean())) for area in areas]
+    shares = {
+        layer + place: size * weight / total for place, size in sized for layer, weight in weights.items()
+    }
+    return {layer: tf.constant(share, tf.float32) for layer, share in shares.items()}

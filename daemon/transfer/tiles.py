@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import tensorflow as tf
 
 from daemon.transfer.backend.operations import gram_product, sample
-from daemon.transfer.backend.tensors import MATRIX, PICTURE, SCALAR, compiled
-from daemon.transfer.backend.tile_layout import Tile, feature_px, halo_px, spans
+from daemon.transfer.backend.tensors import FEATURES, MATRIX, PICTURE, SCALAR, compiled
+from daemon.transfer.backend.tile_layout import Tile, feature_px, halo_px, layer_of, spans
 from daemon.transfer.losses import Compared, Statistics, squared_difference
 
 if TYPE_CHECKING:
@@ -43,10 +43,14 @@ class Tiles:
         self._content_layers, self._style_layers = tuple(compared.content), style_layers
         self._core_px = core_px
         tile = [PICTURE, _BOX]
-        grams, samples = dict.fromkeys(style_layers, MATRIX), dict.fromkeys(compared.grids, MATRIX)
+        grams = dict.fromkeys(compared.guides or style_layers, MATRIX)
+        samples = dict.fromkeys(compared.grids, MATRIX)
         errors = dict.fromkeys(compared.content, SCALAR)
         self._core_features = compiled(functools.partial(self._run, layers=self._content_layers), tile)
-        self._style_sums = compiled(self._sums_of_core, [*tile, Compared({}, {}, compared.grids)])
+        style = Compared({}, {}, {layer_of(layer): grid for layer, grid in compared.grids.items()})
+        self._style_sums = compiled(self._sums_of_core, [*tile, style])
+        masked = style._replace(guides=dict.fromkeys(style_layers, FEATURES))
+        self._masked_sums = compiled(self._sums_of_core, [*tile, masked])
         self._core_sums = compiled(self._sums_of_core, [*tile, compared])
         upstream = Statistics(grams, samples, errors, SCALAR, SCALAR)
         self._tile_gradient = compiled(self._gradient_of_tile, [*tile, compared, upstream])
@@ -62,7 +66,8 @@ class Tiles:
     def means(self, image: Tensor, compared: Compared) -> Statistics:
         """Compute the statistics of the whole picture (1, H, W, 3); those of a style have no content."""
         sums: Any = None
-        core_sums = self._core_sums if compared.content else self._style_sums
+        style_sums = self._masked_sums if compared.guides else self._style_sums
+        core_sums = self._core_sums if compared.content else style_sums
         for tile in self._tiles(image, compared):
             found = core_sums(*_piece(image, compared, tile))
             sums = found if sums is None else tf.nest.map_structure(tf.add, sums, found)
@@ -82,7 +87,7 @@ class Tiles:
         return [tile for band in self._bands(image, self._layers(compared)) for tile in band]
 
     def _layers(self, compared: Compared) -> list[str]:
-        return [*compared.content, *self._style_layers, *compared.grids]
+        return [*compared.content, *(compared.guides or self._style_layers), *compared.grids]
 
     def _bands(self, image: Tensor, layers: Collection[str]) -> list[list[Tile]]:
         """Cover a picture: the tiles of every band from left to right, the bands from top to bottom."""
@@ -97,7 +102,8 @@ class Tiles:
         Samples of positions in other cores are zero, so that those of all cores add up.
         """
         features = self._run(tile, inner, self._layers(compared))
-        grams = {layer: gram_product(features[layer]) for layer in self._style_layers}
+        style_layers = compared.guides or self._style_layers
+        grams = {layer: gram_product(features[layer], compared.guides.get(layer)) for layer in style_layers}
         samples = {layer: sample(features[layer], grid) for layer, grid in compared.grids.items()}
         errors = {}
         for layer, wanted in compared.content.items():
@@ -139,15 +145,15 @@ def _piece(image: Tensor, compared: Compared, tile: Tile) -> tuple[Any, ...]:
     The grids' positions are counted from the core's corner.
     """
     top, _, left, _ = tile.core
-    content, importance = (
+    content, importance, guides = (
         {layer: _cut(value, tile.core, feature_px(layer)) for layer, value in values.items()}
-        for values in (compared.content, compared.importance)
+        for values in (compared.content, compared.importance, compared.guides)
     )
     grids = {
         layer: grid - [top // feature_px(layer), left // feature_px(layer)]
         for layer, grid in compared.grids.items()
     }
-    return _cut(image, tile.whole), tile.inner, Compared(content, importance, grids)
+    return _cut(image, tile.whole), tile.inner, Compared(content, importance, grids, guides)
 
 
 def _cut(values: Tensor, box: Sequence[Any], px: int = 1) -> Tensor:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from daemon.settings import CONVOLUTIONS_PER_BLOCK, LAYERS
 from daemon.transfer.backend import operations
+from daemon.transfer.backend.tile_layout import layer_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -43,14 +44,15 @@ class Vgg19:
 
         Args:
             image: (1, H, W, 3) float32 BGR minus the mean, each side 16 px or more.
-            layers: names out of `LAYERS`; nothing past the last of them is computed.
+            layers: names out of `LAYERS`, or made of them by `regional`; nothing past the last is computed.
             pooling: max or avg.
 
         Returns:
             layer -> (1, H / 2^(block - 1), W / 2^(block - 1), C) float32.
         """
         pool = tf.nn.max_pool2d if pooling == "max" else tf.nn.avg_pool2d
-        last = max(LAYERS.index(layer) for layer in layers)
+        wanted = {layer_of(layer) for layer in layers}
+        last = max(map(LAYERS.index, wanted))
         found: dict[str, Tensor] = {}
         x = tf.cast(image, self.precision)
         for block, count in enumerate(CONVOLUTIONS_PER_BLOCK, start=1):
@@ -59,8 +61,8 @@ class Vgg19:
             for convolution in range(1, count + 1):
                 name = f"block{block}_conv{convolution}"
                 x = operations.layer(x, *self._layers[name])
-                if name in layers:
+                if name in wanted:
                     found[name] = tf.cast(x, tf.float32)
                 if LAYERS.index(name) == last:
-                    return found
-        return found
+                    return {layer: found[layer_of(layer)] for layer in layers}
+        raise AssertionError

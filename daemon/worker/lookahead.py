@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from daemon.job import Request, State, printable
+from daemon.job import REGION_ROLES, Request, State, Style, printable
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -60,14 +60,18 @@ class LookAhead:
 
 def request_for(entry: StoredJob, job: Job) -> Request:
     """Ask for the picture of a job without a failure."""
-    init, mask = job.parts_of("init"), job.parts_of("protect")
+    init, mask, settings = job.parts_of("init"), job.parts_of("protect"), settings_of(job)
+    styles = [Style(entry.input(part), part.weight, part.scale) for part in job.parts_of("style")]
+    places, paintings, masks = (map(entry.input, job.parts_of(role)) for role in REGION_ROLES)
+    for region in settings.regions:
+        style_mask = next(masks) if region.style_mask else None
+        styles.append(Style(next(paintings), region.weight, mask=style_mask, region=next(places)))
     shown = (*job.parts_of("content"), *job.parts_of("style")) if job.preset == "sheet" else ()
     return Request(
         content=entry.input(job.parts_of("content")[0]),
-        styles=tuple((entry.input(part), part.weight) for part in job.parts_of("style")),
-        style_scales=tuple(part.scale for part in job.parts_of("style")),
+        styles=tuple(styles),
         init=entry.input(init[0]) if init else None,
-        settings=settings_of(job),
+        settings=settings,
         checkpoints=entry.checkpoints,
         frames=frozenset(entry.kept_frames),
         faces=job.faces or (),

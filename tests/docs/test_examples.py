@@ -72,4 +72,4 @@ def test_the_index_lists_every_example() -> None:
     """The README of examples/ links each of them, and none that is not there."""
     text = (FOLDER / "README.md").read_text("utf-8")
     assert [path.name for path in EXAMPLES if f"({path.name})" not in text] == []
-    assert text.count(".yaml](") == len(EXAMPLES) == 11
+    assert text.count(".yaml](") == len(EXAMPLES) == 12

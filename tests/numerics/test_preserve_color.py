@@ -120,8 +120,8 @@ def test_every_start_of_a_luminance_transfer_is_gray(picture: Make, init: str) -
 def test_mean_and_covariance_are_the_photos_at_every_size(mode: str) -> None:
     """Every painting has the photo's moments, in luminance those of its grays, but for rounding."""
     keys = {"size": 128, "scales": [{"size": 64, "iterations": 1}], "preserve_color": mode, "init": "style"}
-    content, styles = muted(0, 96, 128), [(muted(seed, 96, 128, 20), 1.0) for seed in (1, 2)]
-    subject = Subject(content, styles, Settings.model_validate(keys), style_scales=(1.0, 0.5))
+    styles = [(muted(seed, 96, 128, 20), 1.0, scale) for seed, scale in ((1, 1.0), (2, 0.5))]
+    subject = Subject(muted(0, 96, 128), styles, Settings.model_validate(keys))
     for scale in subject.scales():
         wanted = colors_of(subject.content_at(scale))
         for found in [*subject.scaled_styles(scale), subject.start(scale)]:

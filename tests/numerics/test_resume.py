@@ -360,7 +360,7 @@ def test_a_change_that_shapes_the_result_makes_a_state_useless(
         assert first_fresh(engine, replace(order(), faces=(face,))) == 0
         stopped(engine, replace(order(), faces=(face,)), 5)
     assert first_fresh(engine, replace(order(), faces=(face,))) == 5
-    assert first_fresh(engine, replace(order(), style_scales=(1.0, 0.9))) == 0
+    assert first_fresh(engine, replace(order(), styles=[order().styles[0], (*order().styles[1][:2], 0.9)])) == 0
     stopped(engine, order(), 5)
     assert first_fresh(engine, order(priority=7, output={"format": "jpeg"})) == 5
 

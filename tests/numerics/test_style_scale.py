@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from daemon.errors import JobError, Reason
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Settings
 from daemon.transfer import pixels
@@ -31,7 +32,9 @@ def subject_of(
 ) -> Subject:
     """Make a job at 64, 128 and 256 px."""
     chosen = {"size": 256, "iterations": 1, "scales": SCALES, "match_weight": 0, **keys}
-    return Subject(content, styles, Settings.model_validate(chosen), style_scales=own)
+    scales = own or [1.0] * len(styles)
+    scaled = [Style(*style, scale) for style, scale in zip(styles, scales, strict=True)]
+    return Subject(content, scaled, Settings.model_validate(chosen))
 
 
 def lanczos(style: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -114,10 +117,3 @@ def test_a_scaled_painting_stays_wide_enough_at_coarse_sizes_only(picture: Draw)
     with pytest.raises(JobError) as caught:
         small.scaled_styles(small.scales()[0])
     assert caught.value.failure.reason is Reason.PICTURE_TOO_NARROW
-
-
-def test_as_many_scales_as_styles(picture: Draw) -> None:
-    """No style's scale is dropped silently."""
-    subject = subject_of(picture(48, 64), [(picture(60, 80, 1), 1.0)], (0.5, 2.0))
-    with pytest.raises(ValueError, match="zip"):
-        subject.scaled_styles(subject.scales()[0])

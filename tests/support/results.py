@@ -34,7 +34,11 @@ def picture(seed: int) -> np.ndarray:
 def make_result(out: Path, stem: str = "sea", *, result: Any = None, **keys: Any) -> Path:
     """Write a result of two styles but its manifest, and give its page; `keys` are settings."""
     settings = Settings.model_validate(presets.merged(None, {}, keys))
-    parts = Part("content", f"{stem}.jpg"), Part("style", f"{stem}-1.png"), Part("style", f"{stem}-2.png")
+    parts = (
+        Part("content", f"{stem}.jpg"),
+        Part("style", f"{stem}-1.png"),
+        Part("region_style", f"{stem}-2.png"),
+    )
     job = Job("3f9c21ab00000001", 1, stem, ".", parts, "default", settings, "2026-01-01T00:00:00+00:00")
     shown, losses = picture(9) if result is None else result, Losses(3.0, 2.0, 1.0)
     painting = Painting(shown, 8, losses, losses, losses, 0.5, 2.5, inputs=tuple(map(picture, range(3))))

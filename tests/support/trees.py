@@ -169,9 +169,7 @@ class NearDecoder(Decoder):
     def __init__(self) -> None:
         super().__init__(200)
 
-    def inspect(
-        self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
-    ) -> tuple[tuple[int, int], Found]:
+    def inspect(self, path: Path, name: str, life: Lifeline, **wants: bool) -> tuple[tuple[int, int], Found]:
         """Decode in this process; nobody looks for faces."""
         return decode_here(path, name), Found()
 

@@ -58,6 +58,28 @@ def test_a_mask_is_a_picture_of_the_drop() -> None:
     assert parse("protect: face").faults[0].hint == "did you mean 'faces'?"
 
 
+def test_regions_name_masks_and_paintings() -> None:
+    """Each file has its role, also in a faulty sidecar; faults have their place and what may be meant."""
+    second = "{content: k.png, style: w.jpg, weight: 2}"
+    text = f"regions: [{{content: m.png, style: w.jpg, style_mask: n.png}}, {second}]"
+    read = parse(text)
+    assert read.settings.regions[1].weight == 2
+    files = [("region_content", "m.png"), ("region_style", "w.jpg"), ("region_style_mask", "n.png")]
+    files += [("region_content", "k.png"), ("region_style", "w.jpg")]
+    assert list(read.region_files) == list(parse(f"{text}\nx: fault").region_files) == files
+    faulty = parse("regions: [{content: ../m.png, styl: w.jpg, weight: -1}, 3]")
+    found = {fault.key: fault for fault in faulty.faults}
+    assert set(found) == {
+        "regions.0.content",
+        "regions.0.style",
+        "regions.0.styl",
+        "regions.0.weight",
+        "regions.1",
+    }
+    assert found["regions.0.styl"].hint == "did you mean 'style'?"
+    assert found["regions.0.content"].reason is Reason.PATH_OUTSIDE
+
+
 def test_only_a_sidecars_own_wish_for_faces_needs_a_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, `protect: faces` is a fault with a hint, unless a preset or the house asks."""
     monkeypatch.setattr(sidecar, "can_find_faces", lambda: False)

@@ -57,18 +57,24 @@ def _rectified(features: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(features, kernel, 1, "SAME"), bias))
 
 
-@tf.custom_gradient  # type: ignore[untyped-decorator]
-def gram_product(features: Tensor) -> tuple[Tensor, Any]:
-    """Sum FᵀF over positions: a Gram matrix before its division.
+def gram_product(features: Tensor, guide: Tensor | None = None) -> Tensor:
+    """Sum FᵀF over positions: a Gram matrix before its division; with a guide g, (1, H, W, 1), Fᵀ·diag(g)·F.
 
-    Its gradient is F·(S + Sᵀ) for an upstream gradient S: one product as large as F.
+    Its gradient is g·F·(S + Sᵀ) for an upstream gradient S: one product as large as F.
     """
-    flat = tf.reshape(features, [-1, tf.shape(features)[-1]])  # (1, H, W, C) -> (H·W, C)
 
-    def gradient(upstream: Tensor) -> Tensor:  # (C, C) -> (1, H, W, C)
-        return tf.reshape(tf.matmul(flat, upstream + tf.transpose(upstream)), tf.shape(features))
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def forward(features: Tensor) -> tuple[Tensor, Any]:
+        flat = tf.reshape(features, [-1, tf.shape(features)[-1]])  # (1, H, W, C) -> (H·W, C)
 
-    return tf.matmul(flat, flat, transpose_a=True), gradient  # (H·W, C) -> (C, C)
+        def gradient(upstream: Tensor) -> Tensor:  # (C, C) -> (1, H, W, C)
+            found = tf.reshape(tf.matmul(flat, upstream + tf.transpose(upstream)), tf.shape(features))
+            return found if guide is None else guide * found
+
+        weighed = flat if guide is None else tf.reshape(guide * features, tf.shape(flat))
+        return tf.matmul(flat, weighed, transpose_a=True), gradient  # (H·W, C) -> (C, C)
+
+    return forward(features)
 
 
 def sample(features: Tensor, grid: Tensor) -> Tensor:

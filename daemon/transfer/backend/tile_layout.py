@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from daemon.settings import LAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     Box = tuple[int, int, int, int]
 
@@ -69,13 +69,23 @@ def feature_px(layer: str) -> int:
     return int(2 ** (int(layer.removeprefix("block").partition("_")[0]) - 1))
 
 
+def regional(layers: Sequence[str], regions: int) -> tuple[str, ...]:
+    """Name what there is of layers in each of some regions: `block1_conv1/0`; the layers alone without any."""
+    return tuple(f"{layer}/{region}" for region in range(regions) for layer in layers) or tuple(layers)
+
+
+def layer_of(name: str) -> str:
+    """Give the layer of a name that `regional` made."""
+    return name.partition("/")[0]
+
+
 def reach_px(layer: str) -> int:
     """Give how many pixels beyond its own ones a feature of a layer depends on.
 
     Every 3 x 3 convolution looks one feature further. A feature's own pixels are the square of `feature_px`
     that it is pooled from, which pooling never leaves.
     """
-    return sum(feature_px(name) for name in LAYERS[: LAYERS.index(layer) + 1])
+    return sum(feature_px(name) for name in LAYERS[: LAYERS.index(layer_of(layer)) + 1])
 
 
 def halo_px(layers: Collection[str]) -> int:

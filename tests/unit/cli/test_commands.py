@@ -118,10 +118,16 @@ def test_check_lists_every_fault_of_every_sidecar(command: Any, folder: Path) ->
     (sidecars / "good.yaml").write_text("content: photo.png\nstyle: painting.png\n", "utf-8")
     (sidecars / "bad.yaml").write_text("contnt: a\nsize: 3\niterations: many\n", "utf-8")
     (sidecars / "gone.yaml").write_text("content: gone.png\nstyle: text.jpg\n", "utf-8")
+    Image.new("L", (8, 8)).save(sidecars / "sky.png")
+    region = "regions: [{content: sky.png, style: sky.png, style_mask: fog.png}]"
+    (sidecars / "sky.yaml").write_text(f"content: photo.png\nstyle: painting.png\n{region}\n", "utf-8")
     done = command("check", "--config", "config.yaml", "drops")
     assert done.code == 1
     for words in ("good.yaml: ok", "did you mean 'content'", "size: found 3", "'many'", "gone.png", "text.jpg"):
         assert words in done.out, words
+    assert "region_content: sky.png: the mask is black everywhere" in done.out
+    assert "missing picture: fog.png" in done.out
+    assert "region_style:" not in done.out
 
 
 def test_check_exits_0_on_a_good_config_and_78_on_a_bad_one(command: Any, folder: Path) -> None:

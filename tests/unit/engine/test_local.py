@@ -23,7 +23,7 @@ from daemon.engine import local
 from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter
 from daemon.errors import EngineError, JobError, NotReady, Reason
-from daemon.job import Request
+from daemon.job import Request, Style
 from daemon.presets import PRESETS
 from daemon.settings import Settings
 
@@ -62,6 +62,22 @@ def fresh(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
     """A loaded engine."""
     return narrow_engine(tmp_path_factory.mktemp("engine"))
+
+
+def test_masks_are_read_with_their_pictures(engine: LocalEngine, request_for: Ask, tmp_path: Path) -> None:
+    """A painting's inner transparency is a mask; together with its style mask, the darker of both counts."""
+    pixels = np.zeros((20, 40, 4), np.uint8)
+    pixels[:, :, 3] = [[0] * 10 + [255] * 10 + [0] * 10 + [255] * 10]
+    holes, left = tmp_path / "holes.png", tmp_path / "left.png"
+    Image.fromarray(pixels).save(holes)
+    Image.fromarray(np.repeat(255 * (np.arange(40) < 20)[None], 20, axis=0).astype(np.uint8)).save(left)
+    styles = [Style(holes), Style(holes, mask=left, region=left)]
+    hole, both = engine.make_ready(replace(request_for(), styles=styles)).subject.styles
+    assert np.array_equal(hole.mask, pixels[:, 10:, 3])  # what is transparent on a side is cut off
+    assert hole.image.shape[:2] == (20, 30)
+    assert both.image.shape[:2] == both.mask.shape == (20, 40)
+    assert (both.mask[:, 12:18].min(), both.mask[:, :8].max(), both.mask[:, 22:].max()) == (255, 0, 0)
+    assert (both.region[:, :12].min(), both.region[:, 20:].max()) == (255, 0)
 
 
 def test_start_reports_what_was_loaded(make_config: Make) -> None:
@@ -309,7 +325,7 @@ def test_a_wrong_guess_costs_nothing(
         "settings": replace(request, settings=request.settings.model_copy(update={"pooling": "avg"})),
         "content": replace(request, content=save(tmp_path / "other.png", 7)),
         "weight": replace(request, styles=(request.styles[0], (save(tmp_path / "third.png", 8), 1.0))),
-        "scale": replace(request, style_scales=(0.5,)),
+        "scale": replace(request, styles=[(*request.styles[0][:2], 0.5)]),
     }[change]
     expected = list(steps_of(engine, request))
     engine.prepare(other)

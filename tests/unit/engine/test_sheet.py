@@ -38,8 +38,8 @@ def request_for(folder: Path, *scales: float, **keys: Any) -> Request:
     names = ["photo.png", *(f"painting-{number}.png" for number in range(len(scales)))]
     content, *styles = (save(folder / name, seed, 24 + seed) for seed, name in enumerate(names))
     settings = Settings.model_validate({**PRESETS["sheet"], **keys})
-    weighted = zip(styles, range(len(styles)), strict=True)  # which count for nothing
-    return Request(content, tuple(weighted), None, settings, style_scales=scales, sheet=tuple(names))
+    weighted = zip(styles, range(len(styles)), scales, strict=True)  # the weights count for nothing
+    return Request(content, tuple(weighted), None, settings, sheet=tuple(names))
 
 
 def blocks_of(text: str) -> list[sidecar.Sidecar]:
@@ -74,8 +74,8 @@ def test_each_picture_is_that_of_its_sidecar(engine: LocalEngine, tmp_path: Path
         (style,) = block.styles
         assert (style.image, style.scale) == (("painting-0.png", 1.0), ("painting-1.png", 0.5))[number // 6]
         settings = block.settings.model_copy(update={**SMALL, "output": Settings().output})
-        alone = Request(request.content, ((tmp_path / style.image, 1.0),), None, settings)
-        *_, painted = steps_of(engine, replace(alone, style_scales=(style.scale,)))
+        alone = Request(request.content, ((tmp_path / style.image, 1.0, style.scale),), None, settings)
+        *_, painted = steps_of(engine, alone)
         y, x = 116 + 100 * (number // 3), 16 + 224 * (number % 3)
         assert np.array_equal(whole[y : y + 24, x : x + 32], painted.painting.picture), number
 

@@ -154,6 +154,17 @@ def test_a_mask_is_found_beside_the_sidecar_alone() -> None:
     assert pair(text, ["a", "b"], library=["mask.png"]).missing == ("Mask.png",)
 
 
+def test_regions_come_with_their_files() -> None:
+    """Their paintings may lie in the library, their masks may not; what is missing is waited for."""
+    text = "{content: a, style: b, regions: [{content: m, style: w, style_mask: n}]}"
+
+    roles = ["region_content", "region_style", "region_style_mask"]
+    group = pair(text, ["a", "b", "m", "n"], library=["w"])
+    assert members(group)[3:] == list(zip(roles, "mwn", strict=True))
+    assert [part.library for part in group.parts[3:]] == [False, True, False]
+    assert pair(text, ["a", "b"], library=["m", "n"]).missing == ("m", "w", "n")
+
+
 def test_the_library_knows_no_convention() -> None:
     """A sidecar that names no style does not find one in the library."""
     assert pair("content: a", ["a"], library=["sunset.style.jpg"]).missing == ("sunset.style.*",)

@@ -197,7 +197,7 @@ def test_a_child_ends_by_itself(
         thread = threading.Thread(target=child_module.serve, args=(theirs, MEGAPIXELS))
         thread.start()
         for _ in range(answers):
-            ours.send_bytes(json.dumps([str(path), "a", False]).encode())
+            ours.send_bytes(json.dumps([str(path), "a", {"wants_faces": False, "is_mask": False}]).encode())
             assert json.loads(ours.recv_bytes()) == {"size": [HEIGHT, 30], "warnings": []}
         thread.join(MOMENT_S)
         assert not thread.is_alive()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.desk import accept
+from PIL import Image
+from support.desk import accept, pair
 from support.trees import save
 
 from daemon.errors import Reason
 from daemon.job import Drop, Part, Stamp
+from daemon.sandbox.client import Decoder
 from daemon.settings import Settings
 from daemon.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from daemon.job import Role
 
     Size = tuple[int, int]
 
@@ -48,3 +53,20 @@ def test_what_is_too_narrow_is_refused_when_it_is_accepted(
     if job.failure is not None:
         assert job.failure.reason is Reason.PICTURE_TOO_NARROW
         assert job.failure.file == ("photo.png" if photo[0] == 8 else "painting.png")
+
+
+@pytest.mark.parametrize(("role", "level"), [("region_content", 9), ("region_style_mask", 0), ("style", 0)])
+def test_a_mask_that_is_black_everywhere_is_refused(tmp_path: Path, role: Role, level: int) -> None:
+    """Its failure names the file and says what to do; a photo may be black, and so may JPEG's black be 9."""
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    drop, path, decoder = pair(tmp_path), tmp_path / "sky.png", Decoder(200)
+    Image.new("L", (64, 48), level).save(path)
+    mask = Part(role, path.name).seen(Stamp.of(path.stat()))
+    job = accept(spool, replace(drop, parts=(*drop.parts, mask)), decoder=decoder).job
+    decoder.stop()
+    assert job is not None
+    assert (job.failure is None) == (role == "style")
+    if job.failure is not None:
+        assert (job.failure.reason, job.failure.file) == (Reason.EMPTY_MASK, "sky.png")
+        assert job.failure.message == "sky.png: the mask is black everywhere"

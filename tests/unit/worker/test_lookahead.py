@@ -8,6 +8,7 @@ import pytest
 from support.fakes import Clock, FakeEngine
 from support.trees import NearDecoder, Stepper, Tree, captured, named, save, wait_for
 
+from daemon import sidecar
 from daemon.job import Face, State
 from daemon.sandbox.client import Found
 from daemon.worker.outcomes import Ending
@@ -56,8 +57,32 @@ def test_a_hint_names_what_the_painting_will_ask_for(tree: Tree) -> None:
     assert [path.name for path in (hint.content, hint.styles[0][0])] == [
         path.name for path in (asked.content, asked.styles[0][0])
     ]
-    assert hint.style_scales == asked.style_scales == (2.0,)
+    assert hint.styles[0].scale == asked.styles[0].scale == 2.0
     assert (hint.settings, hint.styles[0][1], hint.init) == (asked.settings, asked.styles[0][1], asked.init)
+
+
+def test_a_request_has_the_regions_with_their_masks(tree: Tree) -> None:
+    """Each region's painting has its mask of the photo, its own mask if it has one, and its weight.
+
+    The files are accepted and retired with the others, also one that is used twice; the record repeats the job.
+    """
+    engine = FakeEngine()
+    stepper = Stepper(tree.config, engine)
+    sky = {"content": "sky.png", "style": "b-style.png", "weight": 2.0}
+    sea = {"content": "sea.png", "style": "wave.png", "style_mask": "sky.png"}
+    for seed, name in enumerate(("sky.png", "sea.png", "wave.png"), start=5):
+        save(tree.inbox / name, seed)
+    _queue(tree, stepper, "b", regions=[sky, sea])
+    stepper.until_quiet()
+    (request,) = engine.requests
+    plain, sky, sea = request.styles
+    assert (plain.mask, plain.region, sky.weight, sky.mask, sea.weight) == (None, None, 2.0, None, 1.0)
+    paths = (sky.image, sky.region, sea.image, sea.mask, sea.region)
+    parts = ("style-0", "content-0", "style-1", "style_mask-0", "content-1")
+    assert [path.name for path in paths] == [f"region_{part}.png" for part in parts]
+    assert list(tree.inbox.glob("*.png")) == []
+    (record,) = tree.outbox.glob("b-*/result.yaml")
+    assert sidecar.parse(record.read_bytes(), "result.yaml").settings.regions == request.settings.regions
 
 
 def test_a_request_has_what_is_to_be_protected(tree: Tree) -> None:
@@ -83,7 +108,7 @@ class Seeing(NearDecoder):
     """Sees a face wherever it is asked for one."""
 
     def inspect(
-        self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False
+        self, path: Path, name: str, life: Lifeline, *, wants_faces: bool = False, **wants: bool
     ) -> tuple[tuple[int, int], Found]:
         """See the base class."""
         size, found = super().inspect(path, name, life)

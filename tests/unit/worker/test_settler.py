@@ -153,7 +153,7 @@ def test_a_format_that_holds_no_such_picture_fails_the_job(
 ) -> None:
     """What cannot be encoded after the last step fails for its own reason."""
     painted = court.studio.paint(FakeEngine())
-    painted.frames.close(Lifeline())
+    painted.frames.close(Lifeline().beat)
 
     def refuse(*_: object) -> bytes:
         raise JobError(Failure(Reason.PICTURE_TOO_LARGE, "too large for webp"))
