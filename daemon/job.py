@@ -243,6 +243,7 @@ class Painting:
     exif: bytes = b""  # what the result carries of the content's
     computed: str = "whole"  # how the last size was computed: whole, or in tiles to save memory
     memory_peak_mb: int | None = None  # of the engine's process during the painting
+    inputs: tuple[Picture, ...] = ()  # the content and the styles as decoded, reduced to be shown
     sheet: str = ""  # of a page: the sidecars of its pictures
 
 

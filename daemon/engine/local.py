@@ -46,7 +46,14 @@ class Ready(NamedTuple):
     """A job decoded, and its first targets if they could be computed ahead."""
 
     subject: Subject
+    shown: tuple[Picture, ...]  # content and styles, reduced for people
     prepared: Targets | None = None
+
+    @classmethod
+    def of(cls, subject: Subject) -> Ready:
+        """Reduce a job's pictures, before the painting needs the memory."""
+        pictures = [subject.content, *(style.image for style in subject.styles)]
+        return cls(subject, tuple(resampling.reduced(picture, resampling.SHOWN_PX) for picture in pictures))
 
 
 class LocalEngine:
@@ -112,10 +119,13 @@ class LocalEngine:
     def _paint(
         self, painter: Painter, info: EngineInfo, request: Request, life: Lifeline, ready: Ready | None = None
     ) -> Generator[Plan | Step, None, None]:
-        ready = ready or self._prefetcher.take(request) or Ready(_decoded(request, self._max_megapixels))
+        ready = ready or self._prefetcher.take(request) or Ready.of(_decoded(request, self._max_megapixels))
         if request.sheet:
+            shown = ready.shown
             yield from sheet.paint(
-                request, ready.subject, lambda one, its: self._paint(painter, info, one, life, Ready(its))
+                request,
+                ready.subject,
+                lambda one, its: self._paint(painter, info, one, life, Ready(its, shown)),
             )
             return
         works = _works(ready.subject, info)
@@ -128,7 +138,7 @@ class LocalEngine:
         )
         del checkpoint  # the session drops it as well, once it is loaded
         for step in session.steps(Previews(request.settings.frames, time.monotonic())):
-            yield _completed(step, request, ready.subject, plan.computed, trouble)
+            yield _completed(step, request, ready, plan.computed, trouble)
             trouble, is_stopping = "", life.is_stopping
             if kept and not step.is_replayed and not step.painting and (is_stopping or kept.is_due()):
                 trouble = _save(kept, session)
@@ -169,12 +179,13 @@ class LocalEngine:
         decoded_mb = memory.decoded_mb([decoding.header_size(path) for path in pictures(request)])
         if spare_mb is not None and decoded_mb > spare_mb:
             raise MemoryError(f"{decoded_mb} MB of pictures")
-        subject = _decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS))
+        ready = Ready.of(_decoded(request, min(self._max_megapixels, _PREPARED_MEGAPIXELS)))
+        subject = ready.subject
         targets_mb = memory.targets_mb(_works(subject, info)[0])
         is_large = subject.scales()[0].longest > _PREPARED_SIDE_PX
         if is_large or (spare_mb is not None and decoded_mb + targets_mb > spare_mb):
-            return Ready(subject)
-        return Ready(subject, painter.prepare(subject))
+            return ready
+        return ready._replace(prepared=painter.prepare(subject))
 
     def stop(self) -> None:
         """Free the model."""
@@ -215,14 +226,14 @@ def _style(style: Style[Path], request: Request, content: Size, max_megapixels: 
     return Style(decoded.over(request.settings.background), style.weight, style.scale, mask, region)
 
 
-def _completed(step: Step, request: Request, subject: Subject, computed: str, trouble: str) -> Step:
+def _completed(step: Step, request: Request, ready: Ready, computed: str, trouble: str) -> Step:
     """Add to a step what the session does not know."""
-    painting = step.painting
+    painting, alpha = step.painting, ready.subject.alpha
     if painting is not None:
         exif = encoding.carried_exif(request.content, request.settings.output.metadata)
-        picture = painting.picture if subject.alpha is None else _with_alpha(painting.picture, subject.alpha)
-        peak_mb = footprint.peak_mb()
-        painting = replace(painting, picture=picture, exif=exif, computed=computed, memory_peak_mb=peak_mb)
+        picture = painting.picture if alpha is None else _with_alpha(painting.picture, alpha)
+        painting = replace(painting, picture=picture, exif=exif, computed=computed, inputs=ready.shown)
+        painting = replace(painting, memory_peak_mb=footprint.peak_mb())
     return replace(step, painting=painting, trouble=trouble)
 
 

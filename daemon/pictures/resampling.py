@@ -11,8 +11,9 @@ from daemon.errors import Failure, JobError, Reason
 from daemon.settings import scaled
 
 if TYPE_CHECKING:
-    from daemon.job import Picture
+    from daemon.job import DeepPicture, Picture
 
+SHOWN_PX: Final = 1600  # the longest side of what a page shows of a picture
 MIN_SIDE_PX: Final = 16  # VGG19 pools a picture four times before its fifth block: 16 px become 1
 
 
@@ -40,6 +41,18 @@ def resize(picture: Picture, height: int, width: int) -> Picture:
     if picture.shape[:2] == (height, width):
         return picture
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def reduced(picture: Picture | DeepPicture, longest: int) -> Picture:
+    """Reduce what is larger than `longest`, to be looked at: 8 bits, on white: (h, w, 3)."""
+    if picture.dtype == np.uint16:
+        picture = (picture >> 8).astype(np.uint8)
+    height, width = picture.shape[:2]
+    height, width = scaled(height, width, min(longest, max(height, width)))
+    image = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return np.asarray(image)
 
 
 def cover(picture: Picture, height: int, width: int) -> Picture:

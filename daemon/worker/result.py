@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon import clock, files
+from daemon import clock, files, logs
 from daemon.job import printable
-from daemon.outbox import loss_table, record
+from daemon.outbox import loss_table, record, report_page
 from daemon.pictures import encoding, film
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from daemon.lifeline import Lifeline
     from daemon.spool import Claim, StoredJob
     from daemon.worker.outcomes import Painted
+
+log = logs.get(__name__)
 
 GRACE_S: Final = 20.0  # after a stop; what is not written by then is painted again from the checkpoint
 
@@ -47,6 +49,7 @@ def write(claim: Claim, painted: Painted, life: Lifeline) -> tuple[bytes, dict[s
         iterations=loss_table.iterations(painted.rows),
         memory_estimate_mb=painted.facts["memory_estimate_mb"],
     )
+    _write_pages(claim, painted, document, life)
     return document, _facts(painted)
 
 
@@ -71,6 +74,24 @@ def _write_pieces(claim: Claim, painted: Painted, life: Lifeline) -> None:
     if frames and animation != "none":
         made = film.animate(frames, animation, functools.partial(_continue, life))
         files.write(claim.entry.frames / f"animation.{animation}", made)
+
+
+def _write_pages(claim: Claim, painted: Painted, document: bytes, life: Lifeline) -> None:
+    """Write what people look at; an error in making it costs the pages, never the result."""
+    beat, frames = functools.partial(_continue, life), claim.entry.kept_frames
+    beat()
+    try:
+        made = report_page.make(
+            claim.job, painted.settings, document, painted.painting, painted.rows, frames=frames, beat=beat
+        )
+    except OutOfTime:
+        raise
+    except Exception as error:  # noqa: BLE001 - of Pillow, Jinja2, a font, memory
+        log.warning("outbox.report_failed", error=f"{type(error).__name__}: {error}")
+        return
+    files.make_folder(claim.entry.out / "report")
+    for name, data in made.items():
+        files.write(claim.entry.out / name, data)
 
 
 def _own_frames(entry: StoredJob, painted: Painted) -> list[Path]:

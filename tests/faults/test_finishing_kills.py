@@ -27,6 +27,7 @@ JOBS = 3
 KEYS = {"iterations": 6, "frames": {"every": 1}}
 WHOLE = {
     *("manifest.json", "result.yaml", "result.png", "losses.csv", "losses.png", "frames/animation.webp"),
+    *("report.html", "report/content.jpg", "report/style-1.jpg", "contact.png"),
     *(f"frames/{number:04d}.png" for number in range(7)),
 }
 

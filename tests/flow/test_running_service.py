@@ -171,6 +171,7 @@ def test_a_result_is_complete(live: Live) -> None:
     assert names == {
         *("result.png", "result.yaml", "losses.csv", "losses.png", "manifest.json"),
         *(*frames, "frames/animation.webp"),
+        *("report.html", "report/content.jpg", "report/style-1.jpg", "contact.png"),
     }
     with Image.open(entry / "frames" / "animation.webp") as film:
         assert getattr(film, "n_frames", 1) == 4

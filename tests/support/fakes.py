@@ -93,7 +93,8 @@ class FakeEngine:
         self.requests.append(request)
         yield self.plan
         done = _resumed(request)
-        for step in _steps(decoding.read(request.content, 100), request.settings.iterations):
+        inputs = tuple(decoding.read(path, 100) for path in (request.content, *dict(request.styles)))
+        for step in _steps(inputs, request.settings.iterations):
             if step.iteration <= done:
                 yield replace(step, is_replayed=True, picture=None)
                 continue
@@ -142,10 +143,11 @@ class Replaying(FakeEngine):
             yield self._change(item) if isinstance(item, Step) else item
 
 
-def _steps(picture: Picture, count: int) -> Iterator[Step]:
+def _steps(inputs: tuple[Picture, ...], count: int) -> Iterator[Step]:
+    picture = inputs[0]
     losses = [Losses(total=3.0 / (i + 1), style=2.0 / (i + 1), content=1.0 / (i + 1)) for i in range(count + 1)]
     for iteration in range(count + 1):
-        painting = Painting(picture, count, losses[0], losses[-1], losses[-1], 0.0, 0.0)
+        painting = Painting(picture, count, losses[0], losses[-1], losses[-1], 0.0, 0.0, inputs=inputs)
         yield Step(
             iteration=iteration,
             iterations=count,

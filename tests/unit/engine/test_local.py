@@ -90,6 +90,15 @@ def test_start_reports_what_was_loaded(make_config: Make) -> None:
     assert info.versions["tensorflow"] == tf.__version__
 
 
+def test_a_painting_carries_what_it_was_made_of(
+    engine: LocalEngine, request_for: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content and style come with it as they were decoded, no larger than a page shows them."""
+    monkeypatch.setattr(local.resampling, "SHOWN_PX", 30)
+    *_, last = steps_of(engine, request_for())
+    assert [picture.shape for picture in last.painting.inputs] == [(22, 30, 3), (30, 26, 3)]
+
+
 def test_the_model_is_loaded_once_and_again_after_stop(
     fresh: LocalEngine, request_for: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.fakes import FakeEngine, Replaying
-from support.trees import save
+from support.trees import captured, named, save
 
 from daemon import lifeline, safe_yaml, sidecar
 from daemon.lifeline import Lifeline
-from daemon.pictures import encoding, film
+from daemon.pictures import contact, encoding, film
 from daemon.settings import Output
 from daemon.worker import result
 from daemon.worker.result import GRACE_S, OutOfTime
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Make = Callable[..., Any]
 
 FRAMES = {f"frames/{name}" for name in ("0000.png", "0002.png", "0004.png", "animation.webp")}
+PAGES = {"report.html", "contact.png", "report/content.jpg", "report/style-1.jpg"}
 GRAY = np.full((24, 32, 3), 128, np.uint8)
 DEEP = np.full((24, 32, 3), 12345, np.uint16)
 EXIF = Image.Exif()
@@ -56,12 +57,22 @@ def test_it_leaves_everything_but_the_record(make_studio: Make) -> None:
     """Picture, rows, curve, frames and film lie in out/; result.yaml, which says so, comes after."""
     studio = make_studio(iterations=4, frames={"every": 2})
     document, facts = _written(studio, FakeEngine())
-    assert studio.out == {"result.png", "losses.csv", "losses.png", *FRAMES}
+    assert studio.out == {"result.png", "losses.csv", "losses.png", *FRAMES, *PAGES}
     assert not studio.claim.entry.is_stored
     record = safe_yaml.parse(document)
     assert (record["size"], record["result"]["memory"]["estimate_mb"]) == (32, 512)
     assert facts["best_iteration"] == 4
     assert len(studio.rows) == 5
+
+
+def test_a_failing_page_costs_only_the_page(make_studio: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result is written without it and its pictures, and one warning says why."""
+    studio = make_studio(iterations=4, frames={"every": 2})
+    monkeypatch.setattr(contact, "read", lambda _path: np.zeros(10**16))
+    with captured() as records:
+        _written(studio, FakeEngine())
+    assert studio.out == {"result.png", "losses.csv", "losses.png", *FRAMES}
+    assert ["allocate" in record["error"] for record in named(records, "outbox.report_failed")] == [True]
 
 
 def test_a_photos_alpha_is_in_the_result_and_in_no_frame(make_studio: Make) -> None:

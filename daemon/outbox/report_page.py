@@ -1,0 +1,149 @@
+"""What people look at in a result: `report.html`, `contact.png`, and the small pictures that the page shows.
+
+The page works from any folder by double-click. Style and script are in it; its Content-Security-Policy allows
+exactly these two, by their hashes, and pictures: nothing else is loaded or executed, whatever a name or a
+sidecar contains.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import math
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from daemon import __version__, safe_yaml
+from daemon.job import printable, slug
+from daemon.pictures import contact, encoding, resampling
+from daemon.presets import PRESETS
+from daemon.settings import Output, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import jinja2
+
+    from daemon.job import Job, Painting, Picture
+    from daemon.outbox.loss_table import Row
+
+_MOMENTS: Final = 6  # frames in the contact sheet
+_SMALL: Final = Output(format="jpeg", quality=90, metadata="none")
+_MOST_PIXELS: Final = 8e6  # of a result that the page shows as it is: a larger one is slow on a phone
+
+
+class Look(NamedTuple):
+    """One of the pictures side by side."""
+
+    kind: str  # content, style or result
+    name: str  # as people know it
+    href: str  # relative to the page
+    height_px: int
+    width_px: int
+
+
+def make(
+    job: Job,
+    settings: Settings,
+    record: bytes,
+    painting: Painting,
+    rows: Sequence[Row],
+    *,
+    frames: Mapping[int, Path],
+    beat: Callable[[], None],
+) -> dict[str, bytes]:
+    """Make page, contact sheet and the pictures of `report/`: content by path in the result.
+
+    `record` is result.yaml; `frames` are in order, by iteration; `beat` is called between two pictures.
+
+    Raises:
+        Exception: of many kinds, from Pillow and Jinja2, and whatever `beat` raises.
+    """
+    made: dict[str, bytes] = {}
+    looks, shown = [], []
+    parts = [*job.parts_of("content"), *job.parts_of("style"), *job.parts_of("region_style")]
+    for number, picture in enumerate(painting.inputs):
+        beat()
+        kind = "style" if number else "content"
+        href = f"report/style-{number}.jpg" if number else "report/content.jpg"
+        looks.append(Look(kind, printable(parts[number].name), href, *picture.shape[:2]))
+        shown.append((kind, picture))
+        made[href] = encoding.encode(picture, _SMALL)
+    beat()
+    small = resampling.reduced(painting.picture, resampling.SHOWN_PX)
+    href = name = f"result{encoding.SUFFIXES[settings.output.format]}"
+    if settings.output.format == "tiff" or math.prod(painting.picture.shape[:2]) > _MOST_PIXELS:
+        href = "report/result.jpg"
+        made[href] = encoding.encode(small, _SMALL)
+    looks.append(Look("result", name, href, *painting.picture.shape[:2]))
+    changes = changed(settings, job.preset)
+    texts = [slug(job.stem), job.preset, *(f"{key} {value}" for key, value in changes.items())]
+    sheet = [*shown, ("result", small)], _moments(frames, beat)
+    made["contact.png"] = contact.sheet(sheet, "   ·   ".join(texts))
+    made["report.html"] = _page(
+        looks,
+        title=printable(job.stem),
+        facts={"rows": [row[:5] for row in rows], "frames": list(frames)},
+        preset=job.preset,
+        changed=changes,
+        animation=settings.frames.animation if frames else "none",
+        record=safe_yaml.parse(record)["result"],
+        sidecar=record.decode("utf-8"),
+        version=__version__,
+    )
+    return made
+
+
+def _moments(frames: Mapping[int, Path], beat: Callable[[], None]) -> list[tuple[str, Picture]]:
+    """Read some of the frames, evenly chosen, with their iterations."""
+    last, moments = len(frames) - 1, []
+    chosen = {i * last // (_MOMENTS - 1) for i in range(_MOMENTS)}
+    for iteration in [iteration for place, iteration in enumerate(frames) if place in chosen]:
+        beat()
+        moments.append((str(iteration), contact.read(frames[iteration])))
+    return moments
+
+
+def changed(settings: Settings, preset: str) -> dict[str, str]:
+    """List the settings that differ from the preset's, as people read them."""
+    usual = Settings.model_validate(PRESETS.get(preset, {})).model_dump(mode="json")
+    own = settings.model_dump(mode="json")
+    return {key: _plain(value) for key, value in own.items() if value != usual[key]}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if item is not None)
+    if isinstance(value, list):
+        return "; ".join(map(_plain, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _page(looks: Sequence[Look], **facts: Any) -> bytes:
+    """Fill the template; the result is the last of the looks."""
+    ratios = [round(look.width_px / look.height_px, 4) for look in looks]
+    shapes = [f"#look-{number} {{ --ratio: {ratio} }}" for number, ratio in enumerate(ratios)]
+    shapes.append(f":root {{ --ratio: {ratios[-1]}; --width: {looks[-1].width_px}px }}")
+    style, script = "\n".join([_asset("report.css"), *shapes]), _asset("report.js")
+    policy = "default-src 'none'; img-src 'self' file:; base-uri 'none'; form-action 'none'; "
+    policy += f"style-src {_source(style)}; script-src {_source(script)}"
+    return _template().render(looks=looks, style=style, script=script, policy=policy, **facts).encode("utf-8")
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    import jinja2  # noqa: PLC0415 - needed once a job
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(_asset("report.html"))
+
+
+def _asset(name: str) -> str:
+    return (resources.files("daemon.outbox") / "templates" / name).read_text("utf-8")
+
+
+def _source(text: str) -> str:
+    """Name an inline style or script by its hash (Content Security Policy, level 3, section 2.3.1)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
