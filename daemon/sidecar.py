@@ -12,7 +12,17 @@ from daemon import safe_yaml
 from daemon.errors import Fault
 from daemon.job import REGION_ROLES
 from daemon.presets import merged
-from daemon.settings import Amount, Model, PlainName, Preset, Settings, StyleScale, has_share, plain_name
+from daemon.settings import (
+    Amount,
+    Model,
+    PlainName,
+    Preset,
+    Settings,
+    StyleScale,
+    has_share,
+    plain_name,
+    setting,
+)
 from daemon.validation import explain, refusal, shown
 
 if TYPE_CHECKING:
@@ -28,9 +38,9 @@ KEYWORD_PROTECTS: Final = frozenset({"faces", "none"})
 class StyleRef(Model):
     """One style picture, its weight in the blend, and its own part of the size of the strokes."""
 
-    image: PlainName
-    weight: Amount = 1.0
-    scale: StyleScale = 1.0
+    image: PlainName = Field(description="The picture's name.", examples=["wave.jpg"])
+    weight: Amount = setting(1.0, "Its share in the blend, beside those of the others.", 2)
+    scale: StyleScale = setting(1.0, "Size of its strokes, times style_scale.", 0.5)
 
 
 _STYLE: Final = {"anyOf": [{"type": "string"}, StyleRef.model_json_schema()]}
@@ -54,7 +64,7 @@ def _styles(value: Any, handler: ValidatorFunctionWrapHandler) -> list[StyleRef]
 def _allow_null(schema: dict[str, Any]) -> None:
     """Allow null, which means "not set", for every key of the schema."""
     for name, key in schema["properties"].items():
-        outer = {word: key.pop(word) for word in ("title", "description", "default") if word in key}
+        outer = {word: key.pop(word) for word in ("title", "description", "default", "examples") if word in key}
         allowed = [item for item in key.get("anyOf", [key]) if item != {"type": "null"}]
         schema["properties"][name] = {**outer, "anyOf": [*allowed, {"type": "null"}]}
 
@@ -64,15 +74,13 @@ class SidecarModel(Settings):
 
     model_config = ConfigDict(json_schema_extra=_allow_null)
 
-    content: PlainName | None = Field(
-        None, description="The photo; default: NAME.content.* in the same folder."
+    content: PlainName | None = setting(None, "The photo; default: the one NAME.content.*.", "sunset.jpg")
+    style: Annotated[list[StyleRef] | None, WrapValidator(_styles), WithJsonSchema(_STYLES_SCHEMA)] = setting(
+        None, "The painting, or several; default: the one NAME.style.*.", "wave.jpg", ["wave.jpg", "scream.jpg"]
     )
-    style: Annotated[list[StyleRef] | None, WrapValidator(_styles), WithJsonSchema(_STYLES_SCHEMA)] = Field(
-        None, description="The painting, or several; default: NAME.style.* in the same folder."
-    )
-    preset: Preset = Field("default", description="Sets every key that the sidecar does not set.")
-    result: dict[str, Any] | None = Field(
-        None, description="The record that result.yaml adds to a sidecar; without effect when dropped again."
+    preset: Preset = setting("default", "Sets every key that the sidecar does not set.", "preview")
+    result: dict[str, Any] | None = setting(
+        None, "The record that result.yaml adds; without effect when dropped again.", {"attempt": 1}
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from daemon.config import Config
 from daemon.settings import LAYERS
 from daemon.sidecar import SidecarModel
 
+ROOT = Path(__file__).parents[3]
+each_kind = pytest.mark.parametrize(("kind", "model"), [("sidecar", SidecarModel), ("config", Config)])
+
 
 def schema(kind: str) -> dict[str, Any]:
     """Run the command and read what it prints."""
@@ -21,7 +25,7 @@ def schema(kind: str) -> dict[str, Any]:
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize(("kind", "model"), [("sidecar", SidecarModel), ("config", Config)])
+@each_kind
 def test_a_schema_knows_every_key_and_no_other(kind: str, model: type[SidecarModel | Config]) -> None:
     """Each key has an entry, and unknown keys are marked as faults on every level."""
     document = schema(kind)
@@ -33,18 +37,41 @@ def test_a_schema_knows_every_key_and_no_other(kind: str, model: type[SidecarMod
     assert "required" not in document
 
 
+@each_kind
+def test_a_shipped_schema_is_the_programs_own(kind: str, model: type[SidecarModel | Config]) -> None:
+    """The file in docs/schema/ is what the command prints; CONTRIBUTING says how to write it again."""
+    assert json.loads((ROOT / f"docs/schema/{kind}.schema.json").read_bytes()) == schema(kind)
+
+
+@each_kind
+def test_every_key_has_a_description_and_examples(kind: str, model: type[SidecarModel | Config]) -> None:
+    """On every level; and the examples of the first are values that are accepted."""
+    document = schema(kind)
+    levels = [document, *document["$defs"].values()]
+    if kind == "sidecar":
+        levels.append(document["properties"]["style"]["anyOf"][1]["items"]["anyOf"][1])  # one of several styles
+    for level in levels:
+        for key, item in level["properties"].items():
+            assert {**document["$defs"].get(item.get("$ref", "").rpartition("/")[2], {}), **item}[
+                "description"
+            ], key
+            assert item["examples"], key
+    for key, item in document["properties"].items():
+        for example in item["examples"]:
+            model.model_validate({key: example})
+
+
 def test_the_sidecars_schema_lists_words_and_ranges() -> None:
     """Presets, layers and sizes are there to be completed."""
     properties = schema("sidecar")["properties"]
     allowed = {key: item["anyOf"] for key, item in properties.items()}
 
-    assert allowed["preset"][0]["enum"] == ["default", "paper", "preview", "fine"]
+    assert allowed["preset"][0]["enum"] == ["default", "paper", "preview", "sheet", "fine"]
     assert allowed["size"][0] == {"type": "integer", "minimum": 16, "maximum": 16384}
     assert allowed["style_layers"][0]["items"]["enum"] == list(LAYERS)
     assert allowed["iterations"] == [{"type": "integer", "minimum": 1, "maximum": 100_000}, {"type": "null"}]
     assert {"type": "string"} in allowed["style"]
     assert all(items.count({"type": "null"}) == 1 for items in allowed.values())
-    assert all(item.get("description") for item in properties.values())
 
 
 def test_an_unknown_kind_is_a_usage_error() -> None:

@@ -48,6 +48,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_tab_key_completes_commands(tmp_path: Path) -> None:
+    """`--install-completion` leaves a script for bash, and what that script asks is answered."""
+    call = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'styletransferd'; import daemon.cli.main as m; m.main()",
+    ]
+    facts = {**ENVIRONMENT, "HOME": str(tmp_path), "COMP_WORDS": "styletransferd s", "COMP_CWORD": "1"}
+    script = subprocess.run(
+        ["bash", "-c", '"$@"; exit', "", *call, "--install-completion"], env=facts, check=True
+    )
+    assert script.returncode == 0
+    assert "complete_bash" in (tmp_path / ".bash_completions/styletransferd.sh").read_text("utf-8")
+    facts["_STYLETRANSFERD_COMPLETE"] = "complete_bash"
+    done = subprocess.run(call, env=facts, capture_output=True, text=True, check=True)
+    assert {"stylize", "status", "show"} <= set(done.stdout.split())
+
+
 def test_stylize_paints_one_picture(folder: Path) -> None:
     """The picture has the requested size, and only its path is printed."""
     words = "stylize photo.png painting.png -o out.jpg --set size=48 --set iterations=2"
