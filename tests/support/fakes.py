@@ -93,7 +93,8 @@ class FakeEngine:
         self.requests.append(request)
         yield self.plan
         done = _resumed(request)
-        inputs = tuple(decoding.read(path, 100) for path in (request.content, *dict(request.styles)))
+        paths = request.content, *(style.image for style in request.styles)
+        inputs = tuple(decoding.read(path, 100) for path in paths)
         for step in _steps(inputs, request.settings.iterations):
             if step.iteration <= done:
                 yield replace(step, is_replayed=True, picture=None)
