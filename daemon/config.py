@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from daemon import safe_yaml
 from daemon.errors import ConfigError, Fault
-from daemon.settings import Model, number, setting
+from daemon.settings import Model, keyed, number
 from daemon.sidecar import default_faults
 from daemon.validation import explain, only, shown
 
@@ -38,89 +38,83 @@ def _off(value: Any) -> Any:
 class Folders(Model):
     """The folders of the service."""
 
-    inbox: Path = setting(Path("inbox"), "People drop files here.", "/srv/inbox")
-    outbox: Path = setting(Path("outbox"), "Results appear here, always complete.", "/srv/outbox")
-    spool: Path = setting(Path("spool"), "The daemon's jobs; private, on a local disk.", "/var/lib/spool")
-    styles: Path | None = setting(None, "A library of style pictures; only read.", "/srv/paintings")
+    inbox: Path = keyed(Path("inbox"), "People drop files here.", "/srv/inbox")
+    outbox: Path = keyed(Path("outbox"), "Results appear here, always complete.", "/srv/outbox")
+    spool: Path = keyed(Path("spool"), "The daemon's jobs; private, on a local disk.", "/var/lib/spool")
+    styles: Path | None = keyed(None, "A library of style pictures; only read.", "/srv/paintings")
 
 
 class Inbox(Model):
     """How drops are noticed, and which are accepted."""
 
-    observer: Annotated[Literal["auto", "native", "off"], BeforeValidator(_off)] = setting(
+    observer: Annotated[Literal["auto", "native", "off"], BeforeValidator(_off)] = keyed(
         "auto", "File events, which shorten the wait; off: for a share that sends none.", "off"
     )
-    settle_s: Seconds = setting(2.0, "A file is complete when it has not changed for this long.", 5)
-    rescan_s: Seconds = setting(15.0, "The inbox is looked at this often, with or without events.", 60)
-    sidecar: Literal["required", "optional"] = setting(
-        "required", "optional: NAME.content.* and NAME.style.* alone make a job.", "optional"
-    )
-    ignore: tuple[str, ...] = setting((), "More patterns of names to ignore.", ["*.psd", "archive/"])
-    max_file_mb: Megabytes = setting(256, "A larger file fails its job, and stays where it is.", 512)
-    max_megapixels: Megabytes = setting(200, "A larger picture fails its job.", 100)
-    keep_originals: bool = setting(False, "Move accepted drops to INBOX/_accepted/; else remove them.", True)
+    settle_s: Seconds = keyed(2.0, "A file is complete when it has not changed for this long.", 5)
+    rescan_s: Seconds = keyed(15.0, "The inbox is looked at this often, with or without events.", 60)
+    sidecar: Literal["required", "optional"] = keyed("required", "optional: pairs by name, too.", "optional")
+    ignore: tuple[str, ...] = keyed((), "More patterns of names to ignore.", ["*.psd", "archive/"])
+    max_file_mb: Megabytes = keyed(256, "A larger file fails its job, and stays where it is.", 512)
+    max_megapixels: Megabytes = keyed(200, "A larger picture fails its job.", 100)
+    keep_originals: bool = keyed(False, "Move accepted drops to INBOX/_accepted/; else remove them.", True)
 
 
 class Engine(Model):
     """Where and how pictures are computed."""
 
-    device: Device = setting(
-        "auto", "auto: a GPU if there is one; gpu, gpu:N: no other device.", "cpu", "gpu:1"
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "Of the convolutions; auto: bfloat16 where the hardware multiplies it.", "float32"
-    )
-    weights: str = setting("bundled", "VGG19's: bundled, imagenet (a download), or a .h5 file.", "imagenet")
-    memory_limit_mb: Number | None = setting(None, "What the engine may take; null: what there is.", 8000)
-    job_timeout_s: Seconds | None = setting(None, "End an attempt that takes longer than this.", 7200)
-    max_attempts: Number = setting(3, "How often a job is tried that crashes without any progress.", 5)
-    checkpoint_s: Seconds = setting(30, "How often the state of a running job is kept, to resume from.", 120)
+    device: Device = keyed("auto", "auto: a GPU if there is one; gpu, gpu:N: no other device.", "cpu", "gpu:1")
+    precision: Literal["auto", "float32", "bfloat16"] = keyed("auto", "auto: bfloat16 where fast.", "float32")
+    weights: str = keyed("bundled", "VGG19's: bundled, imagenet (a download), or a .h5 file.", "imagenet")
+    memory_limit_mb: Number | None = keyed(None, "What the engine may take; null: what there is.", 8000)
+    job_timeout_s: Seconds | None = keyed(None, "End an attempt that takes longer than this.", 7200)
+    max_attempts: Number = keyed(3, "How often a job is tried that crashes without any progress.", 5)
+    checkpoint_s: Seconds = keyed(30, "How often the state of a running job is kept, to resume from.", 120)
 
 
 class Schedule(Model):
     """When jobs are started."""
 
-    window: Window | None = setting(None, "Jobs are accepted all day, and started only then.", "22:00-06:00")
+    window: Window | None = keyed(None, "Jobs are accepted all day, and started only then.", "22:00-06:00")
 
 
 class Retention(Model):
     """How long the spool keeps the inputs of ended jobs."""
 
-    done: Days = setting(7, "Days that painted jobs are kept.", 2)
-    failed: Days = setting(30, "Days that failed jobs are kept, to be retried.", 90)
+    done: Days = keyed(7, "Days that painted jobs are kept.", 2)
+    failed: Days = keyed(30, "Days that failed jobs are kept, to be retried.", 90)
 
 
 class Outbox(Model):
     """What is published."""
 
-    retention_days: Retention = setting(Retention(), "How long the spool keeps ended jobs.", {"done": 2})
-    gallery: bool = setting(True, "index.html in the outbox (no effect in this version).", False)
+    retention_days: Retention = keyed(Retention(), "How long the spool keeps ended jobs.", {"done": 2})
+    gallery: bool = keyed(True, "index.html in the outbox (no effect in this version).", False)
 
 
 class Log(Model):
     """What is logged, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = setting("info", "The least that is logged.", "debug")
-    format: Literal["auto", "json", "console"] = setting("auto", "auto: JSON unless on a terminal.", "json")
+    level: Literal["debug", "info", "warning", "error"] = keyed("info", "The least that is logged.", "debug")
+    format: Literal["auto", "json", "console"] = keyed("auto", "auto: JSON unless on a terminal.", "json")
 
 
 class Metrics(Model):
     """Figures for a monitoring system."""
 
-    textfile: Path | None = setting(None, "A file for node_exporter.", "/srv/metrics/styletransferd.prom")
+    textfile: Path | None = keyed(None, "A file for node_exporter.", "/srv/metrics/styletransferd.prom")
 
 
 class Config(Model):
     """The whole config."""
 
-    folders: Folders = setting(Folders(), "The folders of the service.", {"inbox": "/srv/inbox"})
-    inbox: Inbox = setting(Inbox(), "How drops are noticed, and which are accepted.", {"settle_s": 5})
-    engine: Engine = setting(Engine(), "Where and how pictures are computed.", {"device": "cpu"})
-    schedule: Schedule = setting(Schedule(), "When jobs are started.", {"window": "22:00-06:00"})
-    defaults: dict[str, Any] = setting({}, "Defaults for any sidecar key.", {"size": 1024})
-    outbox: Outbox = setting(Outbox(), "What is published, and how long.", {"gallery": False})
-    log: Log = setting(Log(), "What is logged, and how.", {"level": "debug"})
-    metrics: Metrics = setting(Metrics(), "Figures for a monitoring system.", {"textfile": "figures.prom"})
+    folders: Folders = keyed(Folders(), "The folders of the service.", {"inbox": "/srv/inbox"})
+    inbox: Inbox = keyed(Inbox(), "How drops are noticed, and which are accepted.", {"settle_s": 5})
+    engine: Engine = keyed(Engine(), "Where and how pictures are computed.", {"device": "cpu"})
+    schedule: Schedule = keyed(Schedule(), "When jobs are started.", {"window": "22:00-06:00"})
+    defaults: dict[str, Any] = keyed({}, "Defaults for any sidecar key.", {"size": 1024})
+    outbox: Outbox = keyed(Outbox(), "What is published, and how long.", {"gallery": False})
+    log: Log = keyed(Log(), "What is logged, and how.", {"level": "debug"})
+    metrics: Metrics = keyed(Metrics(), "Figures for a monitoring system.", {"textfile": "figures.prom"})
 
     def based_at(self, base: Path) -> Config:
         """Resolve every relative path against a folder."""
