@@ -38,7 +38,7 @@ def test_the_sidecars_schema_lists_words_and_ranges() -> None:
     properties = schema("sidecar")["properties"]
     allowed = {key: item["anyOf"] for key, item in properties.items()}
 
-    assert allowed["preset"][0]["enum"] == ["default", "paper", "preview", "fine"]
+    assert allowed["preset"][0]["enum"] == ["default", "paper", "preview", "sheet", "fine"]
     assert allowed["size"][0] == {"type": "integer", "minimum": 16, "maximum": 16384}
     assert allowed["style_layers"][0]["items"]["enum"] == list(LAYERS)
     assert allowed["iterations"] == [{"type": "integer", "minimum": 1, "maximum": 100_000}, {"type": "null"}]
