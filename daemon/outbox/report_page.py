@@ -115,7 +115,7 @@ def changed(settings: Settings, preset: str) -> dict[str, str]:
     """List the settings that differ from the preset's, as people read them."""
     usual = Settings.model_validate(PRESETS.get(preset, {})).model_dump(mode="json")
     own = settings.model_dump(mode="json")
-    return {key: _plain(value) for key, value in own.items() if value != usual[key]}
+    return {key: printable(_plain(value)) for key, value in own.items() if value != usual[key]}
 
 
 def _plain(value: Any) -> str:

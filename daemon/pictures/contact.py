@@ -42,6 +42,7 @@ def sheet(rows: Sequence[Sequence[tuple[str, Picture]]], text: str) -> bytes:
             draw.text((left, top + height + 8), caption, _FAINT, small)
             left += width + _GAP
         top += height + 2 * _LINE
+    text = text[: _WIDTH // 4]  # more never fits, and measuring it again and again would take hours
     while plain.getlength(text) > _WIDTH - 2 * _MARGIN:
         text = text[:-4] + "..."
     draw.text((_MARGIN, bottom), text, _INK, plain)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINTS: Final = 3  # two are kept while one is written
 _PAGE_BYTES: Final = 250_000  # report.html
+_ROW_BYTES: Final = 250  # of an iteration, there and in losses.csv
 _SHOWN_BYTES: Final = 16  # a pixel of a picture that it and the contact sheet show, there enlarged
 _MOST_SHOWN_BYTES: Final = 5_000_000  # of one such picture, reduced
 
@@ -113,7 +114,8 @@ def room_needed(job: Job) -> Needed:
     result = 4 * settings.output.bits // 8  # bytes a pixel, with an alpha channel
     result *= 3 * len(job.scales) if job.preset == "sheet" else 1  # a page has captions
     shown = [pixels, *(part.height_px * part.width_px for part in job.parts)]
-    pages = _PAGE_BYTES + sum(min(_SHOWN_BYTES * size, _MOST_SHOWN_BYTES) for size in shown)
+    pages = _PAGE_BYTES + _ROW_BYTES * job.total_iterations
+    pages += sum(min(_SHOWN_BYTES * size, _MOST_SHOWN_BYTES) for size in shown)
     outbox = dropped + pixels * (result + 3 * (frames + 1)) + pages
     state = optimizer_memory.state_bytes(settings.optimizer, pixels)
     return Needed(outbox, outbox + state * _CHECKPOINTS, frames + len(job.parts) + 16)

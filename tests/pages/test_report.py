@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 from support.results import HOSTILE, make_result
@@ -64,6 +65,8 @@ def test_the_slider_follows_mouse_touch_and_keyboard(page: Page, tmp_path: Path)
     assert cut == pytest.approx(35, abs=1)
     style = page.evaluate("getComputedStyle(document.querySelector('.before')).clipPath")
     assert style == f"inset(0px {100 - cut:g}% 0px 0px)"
+    page.keyboard.press("Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).display") == "block"  # or it has no outline
     slider.press("End")
     assert slider.get_attribute("aria-valuetext") == "100 % photo"
     _click(page, "#compare input", 0.8, is_touch=True)
@@ -82,6 +85,7 @@ def test_the_scrubber_shows_frames_and_their_losses(page: Page, tmp_path: Path) 
     _click(page, "#curve", 0.67)
     assert page.evaluate(SHOWN) == ["frames/0004.png", "5", "0.5", "0.333", "0.625"]
     assert "iteration 5 at 32 px, total loss 0.5" in page.locator("#scrub").evaluate("scrub.outerHTML")
+    assert page.inner_text("#frame-name") == "at iteration 4"
 
 
 @pytest.mark.nightly
@@ -96,3 +100,32 @@ def test_the_sidecar_is_copied(way: str, page: Page, tmp_path: Path) -> None:
         page.evaluate("(window.said || getSelection() + '').trim()")
         == (path.parent / "result.yaml").read_text("utf-8").strip()
     )
+
+
+@pytest.mark.nightly
+def test_the_parts_of_a_picture_an_eighth_as_wide_have_their_names(page: Page, tmp_path: Path) -> None:
+    """No word of a caption is broken on a phone, and none is wider than its picture."""
+    tall = np.zeros((256, 32, 3), np.uint8)
+    page.goto(make_result(tmp_path / "out", result=tall).as_uri())
+    words = "[...document.querySelectorAll('.ends span, figcaption b')]"
+    assert page.evaluate(f"{words}.every((word) => word.getClientRects().length === 1)")
+    assert page.evaluate(f"{words}.every((word) => word.parentNode.scrollWidth <= word.parentNode.offsetWidth)")
+
+
+@pytest.mark.nightly
+def test_what_does_nothing_there_is_neither_printed_nor_shown_without_a_script(
+    page: Page, tmp_path: Path
+) -> None:
+    """Paper has the curve with its legend, and no second result; without a script there is losses.png."""
+    page.goto(make_result(tmp_path / "out").as_uri())
+    page.emulate_media(media="print")
+    assert _visible(page) == {"#readout", "#curve"}
+    assert page.context.browser
+    plain = page.context.browser.new_page(java_script_enabled=False)
+    plain.goto(page.url)
+    assert _visible(plain) == {"#frame", "noscript img"}
+
+
+def _visible(page: Page) -> set[str]:
+    parts = ("#compare", "#scrub", "#copy", "#readout", "#curve", "#frame", "noscript img")
+    return {part for part in parts if page.is_visible(part)}

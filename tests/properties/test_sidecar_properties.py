@@ -78,6 +78,9 @@ COUNTS = st.integers(1, 100_000)
 EARLY_STOPS = st.fixed_dictionaries(
     {"improvement": st.floats(0, 1, exclude_min=True, exclude_max=True), "iterations": COUNTS}
 )
+REGIONS = st.fixed_dictionaries(
+    {"content": PLAIN_NAMES, "style": PLAIN_NAMES, "weight": WEIGHTS}, optional={"style_mask": PLAIN_NAMES}
+)
 
 
 @st.composite
@@ -103,6 +106,7 @@ def valid_settings(draw: st.DrawFn) -> Settings:
         "init_colors": draw(st.sampled_from(["style", "content"])),
         "chroma_limit": draw(st.booleans()),
         "protect": draw(PLAIN_NAMES.map("{}.png".format) | st.just("none")),
+        "regions": draw(st.lists(REGIONS, max_size=2)),
         "background": draw(st.just("auto") | st.integers(0, 0xFFFFFF).map("#{:06x}".format)),
         "alpha": draw(st.sampled_from(["keep", "flatten"])),
         "early_stop": draw(st.just(value=False) | EARLY_STOPS),

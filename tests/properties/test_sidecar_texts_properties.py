@@ -34,7 +34,7 @@ LAYERS: Final = ["block1_conv1", "[block1_conv1, block5_conv2]", "{block3_conv4:
 SOUND: Final = {
     "content": ["a.png", "sunset.jpg", "'5'", "é ☂.png", "~"],
     "style": ["wave.jpg", "[wave.jpg, {image: a.png, weight: 0.1}]", "[{image: scream.jpg}]", "null"],
-    "preset": ["paper", "preview", "fine", "default"],
+    "preset": ["paper", "preview", "sheet", "fine", "default"],
     "size": ["16", "64", "'300'", "original", "1e+3", "0x40"],
     "iterations": ["1", "100", "100000", "'7'", "2.0"],
     "scales": ["auto", "none", "[{size: 16, iterations: 1}]", "[]"],
@@ -55,6 +55,11 @@ SOUND: Final = {
     "init_colors": ["style", "content"],
     "chroma_limit": ["true", "false"],
     "protect": ["none", "mask.png"],
+    "regions": [
+        "[]",
+        "[{content: a.png, style: wave.jpg}]",
+        "[{content: a.png, style: b.png, style_mask: c.png}]",
+    ],
     "background": ["auto", "'#10fF00'", "[0, 255, 7]"],
     "alpha": ["keep", "flatten"],
     "early_stop": ["false", "{improvement: 0.01, iterations: 20}"],
@@ -69,6 +74,7 @@ INNER_KEYS: Final = [
     "image",
     "weight",
     "scale",
+    "style_mask",
     "size",
     "iterations",
     "every",

@@ -115,6 +115,7 @@
     const address = (number) => `frames/${String(number).padStart(4, "0")}.png`;
     if (frame.getAttribute("src") !== address(frames[shown])) frame.src = address(frames[shown]);
     frame.alt = `The picture at iteration ${frames[shown]}`;
+    byId("frame-name").textContent = `at iteration ${frames[shown]}`;
     scrub.value = shown;
     scrub.setAttribute("aria-valuetext", `iteration ${iteration} at ${size} px, total loss ${readable(values[0])}`);
     for (const near of [frames[shown + 1], frames[shown - 1]]) if (near !== undefined) new Image().src = address(near);

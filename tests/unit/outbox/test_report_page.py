@@ -76,6 +76,17 @@ def test_the_contact_sheet_shows_what_there_is(every: int, bands: int, tmp_path:
     assert np.diff(is_colored.astype(int)).tolist().count(1) == bands
 
 
+@pytest.mark.timeout(20)
+def test_a_sidecar_of_many_regions_has_a_page(tmp_path: Path) -> None:
+    """A line too long for the sheet is cut off at once; names are escaped, bad UTF-8 as well."""
+    regions = [{"content": "\udcff\u202e.png", "style": "s.jpg"}] * 300
+    text = make_result(tmp_path / "out", regions=regions).read_text("utf-8")
+    assert "<dd>content \\udcff\\u202e.png, style s.jpg, weight 1.0; content" in text
+    with Image.open(tmp_path / "out" / "contact.png") as image:
+        assert image.width == 1800
+        assert np.asarray(image)[:, -70:].min() > 230  # the margin
+
+
 def test_what_a_browser_does_not_show_has_a_jpeg(tmp_path: Path) -> None:
     """A TIFF of 16 bits with alpha is shown as a JPEG on white."""
     deep = np.dstack([picture(3).astype(np.uint16) * 257, np.zeros((24, 32), np.uint16)])

@@ -39,9 +39,12 @@ def _job(studio: Any, settings: Settings | None) -> Job:
     return replace(studio.claim.job, settings=settings, failure=failure)
 
 
-def test_the_room_estimated_is_enough_for_what_is_written(make_studio: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(("iterations", "every"), [(10, 1), (4000, 0)])
+def test_the_room_estimated_is_enough_for_what_is_written(
+    iterations: int, every: int, make_studio: Callable[..., Any]
+) -> None:
     """Bytes and files of a finished painting stay below what was asked for before its start."""
-    studio = make_studio(size=64, iterations=10, frames={"every": 1})
+    studio = make_studio(size=32, iterations=iterations, frames={"every": every})
     outbox, spool, entries = room_needed(studio.claim.job)
     result.write(studio.claim, studio.paint(FakeEngine()), Lifeline())
     used = sum(path.stat().st_size for path in studio.claim.entry.out.rglob("*") if path.is_file())
