@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,16 +32,6 @@ def test_an_example_says_when_to_use_it(path: Path) -> None:
     lines = path.read_text("utf-8").splitlines()
     assert lines[0].startswith("# ")
     assert any(line.startswith("# Use it") for line in lines)
-
-
-@pytest.mark.parametrize("path", [*EXAMPLES, FOLDER.parent / "config.example.yaml"], ids=lambda path: path.stem)
-def test_an_example_names_its_schema_for_editors(path: Path) -> None:
-    """The line that editors with a YAML language server read leads to a schema of docs/schema/ that exists."""
-    (name,) = re.findall(r"^# yaml-language-server: \$schema=(\S+)$", path.read_text("utf-8"), re.MULTILINE)
-    kind = "sidecar" if path in EXAMPLES else "config"
-    target = (path.parent / name).resolve()
-    assert target == FOLDER.parent / f"docs/schema/{kind}.schema.json"
-    assert target.is_file()
 
 
 @each_example

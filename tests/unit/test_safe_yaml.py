@@ -187,11 +187,3 @@ def test_keys_are_written_in_their_order() -> None:
 def test_the_line_of_a_key_is_found(path: str, line: int) -> None:
     """By its path; where the path ends early, what is nearest above is given, and 0 where nothing is."""
     assert safe_yaml.lines_of(b"a: 1\nb:\n  - x\n  - {c: 2}\nd.e: 3\n", [path]) == [line]
-
-
-def test_a_refusal_knows_its_line() -> None:
-    """It is the one that the message names; a text that only looks like a place is none."""
-    with pytest.raises(safe_yaml.DocumentError) as refusal:
-        safe_yaml.parse(b"a: 1\nb: [\n")
-    assert refusal.value.line == 3
-    assert safe_yaml.DocumentError("duplicate key '(line 3, column 1)'").line == 0

@@ -39,8 +39,12 @@ def test_a_schema_knows_every_key_and_no_other(kind: str, model: type[SidecarMod
 
 @each_kind
 def test_a_shipped_schema_is_the_programs_own(kind: str, model: type[SidecarModel | Config]) -> None:
-    """The file in docs/schema/ is what the command prints; CONTRIBUTING says how to write it again."""
-    assert json.loads((ROOT / f"docs/schema/{kind}.schema.json").read_bytes()) == schema(kind)
+    """The file in docs/schema/ is what the command prints, and what the examples name for editors."""
+    shipped = ROOT / f"docs/schema/{kind}.schema.json"
+    assert json.loads(shipped.read_bytes()) == schema(kind), "CONTRIBUTING.md says how to write it again"
+    for path in (ROOT / "examples").glob("*.yaml") if kind == "sidecar" else [ROOT / "config.example.yaml"]:
+        named = path.read_text("utf-8").partition("\n# yaml-language-server: $schema=")[2].partition("\n")[0]
+        assert (path.parent / named).samefile(shipped), path
 
 
 @each_kind
@@ -52,13 +56,13 @@ def test_every_key_has_a_description_and_examples(kind: str, model: type[Sidecar
         levels.append(document["properties"]["style"]["anyOf"][1]["items"]["anyOf"][1])  # one of several styles
     for level in levels:
         for key, item in level["properties"].items():
-            assert {**document["$defs"].get(item.get("$ref", "").rpartition("/")[2], {}), **item}[
-                "description"
-            ], key
+            section = document["$defs"].get(item.get("$ref", "").rpartition("/")[2], {})
+            assert {**section, **item}["description"], key
             assert item["examples"], key
-    for key, item in document["properties"].items():
-        for example in item["examples"]:
-            model.model_validate({key: example})
+    for key, example in [
+        (key, one) for key, item in document["properties"].items() for one in item["examples"]
+    ]:
+        model.model_validate({key: example})
 
 
 def test_the_sidecars_schema_lists_words_and_ranges() -> None:

@@ -50,20 +50,12 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_tab_key_completes_commands(tmp_path: Path) -> None:
     """`--install-completion` leaves a script for bash, and what that script asks is answered."""
-    call = [
-        sys.executable,
-        "-c",
-        "import sys; sys.argv[0] = 'styletransferd'; import daemon.cli.main as m; m.main()",
-    ]
     facts = {**ENVIRONMENT, "HOME": str(tmp_path), "COMP_WORDS": "styletransferd s", "COMP_CWORD": "1"}
-    script = subprocess.run(
-        ["bash", "-c", '"$@"; exit', "", *call, "--install-completion"], env=facts, check=True
-    )
-    assert script.returncode == 0
+    call = f"{sys.executable} -c \"import daemon.cli.main as m; m.sys.argv[0] = 'styletransferd'; m.main()\""
+    lines = f"{call} --install-completion\n_STYLETRANSFERD_COMPLETE=complete_bash {call}\nexit"
+    done = subprocess.run(["bash", "-c", lines], env=facts, capture_output=True, text=True, check=True)
     assert "complete_bash" in (tmp_path / ".bash_completions/styletransferd.sh").read_text("utf-8")
-    facts["_STYLETRANSFERD_COMPLETE"] = "complete_bash"
-    done = subprocess.run(call, env=facts, capture_output=True, text=True, check=True)
-    assert {"stylize", "status", "show"} <= set(done.stdout.split())
+    assert {"stylize", "status", "show"} <= set(done.stdout.splitlines())
 
 
 def test_stylize_paints_one_picture(folder: Path) -> None:
