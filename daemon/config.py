@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from daemon import safe_yaml
 from daemon.errors import ConfigError, Fault
-from daemon.settings import Model, number
+from daemon.settings import Model, keyed, number
 from daemon.sidecar import default_faults
 from daemon.validation import explain, only, shown
 
@@ -38,81 +38,83 @@ def _off(value: Any) -> Any:
 class Folders(Model):
     """The folders of the service."""
 
-    inbox: Path = Field(Path("inbox"), description="People drop files here.")
-    outbox: Path = Field(Path("outbox"), description="Results appear here, always complete.")
-    spool: Path = Field(Path("spool"), description="The jobs of the daemon; private, on a local disk.")
-    styles: Path | None = Field(None, description="A library of style pictures; only read.")
+    inbox: Path = keyed(Path("inbox"), "People drop files here.", "/srv/inbox")
+    outbox: Path = keyed(Path("outbox"), "Results appear here, always complete.", "/srv/outbox")
+    spool: Path = keyed(Path("spool"), "The daemon's jobs; private, on a local disk.", "/var/lib/spool")
+    styles: Path | None = keyed(None, "A library of style pictures; only read.", "/srv/paintings")
 
 
 class Inbox(Model):
     """How drops are noticed, and which are accepted."""
 
-    observer: Annotated[Literal["auto", "native", "off"], BeforeValidator(_off)] = "auto"
-    settle_s: Seconds = 2.0
-    rescan_s: Seconds = 15.0
-    sidecar: Literal["required", "optional"] = "required"
-    ignore: tuple[str, ...] = ()
-    max_file_mb: Megabytes = 256
-    max_megapixels: Megabytes = 200
-    keep_originals: bool = False
+    observer: Annotated[Literal["auto", "native", "off"], BeforeValidator(_off)] = keyed(
+        "auto", "File events, which shorten the wait; off: for a share that sends none.", "off"
+    )
+    settle_s: Seconds = keyed(2.0, "A file is complete when it has not changed for this long.", 5)
+    rescan_s: Seconds = keyed(15.0, "The inbox is looked at this often, with or without events.", 60)
+    sidecar: Literal["required", "optional"] = keyed("required", "optional: pairs by name, too.", "optional")
+    ignore: tuple[str, ...] = keyed((), "More patterns of names to ignore.", ["*.psd", "archive/"])
+    max_file_mb: Megabytes = keyed(256, "A larger file fails its job, and stays where it is.", 512)
+    max_megapixels: Megabytes = keyed(200, "A larger picture fails its job.", 100)
+    keep_originals: bool = keyed(False, "Move accepted drops to INBOX/_accepted/; else remove them.", True)
 
 
 class Engine(Model):
     """Where and how pictures are computed."""
 
-    device: Device = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    weights: str = "bundled"
-    memory_limit_mb: Number | None = None
-    job_timeout_s: Seconds | None = None
-    max_attempts: Number = 3
-    checkpoint_s: Seconds = 30
+    device: Device = keyed("auto", "auto: a GPU if there is one; gpu, gpu:N: no other device.", "cpu", "gpu:1")
+    precision: Literal["auto", "float32", "bfloat16"] = keyed("auto", "auto: bfloat16 where fast.", "float32")
+    weights: str = keyed("bundled", "VGG19's: bundled, imagenet (a download), or a .h5 file.", "imagenet")
+    memory_limit_mb: Number | None = keyed(None, "What the engine may take; null: what there is.", 8000)
+    job_timeout_s: Seconds | None = keyed(None, "End an attempt that takes longer than this.", 7200)
+    max_attempts: Number = keyed(3, "How often a job is tried that crashes without any progress.", 5)
+    checkpoint_s: Seconds = keyed(30, "How often the state of a running job is kept, to resume from.", 120)
 
 
 class Schedule(Model):
     """When jobs are started."""
 
-    window: Window | None = None
+    window: Window | None = keyed(None, "Jobs are accepted all day, and started only then.", "22:00-06:00")
 
 
 class Retention(Model):
     """How long the spool keeps the inputs of ended jobs."""
 
-    done: Days = 7
-    failed: Days = 30
+    done: Days = keyed(7, "Days that painted jobs are kept.", 2)
+    failed: Days = keyed(30, "Days that failed jobs are kept, to be retried.", 90)
 
 
 class Outbox(Model):
     """What is published."""
 
-    retention_days: Retention = Retention()
-    gallery: bool = True
+    retention_days: Retention = keyed(Retention(), "How long the spool keeps ended jobs.", {"done": 2})
+    gallery: bool = keyed(True, "index.html in the outbox (no effect in this version).", False)
 
 
 class Log(Model):
     """What is logged, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = keyed("info", "The least that is logged.", "debug")
+    format: Literal["auto", "json", "console"] = keyed("auto", "auto: JSON unless on a terminal.", "json")
 
 
 class Metrics(Model):
     """Figures for a monitoring system."""
 
-    textfile: Path | None = None
+    textfile: Path | None = keyed(None, "A file for node_exporter.", "/srv/metrics/styletransferd.prom")
 
 
 class Config(Model):
     """The whole config."""
 
-    folders: Folders = Folders()
-    inbox: Inbox = Inbox()
-    engine: Engine = Engine()
-    schedule: Schedule = Schedule()
-    defaults: dict[str, Any] = Field({}, description="Defaults for any sidecar key.")
-    outbox: Outbox = Outbox()
-    log: Log = Log()
-    metrics: Metrics = Metrics()
+    folders: Folders = keyed(Folders(), "The folders of the service.", {"inbox": "/srv/inbox"})
+    inbox: Inbox = keyed(Inbox(), "How drops are noticed, and which are accepted.", {"settle_s": 5})
+    engine: Engine = keyed(Engine(), "Where and how pictures are computed.", {"device": "cpu"})
+    schedule: Schedule = keyed(Schedule(), "When jobs are started.", {"window": "22:00-06:00"})
+    defaults: dict[str, Any] = keyed({}, "Defaults for any sidecar key.", {"size": 1024})
+    outbox: Outbox = keyed(Outbox(), "What is published, and how long.", {"gallery": False})
+    log: Log = keyed(Log(), "What is logged, and how.", {"level": "debug"})
+    metrics: Metrics = keyed(Metrics(), "Figures for a monitoring system.", {"textfile": "figures.prom"})
 
     def based_at(self, base: Path) -> Config:
         """Resolve every relative path against a folder."""

@@ -26,6 +26,11 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"
     CORRUPT = "corrupt"
 
+    @property
+    def help(self) -> str:
+        """The section that explains it in the documents, which are installed with the program."""
+        return f"docs/failures.md#{self.value}"
+
 
 SCALE_DOWN: Final = "scale the picture down"  # a hint of several modules
 
@@ -41,6 +46,7 @@ class Fault:
     hint: str = ""
     reason: Reason = Reason.BAD_SIDECAR
     problem: str = ""  # replaces found and allowed in the line where they would not name the mistake
+    line: int = 0  # of a sidecar, where it is known, from 1
 
     def __str__(self) -> str:
         """One readable line: file, key, what was found, what is allowed, what may be meant."""

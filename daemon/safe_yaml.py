@@ -6,6 +6,7 @@ merge keys (an 843-byte merge bomb takes `safe_load` 19 seconds), no duplicate k
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -19,6 +20,12 @@ MAX_INT_BITS = 1024  # Python cannot print an integer of more than 4300 digits, 
 
 class DocumentError(DaemonError):
     """The text is not YAML that is accepted here; the message says why and where."""
+
+    @property
+    def line(self) -> int:
+        """The line that the message ends with, from 1; 0: it names none."""
+        place = re.search(r"\(line (\d+), column \d+\)$", str(self))
+        return int(place[1]) if place else 0
 
 
 class _Loader(yaml.SafeLoader):
@@ -84,6 +91,26 @@ def parse(data: bytes) -> Any:
         raise
     except Exception as error:  # noqa: BLE001 - a bad date raises ValueError, `!!bool maybe` KeyError, and so on
         raise DocumentError(f"not YAML: {type(error).__name__} in a value") from None
+
+
+def lines_of(data: bytes, paths: list[str]) -> list[int]:
+    """Find the lines, from 1, of keys in a document that `parse` reads; a path's parts are joined by dots.
+
+    A path of which only the beginning is there leads to that; one of which nothing is, to 0.
+    """
+    root = _Loader(data.decode("utf-8-sig")).get_single_node()
+    return [_line(root, path, 0 if path else 1) for path in paths]
+
+
+def _line(node: yaml.Node | None, path: str, above: int) -> int:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    found = [(str(key.value), key, value) for key, value in pairs]
+    if isinstance(node, yaml.SequenceNode):
+        found = [(str(number), item, item) for number, item in enumerate(node.value)]
+    for name, place, below in found:
+        if f"{path}.".startswith(f"{name}."):
+            return _line(below, path[len(name) + 1 :], place.start_mark.line + 1)
+    return above
 
 
 class _Dumper(yaml.SafeDumper):

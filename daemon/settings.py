@@ -136,11 +136,16 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+def keyed(default: Any, description: str, *examples: Any, **rules: Any) -> Any:
+    """Declare a key: what editors show of it, and what its value must keep to, as `Field` knows it."""
+    return Field(default, description=description, examples=list(examples), **rules)
+
+
 class Scale(Model):
     """One size of the coarse-to-fine painting, with its iterations."""
 
-    size: Pixels
-    iterations: Count
+    size: Pixels = Field(description="Longest side in pixels.", examples=[128])
+    iterations: Count = Field(description="Iterations at this size.", examples=[60])
 
 
 _SCALE_LIST: Final = TypeAdapter(list[Scale])
@@ -163,8 +168,8 @@ def _scales(value: Any, info: ValidationInfo) -> Any:
 class EarlyStop(Model):
     """When a scale ends before its last iteration."""
 
-    improvement: Real = Field(0.01, gt=0, lt=1, description="The fraction by which the loss must fall...")
-    iterations: Count = Field(10, description="...within this many iterations.")
+    improvement: Real = keyed(0.01, "The fraction by which the loss must fall...", 0.02, gt=0, lt=1)
+    iterations: Count = keyed(10, "...within this many iterations.", 20)
 
 
 def _early_stop(value: Any) -> Any:
@@ -179,10 +184,8 @@ def _early_stop(value: Any) -> Any:
 class Frames(Model):
     """Which intermediate pictures are kept."""
 
-    every: Whole = Field(
-        10, ge=0, le=MAX_ITERATIONS, description="Keep a frame every this many iterations; 0: none."
-    )
-    animation: Literal["none", "webp", "gif"] = Field("webp", description="Format of the animation, if any.")
+    every: Whole = keyed(10, "Iterations from frame to frame; 0: none.", 5, ge=0, le=MAX_ITERATIONS)
+    animation: Literal["none", "webp", "gif"] = keyed("webp", "Format of the animation, if any.", "gif")
 
     def keeps(self, iteration: int) -> bool:
         """Whether the picture of an iteration is kept as a frame."""
@@ -192,12 +195,12 @@ class Frames(Model):
 class Region(Model):
     """A part of the photo that is painted with a painting of its own."""
 
-    content: PlainName = Field(description="The mask: a picture, white where the photo is in the region.")
-    style: PlainName = Field(description="The painting for it.")
-    style_mask: PlainName | None = Field(
-        None, description="A mask of the painting, white where it counts; default: all of it."
+    content: PlainName = Field(description="The mask, white where the photo is in it.", examples=["mask.png"])
+    style: PlainName = Field(description="The painting for it.", examples=["waves.jpg"])
+    style_mask: PlainName | None = keyed(
+        None, "A mask of the painting, white where it counts; default: all of it.", "sky.png"
     )
-    weight: Amount = Field(1.0, description="Strength of the style in this region.")
+    weight: Amount = keyed(1.0, "Strength of the style in this region.", 2)
 
 
 def _bits(value: Any, info: ValidationInfo) -> Any:
@@ -210,77 +213,72 @@ def _bits(value: Any, info: ValidationInfo) -> Any:
 class Output(Model):
     """How the result is saved."""
 
-    format: Literal["png", "jpeg", "webp", "tiff", "avif"] = "png"
-    quality: Annotated[int, Field(ge=1, le=100), BeforeValidator(number)] | None = Field(
-        None, description="1 to 100; default: 95 for jpeg, 90 for avif, no loss for webp."
+    format: Literal["png", "jpeg", "webp", "tiff", "avif"] = keyed("png", "The kind of file.", "jpeg")
+    quality: Annotated[int, Field(ge=1, le=100), BeforeValidator(number)] | None = keyed(
+        None, "1 to 100; default: 95 for jpeg, 90 for avif, no loss for webp.", 85
     )
-    bits: Annotated[Literal[8, 16], BeforeValidator(_bits)] = Field(8, description="16 for png and tiff.")
-    metadata: Literal["none", "safe", "all"] = Field(
-        "safe", description="What is carried of the photo's EXIF: safe leaves out the place and the device."
+    bits: Annotated[Literal[8, 16], BeforeValidator(_bits)] = keyed(8, "16 for png and tiff.", 16)
+    metadata: Literal["none", "safe", "all"] = keyed(
+        "safe", "What is carried of the photo's EXIF: safe leaves out the place and the device.", "none"
     )
 
 
 class Settings(Model):
     """Everything that determines a result besides its input pictures."""
 
-    strength: Fraction = Field(
-        0.5, description="From 0, a hint of the style, to 1, almost only style; for objective balanced."
+    strength: Fraction = keyed(
+        0.5, "From 0, a hint of the style, to 1, almost only style; for objective balanced.", 0.2, 0.8
     )
-    size: Size = Field(512, description="Longest side of the result in pixels, or original.")
-    iterations: Count = Field(18, description="Iterations at the final size.")
-    scales: Annotated[Literal["auto", "none"] | list[Scale], BeforeValidator(_scales)] = Field(
-        "auto", description="Coarse sizes before the final one; auto: its halves, down to 128 px."
+    size: Size = keyed(512, "Longest side of the result in pixels, or original.", 1024, "original")
+    iterations: Count = keyed(18, "Iterations at the final size.", 40)
+    scales: Annotated[Literal["auto", "none"] | list[Scale], BeforeValidator(_scales)] = keyed(
+        "auto", "Coarse sizes before the last; auto: its halves.", [{"size": 128, "iterations": 60}], "none"
     )
-    objective: Literal["balanced", "paper"] = Field("balanced", description="The loss that is minimized.")
-    optimizer: Literal["lbfgs", "adam"] = Field("lbfgs", description="The method that minimizes it.")
-    learning_rate: Real = Field(2.0, gt=0, le=1e6, description="Step size of Adam, in gray levels of 255.")
-    content_weight: Amount = Field(1000.0, description="Weight of the content loss; for objective paper.")
-    style_weight: Amount = Field(0.01, description="Weight of the style loss; for objective paper.")
-    content_layers: LayerWeights = Field({"block4_conv2": 1.0}, description="Layers of the content loss.")
-    style_layers: LayerWeights = Field(
-        {f"block{block}_conv1": 1.0 for block in range(1, 6)}, description="Layers of the style loss."
+    objective: Literal["balanced", "paper"] = keyed("balanced", "The loss that is minimized.", "paper")
+    optimizer: Literal["lbfgs", "adam"] = keyed("lbfgs", "The method that minimizes it.", "adam")
+    learning_rate: Real = keyed(2.0, "Step size of Adam, in gray levels of 255.", 5, gt=0, le=1e6)
+    content_weight: Amount = keyed(1000.0, "Weight of the content loss; for objective paper.", 2000)
+    style_weight: Amount = keyed(0.01, "Weight of the style loss; for objective paper.", 0.1)
+    content_layers: LayerWeights = keyed({"block4_conv2": 1.0}, "Layers of the content.", ["block5_conv2"])
+    style_layers: LayerWeights = keyed(
+        {f"block{block}_conv1": 1.0 for block in range(1, 6)}, "Layers of the style.", {"block3_conv1": 2}
     )
-    style_scale: StyleScale = Field(
-        1.0, description="Size of the strokes: the painting's size, in longest sides of the result."
+    style_scale: StyleScale = keyed(
+        1.0, "Size of the strokes: the painting's size, in longest sides of the result.", 0.5, 2
     )
-    match_weight: Fraction = Field(
-        0.2, description="Share of the style loss that matches each feature with its nearest; for balanced."
+    match_weight: Fraction = keyed(0.2, "Share of the style loss of the nearest features; for balanced.", 0)
+    tv_weight: Amount = keyed(0.0, "Weight of the total variation loss.", 0.0001)
+    pooling: Literal["max", "avg"] = keyed("max", "VGG19's max pooling, or average pooling.", "avg")
+    init: PlainName = keyed(
+        "content", "The start: content, style, noise, or a picture's name.", "noise", "start.jpg"
     )
-    tv_weight: Amount = Field(0.0, description="Weight of the total variation loss.")
-    pooling: Literal["max", "avg"] = Field("max", description="VGG19's max pooling, or average pooling.")
-    init: PlainName = Field("content", description="The start: content, style, noise, or a picture's name.")
-    init_colors: Literal["style", "content"] = Field(
-        "style", description="Colors of a start from the content: adapted to the style, or unchanged."
+    init_colors: Literal["style", "content"] = keyed(
+        "style", "Colors of a start from the content: adapted to the style, or unchanged.", "content"
     )
-    preserve_color: Literal["none", "luminance", "match"] = Field(
-        "none",
-        description="Colors of the photo that are kept: none, luminance (all of them), match (their range).",
+    preserve_color: Literal["none", "luminance", "match"] = keyed(
+        "none", "What is kept of the photo's colors: none, luminance (all), match (their range).", "luminance"
     )
-    chroma_limit: bool = Field(
-        default=True, description="Limit the finest color contrasts of the result to the painting's."
+    chroma_limit: bool = keyed(True, "Limit the finest color contrasts to the painting's.", False)
+    regions: tuple[Region, ...] = keyed(
+        (), "Parts of the photo with paintings of their own.", [{"content": "mask.png", "style": "waves.jpg"}]
     )
-    regions: tuple[Region, ...] = Field(
-        (), description="Parts of the photo, by masks, that have a painting of their own."
+    protect: Annotated[str, BeforeValidator(_protect)] = keyed(
+        "faces", "Where the photo counts more: faces, none, or the white of a mask.", "none", "mask.png"
     )
-    protect: Annotated[str, BeforeValidator(_protect)] = Field(
-        "faces",
-        description="Where the photo counts more: faces, none, or in the white of a mask, a picture's name.",
+    background: Annotated[str, BeforeValidator(_color), WithJsonSchema(_COLOR)] = keyed(
+        "auto", "Color below transparent parts: auto, the mean of the opaque part, or a color.", "#ffffff"
     )
-    background: Annotated[str, BeforeValidator(_color), WithJsonSchema(_COLOR)] = Field(
-        "auto", description="Color below transparent parts: auto, the mean of the opaque part, or a color."
+    alpha: Literal["keep", "flatten"] = keyed(
+        "keep", "Transparency of the photo: kept in the result, but not in jpeg; or not.", "flatten"
     )
-    alpha: Literal["keep", "flatten"] = Field(
-        "keep", description="Transparency of the photo: kept in the result, but not in jpeg; or not."
+    seed: Whole = keyed(0, "For noise.", 7, ge=0, lt=2**63)
+    early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = keyed(
+        False, "End a scale once its loss hardly falls; false: never.", {"improvement": 0.01, "iterations": 10}
     )
-    seed: Whole = Field(0, ge=0, lt=2**63, description="For noise.")
-    early_stop: Annotated[EarlyStop | Literal[False], BeforeValidator(_early_stop)] = Field(
-        False,  # noqa: FBT003 - null means "not set"
-        description="End a scale once its loss hardly falls; false: never.",
-    )
-    frames: Frames = Field(Frames(), description="Intermediate pictures and their animation.")
-    output: Output = Field(Output(), description="The file of the result.")
-    priority: Whole = Field(
-        0, ge=-1000, le=1000, description="Jobs of higher priority start first; then first come, first served."
+    frames: Frames = keyed(Frames(), "Pictures of the way, and their animation.", {"every": 5})
+    output: Output = keyed(Output(), "The file of the result.", {"format": "jpeg", "quality": 95})
+    priority: Whole = keyed(
+        0, "Jobs of higher priority start first; then first come, first served.", 10, ge=-1000, le=1000
     )
 
     @property

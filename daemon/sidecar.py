@@ -12,7 +12,7 @@ from daemon import safe_yaml
 from daemon.errors import Fault
 from daemon.job import REGION_ROLES
 from daemon.presets import merged
-from daemon.settings import Amount, Model, PlainName, Preset, Settings, StyleScale, has_share, plain_name
+from daemon.settings import Amount, Model, PlainName, Preset, Settings, StyleScale, has_share, keyed, plain_name
 from daemon.validation import explain, refusal, shown
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from daemon.job import Role
 
 _SHEET_STYLES, _SHEET_PX = 8, 512  # at most
+_LOCATED: Final = 50  # faults whose lines are looked for: there may be thousands
 KEYWORD_INITS: Final = frozenset({"content", "style", "noise"})
 KEYWORD_PROTECTS: Final = frozenset({"faces", "none"})
 
@@ -28,9 +29,9 @@ KEYWORD_PROTECTS: Final = frozenset({"faces", "none"})
 class StyleRef(Model):
     """One style picture, its weight in the blend, and its own part of the size of the strokes."""
 
-    image: PlainName
-    weight: Amount = 1.0
-    scale: StyleScale = 1.0
+    image: PlainName = Field(description="The picture's name.", examples=["wave.jpg"])
+    weight: Amount = keyed(1.0, "Its share in the blend, beside those of the others.", 2)
+    scale: StyleScale = keyed(1.0, "Size of its strokes, times style_scale.", 0.5)
 
 
 _STYLE: Final = {"anyOf": [{"type": "string"}, StyleRef.model_json_schema()]}
@@ -54,7 +55,7 @@ def _styles(value: Any, handler: ValidatorFunctionWrapHandler) -> list[StyleRef]
 def _allow_null(schema: dict[str, Any]) -> None:
     """Allow null, which means "not set", for every key of the schema."""
     for name, key in schema["properties"].items():
-        outer = {word: key.pop(word) for word in ("title", "description", "default") if word in key}
+        outer = {word: key.pop(word) for word in ("title", "description", "default", "examples") if word in key}
         allowed = [item for item in key.get("anyOf", [key]) if item != {"type": "null"}]
         schema["properties"][name] = {**outer, "anyOf": [*allowed, {"type": "null"}]}
 
@@ -64,15 +65,13 @@ class SidecarModel(Settings):
 
     model_config = ConfigDict(json_schema_extra=_allow_null)
 
-    content: PlainName | None = Field(
-        None, description="The photo; default: NAME.content.* in the same folder."
+    content: PlainName | None = keyed(None, "The photo; default: the one NAME.content.*.", "sunset.jpg")
+    style: Annotated[list[StyleRef] | None, WrapValidator(_styles), WithJsonSchema(_STYLES_SCHEMA)] = keyed(
+        None, "The painting, or several; default: the one NAME.style.*.", "wave.jpg", ["wave.jpg", "scream.jpg"]
     )
-    style: Annotated[list[StyleRef] | None, WrapValidator(_styles), WithJsonSchema(_STYLES_SCHEMA)] = Field(
-        None, description="The painting, or several; default: NAME.style.* in the same folder."
-    )
-    preset: Preset = Field("default", description="Sets every key that the sidecar does not set.")
-    result: dict[str, Any] | None = Field(
-        None, description="The record that result.yaml adds to a sidecar; without effect when dropped again."
+    preset: Preset = keyed("default", "Sets every key that the sidecar does not set.", "preview")
+    result: dict[str, Any] | None = keyed(
+        None, "The record that result.yaml adds; without effect when dropped again.", {"attempt": 1}
     )
 
 
@@ -108,8 +107,12 @@ def parse(data: bytes, file: str, house: dict[str, Any] | None = None) -> Sideca
     try:
         raw = safe_yaml.parse(data)
     except safe_yaml.DocumentError as error:
-        return _faulty({}, (Fault(file, problem=str(error)),))
-    return read(raw, file, house)
+        return _faulty({}, (Fault(file, problem=str(error), line=error.line),))
+    found = read(raw, file, house)
+    located = found.faults[:_LOCATED]
+    lines = safe_yaml.lines_of(data, [fault.key for fault in located]) if located else []
+    placed = (replace(fault, line=line) for fault, line in zip(located, lines, strict=True))
+    return replace(found, faults=(*placed, *found.faults[_LOCATED:]))
 
 
 def read(raw: Any, file: str, house: dict[str, Any] | None = None) -> Sidecar:

@@ -71,8 +71,8 @@ def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = N
         document["preset"] = accepted.preset
         document["settings"] = settings.model_dump(mode="json") if settings else None
         document["inputs"] = accepted.inputs_on_record()
-    if entry.state is State.FAILED and entry.failure:
-        document["failure"] = {"message": entry.failure.message, "hint": entry.failure.hint}
+    if entry.state is State.FAILED and (failed := entry.failure):
+        document["failure"] = {"message": failed.message, "hint": failed.hint, "help": failed.reason.help}
     typer.echo(json.dumps(document) if as_json else safe_yaml.dump(document).rstrip())
 
 

@@ -19,9 +19,7 @@ _EXITS: dict[type, int] = {ConfigError: EXIT_CONFIG, NotReady: EXIT_NOT_READY}
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # Click's; some versions of Typer contain their own Click
 
-app = typer.Typer(
-    name="styletransferd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(name="styletransferd", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(value: bool) -> None:

@@ -122,6 +122,7 @@ class Retirer:
         lines += [str(fault) for fault in job.failure.faults] or [job.failure.message]
         lines += ["", job.failure.hint] if job.failure.hint else []
         lines += ["", f"Your files are in the outbox: {job.label}.failed/drop/. Drop all of them again."]
+        lines += [f"{job.label}.failed/error.html shows what was wrong; more: {job.failure.reason.help}"]
         with (
             contextlib.suppress(OSError, files.ChangedError, NotReady),
             self._sentinel.opened() as root,

@@ -118,17 +118,21 @@ class Outbox:
             _make_way(root, job)
         return self.root / entry
 
-    def publish_failure(self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline) -> Path:
+    def publish_failure(
+        self, job: Job, error: bytes, inputs: Path, last_good: Path, life: Lifeline, *, page: bytes = b""
+    ) -> Path:
         """Show a failure: error.yaml, and the files as they were dropped, to be corrected and dropped again.
 
-        `inputs` is the folder of the accepted files, and `last_good` a picture that need not be there.
+        `inputs` is the folder of the accepted files, and `last_good` a picture that need not be there; `page`,
+        unless it is empty, becomes error.html.
 
         Raises:
             NotReady, OSError: as `publish`.
         """
-        sources = {f"drop/{name}": inputs / part.stored for name, part in _drop_names(job).items()}
+        sources = {f"drop/{name}": inputs / part.stored for name, part in drop_names(job).items()}
         sources[last_good.name] = last_good
-        present = {name: source for name, source in sources.items() if source.exists()}
+        present: dict[str, Path | bytes] = {name: path for name, path in sources.items() if path.exists()}
+        present |= {"error.html": page} if page else {}
         with self.opened() as root:
             _make_way(root, job)
             entry = _show(root, job, ".failed", {**present, "error.yaml": error}, life)
@@ -214,7 +218,7 @@ def _make_way(root: int, job: Job) -> None:
         files.remove_tree(hidden, at=root)
 
 
-def _drop_names(job: Job) -> dict[str, Part]:
+def drop_names(job: Job) -> dict[str, Part]:
     """Name each dropped file once, though it may play two parts, as every shell and share takes it.
 
     Two names differ also where case makes no difference.

@@ -101,6 +101,7 @@ def error(job: Job, failure: Failure, attempt: int, failed_at: str) -> bytes:
         "reason": failure.reason.value,
         "message": failure.message,
         "hint": failure.hint,
+        "help": failure.reason.help,
         "file": failure.file,
         "key": failure.key,
         "attempt": attempt,

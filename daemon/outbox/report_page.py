@@ -82,8 +82,13 @@ def make(
     texts = [slug(job.stem), job.preset, *(f"{key} {value}" for key, value in changes.items())]
     sheet = [*shown, ("result", small)], _moments(frames, beat)
     made["contact.png"] = contact.sheet(sheet, "   ·   ".join(texts))
-    made["report.html"] = _page(
+    height, width = painting.picture.shape[:2]
+    shape = f":root {{ --ratio: {width / height:.4f}; --width: {width}px }}"
+    made["report.html"] = page(
+        "report.html",
         looks,
+        shape,
+        script=asset("report.js"),
         title=printable(job.stem),
         facts={"rows": [row[:5] for row in rows], "frames": list(frames)},
         preset=job.preset,
@@ -121,26 +126,26 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _page(looks: Sequence[Look], **facts: Any) -> bytes:
-    """Fill the template; the result is the last of the looks."""
-    ratios = [round(look.width_px / look.height_px, 4) for look in looks]
-    shapes = [f"#look-{number} {{ --ratio: {ratio} }}" for number, ratio in enumerate(ratios)]
-    shapes.append(f":root {{ --ratio: {ratios[-1]}; --width: {looks[-1].width_px}px }}")
-    style, script = "\n".join([_asset("report.css"), *shapes]), _asset("report.js")
+def page(template: str, looks: Sequence[Look], own_style: str = "", script: str = "", **facts: Any) -> bytes:
+    """Fill a template, with the style of all pages and its own; without a script none is allowed."""
+    shapes = [f"#look-{n} {{ --ratio: {look.width_px / look.height_px:.4f} }}" for n, look in enumerate(looks)]
+    style = "\n".join([asset("report.css"), *shapes, own_style])
     policy = "default-src 'none'; img-src 'self' file:; base-uri 'none'; form-action 'none'; "
-    policy += f"style-src {_source(style)}; script-src {_source(script)}"
-    return _template().render(looks=looks, style=style, script=script, policy=policy, **facts).encode("utf-8")
+    policy += f"style-src {_source(style)}" + (f"; script-src {_source(script)}" if script else "")
+    text = _template(template).render(looks=looks, style=style, script=script, policy=policy, **facts)
+    return text.encode("utf-8", "backslashreplace")
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     import jinja2  # noqa: PLC0415 - needed once a job
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(_asset("report.html"))
+    return environment.from_string(asset(name))
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Read one of the files of templates/."""
     return (resources.files("daemon.outbox") / "templates" / name).read_text("utf-8")
 
 

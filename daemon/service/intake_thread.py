@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 _LEAST_S: Final = 0.1
+_MOST_FAILURES: Final = 2  # pictures of a drop
 _OPERATORS_S: Final = 1.0  # the longest wait without a look at what operators asked for
 
 
@@ -51,8 +52,9 @@ def accept_drop(drop: Drop, spool: Spool, decoder: Decoder, max_bytes: int, life
     """
     with spool.draft(drop, max_bytes, life) as draft:
         parts, failure = draft.parts, drop.failure or draft.failure
-        if failure is None:
-            parts, failure = _examined(drop.settings, parts, draft.inputs, decoder, life)
+        if failure is None or not drop.doubt_s:  # of a faulty drop, too: its pictures are shown
+            parts, found = _examined(drop.settings, parts, draft.inputs, decoder, life)
+            failure = failure or found
         if failure is not None and drop.doubt_s:
             raise NotTaken(failure.message)
         return spool.commit(replace(draft, parts=parts, failure=failure), record.versions())
@@ -63,18 +65,22 @@ def _examined(
 ) -> tuple[tuple[Part, ...], Failure | None]:
     """Decode every copied picture whole, since half a JPEG passes anything less, and fill in its size.
 
-    The failure is that of the first picture that cannot be painted.
+    The failure is that of the first picture that cannot be painted; after the second, the rest is not decoded,
+    which may take minutes each.
     """
-    sized: list[Part] = []
-    for part in parts:
-        is_picture = part.role != "sidecar" and part.sha256  # one over the cap was not copied
+    sized, failures = list(parts), list[Failure]()
+    for number, part in enumerate(parts):
+        if part.role == "sidecar" or not part.sha256:  # one over the cap was not copied
+            continue
         try:
-            sized.append(_sized(settings, part, inputs, decoder, life) if is_picture else part)
-            if settings and is_picture:
-                _require_width(settings, sized)
+            sized[number] = _sized(settings, part, inputs, decoder, life)
+            if settings and not failures:
+                _require_width(settings, sized[: number + 1])
         except JobError as error:
-            return parts, replace(error.failure, file=printable(part.name))
-    return tuple(sized), None
+            failures.append(replace(error.failure, file=printable(part.name)))
+            if len(failures) == _MOST_FAILURES:
+                break
+    return tuple(sized), next(iter(failures), None)
 
 
 def _sized(settings: Settings | None, part: Part, inputs: Path, decoder: Decoder, life: Lifeline) -> Part:

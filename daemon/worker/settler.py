@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from daemon import clock, files, logs
 from daemon.errors import Failure, JobError, NotReady, Reason
-from daemon.outbox import record
+from daemon.outbox import error_page, record
 from daemon.pictures import encoding
 from daemon.worker import result
 from daemon.worker.outcomes import CANCELLED, Crashed, Ending, Failed, Interrupted, Painted, Stored
@@ -17,6 +17,7 @@ from daemon.worker.outcomes import CANCELLED, Crashed, Ending, Failed, Interrupt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from daemon.job import Job
     from daemon.lifeline import Lifeline
     from daemon.outbox.publish import Outbox
     from daemon.spool import Claim, Spool, StoredJob
@@ -153,7 +154,8 @@ class Settler:
                 return self._complete(entry, self._outbox.publish(job, entry.out, life), life)
             if is_shown:
                 document = record.error(job, failure, attempt, clock.stamp(clock.utc()))
-                self._outbox.publish_failure(job, document, entry.inputs, entry.last_good, life)
+                page = _error_page(entry, job, failure)
+                self._outbox.publish_failure(job, document, entry.inputs, entry.last_good, life, page=page)
         self._spool.fail(entry, failure)
         log.error(
             "job.failed",
@@ -186,3 +188,12 @@ class Settler:
     def _note(self, ending: Ending) -> Ending:
         self._attempts.note(ending)
         return ending
+
+
+def _error_page(entry: StoredJob, job: Job, failure: Failure) -> bytes:
+    """Make error.html; an error in making it costs the page, never the entry."""
+    try:
+        return error_page.make(job, failure, entry.inputs, has_last_good=entry.last_good.exists())
+    except Exception as error:  # noqa: BLE001 - of Jinja2, the disk, memory
+        log.warning("outbox.report_failed", error=f"{type(error).__name__}: {error}")
+        return b""

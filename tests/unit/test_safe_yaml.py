@@ -179,3 +179,11 @@ def test_repeated_values_are_written_out() -> None:
 def test_keys_are_written_in_their_order() -> None:
     """The dumper does not sort."""
     assert safe_yaml.dump({"b": 1, "a": 2}) == "b: 1\na: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "line"), [("", 1), ("a", 1), ("b.1.c", 4), ("b.1.missing", 4), ("b.0", 3), ("d.e", 5), ("z.a", 0)]
+)
+def test_the_line_of_a_key_is_found(path: str, line: int) -> None:
+    """By its path; where the path ends early, what is nearest above is given, and 0 where nothing is."""
+    assert safe_yaml.lines_of(b"a: 1\nb:\n  - x\n  - {c: 2}\nd.e: 3\n", [path]) == [line]

@@ -174,10 +174,10 @@ def test_three_faults_come_at_once_with_all_that_is_known_of_them() -> None:
     read = parse("content: a.jpg\niteratons: 50\nsize: 12\noutput: {format: jpg}")
     faults = {fault.key: fault for fault in read.faults}
 
-    assert faults["size"] == Fault("s.yaml", "size", "12", "a number of pixels from 16 to 16384, or original")
-    assert faults["output.format"] == Fault(
-        "s.yaml", "output.format", "'jpg'", "one of png, jpeg, webp, tiff, avif", "did you mean 'jpeg'?"
-    )
+    size = "a number of pixels from 16 to 16384, or original"
+    assert faults["size"] == Fault("s.yaml", "size", "12", size, line=3)
+    formats, hint = "one of png, jpeg, webp, tiff, avif", "did you mean 'jpeg'?"
+    assert faults["output.format"] == Fault("s.yaml", "output.format", "'jpg'", formats, hint, line=4)
     assert faults["iteratons"].hint == "did you mean 'iterations'?"
     assert faults["iteratons"].found == "50"
     assert len(faults) == 3

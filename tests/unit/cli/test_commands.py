@@ -48,6 +48,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_tab_key_completes_commands(tmp_path: Path) -> None:
+    """`--install-completion` leaves a script for bash, and what that script asks is answered."""
+    facts = {**ENVIRONMENT, "HOME": str(tmp_path), "COMP_WORDS": "styletransferd s", "COMP_CWORD": "1"}
+    call = f"{sys.executable} -c \"import daemon.cli.main as m; m.sys.argv[0] = 'styletransferd'; m.main()\""
+    lines = f"{call} --install-completion\n_STYLETRANSFERD_COMPLETE=complete_bash {call}\nexit"
+    done = subprocess.run(["bash", "-c", lines], env=facts, capture_output=True, text=True, check=True)
+    assert "complete_bash" in (tmp_path / ".bash_completions/styletransferd.sh").read_text("utf-8")
+    assert {"stylize", "status", "show"} <= set(done.stdout.splitlines())
+
+
 def test_stylize_paints_one_picture(folder: Path) -> None:
     """The picture has the requested size, and only its path is printed."""
     words = "stylize photo.png painting.png -o out.jpg --set size=48 --set iterations=2"

@@ -198,6 +198,7 @@ def test_a_rejection_leaves_a_note(tmp_path: Path, drop: dict[str, Path]) -> Non
     assert note.name == "a-00000000.txt"
     assert "bad_sidecar" in note.read_text()
     assert "did you mean 'size'?" in note.read_text()
+    assert "docs/failures.md#bad_sidecar" in note.read_text()
 
 
 @pytest.mark.timeout(20)

@@ -149,6 +149,7 @@ def test_error_yaml_says_why_and_where() -> None:
         "reason": "bad_sidecar",
         "message": "m",
         "hint": "h",
+        "help": "docs/failures.md#bad_sidecar",
         "file": "s.yaml",
         "key": "size",
         "attempt": 1,
@@ -166,6 +167,7 @@ def test_error_yaml_says_why_and_where() -> None:
                 "hint": "h",
                 "reason": "bad_sidecar",
                 "problem": "",
+                "line": 0,
             }
         ],
         "last_lines": ["line 1", "line 2"],
