@@ -260,7 +260,7 @@ class Settings(Model):
         default=True, description="Limit the finest color contrasts of the result to the painting's."
     )
     regions: tuple[Region, ...] = Field(
-        (), description="Parts of the photo, by masks, that have a painting of their own."
+        (), max_length=16, description="Parts of the photo, by masks, that have a painting of their own."
     )
     protect: Annotated[str, BeforeValidator(_protect)] = Field(
         "faces",

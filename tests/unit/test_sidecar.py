@@ -78,6 +78,8 @@ def test_regions_name_masks_and_paintings() -> None:
     }
     assert found["regions.0.styl"].hint == "did you mean 'style'?"
     assert found["regions.0.content"].reason is Reason.PATH_OUTSIDE
+    (many,) = parse(f"regions: [{', '.join(17 * [second])}]").faults  # each takes seconds to compile
+    assert str(many).endswith("regions: found 17 of them, but it must be at most 16")
 
 
 def test_only_a_sidecars_own_wish_for_faces_needs_a_detector(monkeypatch: pytest.MonkeyPatch) -> None:
