@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from daemon import safe_yaml
+from daemon.job import printable
 from daemon.pictures import page
 from daemon.settings import Settings
 
@@ -46,9 +47,9 @@ def cells(request: Request) -> Iterator[Cell]:
         keys = {"strength": strength, "style_scale": style_scale}
         image = name if factor == 1 else [{"image": name, "scale": factor}]
         text = safe_yaml.dump({"content": photo, "style": image, "preset": "default"} | others | keys)
-        caption = safe_yaml.dump({"style": name} | keys)
+        caption = f"{number}   style: {printable(name)}\n{safe_yaml.dump(keys)}"  # three lines
         chosen = settings.model_copy(update=keys | eight_bits)
-        yield Cell(style, chosen, f"{number}   {caption}", f"--- # {number}\n{text}")
+        yield Cell(style, chosen, caption, f"--- # {number}\n{text}")
 
 
 def paint(
@@ -60,7 +61,8 @@ def paint(
     """
     begun, chosen = time.perf_counter(), list(cells(request))
     inputs: list[Any] = [subject.content, *(style.image for style in subject.styles)]
-    tiles = [*zip(request.sheet, inputs, strict=True), *[("", None)] * (-len(inputs) % page.COLUMNS)]
+    tiles = [*zip(map(printable, request.sheet), inputs, strict=True)]
+    tiles += [("", None)] * (-len(inputs) % page.COLUMNS)
     first, tiles = len(tiles), [*tiles, *((cell.caption, None) for cell in chosen)]
     done: list[Painting] = []
     for number, cell in enumerate(chosen):
