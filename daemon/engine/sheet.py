@@ -55,7 +55,7 @@ def cells(request: Request) -> Iterator[Cell]:
 def paint(
     request: Request, subject: Subject, paint_one: Callable[[Request, Subject], Iterator[Any]]
 ) -> Iterator[Any]:
-    """Paint each cell by `paint_one`: yield the first one's plan, then steps that are numbered on.
+    """Paint each cell by `paint_one`: yield the plan that takes most memory, then steps that are numbered on.
 
     A cell's last step shows the page so far. The painting is the page, with the losses of the last cell.
     """
@@ -65,13 +65,13 @@ def paint(
     tiles += [("", None)] * (-len(inputs) % page.COLUMNS)
     first, tiles = len(tiles), [*tiles, *((cell.caption, None) for cell in chosen)]
     done: list[Painting] = []
-    for number, cell in enumerate(chosen):
+    cell_steps = []
+    for cell in chosen:
         one = replace(request, settings=cell.settings, sheet=(), checkpoints=None)
         styles = [subject.styles[cell.style]._replace(weight=1.0)]
-        steps = paint_one(one, replace(subject, settings=cell.settings, styles=styles))
-        plan = next(steps)
-        if number == 0:
-            yield plan
+        cell_steps.append(paint_one(one, replace(subject, settings=cell.settings, styles=styles)))
+    yield max(map(next, cell_steps), key=lambda plan: plan.memory_estimate_mb or 0)
+    for number, (cell, steps) in enumerate(zip(chosen, cell_steps, strict=True)):
         for step in steps:
             before, drawn, painting = number * step.iterations, None, step.painting
             if painting:
