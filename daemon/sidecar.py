@@ -166,20 +166,20 @@ def _no_sheet(model: SidecarModel, file: str) -> tuple[Fault, ...]:
 
 
 def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
-    """Keep the valid names, so that the pictures of a faulty drop are kept with it."""
+    """Keep the valid names, so that the pictures of a faulty drop are kept with it, each once in its role."""
     style = raw.get("style")
     items = style if isinstance(style, list) else [style]
     styles = [item.get("image") if isinstance(item, dict) else item for item in items]
     init, mask = _name(raw.get("init")), _name(raw.get("protect"))
     return Sidecar(
         content=_name(raw.get("content")),
-        styles=tuple(StyleRef(image=name) for item in styles if (name := _name(item))),
+        styles=tuple(StyleRef(image=name) for name in dict.fromkeys(map(_name, styles)) if name),
         init=None if init in KEYWORD_INITS else init,
         preset="default",
         settings=None,
         faults=faults,
         mask=None if mask in KEYWORD_PROTECTS else mask,
-        region_files=_region_files(raw),
+        region_files=tuple(dict.fromkeys(_region_files(raw))),
     )
 
 
