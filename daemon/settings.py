@@ -260,7 +260,10 @@ class Settings(Model):
     )
     chroma_limit: bool = keyed(True, "Limit the finest color contrasts to the painting's.", False)
     regions: tuple[Region, ...] = keyed(
-        (), "Parts of the photo with paintings of their own.", [{"content": "mask.png", "style": "waves.jpg"}]
+        (),
+        "Parts of the photo with paintings of their own.",
+        [{"content": "mask.png", "style": "waves.jpg"}],
+        max_length=16,
     )
     protect: Annotated[str, BeforeValidator(_protect)] = keyed(
         "faces", "Where the photo counts more: faces, none, or the white of a mask.", "none", "mask.png"

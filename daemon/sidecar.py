@@ -157,34 +157,32 @@ def _lacking(raw: dict[Any, Any], file: str) -> tuple[Fault, ...]:
 
 def _no_sheet(model: SidecarModel, file: str) -> tuple[Fault, ...]:
     """Refuse what would make a sheet large, or its pictures alike."""
-    styles, size = len(model.style or ()), model.size
-    faults = {
-        Fault(file, "style", f"{styles} paintings", f"at most {_SHEET_STYLES} in a sheet"): styles
-        > _SHEET_STYLES,
-        Fault(file, "size", shown(size), f"at most {_SHEET_PX} in a sheet"): size == "original"
-        or size > _SHEET_PX,
-        Fault(file, "objective", shown(model.objective), "balanced in a sheet"): model.objective != "balanced",
-        Fault(file, "frames.every", shown(model.frames.every), "0 in a sheet"): model.frames.every > 0,
-        Fault(file, "regions", f"{len(model.regions)} regions", "left out in a sheet"): bool(model.regions),
-    }
-    return tuple(fault for fault, is_one in faults.items() if is_one)
+    styles, size, regions, every = len(model.style or ()), model.size, len(model.regions), model.frames.every
+    refused = (
+        (styles > _SHEET_STYLES, "style", f"{styles} of them", f"at most {_SHEET_STYLES} in a sheet"),
+        (size == "original" or size > _SHEET_PX, "size", shown(size), f"at most {_SHEET_PX} in a sheet"),
+        (model.objective != "balanced", "objective", shown(model.objective), "balanced in a sheet"),
+        (every > 0, "frames.every", shown(every), "0 in a sheet"),
+        (regions > 0, "regions", f"{regions} of them", "left out in a sheet"),
+    )
+    return tuple(Fault(file, key, found, allowed) for is_refused, key, found, allowed in refused if is_refused)
 
 
 def _faulty(raw: dict[Any, Any], faults: tuple[Fault, ...]) -> Sidecar:
-    """Keep the valid names, so that the pictures of a faulty drop are kept with it."""
+    """Keep the valid names, so that the pictures of a faulty drop are kept with it, each once in its role."""
     style = raw.get("style")
     items = style if isinstance(style, list) else [style]
     styles = [item.get("image") if isinstance(item, dict) else item for item in items]
     init, mask = _name(raw.get("init")), _name(raw.get("protect"))
     return Sidecar(
         content=_name(raw.get("content")),
-        styles=tuple(StyleRef(image=name) for item in styles if (name := _name(item))),
+        styles=tuple(StyleRef(image=name) for name in dict.fromkeys(map(_name, styles)) if name),
         init=None if init in KEYWORD_INITS else init,
         preset="default",
         settings=None,
         faults=faults,
         mask=None if mask in KEYWORD_PROTECTS else mask,
-        region_files=_region_files(raw),
+        region_files=tuple(dict.fromkeys(_region_files(raw))),
     )
 
 

@@ -95,6 +95,8 @@ def _fault(item: Any, model: type[BaseModel], file: str) -> Fault:
             allowed, hint = f"one of {', '.join(words)}", suggestion(str(item["input"]), words)
         case "model_type":
             allowed = f"keys and values ({', '.join(_keys_at(model, path))})"
+        case "too_long":
+            value, allowed = f"{context['actual_length']} of them", f"at most {context['max_length']}"
         case kind:
             allowed = _requirement(kind, item["msg"])
     return Fault(file, key, value, allowed, hint)

@@ -169,7 +169,7 @@ def estimate_mb(work: Work, tile_size: TileSize) -> int:
     ]
     base_mb = (_GPU_BASE_MB if info.device.startswith("GPU") else _BASE_MB)[info.precision]
     rotated_mb = _ROTATED_MB[info.precision] if info.backward == "convolution" else 0
-    match_mb = max(1, work.regions) * _MATCH_MB[info.precision] if settings.match_layers else 0
+    match_mb = _MATCH_MB[info.precision] if settings.match_layers else 0
     return base_mb + rotated_mb + match_mb + round(max(_step_bytes(work, tile_size), *styles) / _MB)
 
 
@@ -184,7 +184,8 @@ def _step_bytes(work: Work, tile_size: TileSize) -> float:
     kinds = 1 if precision == "float32" else 2  # of targets: the network's, and float32's to report
     contents = kinds * _FLOAT_BYTES * _channels(settings.content_layers) * pixels
     scattered = _SCATTERED[settings.optimizer] * _FLOAT_BYTES * _CHANNELS[1]
-    gradient = (_activation_bytes(precision, layers) + scattered) * piece
+    of_regions = work.regions * _FLOAT_BYTES * _channels(settings.style_layers)  # gradients, before they add up
+    gradient = (_activation_bytes(precision, layers) + scattered + of_regions) * piece
     update = _UPDATE * PICTURE_BYTES * pixels
     limit = settings.chroma_limit * _CHROMA_LIMIT_BYTES * max(map(math.prod, [work.size, *work.styles]))
     return count * PICTURE_BYTES * pixels + contents + max(gradient, update, limit)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from daemon import safe_yaml
+from daemon.job import printable
 from daemon.pictures import page
 from daemon.settings import Settings
 
@@ -46,30 +47,31 @@ def cells(request: Request) -> Iterator[Cell]:
         keys = {"strength": strength, "style_scale": style_scale}
         image = name if factor == 1 else [{"image": name, "scale": factor}]
         text = safe_yaml.dump({"content": photo, "style": image, "preset": "default"} | others | keys)
-        caption = safe_yaml.dump({"style": name} | keys)
+        caption = f"{number}   style: {printable(name)}\n{safe_yaml.dump(keys)}"  # three lines
         chosen = settings.model_copy(update=keys | eight_bits)
-        yield Cell(style, chosen, f"{number}   {caption}", f"--- # {number}\n{text}")
+        yield Cell(style, chosen, caption, f"--- # {number}\n{text}")
 
 
 def paint(
     request: Request, subject: Subject, paint_one: Callable[[Request, Subject], Iterator[Any]]
 ) -> Iterator[Any]:
-    """Paint each cell by `paint_one`: yield the first one's plan, then steps that are numbered on.
+    """Paint each cell by `paint_one`: yield the plan that takes most memory, then steps that are numbered on.
 
     A cell's last step shows the page so far. The painting is the page, with the losses of the last cell.
     """
     begun, chosen = time.perf_counter(), list(cells(request))
     inputs: list[Any] = [subject.content, *(style.image for style in subject.styles)]
-    tiles = [*zip(request.sheet, inputs, strict=True), *[("", None)] * (-len(inputs) % page.COLUMNS)]
+    tiles = [*zip(map(printable, request.sheet), inputs, strict=True)]
+    tiles += [("", None)] * (-len(inputs) % page.COLUMNS)
     first, tiles = len(tiles), [*tiles, *((cell.caption, None) for cell in chosen)]
     done: list[Painting] = []
-    for number, cell in enumerate(chosen):
+    cell_steps = []
+    for cell in chosen:
         one = replace(request, settings=cell.settings, sheet=(), checkpoints=None)
         styles = [subject.styles[cell.style]._replace(weight=1.0)]
-        steps = paint_one(one, replace(subject, settings=cell.settings, styles=styles))
-        plan = next(steps)
-        if number == 0:
-            yield plan
+        cell_steps.append(paint_one(one, replace(subject, settings=cell.settings, styles=styles)))
+    yield max(map(next, cell_steps), key=lambda plan: plan.memory_estimate_mb or 0)
+    for number, (cell, steps) in enumerate(zip(chosen, cell_steps, strict=True)):
         for step in steps:
             before, drawn, painting = number * step.iterations, None, step.painting
             if painting:

@@ -28,7 +28,10 @@ class Colors(NamedTuple):
 
 
 def colors_of(picture: Picture, mask: npt.NDArray[np.float32] | None = None) -> Colors:
-    """Take the mean and the covariance of the pixels of (H, W, 3) uint8 RGB, in the brighter half of a mask."""
+    """Take the mean and the covariance of the pixels of (H, W, 3) uint8 RGB.
+
+    With a mask, (H, W): only of those where it has half of its greatest value, or more.
+    """
     pixels = picture if mask is None else picture[mask >= mask.max() / 2]
     flat = pixels.reshape(-1, 3).astype(np.float64)  # (H, W, 3) -> (H·W, 3)
     mean = flat.mean(axis=0)

@@ -115,7 +115,10 @@ def _places(subject: Subject, layer: str, size: tuple[int, int], mask: Map) -> t
 
 
 def _within(mask: Map, layer: str, size: tuple[int, int], share: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Choose positions, (n, 2), as `grid` does, in the brighter half of a mask, and weights that sum to 1."""
+    """Choose positions, (n, 2), as `grid` does, where a mask has half of its greatest value there, or more.
+
+    They have weights, (n,), that sum to 1.
+    """
     levels = _pooled(mask, layer)
     denser = max(1.0, float(levels.max() / levels.mean()))  # so that there are as many as without a mask
     positions = grid(layer, size, share * denser)

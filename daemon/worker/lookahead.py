@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from daemon.job import REGION_ROLES, Request, State, Style, printable
+from daemon.job import REGION_ROLES, Request, State, Style
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -76,7 +76,7 @@ def request_for(entry: StoredJob, job: Job) -> Request:
         frames=frozenset(entry.kept_frames),
         faces=job.faces or (),
         mask=entry.input(mask[0]) if mask else None,
-        sheet=tuple(printable(part.name) for part in shown),
+        sheet=tuple(part.name for part in shown),
         smaller=entry.times_exhausted,
     )
 

@@ -44,7 +44,7 @@ class Pace:
         if done == 0:
             self._note("final" if pixels == self._pixels[-1] else "first", pixels, taken_s)
         elif step.painting:
-            self._note("end", pixels, taken_s - (self.iteration_s or taken_s))
+            self._note("end", pixels, max(0.0, taken_s - (self.iteration_s or taken_s)))
         elif warm:
             self._recent.append((taken_s, pixels))
             self._note("step", pixels, self.iteration_s or taken_s)

@@ -135,7 +135,10 @@ def result_of(job: Job) -> bytes:
     return record.result(job, painting, info, 1, "2026-01-01T00:00:00Z", iterations=3, memory_estimate_mb=None)
 
 
-@given(valid_settings(), PLAIN_NAMES, STYLES, st.sampled_from(list(PRESETS)), st.sampled_from(list(PRESETS)))
+HOLDING_ALL = sorted(PRESETS.keys() - {"sheet"})  # a sheet refuses some settings
+
+
+@given(valid_settings(), PLAIN_NAMES, STYLES, st.sampled_from(HOLDING_ALL), st.sampled_from(list(PRESETS)))
 def test_a_result_dropped_back_asks_for_the_same_again(
     settings: Settings, content: str, styles: list[tuple[str, float, float]], preset: str, house_preset: str
 ) -> None:

@@ -66,7 +66,12 @@ def test_regions_name_masks_and_paintings() -> None:
     assert read.settings.regions[1].weight == 2
     files = [("region_content", "m.png"), ("region_style", "w.jpg"), ("region_style_mask", "n.png")]
     files += [("region_content", "k.png"), ("region_style", "w.jpg")]
-    assert list(read.region_files) == list(parse(f"{text}\nx: fault").region_files) == files
+    assert list(read.region_files) == files
+    assert list(parse(f"{text}\nx: fault").region_files) == files[:-1]  # each is copied once
+    assert [style.image for style in parse("style: [a.png, a.png, b.png]\nx: fault").styles] == [
+        "a.png",
+        "b.png",
+    ]
     faulty = parse("regions: [{content: ../m.png, styl: w.jpg, weight: -1}, 3]")
     found = {fault.key: fault for fault in faulty.faults}
     assert set(found) == {
@@ -78,6 +83,8 @@ def test_regions_name_masks_and_paintings() -> None:
     }
     assert found["regions.0.styl"].hint == "did you mean 'style'?"
     assert found["regions.0.content"].reason is Reason.PATH_OUTSIDE
+    (many,) = parse(f"regions: [{', '.join(17 * [second])}]").faults  # each takes seconds to compile
+    assert str(many).endswith("regions: found 17 of them, but it must be at most 16")
 
 
 def test_only_a_sidecars_own_wish_for_faces_needs_a_detector(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,15 @@ def test_the_estimate_is_near_what_was_measured(
     assert estimate_mb(job, TileSize(core_px)) + more_mb == pytest.approx(peak_mb, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("size_px", "regions", "peak_mb"), [(96, 12, 1048), (384, 4, 1585), (512, 8, 2660), (768, 4, 3452)]
+)
+def test_regions_are_in_the_estimate(size_px: int, regions: int, peak_mb: int) -> None:
+    """What `default` took in float32 with as many regions is estimated, at most a fifth too much."""
+    job = work(size_px, size_px, precision="float32", optimizer="lbfgs")._replace(regions=regions)
+    assert peak_mb <= estimate_mb(job, WHOLE) <= 1.2 * peak_mb
+
+
 def test_every_tile_size_takes_no_more_than_the_one_before() -> None:
     """From size to size the estimate never grows, and tiles take far less than the whole of a large picture."""
     for precision in ("float32", "bfloat16"):

@@ -80,6 +80,25 @@ def test_each_picture_is_that_of_its_sidecar(engine: LocalEngine, tmp_path: Path
         assert np.array_equal(whole[y : y + 24, x : x + 32], painted.painting.picture), number
 
 
+def test_names_keep_to_their_line(tmp_path: Path) -> None:
+    """A long name, or one with a line break, leaves the keys their lines; the sidecar has it as it is."""
+    for name in ("wave, as seen from the shore " * 8, "line\nbreak.png", "\udcff.png"):
+        first = next(sheet.cells(replace(request_for(tmp_path, 1.0), sheet=(f"photo {name}", name))))
+        assert first.caption.splitlines()[1:] == ["strength: 0.25", "style_scale: 1.0"]
+        assert first.caption.isascii()
+        block = sidecar.parse(first.sidecar.partition("\n")[2].encode(), "s.yaml")
+        assert (block.content, [style.image for style in block.styles]) == (f"photo {name}", [name])
+
+
+def test_its_plan_is_of_the_picture_that_takes_most(engine: LocalEngine, tmp_path: Path) -> None:
+    """With a large painting in large strokes, which is neither the first picture nor the last one."""
+    request = request_for(tmp_path, 0.5, 2.0, 0.5, size=512, style_scale=2, protect="none")
+    settings = request.settings.model_copy(update={"style_scale": 4})
+    large = replace(request, styles=request.styles[1:2], settings=settings, sheet=())
+    planned, wanted = (next(engine.stylize(asked)).memory_estimate_mb for asked in (request, large))
+    assert planned == wanted
+
+
 def test_its_steps_are_those_of_one_job(engine: LocalEngine, tmp_path: Path) -> None:
     """Numbers from 0 to the end, and a page after each picture; no checkpoint: a stopped one begins again."""
     request = replace(request_for(tmp_path, 1.0, **SMALL), checkpoints=tmp_path / "checkpoints")

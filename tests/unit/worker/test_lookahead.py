@@ -101,6 +101,15 @@ def test_a_request_has_what_is_to_be_protected(tree: Tree) -> None:
     assert tree.left() == []
 
 
+def test_a_sheet_has_the_names_as_they_are(tree: Tree) -> None:
+    """A line break in one is no backslash: sheet.yaml is to find the file."""
+    engine = FakeEngine()
+    stepper = Stepper(tree.config, engine)
+    _queue(tree, stepper, "a\nb", preset="sheet", frames={"every": 0})
+    stepper.until_quiet()
+    assert engine.requests[0].sheet == ("a\nb.jpg", "a\nb-style.png")
+
+
 FACE = Face(0.25, 0.25, 0.5, 0.5)
 
 

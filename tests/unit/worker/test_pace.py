@@ -56,6 +56,19 @@ def test_the_first_job_is_known_from_its_tenth_iteration_on() -> None:
     assert _worst(_job(256, preset="sheet"), {}) < 0.15
 
 
+def test_a_quick_end_takes_nothing_from_later_jobs() -> None:
+    """A last step that is quicker than those before ends at once; no time is below zero."""
+    known: Any = {}
+    pace: Any = Pace(_job(64), known)
+    for iteration, taken_s in enumerate((9.0, 1.0, 9.0, 0.1)):
+        step: Any = SimpleNamespace(size_px=64, iteration=iteration, painting=iteration == 3)
+        pace.add(step, taken_s, warm=iteration > 0)
+    later: Any = Pace(_job(64), known)
+    last: Any = SimpleNamespace(size_px=64, iteration=_job(64).total_iterations, painting=None)
+    assert later.eta_s(last) == 0
+    assert min(rate for rates in known.values() for rate in rates.values()) == 0
+
+
 @pytest.mark.parametrize("offset_px", [0, 50_000, 500_000])
 def test_a_later_job_is_known_before_it_starts(offset_px: int) -> None:
     """Whatever a step costs beside its px, also between sizes; another method and tiles cost more or less."""
