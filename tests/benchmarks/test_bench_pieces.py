@@ -22,6 +22,7 @@ import picture_files
 import pytest
 import sheet
 import tables
+import tensorflow as tf
 from PIL import Image
 from processes import NoAnswerError, ask, interleaved
 from rich.console import Console
@@ -90,6 +91,16 @@ def test_neighbors_are_looked_for_in_both_directions() -> None:
     result = np.broadcast_to(painting[:, :1, :1], painting.shape)
     assert measures.nearest(result, painting, axis=1) == pytest.approx(0, abs=1e-5)
     assert measures.nearest(result, painting, axis=0) > 0.5
+
+
+def test_a_product_with_itself_has_the_gradient_of_any_product() -> None:
+    """The shorter gradient equals the one that TensorFlow finds."""
+    x, weight = (tf.constant(np.random.default_rng(seed).random((5, side))) for seed, side in ((0, 3), (1, 5)))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        losses = [tf.reduce_sum(weight * found) for found in (measures.symmetric(x), x @ tf.transpose(x))]
+    short, plain = (tape.gradient(loss, x).numpy() for loss in losses)
+    assert short == pytest.approx(plain)
 
 
 def test_contestants_are_compared_pair_by_pair() -> None:
