@@ -17,7 +17,7 @@ from daemon.errors import Failure
 from daemon.settings import Scale, Settings
 
 if TYPE_CHECKING:  # `status` answers without numpy
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import numpy as np
     import numpy.typing as npt
@@ -290,7 +290,7 @@ class Request:
     """The picture that an engine is asked to paint."""
 
     content: Path
-    styles: Sequence[Style[Path]]  # a pair is one of an image and its weight
+    styles: tuple[Style[Path], ...]
     init: Path | None
     settings: Settings
     checkpoints: Path | None = None  # the folder of its checkpoints, to resume from after a crash
@@ -299,10 +299,6 @@ class Request:
     mask: Path | None = None  # a picture, white where the content is protected
     sheet: tuple[str, ...] = ()  # the names of content and styles as a sheet shows them; (): one picture
     smaller: int = 0  # how many tile sizes below the planned one; one more after each attempt out of memory
-
-    def __post_init__(self) -> None:
-        """Make styles of pairs."""
-        object.__setattr__(self, "styles", tuple(Style(*style) for style in self.styles))
 
     def has_frames(self, iterations: Iterable[int]) -> bool:
         """Whether every frame wanted of some iterations is on disk, so that the animation has no gap."""

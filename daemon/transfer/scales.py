@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from daemon.job import Style
 from daemon.pictures import resampling
 from daemon.transfer import chroma_limit, color_transfer, luminance, pixels
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from daemon.job import AnyPicture, Picture
+    from daemon.job import AnyPicture, Picture, Style
     from daemon.settings import Settings
     from daemon.transfer import Tensor
 
@@ -54,15 +53,11 @@ class Subject:
     """The decoded pictures and the settings of one job."""
 
     content: Picture
-    styles: Sequence[Style[Picture]]  # one weight of the blend above 0; a pair is an image and its weight
+    styles: Sequence[Style[Picture]]  # one weight of the blend above 0
     settings: Settings
     init: Picture | None = None  # the start picture where settings.init names a file
     protection: Map | None = None  # (h, w), 0 to 1, of the content's aspect, at any size
     alpha: Picture | None = None  # (H, W), of the content, to be kept in the result
-
-    def __post_init__(self) -> None:
-        """Make styles of pairs."""
-        object.__setattr__(self, "styles", tuple(Style(*style) for style in self.styles))
 
     def scales(self) -> list[Scale]:
         """Turn the settings' scales into sizes in pixels, coarse to fine.

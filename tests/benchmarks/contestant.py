@@ -23,7 +23,7 @@ from sidecars import settings
 
 from daemon import config
 from daemon.engine.local import LocalEngine
-from daemon.job import Request
+from daemon.job import Request, Style
 from daemon.pictures import resampling
 from daemon.sandbox import faces
 from daemon.transfer import weights
@@ -55,7 +55,7 @@ def engine(request: dict[str, Any]) -> LocalEngine:
 def job(request: dict[str, Any], chosen: Settings) -> Request:
     """Ask for a picture as the service does, its faces protected if the settings say so."""
     found = faces.find(read(request["content"]))[0] if chosen.protect == "faces" else ()
-    return Request(Path(request["content"]), ((Path(request["style"]), 1.0),), None, chosen, faces=found)
+    return Request(Path(request["content"]), (Style(Path(request["style"])),), None, chosen, faces=found)
 
 
 def warm_up(loaded: LocalEngine, request: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from reference import network as keras_network
 from support.narrow_vgg import narrow_vgg
 
 from daemon.engine.session import Painter, Previews
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Frames, Settings
 from daemon.transfer import weights as weights_module
@@ -93,12 +94,12 @@ def paint(painter: Painter, picture: Callable[..., np.ndarray], every_picture: C
 
     def run(
         content: np.ndarray | None = None,
-        styles: Sequence[tuple[np.ndarray, float]] | None = None,
+        styles: Sequence[Style[np.ndarray]] | None = None,
         start: np.ndarray | None = None,
         **settings: Any,
     ) -> list[Step]:
         content = picture(30, 40) if content is None else content
-        styles = [(picture(36, 28, 1), 1.0)] if styles is None else styles
+        styles = [Style(picture(36, 28, 1))] if styles is None else styles
         chosen = Settings.model_validate({**PRESETS["paper"], "size": 32, "iterations": 3, **settings})
         subject = Subject(content, styles, chosen, start)
         return list(painter.begin(subject).steps(every_picture()))

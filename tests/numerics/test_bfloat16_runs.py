@@ -12,6 +12,7 @@ from skimage import data
 from support.narrow_vgg import narrow_vgg
 
 from daemon.engine.session import Painter
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Settings
 from daemon.transfer.scales import Subject
@@ -60,7 +61,7 @@ class Way(NamedTuple):
 @pytest.fixture(scope="module")
 def way(coarse: Painter, picture: Draw) -> Way:
     """A job of two sizes in bfloat16."""
-    subject = Subject(picture(36, 48), [(picture(36, 28, 1), 1.0)], Settings.model_validate(SCALES))
+    subject = Subject(picture(36, 48), [Style(picture(36, 28, 1))], Settings.model_validate(SCALES))
     session = coarse.begin(subject)
     made = Way(subject, [], [])
     for step in session.steps():
@@ -94,7 +95,7 @@ def test_first_best_and_last_losses_are_float32s_of_the_actual_pictures(painter:
 def test_the_last_losses_are_not_the_bests(painter: Painter, coarse: Painter, picture: Draw) -> None:
     """Where every step made it worse, best is the first picture's losses and last those of the last picture."""
     settings = Settings.model_validate({**PRESETS["paper"], "size": 32, "iterations": 3, "learning_rate": 100})
-    subject = Subject(picture(24, 32), [(picture(36, 28, 1), 1.0)], settings)
+    subject = Subject(picture(24, 32), [Style(picture(36, 28, 1))], settings)
     session = coarse.begin(subject)
     *_, last = session.steps()
     painting = last.painting
@@ -147,7 +148,7 @@ def test_the_papers_loss_is_reached_as_well(
     """On photographs at 48 px the paper's first 25 iterations come to float32's loss within 1 %."""
     content, style = (reference.scaled(Image.fromarray(getattr(data, name)()), 96) for name in names)
     settings = Settings.model_validate({**PRESETS["paper"], "size": 48, "iterations": 25})
-    subject = Subject(content, [(style, 1.0)], settings)
+    subject = Subject(content, [Style(style)], settings)
     coarse = Painter(Vgg19(weights, "bfloat16"), network)
     fine, rough = (list(one.begin(subject).steps())[-1].painting for one in (real_painter, coarse))
     assert fine.best.total < 0.5 * fine.first.total

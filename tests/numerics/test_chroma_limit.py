@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Settings
 from daemon.transfer.chroma_limit import limited, mean_squares
@@ -92,7 +93,7 @@ def test_a_band_is_scaled_by_the_ratio_of_contrasts() -> None:
 
 def test_only_the_painting_is_limited(paint: Make, picture: Make) -> None:
     """Frames and losses stay to the bit; the painting is the best frame, limited by the paintings' shares."""
-    styles = [(picture(80, 64, 1) // 8 + 100, 1.0), (picture(60, 90, 2) // 8 + 100, 3.0)]
+    styles = [Style(picture(80, 64, 1) // 8 + 100), Style(picture(60, 90, 2) // 8 + 100, 3.0)]
     found, without = (paint(styles=styles, **{**DEFAULT, "chroma_limit": is_on}) for is_on in (True, False))
     assert [step.losses for step in found] == [step.losses for step in without]
     assert all(np.array_equal(one.picture, other.picture) for one, other in zip(found, without, strict=True))
@@ -108,6 +109,6 @@ def test_only_the_painting_is_limited(paint: Make, picture: Make) -> None:
 def test_two_equal_paintings_limit_as_one(picture: Make) -> None:
     """The same painting twice, in any shares, allows what it allows alone."""
     result, style = speckled(30, 40), picture(36, 28, 1)
-    one, two = (Subject(result, [(style, 1.0), *more], Settings(size=40)) for more in ([], [(style, 3.0)]))
+    one, two = (Subject(result, [Style(style), *more], Settings(size=40)) for more in ([], [Style(style, 3.0)]))
     assert not np.array_equal(one.finished(result), result)
     assert np.array_equal(one.finished(result), two.finished(result))

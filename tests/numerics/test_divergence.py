@@ -22,7 +22,7 @@ from daemon.engine.checkpoints import Checkpoints
 from daemon.engine.local import LocalEngine
 from daemon.engine.session import Painter, Previews
 from daemon.errors import Failure, JobError, Reason
-from daemon.job import State
+from daemon.job import State, Style
 from daemon.pictures import decoding
 from daemon.presets import PRESETS
 from daemon.settings import Frames, Settings
@@ -100,7 +100,7 @@ class Weak:
     def subject(self, settings: dict[str, Any]) -> Subject:
         """Make a job."""
         chosen = Settings.model_validate({**PAPER, **settings})
-        return Subject(self._draw(30, 40), [(self._draw(36, 28, 1), 1.0)], chosen)
+        return Subject(self._draw(30, 40), [Style(self._draw(36, 28, 1))], chosen)
 
     def begin(self, settings: dict[str, Any], resumed: Checkpoint | None = None) -> Session:
         """Prepare a job."""
@@ -478,7 +478,7 @@ def own_names(weak: Weak, tree: Tree, keys: dict[str, Any]) -> list[bytes]:
     place = tree.inbox.parent
     content, style = save(place / "look.jpg", 4), save(place / "look.png", 5)
     chosen = Settings.model_validate({**PAPER, **keys})
-    session = weak.painter.begin(Subject(decoding.read(content, 1), [(decoding.read(style, 1), 1.0)], chosen))
+    session = weak.painter.begin(Subject(decoding.read(content, 1), [Style(decoding.read(style, 1))], chosen))
     return [name_of(session.checkpoint().image) for step in session.steps() if step.painting is None]
 
 

@@ -9,6 +9,7 @@ import pytest
 import reference
 import tensorflow as tf
 
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Settings
 from daemon.transfer import pixels
@@ -190,7 +191,7 @@ def test_updates_on_the_real_objective_are_those_of_the_textbook(
     """At 48 px the first six pictures are those of NumPy's updates, clipped, to a fiftieth of a gray level."""
     settings = Settings.model_validate({**PRESETS[preset], "optimizer": "lbfgs", "size": 48})
     step = request.getfixturevalue(painter_name).step(settings)
-    subject = Subject(picture(36, 48), [(picture(36, 28, 1), 1.0)], settings)
+    subject = Subject(picture(36, 48), [Style(picture(36, 28, 1))], settings)
     scale = Scale(36, 48, 6)
     compared = targets(step, subject, scale, None)
 
@@ -392,7 +393,7 @@ def test_it_takes_a_fraction_of_the_papers_iterations(real_painter: Painter) -> 
 
     def totals(**settings: Any) -> list[float]:
         chosen = Settings.model_validate({**PRESETS["paper"], "size": 64, **settings})
-        steps = real_painter.begin(Subject(content, [(style, 1.0)], chosen)).steps()
+        steps = real_painter.begin(Subject(content, [Style(style)], chosen)).steps()
         return [step.losses.total for step in steps]
 
     goal = min(totals())

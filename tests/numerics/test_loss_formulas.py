@@ -10,6 +10,7 @@ import pytest
 import reference
 import tensorflow as tf
 
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Settings
 from daemon.transfer import losses, pixels
@@ -277,7 +278,7 @@ def test_strength_is_the_weight_of_style_on_a_log_scale(
 ) -> None:
     """Balanced, strength 0, 0.5 and 1 weigh style 1, 10 and 100 times content; other weights do not count."""
     settings = Settings.model_validate({"strength": strength, "style_weight": 77, "content_weight": 99})
-    found = prepared(painter.step(settings), picture, settings, (picture(24, 24, 1), 1.0))
+    found = prepared(painter.step(settings), picture, settings, Style(picture(24, 24, 1)))
     assert float(found.style_weight) == pytest.approx(weight, rel=1e-6)
     assert float(found.content_weight) == 1
 
@@ -285,12 +286,12 @@ def test_strength_is_the_weight_of_style_on_a_log_scale(
 def test_the_papers_weights_are_its_own(painter: Painter, picture: Draw) -> None:
     """With the paper's objective the two weights count, and strength does not."""
     settings = Settings.model_validate({"objective": "paper", "strength": 1, "style_weight": 7, "tv_weight": 3})
-    found = prepared(painter.step(settings), picture, settings, (picture(24, 24, 1), 1.0))
+    found = prepared(painter.step(settings), picture, settings, Style(picture(24, 24, 1)))
     weights = [float(value) for value in (found.content_weight, found.style_weight, found.tv_weight)]
     assert weights == [1000, 7, 3]
 
 
-def prepared(step: Step, picture: Draw, settings: Settings, *styles: tuple[np.ndarray, float]) -> Targets:
+def prepared(step: Step, picture: Draw, settings: Settings, *styles: Style[np.ndarray]) -> Targets:
     """Targets of a content of 24 x 32 px and some styles."""
     return targets_of(step, Subject(picture(24, 32), styles, settings), Scale(24, 32, 1), None)
 
@@ -298,7 +299,7 @@ def prepared(step: Step, picture: Draw, settings: Settings, *styles: tuple[np.nd
 def test_layer_weights_of_a_job_are_shares(painter: Painter, picture: Draw) -> None:
     """Layer weights of 1 and 3 weigh a quarter and three quarters, whatever their sum."""
     settings = Settings.model_validate({"style_layers": {"block1_conv1": 1, "block2_conv1": 3}})
-    targets = prepared(painter.step(settings), picture, settings, (picture(24, 24, 1), 1.0))
+    targets = prepared(painter.step(settings), picture, settings, Style(picture(24, 24, 1)))
     assert {name: float(share) for name, share in targets.style_layers.items()} == {
         "block1_conv1": 0.25,
         "block2_conv1": 0.75,
@@ -310,9 +311,9 @@ def test_styles_are_blended_as_the_weighted_mean_of_their_grams(painter: Painter
     settings = Settings()
     step = painter.step(settings)
     one, other = picture(24, 32, 1), picture(32, 20, 2)
-    blended = prepared(step, picture, settings, (one, 2.0), (other, 1.0)).style
-    alone = prepared(step, picture, settings, (one, 1.0)).style
-    second = prepared(step, picture, settings, (other, 1.0)).style
+    blended = prepared(step, picture, settings, Style(one, 2.0), Style(other)).style
+    alone = prepared(step, picture, settings, Style(one)).style
+    second = prepared(step, picture, settings, Style(other)).style
     for layer, gram in blended.items():
         expected = (2 * np.asarray(alone[layer], np.float64) + np.asarray(second[layer], np.float64)) / 3
         assert np.asarray(gram) == pytest.approx(expected, rel=ROUNDING, abs=1e-3), layer
@@ -321,7 +322,7 @@ def test_styles_are_blended_as_the_weighted_mean_of_their_grams(painter: Painter
 def test_styles_are_matched_by_their_shares(painter: Painter, picture: Draw) -> None:
     """Of the samples two thirds and a third are of two styles that weigh 2 and 1, also at a small size."""
     settings = Settings()
-    styles = [(picture(512, 512, seed), weight) for seed, weight in ((1, 2.0), (2, 1.0))]
+    styles = [Style(picture(512, 512, seed), weight) for seed, weight in ((1, 2.0), (2, 1.0))]
     subject = Subject(picture(24, 512), styles, settings)
     match = targets_of(painter.step(settings), subject, Scale(24, 512, 1), None).match
     assert match["block3_conv1"].style.shape[0] == 45**2 + 32**2  # 2048 and 1024 positions at most, in squares
@@ -332,7 +333,7 @@ def test_styles_are_matched_by_their_shares(painter: Painter, picture: Draw) -> 
 
 def test_a_protected_place_keeps_its_content_and_matches_less(painter: Painter, picture: Draw) -> None:
     """In the left half the content counts three times and a match a third; without a map nothing changes."""
-    settings, styles = Settings(), [(picture(32, 32, 1), 1.0)]
+    settings, styles = Settings(), [Style(picture(32, 32, 1))]
     half = np.zeros((8, 16), np.float32)
     plain = Subject(picture(64, 128), styles, settings)
     half[:, :8] = 1
@@ -361,7 +362,7 @@ def test_gradient_equals_finite_differences_in_float64(
     image = pixels.to_vgg(picture(32, 32, 2))
     settings = Settings.model_validate(PRESETS["paper"])
     compiled = real_painter.step(settings)
-    targets = targets_of(compiled, Subject(content, [(style, 1.0)], settings), Scale(32, 32, 1), None)
+    targets = targets_of(compiled, Subject(content, [Style(style)], settings), Scale(32, 32, 1), None)
     with tf.GradientTape() as tape:
         tape.watch(image)
         loss = compiled.loss(image, targets)

@@ -12,6 +12,7 @@ from PIL import Image
 from skimage import data
 
 from daemon import sidecar
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Settings
 from daemon.transfer.scales import Subject
@@ -33,7 +34,7 @@ def paper_steps(
 ) -> list[Step]:
     """Paint with the preset `paper`."""
     settings = Settings.model_validate({**PRESETS["paper"], "size": size, "iterations": iterations})
-    return list(real_painter.begin(Subject(content, [(style, 1.0)], settings)).steps())
+    return list(real_painter.begin(Subject(content, [Style(style)], settings)).steps())
 
 
 def assert_agree(steps: list[Step], rows: Sequence[Sequence[float]]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from daemon.engine.session import Painter, Previews
 from daemon.errors import JobError
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Frames, Settings
 from daemon.transfer.scales import Subject
@@ -40,7 +41,7 @@ def order(picture: Draw) -> Order:
     """Make a named job of two blended styles."""
 
     def make(name: str, content: int = 0, **settings: Any) -> Subject:
-        styles = [(picture(36, 28, 1), 2.0), (picture(30, 50, 2), 1.0)]
+        styles = [Style(picture(36, 28, 1), 2.0), Style(picture(30, 50, 2))]
         return Subject(picture(36, 48, content), styles, Settings.model_validate({**JOBS[name], **settings}))
 
     return make
@@ -90,6 +91,6 @@ def test_preparing_during_a_painting_disturbs_neither(painter: Painter, order: O
 
 def test_what_cannot_be_painted_cannot_be_prepared(painter: Painter, picture: Draw) -> None:
     """A content too narrow is refused beforehand as it is later."""
-    subject = Subject(picture(20, 200), [(picture(30, 30), 1.0)], Settings.model_validate(JOBS["paper"]))
+    subject = Subject(picture(20, 200), [Style(picture(30, 30))], Settings.model_validate(JOBS["paper"]))
     with pytest.raises(JobError, match="200 x 20 px"):
         painter.prepare(subject)

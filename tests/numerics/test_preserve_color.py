@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from skimage.color import rgb2xyz
 
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Settings
 from daemon.transfer.color_transfer import colors_of, moved
@@ -94,9 +95,9 @@ def test_only_luminance_is_transferred(paint: Make, picture: Make) -> None:
     content, style = picture(30, 40), picture(30, 40, 1)
     gray = grays(content)
     adapted = moved(grays(style), colors_of(gray))
-    found = paint(content, [(style, 1.0)], **{**DEFAULT, "preserve_color": "luminance"})
+    found = paint(content, [Style(style)], **{**DEFAULT, "preserve_color": "luminance"})
     plain = {**DEFAULT, "init_colors": "content", "chroma_limit": False}
-    expected = paint(gray, [(adapted, 1.0)], **plain)
+    expected = paint(gray, [Style(adapted)], **plain)
     assert [step.losses for step in found] == [step.losses for step in expected]
     for one, other in [*zip(found, expected, strict=True), (found[-1].painting, expected[-1].painting)]:
         assert np.abs(levels(one.picture) - levels(other.picture)).max() < 0.53
@@ -108,7 +109,7 @@ def test_every_start_of_a_luminance_transfer_is_gray(picture: Make, init: str) -
     """No start brings colors into a transfer that ends without them."""
     chosen = Settings.model_validate({**DEFAULT, "preserve_color": "luminance", "init": init})
     start = picture(20, 40, 2) if init == "start.png" else None
-    subject = Subject(picture(30, 40), [(picture(30, 40, 1), 1.0)], chosen, start)
+    subject = Subject(picture(30, 40), [Style(picture(30, 40, 1))], chosen, start)
     found = subject.start(subject.scales()[0])
     assert np.array_equal(found, grays(found))
 
@@ -120,7 +121,7 @@ def test_every_start_of_a_luminance_transfer_is_gray(picture: Make, init: str) -
 def test_mean_and_covariance_are_the_photos_at_every_size(mode: str) -> None:
     """Every painting has the photo's moments, in luminance those of its grays, but for rounding."""
     keys = {"size": 128, "scales": [{"size": 64, "iterations": 1}], "preserve_color": mode, "init": "style"}
-    styles = [(muted(seed, 96, 128, 20), 1.0, scale) for seed, scale in ((1, 1.0), (2, 0.5))]
+    styles = [Style(muted(seed, 96, 128, 20), scale=scale) for seed, scale in ((1, 1.0), (2, 0.5))]
     subject = Subject(muted(0, 96, 128), styles, Settings.model_validate(keys))
     for scale in subject.scales():
         wanted = colors_of(subject.content_at(scale))
@@ -139,7 +140,7 @@ def test_few_colors_are_no_trouble(mode: str) -> None:
     chosen = Settings.model_validate({**DEFAULT, "preserve_color": mode})
 
     def adapted(photo: np.ndarray, painting: np.ndarray) -> np.ndarray:
-        subject = Subject(photo, [(painting, 1.0)], chosen)
+        subject = Subject(photo, [Style(painting)], chosen)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             (found,) = subject.scaled_styles(subject.scales()[0])

@@ -21,7 +21,7 @@ from support.trees import save
 
 from daemon.engine.checkpoints import UNREADABLE, Checkpoints, kept
 from daemon.engine.session import Painter, Previews
-from daemon.job import Face, Request
+from daemon.job import Face, Request, Style
 from daemon.presets import PRESETS
 from daemon.settings import Frames, Settings
 from daemon.transfer.backend import footprint
@@ -79,7 +79,7 @@ class Studio:
         keys = {"size": 36, **job.get("method", {}), **job}
         shares = keys.pop("shares", [1.0])
         keys.pop("method", None)
-        styles = [(self._draw(36, 28, seed), share) for seed, share in enumerate(shares, start=1)]
+        styles = [Style(self._draw(36, 28, seed), share) for seed, share in enumerate(shares, start=1)]
         chosen = Settings.model_validate(keys)
         start = self._draw(40, 30, 9) if chosen.init == "start.png" else None
         return Subject(self._draw(30, 40), styles, chosen, start)
@@ -296,11 +296,11 @@ def engine(loaded: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
 def order(tmp_path: Path) -> Ask:
     """Make a request for one job; keywords are settings beside the two sizes, or parts of the request."""
     content = save(tmp_path / "content.png", 1)
-    styles = tuple((save(tmp_path / f"style-{seed}.png", seed, 32, 28), 1.0) for seed in (2, 3))
+    styles = tuple(Style(save(tmp_path / f"style-{seed}.png", seed, 32, 28)) for seed in (2, 3))
 
     def make(*, limit: int | None = None, share: float = 1.0, **more: Any) -> Request:
         chosen = Settings.model_validate({**PAPER, **SHALLOW, "frames": {"every": 0}, **more})
-        parts = ((styles[0][0], share), styles[1])
+        parts = (styles[0]._replace(weight=share), styles[1])
         frames = None if limit is None else frozenset(range(limit + 1))
         return Request(content, parts, None, chosen, tmp_path / "ckpt", frames)
 
@@ -360,7 +360,10 @@ def test_a_change_that_shapes_the_result_makes_a_state_useless(
         assert first_fresh(engine, replace(order(), faces=(face,))) == 0
         stopped(engine, replace(order(), faces=(face,)), 5)
     assert first_fresh(engine, replace(order(), faces=(face,))) == 5
-    assert first_fresh(engine, replace(order(), styles=[order().styles[0], (*order().styles[1][:2], 0.9)])) == 0
+    assert (
+        first_fresh(engine, replace(order(), styles=[order().styles[0], order().styles[1]._replace(scale=0.9)]))
+        == 0
+    )
     stopped(engine, order(), 5)
     assert first_fresh(engine, order(priority=7, output={"format": "jpeg"})) == 5
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Settings
 from daemon.transfer import color_transfer, losses, pixels
@@ -96,7 +97,7 @@ def test_each_size_starts_from_the_best_of_the_one_before(
         "learning_rate": learning_rate,
         "content_weight": content_weight,
     }
-    steps = paint(content, [(style, 1.0)], start, **chosen)
+    steps = paint(content, [Style(style)], start, **chosen)
     coarse = [step for step in steps if step.size_px == 28]
     best = min(coarse, key=lambda step: step.losses.total)
     assert (0 < best.iteration < 6) == is_inside
@@ -104,7 +105,7 @@ def test_each_size_starts_from_the_best_of_the_one_before(
     (found,) = [step.picture for step in steps if step.size_px == 40 and step.iteration == 6]
     before, after = np.float32(0), np.float32(0)
     if init == "content":
-        subject = Subject(content, [(style, 1.0)], Settings.model_validate(chosen))
+        subject = Subject(content, [Style(style)], Settings.model_validate(chosen))
         before, after = (subject.start(Scale(*size, 1)).astype(np.float32) for size in ((21, 28), (30, 40)))
     expected = np.clip(after + enlarged(best.picture - before, 30, 40), 0, 255)
     assert np.abs(found - expected).max() < 2
@@ -120,7 +121,7 @@ def test_an_unchanged_start_becomes_the_larger_start(
 ) -> None:
     """Where a size changed nothing the next one begins with its own start, to the bit."""
     subject = Subject(
-        picture(60, 80), [(picture(50, 40, 1), 1.0)], Settings.model_validate({"init_colors": init_colors})
+        picture(60, 80), [Style(picture(50, 40, 1))], Settings.model_validate({"init_colors": init_colors})
     )
     before, scale = (Scale(*size, 1) for size in sizes)
     large = pixels.to_vgg(subject.start(scale))
@@ -132,7 +133,7 @@ def test_an_unchanged_start_becomes_the_larger_start(
 @pytest.mark.parametrize("init", ["content", "noise"])
 def test_what_is_carried_up_stays_within_black_and_white(picture: Draw, init: str) -> None:
     """LANCZOS overshoots at hard edges, and a change may add to what is white already: both are clipped."""
-    subject = Subject(picture(60, 80), [(picture(50, 40, 1), 1.0)], Settings.model_validate({"init": init}))
+    subject = Subject(picture(60, 80), [Style(picture(50, 40, 1))], Settings.model_validate({"init": init}))
     hard = np.random.default_rng(3).choice(np.uint8([0, 255]), (21, 28, 3))
     carried = subject.enlarged(pixels.to_vgg(hard), Scale(21, 28, 1), Scale(30, 40, 1)).numpy()
     assert np.all(carried >= pixels.LOWEST)
@@ -160,7 +161,7 @@ def test_the_automatic_scales_in_pixels(
 ) -> None:
     """Sizes halve from the final one, longest side not below 128 px and short side not below 32 px."""
     content = np.zeros((*shape, 3), np.uint8)
-    scales = Subject(content, [(content, 1.0)], Settings.model_validate({"size": size})).scales()
+    scales = Subject(content, [Style(content)], Settings.model_validate({"size": size})).scales()
     assert [(scale.height, scale.width) for scale in scales] == expected
 
 
@@ -235,7 +236,7 @@ def test_result_has_the_asked_size_and_the_contents_aspect(
 def test_start_has_the_blends_colors(paint: Paint, picture: Draw) -> None:
     """`init_colors: style` starts from the content in the colors of the styles, as they are at that size."""
     content, one, other = picture(60, 80), picture(36, 28, 1), picture(30, 40, 2)
-    start = paint(content, [(one, 3.0), (other, 1.0)], init_colors="style", iterations=1)[0].picture
+    start = paint(content, [Style(one, 3.0), Style(other)], init_colors="style", iterations=1)[0].picture
     seen = [
         (color_transfer.colors_of(scaled(style, *size)), share)
         for style, size, share in ((one, (32, 25), 0.75), (other, (24, 32), 0.25))
@@ -269,7 +270,7 @@ def test_start_of_style_is_the_first_style_filling_the_frame(paint: Paint, pictu
     """`init: style` starts from the style, cropped to the content's shape and not stretched."""
     rows = np.arange(96, dtype=np.uint8)[:, np.newaxis, np.newaxis] * np.uint8(2)
     style = np.broadcast_to(rows, (96, 48, 3)).copy()  # 48 x 96 px, gray from dark above to light below
-    start = paint(picture(24, 32), [(style, 1.0)], init="style", iterations=1)[0].picture.astype(int)
+    start = paint(picture(24, 32), [Style(style)], init="style", iterations=1)[0].picture.astype(int)
     assert start.shape == (24, 32, 3)
     assert start[0].mean() == pytest.approx(2 * 30, abs=3)  # the middle 36 of 96 rows, at 2 / 3 as the columns
     assert start[-1].mean() == pytest.approx(2 * 65, abs=3)
@@ -309,14 +310,14 @@ def test_start_decides_the_first_picture_only(paint: Paint) -> None:
 def test_a_style_of_weight_zero_counts_for_nothing(paint: Paint, picture: Draw) -> None:
     """Two styles of which one weighs 0 paint what the other one alone paints, to the bit."""
     one, other = picture(36, 28, 1), picture(30, 30, 2)
-    alone, mixed = paint(styles=[(one, 1.0)]), paint(styles=[(one, 3.0), (other, 0.0)])
+    alone, mixed = paint(styles=[Style(one)]), paint(styles=[Style(one, 3.0), Style(other, 0.0)])
     assert [step.losses for step in alone] == [step.losses for step in mixed]
     assert np.array_equal(painted(alone), painted(mixed))
 
 
 def test_the_order_of_styles_counts_for_nothing(paint: Paint, picture: Draw) -> None:
     """Two weighted styles in either order paint the same picture."""
-    one, other = (picture(36, 28, 1), 2.0), (picture(30, 30, 2), 1.0)
+    one, other = Style(picture(36, 28, 1), 2.0), Style(picture(30, 30, 2))
     forth, back = paint(styles=[one, other]), paint(styles=[other, one])
     assert [s.losses.total for s in forth] == pytest.approx([s.losses.total for s in back], rel=1e-5)
     assert np.abs(painted(forth).astype(int) - painted(back)).max() <= 1
@@ -325,14 +326,14 @@ def test_the_order_of_styles_counts_for_nothing(paint: Paint, picture: Draw) -> 
 def test_weights_of_styles_matter(paint: Paint, picture: Draw) -> None:
     """Swapping only the weights of two styles changes the losses."""
     one, other = picture(36, 28, 1), picture(30, 30, 6)
-    forth, back = paint(styles=[(one, 9.0), (other, 1.0)]), paint(styles=[(one, 1.0), (other, 9.0)])
+    forth, back = paint(styles=[Style(one, 9.0), Style(other)]), paint(styles=[Style(one), Style(other, 9.0)])
     assert forth[0].losses.style != pytest.approx(back[0].losses.style, rel=0.05)
 
 
 def test_only_the_ratio_of_weights_counts(paint: Paint, picture: Draw) -> None:
     """Weights of 2 and 1 paint like weights of 0.5 and 0.25."""
     pictures = picture(36, 28, 1), picture(30, 30, 2)
-    one, other = (paint(styles=list(zip(pictures, weights, strict=True))) for weights in ((2, 1), (0.5, 0.25)))
+    one, other = (paint(styles=list(map(Style, pictures, weights))) for weights in ((2, 1), (0.5, 0.25)))
     assert [step.losses for step in one] == [step.losses for step in other]
 
 
@@ -355,7 +356,7 @@ def test_a_style_is_never_stretched_to_the_contents_shape(
 
     expected = losses.style_loss(gram(content), gram(scaled(style, 48, 24)))
     stretched = losses.style_loss(gram(content), gram(scaled(style, 24, 48)))
-    found = paint(content, [(style, 1.0)], iterations=1, **settings)[0].losses.style
+    found = paint(content, [Style(style)], iterations=1, **settings)[0].losses.style
     assert found == pytest.approx(float(expected), rel=1e-5)
     assert found != pytest.approx(float(stretched), rel=1e-3)
 
@@ -364,7 +365,7 @@ def kept_narrow(style: np.ndarray, longest: int) -> np.ndarray:
     """Scale a style as a job does whose content is square and so large."""
     settings = Settings.model_validate({"size": longest})
     content = np.zeros((longest, longest, 3), np.uint8)
-    (found,) = Subject(content, [(style, 1.0)], settings).scaled_styles(Scale(longest, longest, 1))
+    (found,) = Subject(content, [Style(style)], settings).scaled_styles(Scale(longest, longest, 1))
     return found
 
 
@@ -392,10 +393,10 @@ def test_a_style_stays_wide_enough_at_a_coarse_size(
 def test_a_narrow_style_is_painted(painter: Painter, paint: Paint, picture: Draw) -> None:
     """A style that would become too narrow fails no job: it is compared with at the size it can have."""
     content, style = picture(48, 64), picture(20, 200, 1)
-    steps = paint(content, [(style, 1.0)], size=64, iterations=1)
+    steps = paint(content, [Style(style)], size=64, iterations=1)
     settings = Settings.model_validate({**PRESETS["paper"], "size": 64})
     program = painter.step(settings)
-    compared = targets(program, Subject(content, [(style, 1.0)], settings), Scale(48, 64, 1), None)
+    compared = targets(program, Subject(content, [Style(style)], settings), Scale(48, 64, 1), None)
     grams = program.style_statistics(pixels.to_vgg(scaled(style, 16, 160)), Compared({}, {}, {})).grams
     assert all(np.array_equal(compared.style[layer], gram) for layer, gram in grams.items())
     assert steps[0].losses.total == float(program.loss(pixels.to_vgg(scaled(content, 48, 64)), compared).total)
@@ -410,5 +411,5 @@ def test_matching_begins_at_256_px_or_at_the_final_size(
     """At the first size of a job features are matched if it is the last one too, or has 256 px."""
     scales = [{"size": each, "iterations": 1} for each in coarse]
     settings = Settings.model_validate({"size": size, "scales": scales, "match_weight": 0.2})
-    subject = Subject(picture(48, 64), [(picture(40, 40, 1), 1.0)], settings)
+    subject = Subject(picture(48, 64), [Style(picture(40, 40, 1))], settings)
     assert float(painter.prepare(subject).match_weight) == pytest.approx(share)

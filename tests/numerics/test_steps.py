@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from daemon.engine.session import Painter, Previews
 from daemon.errors import JobError, Reason
+from daemon.job import Style
 from daemon.presets import PRESETS
 from daemon.settings import Frames, Settings
 from daemon.transfer import pixels
@@ -46,10 +47,10 @@ def test_each_loss_is_of_the_picture_it_comes_with(painter: Painter, paint: Pain
     than a quarter of what the smallest update does.
     """
     content, style = picture(30, 40), picture(36, 28, 1)
-    steps = paint(content, [(style, 1.0)], iterations=6)
+    steps = paint(content, [Style(style)], iterations=6)
     settings = paper()
     program = painter.step(settings)
-    compared = targets(program, Subject(content, [(style, 1.0)], settings), Scale(24, 32, 6), None)
+    compared = targets(program, Subject(content, [Style(style)], settings), Scale(24, 32, 6), None)
     again = [float(program.loss(pixels.to_vgg(step.picture), compared).total) for step in steps]
     found = [step.losses.total for step in steps]
     smallest_update = np.abs(np.diff(found)).min()
@@ -89,7 +90,7 @@ def test_painting_is_the_best_picture_with_its_losses(paint: Paint) -> None:
 
 def test_pictures_only_where_they_are_wanted(painter: Painter, picture: Draw) -> None:
     """A step carries its picture exactly where the caller asked for it; without a caller's choice, never."""
-    subject = Subject(picture(24, 32), [(picture(24, 32, 1), 1.0)], paper(size=32, iterations=3))
+    subject = Subject(picture(24, 32), [Style(picture(24, 32, 1))], paper(size=32, iterations=3))
     now_s = time.monotonic()
     steps = list(painter.begin(subject).steps(Previews(Frames(every=2), now_s)))
     assert [step.picture is not None for step in steps] == [True, False, True, False]
@@ -117,11 +118,12 @@ import hashlib, json, sys
 import numpy as np
 from support.narrow_vgg import narrow_vgg
 from daemon.engine.session import Painter
+from daemon.job import Style
 from daemon.settings import Settings
 from daemon.transfer.scales import Subject
 content, style = np.load(sys.argv[1]), np.load(sys.argv[2])
 settings = Settings.model_validate_json(sys.argv[3])
-steps = list(Painter(narrow_vgg()).begin(Subject(content, [(style, 1.0)], settings)).steps())
+steps = list(Painter(narrow_vgg()).begin(Subject(content, [Style(style)], settings)).steps())
 painted = hashlib.sha256(steps[-1].painting.picture.tobytes()).hexdigest()
 print(json.dumps([painted, [[v.hex() for v in vars(s.losses).values()] for s in steps]]))
 """
@@ -161,7 +163,7 @@ def test_two_processes_are_equal_to_the_bit(
         stdout=subprocess.PIPE,
     ).stdout
     chosen = Settings.model_validate(settings)
-    steps = list(painter.begin(Subject(content, [(style, 1.0)], chosen)).steps())
+    steps = list(painter.begin(Subject(content, [Style(style)], chosen)).steps())
     painted = hashlib.sha256(steps[-1].painting.picture.tobytes()).hexdigest()
     losses = [[value.hex() for value in vars(step.losses).values()] for step in steps]
     assert len(losses) == count
@@ -183,7 +185,7 @@ def test_every_function_is_traced_once(
 ) -> None:
     """Sizes, weights, rates, strength, scales and starts differ, and nothing of a method is compiled again."""
     painter = Painter(narrow)
-    styles = [(picture(36, 28, seed), float(seed)) for seed in (1, 2, 3)]
+    styles = [Style(picture(36, 28, seed), float(seed)) for seed in (1, 2, 3)]
     jobs = [
         (picture(24, 32), styles[:1], {"size": 32}),
         (picture(51, 33), styles[:2], {"size": 51, "tv_weight": 1, **weighing}),
@@ -210,7 +212,7 @@ def diverged(
 ) -> tuple[int, Failure]:
     """Paint what must fail; returns how many steps came before, and the failure."""
     job = paper(size=32, iterations=5, **settings)
-    steps = painter.begin(Subject(content, [(style, 1.0)], job)).steps()
+    steps = painter.begin(Subject(content, [Style(style)], job)).steps()
     for count in range(7):
         try:
             next(steps)
@@ -248,7 +250,7 @@ def test_a_huge_learning_rate_stays_within_black_and_white(paint: Paint) -> None
 def test_a_content_too_narrow_fails_the_job(paint: Paint, picture: Draw) -> None:
     """A content whose short side falls below 16 px is refused with both numbers named."""
     with pytest.raises(JobError) as caught:
-        paint(picture(20, 200), [(picture(60, 60, 1), 1.0)], size=64)
+        paint(picture(20, 200), [Style(picture(60, 60, 1))], size=64)
     assert caught.value.failure.reason is Reason.PICTURE_TOO_NARROW
     assert "200 x 20 px scaled to 64 px is 6 px" in caught.value.failure.message
     assert "16 px" in caught.value.failure.hint
@@ -264,7 +266,7 @@ def test_out_of_range_never_leaves_the_step(painter: Painter, picture: Draw) -> 
     settings = paper(size=32, learning_rate=500)
     program = painter.step(settings)
     content = picture(24, 32)
-    subject = Subject(content, [(picture(24, 32, 1), 1.0)], settings)
+    subject = Subject(content, [Style(picture(24, 32, 1))], settings)
     image, compared = pixels.to_vgg(content), targets(program, subject, Scale(24, 32, 1), None)
     _, moved, _ = program.step(image, compared, program.optimizer.start(image, settings.learning_rate))
     assert float(tf.reduce_max(tf.abs(moved - image))) > 50

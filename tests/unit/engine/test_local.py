@@ -46,7 +46,7 @@ def request_for(tmp_path: Path) -> Ask:
 
     def make(**settings: Any) -> Request:
         chosen = Settings.model_validate({"size": 32, "iterations": 2, **settings})
-        return Request(content, ((style, 1.0),), None, chosen)
+        return Request(content, (Style(style),), None, chosen)
 
     return make
 
@@ -145,12 +145,12 @@ def test_steps_end_early_once_it_is_stopping(engine: LocalEngine, request_for: A
 def test_files_are_read_in_their_roles(engine: LocalEngine, tmp_path: Path) -> None:
     """Content, every style with its weight, and the start picture come from the request's files."""
     content, start = save(tmp_path / "content.png", 1), save(tmp_path / "start.png", 9)
-    styles = (save(tmp_path / "one.png", 2), 3.0), (save(tmp_path / "two.png", 3), 0.0)
+    styles = Style(save(tmp_path / "one.png", 2), 3.0), Style(save(tmp_path / "two.png", 3), 0.0)
     keys = {"size": 32, "iterations": 1, "init": "start.png", "frames": {"every": 1}}
     settings = Settings.model_validate(keys)
     mixed = list(steps_of(engine, Request(content, styles, start, settings)))
     alone = list(steps_of(engine, Request(content, styles[:1], start, settings)))
-    other = list(steps_of(engine, Request(content, ((styles[1][0], 1.0),), start, settings)))
+    other = list(steps_of(engine, Request(content, (Style(styles[1][0]),), start, settings)))
     assert np.array_equal(mixed[0].picture, np.asarray(Image.open(start)))
     assert [step.losses for step in mixed] == [step.losses for step in alone]
     assert mixed[0].losses != other[0].losses
@@ -310,7 +310,7 @@ def test_a_job_that_moved_since_it_was_prepared_is_the_same(
     moved.mkdir()
     paths = [path.rename(moved / path.name) for path in (hinted.content, hinted.styles[0][0])]
     reads.clear()
-    request = Request(paths[0], ((paths[1], 1.0),), None, hinted.settings, moved / "ckpt", frozenset({7}))
+    request = Request(paths[0], (Style(paths[1]),), None, hinted.settings, moved / "ckpt", frozenset({7}))
     assert list(steps_of(engine, request))[-1].painting is not None
     assert reads == []
 
@@ -324,8 +324,8 @@ def test_a_wrong_guess_costs_nothing(
     other = {
         "settings": replace(request, settings=request.settings.model_copy(update={"pooling": "avg"})),
         "content": replace(request, content=save(tmp_path / "other.png", 7)),
-        "weight": replace(request, styles=(request.styles[0], (save(tmp_path / "third.png", 8), 1.0))),
-        "scale": replace(request, styles=[(*request.styles[0][:2], 0.5)]),
+        "weight": replace(request, styles=(request.styles[0], Style(save(tmp_path / "third.png", 8)))),
+        "scale": replace(request, styles=[request.styles[0]._replace(scale=0.5)]),
     }[change]
     expected = list(steps_of(engine, request))
     engine.prepare(other)

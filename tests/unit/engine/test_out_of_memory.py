@@ -20,7 +20,7 @@ from daemon.engine import local, memory, session
 from daemon.engine.local import LocalEngine
 from daemon.engine.session import Session
 from daemon.errors import EngineError, Reason
-from daemon.job import Plan, Request
+from daemon.job import Plan, Request, Style
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     content, style = save(folder / "c.png", 1, 288, 96), save(folder / "s.png", 2, 96, 96)
 
     def request(**more: Any) -> Request:
-        return Request(content, ((style, 1.0),), None, Settings.model_validate(KEYS), **more)
+        return Request(content, (Style(style),), None, Settings.model_validate(KEYS), **more)
 
     return request
 

@@ -11,7 +11,7 @@ import pytest
 from support.trees import save, wait_for
 
 from daemon.engine.prefetch import Prefetcher
-from daemon.job import Request
+from daemon.job import Request, Style
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def ask(tmp_path: Path) -> Ask:
     style = save(tmp_path / "style.png", 1)
 
     def make(name: str) -> Request:
-        return Request(save(tmp_path / name, 2), ((style, 1.0),), None, Settings())
+        return Request(save(tmp_path / name, 2), (Style(style),), None, Settings())
 
     return make
 

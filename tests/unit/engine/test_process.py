@@ -32,7 +32,7 @@ from daemon.engine import child, limits, process
 from daemon.engine.local import LocalEngine
 from daemon.engine.process import ProcessEngine
 from daemon.errors import EngineError, JobError, NotReady, PauseKind, Reason
-from daemon.job import Request
+from daemon.job import Request, Style
 from daemon.lifeline import Lifeline
 from daemon.settings import Settings
 
@@ -120,7 +120,7 @@ def request_for(tmp_path: Path) -> Ask:
 
     def make(**settings: Any) -> Request:
         chosen = Settings.model_validate({"size": 32, "iterations": 3, "frames": {"every": 1}, **settings})
-        return Request(content, ((style, 1.0),), None, chosen)
+        return Request(content, (Style(style),), None, chosen)
 
     return make
 

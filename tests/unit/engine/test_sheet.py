@@ -14,7 +14,7 @@ from support.trees import save
 
 from daemon import sidecar
 from daemon.engine import sheet
-from daemon.job import Request
+from daemon.job import Request, Style
 from daemon.pictures import page
 from daemon.presets import PRESETS
 from daemon.settings import Settings
@@ -38,7 +38,7 @@ def request_for(folder: Path, *scales: float, **keys: Any) -> Request:
     names = ["photo.png", *(f"painting-{number}.png" for number in range(len(scales)))]
     content, *styles = (save(folder / name, seed, 24 + seed) for seed, name in enumerate(names))
     settings = Settings.model_validate({**PRESETS["sheet"], **keys})
-    weighted = zip(styles, range(len(styles)), scales, strict=True)  # the weights count for nothing
+    weighted = map(Style, styles, range(len(styles)), scales)  # the weights count for nothing
     return Request(content, tuple(weighted), None, settings, sheet=tuple(names))
 
 
@@ -74,7 +74,7 @@ def test_each_picture_is_that_of_its_sidecar(engine: LocalEngine, tmp_path: Path
         (style,) = block.styles
         assert (style.image, style.scale) == (("painting-0.png", 1.0), ("painting-1.png", 0.5))[number // 6]
         settings = block.settings.model_copy(update={**SMALL, "output": Settings().output})
-        alone = Request(request.content, ((tmp_path / style.image, 1.0, style.scale),), None, settings)
+        alone = Request(request.content, (Style(tmp_path / style.image, scale=style.scale),), None, settings)
         *_, painted = steps_of(engine, alone)
         y, x = 116 + 100 * (number // 3), 16 + 224 * (number % 3)
         assert np.array_equal(whole[y : y + 24, x : x + 32], painted.painting.picture), number
