@@ -232,8 +232,14 @@ def _completed(step: Step, request: Request, ready: Ready, computed: str, troubl
     if painting is not None:
         exif = encoding.carried_exif(request.content, request.settings.output.metadata)
         picture = painting.picture if alpha is None else _with_alpha(painting.picture, alpha)
-        painting = replace(painting, picture=picture, exif=exif, computed=computed, inputs=ready.shown)
-        painting = replace(painting, memory_peak_mb=footprint.peak_mb())
+        painting = replace(
+            painting,
+            picture=picture,
+            exif=exif,
+            computed=computed,
+            memory_peak_mb=footprint.peak_mb(),
+            inputs=ready.shown,
+        )
     return replace(step, painting=painting, trouble=trouble)
 
 

@@ -73,16 +73,22 @@ def paint(
     yield max(map(next, cell_steps), key=lambda plan: plan.memory_estimate_mb or 0)
     for number, (cell, steps) in enumerate(zip(chosen, cell_steps, strict=True)):
         for step in steps:
-            before, drawn, painting = number * step.iterations, None, step.painting
-            if painting:
-                done.append(painting)
-                tiles[first + number] = cell.caption, painting.picture
+            before, drawn = number * step.iterations, None
+            if step.painting:
+                done.append(step.painting)
+                tiles[first + number] = cell.caption, step.painting.picture
                 drawn = page.draw(tiles, *subject.scales()[-1][:2])
-                best, text = before + painting.best_iteration, _HEAD + "".join(cell.sidecar for cell in chosen)
-                sums = {name: sum(getattr(one, name) for one in done) for name in ("target_s", "loop_s")}
-                painting = replace(painting, picture=drawn, best_iteration=best, sheet=text, **sums)
             total, elapsed_s = len(chosen) * step.iterations, time.perf_counter() - begun
             numbered = replace(step, iteration=before + step.iteration, iterations=total, elapsed_s=elapsed_s)
-            yield replace(numbered, picture=drawn, painting=painting if len(done) == len(chosen) else None)
+            whole = _whole(drawn, done, before, chosen) if len(done) == len(chosen) else None
+            yield replace(numbered, picture=drawn, painting=whole)
         if len(done) == number:  # asked to stop
             return
+
+
+def _whole(drawn: Any, done: list[Painting], before: int, chosen: list[Cell]) -> Painting:
+    """Make the painting that is the page: the last cell's, after so many iterations, with the times of all."""
+    text = _HEAD + "".join(cell.sidecar for cell in chosen)
+    sums = {name: sum(getattr(one, name) for one in done) for name in ("target_s", "loop_s")}
+    last = done[-1]
+    return replace(last, picture=drawn, best_iteration=before + last.best_iteration, sheet=text, **sums)
