@@ -311,6 +311,11 @@ def scaled(height_px: int, width_px: int, longest_px: int) -> tuple[int, int]:
     return max(1, round(height_px * factor)), max(1, round(width_px * factor))
 
 
+def at_most(height_px: int, width_px: int, most_px: int) -> tuple[int, int]:
+    """Scale a (height, width) down to a longest side of `most_px`; what is smaller stays."""
+    return scaled(height_px, width_px, min(most_px, max(height_px, width_px)))
+
+
 def _halves(final: int, shape: float, iterations: int) -> list[Scale]:
     """List the coarse sizes of `auto`; `shape` is short side over long side."""
     coarse: list[Scale] = []

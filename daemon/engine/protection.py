@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from daemon.pictures import decoding, resampling
-from daemon.settings import scaled
+from daemon.settings import at_most
 from daemon.transfer import pixels
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def of(request: Request, content: Picture, max_megapixels: float) -> Map | None:
         JobError, OSError: the mask cannot be read; see `decoding.read`.
     """
     height, width = content.shape[:2]
-    height, width = scaled(height, width, min(SIDE_PX, max(height, width)))
+    height, width = at_most(height, width, SIDE_PX)
     if request.mask is not None:
         made = _drawn(request.mask, height, width, max_megapixels)
     else:
@@ -49,7 +49,7 @@ def of(request: Request, content: Picture, max_megapixels: float) -> Map | None:
 
 def levels(mask: Path, size: tuple[int, int], max_megapixels: float) -> Picture:
     """Read a mask of a picture of some (height, width): (h, w) of its aspect, 0 to 255."""
-    height, width = scaled(*size, min(LEVELS_PX, max(size)))
+    height, width = at_most(*size, LEVELS_PX)
     return np.rint(255 * _drawn(mask, height, width, max_megapixels)).astype(np.uint8)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
-from daemon.settings import scaled
+from daemon.settings import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ def animate(frames: Sequence[Path], format: str, beat: Callable[[], None] = lamb
     step = max(1, -(-(len(frames) - 1) // (FILM_FRAMES - 1)))  # the last frame is added to these
     chosen = [*frames[:-1:step], frames[-1]]
     with Image.open(frames[-1]) as last:
-        height, width = scaled(last.height, last.width, min(FILM_SIZE_PX, max(last.size)))
+        height, width = at_most(last.height, last.width, FILM_SIZE_PX)
 
     def pictures() -> Iterator[Image.Image]:
         for path in chosen:

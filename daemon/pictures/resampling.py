@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from daemon.errors import Failure, JobError, Reason
-from daemon.settings import scaled
+from daemon.pictures.decoding import WHITE, Decoded
+from daemon.settings import at_most, scaled
 
 if TYPE_CHECKING:
     from daemon.job import DeepPicture, Picture
@@ -48,11 +49,9 @@ def reduced(picture: Picture | DeepPicture, longest: int) -> Picture:
     if picture.dtype == np.uint16:
         picture = (picture >> 8).astype(np.uint8)
     height, width = picture.shape[:2]
-    height, width = scaled(height, width, min(longest, max(height, width)))
+    height, width = at_most(height, width, longest)
     image = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return np.asarray(image)
+    return Decoded(image).over(WHITE)
 
 
 def cover(picture: Picture, height: int, width: int) -> Picture:
