@@ -132,16 +132,22 @@ def page(template: str, looks: Sequence[Look], own_style: str = "", script: str 
     style = "\n".join([asset("report.css"), *shapes, own_style])
     policy = "default-src 'none'; img-src 'self' file:; base-uri 'none'; form-action 'none'; "
     policy += f"style-src {_source(style)}" + (f"; script-src {_source(script)}" if script else "")
-    text = _template(template).render(looks=looks, style=style, script=script, policy=policy, **facts)
+    text = (
+        _templates()
+        .get_template(template)
+        .render(looks=looks, style=style, script=script, policy=policy, **facts)
+    )
     return text.encode("utf-8", "backslashreplace")
 
 
 @functools.cache
-def _template(name: str) -> jinja2.Template:
+def _templates() -> jinja2.Environment:
     import jinja2  # noqa: PLC0415 - needed once a job
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(asset(name))
+    loader = jinja2.FunctionLoader(asset)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
 
 
 def asset(name: str) -> str:
