@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import math
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,7 +20,7 @@ from daemon.presets import PRESETS
 from daemon.settings import Output, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import jinja2
@@ -43,6 +42,11 @@ class Look(NamedTuple):
     height_px: int
     width_px: int
 
+    @property
+    def ratio(self) -> float:
+        """The width, in heights."""
+        return self.width_px / self.height_px
+
 
 def make(
     job: Job,
@@ -63,31 +67,24 @@ def make(
     """
     made: dict[str, bytes] = {}
     looks, shown = [], []
-    parts = [*job.parts_of("content"), *job.parts_of("style"), *job.parts_of("region_style")]
-    for number, picture in enumerate(painting.inputs):
+    for look, picture in _inputs(job, painting):
         beat()
-        kind = "style" if number else "content"
-        href = f"report/style-{number}.jpg" if number else "report/content.jpg"
-        looks.append(Look(kind, printable(parts[number].name), href, *picture.shape[:2]))
-        shown.append((kind, picture))
-        made[href] = encoding.encode(picture, _SMALL)
+        looks.append(look)
+        shown.append((look.kind, picture))
+        made[look.href] = encoding.encode(picture, _SMALL)
     beat()
     small = resampling.reduced(painting.picture, resampling.SHOWN_PX)
-    href = name = f"result{encoding.SUFFIXES[settings.output.format]}"
-    if settings.output.format == "tiff" or math.prod(painting.picture.shape[:2]) > _MOST_PIXELS:
-        href = "report/result.jpg"
-        made[href] = encoding.encode(small, _SMALL)
-    looks.append(Look("result", name, href, *painting.picture.shape[:2]))
+    looks.append(_result(painting, settings.output.format))
+    if looks[-1].href != looks[-1].name:
+        made[looks[-1].href] = encoding.encode(small, _SMALL)
     changes = changed(settings, job.preset)
     texts = [slug(job.stem), job.preset, *(f"{key} {value}" for key, value in changes.items())]
     sheet = [*shown, ("result", small)], _moments(frames, beat)
     made["contact.png"] = contact.sheet(sheet, "   ·   ".join(texts))
-    height, width = painting.picture.shape[:2]
-    shape = f":root {{ --ratio: {width / height:.4f}; --width: {width}px }}"
     made["report.html"] = page(
         "report.html",
         looks,
-        shape,
+        f":root {{ --ratio: {looks[-1].ratio:.4f}; --width: {looks[-1].width_px}px }}",
         script=asset("report.js"),
         title=printable(job.stem),
         facts={"rows": [row[:5] for row in rows], "frames": list(frames)},
@@ -99,6 +96,21 @@ def make(
         version=__version__,
     )
     return made
+
+
+def _inputs(job: Job, painting: Painting) -> Iterator[tuple[Look, Picture]]:
+    """Yield the content and the styles with their pictures."""
+    parts = [*job.parts_of("content"), *job.parts_of("style"), *job.parts_of("region_style")]
+    for number, picture in enumerate(painting.inputs):
+        kind, name = ("style", f"style-{number}") if number else ("content", "content")
+        yield Look(kind, printable(parts[number].name), f"report/{name}.jpg", *picture.shape[:2]), picture
+
+
+def _result(painting: Painting, format: str) -> Look:  # noqa: A002 - a key's name
+    """Show the result itself, or a small JPEG where that is large, or of a format that browsers do not show."""
+    name, (height, width) = f"result{encoding.SUFFIXES[format]}", painting.picture.shape[:2]
+    is_shown = format != "tiff" and height * width <= _MOST_PIXELS
+    return Look("result", name, name if is_shown else "report/result.jpg", height, width)
 
 
 def _moments(frames: Mapping[int, Path], beat: Callable[[], None]) -> list[tuple[str, Picture]]:
@@ -128,7 +140,7 @@ def _plain(value: Any) -> str:
 
 def page(template: str, looks: Sequence[Look], own_style: str = "", script: str = "", **facts: Any) -> bytes:
     """Fill a template, with the style of all pages and its own; without a script none is allowed."""
-    shapes = [f"#look-{n} {{ --ratio: {look.width_px / look.height_px:.4f} }}" for n, look in enumerate(looks)]
+    shapes = [f"#look-{n} {{ --ratio: {look.ratio:.4f} }}" for n, look in enumerate(looks)]
     style = "\n".join([asset("report.css"), *shapes, own_style])
     policy = "default-src 'none'; img-src 'self' file:; base-uri 'none'; form-action 'none'; "
     policy += f"style-src {_source(style)}" + (f"; script-src {_source(script)}" if script else "")
